@@ -1,0 +1,49 @@
+"""Optimizers and schedulers from their config."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from descent.errors import UserError
+from descent.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, check_spec
+
+
+def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
+    """The optimizer of a config such as ``{"_target_": "torch.optim.SGD", "lr": 0.05}``.
+
+    Raises:
+        UserError: the class or an argument of it is not valid.
+    """
+    optimizer: Optimizer = _build(spec, "optimizer", parameters, arguments(spec, "optimizer"))
+    return optimizer
+
+
+def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer) -> dict[str, Any]:
+    """What Lightning calls an lr_scheduler config: the scheduler, ``interval``, ``frequency``, ``monitor``.
+
+    ``T_max``, ``total_steps`` and ``total_iters`` that are null become the length of the run: how often the
+    scheduler will be called, in epochs or in steps, whichever the interval is.
+
+    Raises:
+        UserError: the class or an argument of it is not valid, or the run has no length.
+    """
+    given = arguments(spec, "scheduler")
+    steps = int(trainer.estimated_stepping_batches)
+    epochs = -(-steps // int(trainer.num_training_batches))
+    length = (steps if spec["interval"] == "step" else epochs) // spec["frequency"]
+    given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})
+    scheduler = _build(spec, "scheduler", optimizer, given)
+    return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
+
+
+def _build(spec: dict[str, Any], group: str, first: Any, given: dict[str, Any]) -> Any:
+    check_spec(spec, group)
+    module, _, name = spec["_target_"].rpartition(".")
+    try:
+        return getattr(import_module(module), name)(first, **given)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{group}: {spec['_target_']} refuses {given}: {error}") from error

@@ -1,0 +1,54 @@
+"""The training curves in TensorBoard."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from descent.model import LinearRegression
+
+MAX_WEIGHTS = 20  # curves; a table of a thousand columns would bury the rest
+
+
+class Curves(Callback):
+    """Writes ``train/loss``, ``lr`` and ``parameters/*`` every ``trainer.log_every_n_steps`` steps.
+
+    At x = k stand the weights after k optimizer steps, the learning rate that step k + 1 uses, and the loss of
+    that step's batch at those weights. Written straight to the logger: ``self.log`` would cost each step, and
+    these points none but their own. Parameters and loss are in the data's own units.
+
+    Args:
+        weight_names: of the weights, for their tags.
+    """
+
+    def __init__(self, weight_names: list[str]) -> None:
+        self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_parameters(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, every = trainer.global_step, trainer.log_every_n_steps
+        if (step - 1) % every == 0:
+            assert isinstance(pl_module, LinearRegression)
+            self._write(trainer, {"train/loss": outputs["loss"].item() * pl_module.units.loss_unit}, step - 1)
+        if step % every == 0:
+            self._write_parameters(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            self._write_parameters(trainer, pl_module)
+
+    def _write_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LinearRegression)
+        weight, bias = pl_module.own_units()
+        points = dict(zip(self.tags, weight, strict=False))
+        if bias is not None:
+            points["parameters/bias"] = bias
+        points["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self._write(trainer, points, trainer.global_step)
+
+    def _write(self, trainer: Trainer, points: dict[str, Any], step: int) -> None:
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(points, step)

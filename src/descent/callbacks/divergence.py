@@ -1,0 +1,53 @@
+"""Ending a run whose loss has left all bounds."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from descent.callbacks.training_loss import full_loss
+
+
+class Diverged(Exception):
+    """The loss is not finite, or far above the first. Its text says where and what might help."""
+
+
+class Divergence(Callback):
+    """Raises ``Diverged`` at the step whose loss is not finite or more than ``factor`` times the first.
+
+    The first is the loss of the whole training set before the first step: that of a single row can be small by
+    luck. Raised before anything is saved, so the checkpoints hold weights from before.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.first: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.first is None:
+            with torch.no_grad():
+                self.first = full_loss(trainer, pl_module).item()
+        self.limit = self.first * self.factor if self.first > 0 else math.inf
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].item()
+        if not loss <= self.limit or not math.isfinite(loss):
+            self._give_up(trainer, loss)
+
+    def _give_up(self, trainer: Trainer, loss: float) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        advice = "a lower optimizer.lr" if trainer.gradient_clip_val else "a lower optimizer.lr, or clip=norm"
+        how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
+        raise Diverged(
+            f"the training loss {how} ({loss:.3g}) at step {trainer.global_step} with learning rate {rate:g}: "
+            f"try {advice}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first = state_dict["first"]

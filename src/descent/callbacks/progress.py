@@ -1,0 +1,49 @@
+"""One progress bar for the whole run."""
+
+import sys
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+
+class Progress(Callback):
+    """Counts optimizer steps and shows the loss of the latest batch.
+
+    One bar over all epochs: on small data a bar for each epoch is gone before it can be read. It moves with
+    ``trainer.log_every_n_steps``, and where the output is no terminal it is written at most every ten seconds.
+
+    Args:
+        loss_unit: what the loss is multiplied by to be in the data's own units.
+    """
+
+    def __init__(self, loss_unit: float) -> None:
+        self.loss_unit = loss_unit
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar = tqdm(
+            total=int(trainer.estimated_stepping_batches),
+            initial=trainer.global_step,
+            desc="Training",
+            unit="step",
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._move(trainer, outputs["loss"].item())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.update(trainer.global_step - self.bar.n)
+        self.bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+    def _move(self, trainer: Trainer, loss: float) -> None:
+        self.bar.set_postfix(loss=f"{loss * self.loss_unit:.4g}", refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)

@@ -1,0 +1,83 @@
+"""The LightningDataModule."""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from descent.config import BatchConfig, DataConfig
+from descent.data.batches import InMemoryBatches
+from descent.data.sources import Array, load
+from descent.data.split import split
+from descent.data.standardization import Standardization
+
+EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one split in the units of training, float64, on the CPU."""
+
+    x: Array  # (rows, features)
+    y: Array  # (rows,)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class RegressionData(LightningDataModule):
+    """Rows from any source, split, standardised, and served as batches from memory.
+
+    Args:
+        data: the source, the split and whether to standardise.
+        batch: size and shuffling of the training batches.
+        seed: of the order of batches.
+        center: whether standardisation may subtract means, which needs a model with a bias.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+
+    def __init__(self, data: DataConfig, batch: BatchConfig, seed: int = 0, center: bool = True) -> None:
+        super().__init__()
+        self.batch, self.seed = batch, seed
+        self.rows = load(data)
+        parts = split(data, len(self.rows.targets))
+        x, y = self.rows.inputs, self.rows.targets
+        self.standardization = (
+            Standardization.fit(x[parts.train], y[parts.train], center)
+            if data.standardize
+            else Standardization.identity(x.shape[1])
+        )
+        for name, rows in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
+            part = Part(self.standardization.inputs(x[rows]), self.standardization.targets(y[rows]))
+            setattr(self, name, part)
+
+    @property
+    def num_features(self) -> int:
+        return self.rows.inputs.shape[1]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(range(0, len(self.train), self.batch.size or len(self.train)))
+
+    def train_dataloader(self) -> InMemoryBatches:
+        return InMemoryBatches(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)
+
+    def val_dataloader(self) -> InMemoryBatches | list[InMemoryBatches]:
+        return self._evaluation_batches(self.val)
+
+    def test_dataloader(self) -> InMemoryBatches | list[InMemoryBatches]:
+        return self._evaluation_batches(self.test)
+
+    def _evaluation_batches(self, part: Part) -> InMemoryBatches | list[InMemoryBatches]:
+        return InMemoryBatches(*self._tensors(part), EVALUATION_BATCH) if len(part) else []
+
+    def _tensors(self, part: Part) -> tuple[Tensor, Tensor]:
+        """The rows in the model's precision, moved to its device once and not batch by batch."""
+        assert self.trainer is not None
+        model = self.trainer.lightning_module
+        x, y = torch.from_numpy(part.x), torch.from_numpy(part.y)
+        return x.to(model.device, model.dtype), y.to(model.device, model.dtype)

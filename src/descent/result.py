@@ -1,0 +1,98 @@
+"""What a run leaves behind: ``result.json``."""
+
+import json
+import math
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["completed", "diverged", "interrupted", "failed"]
+
+EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3, "interrupted": 130}
+PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
+
+
+@dataclass
+class Result:
+    """The outcome of a run. Losses, parameters and predictions are in the data's own units.
+
+    Attributes:
+        status: how it ended.
+        reason: why, in one sentence; ``None`` when completed.
+        stopped: which stopping rule ended it before its last epoch; ``None``: it ran its full length.
+        metrics: ``train/loss`` (all training rows) and ``val/*`` at the final weights, ``test/*`` at those of the
+            best checkpoint.
+        parameters: the final ``{"weight": [w_1, ..], "bias": b or None}``.
+        true_parameters: the same of the process that made the data, where it is known.
+        optimum: the least-squares solution, see ``descent.optimum.Optimum``.
+        predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
+        features: their names.
+        rows: how many are for ``train``, ``val`` and ``test``.
+        steps: of the optimizer.
+        epochs: completed.
+        samples: rows that the steps have seen, repeats counted.
+        gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
+        seconds: of training, set-up and final evaluation not counted.
+        hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
+        git: commit and whether there were uncommitted changes; ``None`` outside a repository.
+    """
+
+    status: Status
+    seed: int | None
+    command: str
+    reason: str | None = None
+    stopped: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
+    true_parameters: dict[str, Any] | None = None
+    optimum: dict[str, Any] | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    features: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    epochs: int = 0
+    samples: int = 0
+    gradient_evaluations: int = 0
+    seconds: float = 0.0
+    hparams: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    git: dict[str, Any] | None = field(default_factory=lambda: git_state())
+
+    def write(self, run_dir: Path) -> None:
+        """Writes ``result.json``. JSON knows no nan and inf: they become null."""
+        text = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+        temporary = run_dir / "result.json.tmp"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(run_dir / "result.json")
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """The ``result.json`` of a run, as it was written."""
+    found: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,77 @@
+"""What a config value may be: each rule is a test and the words that an error message uses for it."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Values for which ``accepts`` is true; ``text`` completes the sentence "<key> must be ..."."""
+
+    text: str
+    accepts: Callable[[Any], bool]
+
+
+def key(rule: Rule) -> Any:
+    """A dataclass field whose value must keep to ``rule``."""
+    return field(metadata={"rule": rule})
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True for finite numbers alone: ``nan`` and ``inf`` are never a sensible setting."""
+    return (is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def is_row(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(is_number, value))
+
+
+BOOLEAN = Rule("true or false", lambda v: isinstance(v, bool))
+TEXT = Rule("a text", lambda v: isinstance(v, str) and v.strip() != "")
+NUMBER = Rule("a finite number", is_number)
+POSITIVE = Rule("a finite number greater than 0", lambda v: is_number(v) and v > 0)
+NOT_NEGATIVE = Rule("a finite number, 0 or more", lambda v: is_number(v) and v >= 0)
+AT_LEAST_ONE = Rule("a finite number, 1 or more", lambda v: is_number(v) and v >= 1)
+BELOW_ONE = Rule("a number from 0 up to, not including, 1", lambda v: is_number(v) and 0 <= v < 1)
+FRACTION = Rule("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
+POSITIVE_INTEGER = Rule("a positive integer", lambda v: is_integer(v) and v > 0)
+SEED = Rule("an integer from 0 to 4294967295", lambda v: is_integer(v) and 0 <= v < 2**32)
+NAME = Rule(
+    "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100",
+    lambda v: isinstance(v, str) and re.fullmatch(r"[^\W_][\w.=-]{0,99}", v) is not None,
+)
+ROWS = Rule(
+    "a list of rows, each a list of numbers, all of one length",
+    lambda v: isinstance(v, list) and all(map(is_row, v)) and len({len(row) for row in v}) <= 1,
+)
+SOME_ROWS = Rule(f"{ROWS.text}, at least one", lambda v: ROWS.accepts(v) and len(v) > 0)
+SOME_NUMBERS = Rule("a list of numbers, at least one", is_row)
+TEXTS = Rule(
+    "a list of different texts, at least one",
+    lambda v: isinstance(v, list) and len(v) > 0 and all(map(TEXT.accepts, v)) and len(set(v)) == len(v),
+)
+
+
+def one_of(*values: Any) -> Rule:
+    return Rule(
+        f"one of {', '.join(map(str, values))}", lambda v: any(v == w and type(v) is type(w) for w in values)
+    )
+
+
+def pair(rule: Rule) -> Rule:
+    return Rule(
+        f"two values, each {rule.text}",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(map(rule.accepts, v)),
+    )
+
+
+def or_null(rule: Rule, meaning: str) -> Rule:
+    """``rule``, or ``null``, which has the given meaning."""
+    return Rule(f"{rule.text} or null ({meaning})", lambda v: v is None or rule.accepts(v))

@@ -1,0 +1,98 @@
+"""The Trainer and its callbacks, from the config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from descent.callbacks.converged import Converged
+from descent.callbacks.curves import Curves
+from descent.callbacks.divergence import Divergence
+from descent.callbacks.progress import Progress
+from descent.callbacks.training_loss import TrainingLoss
+from descent.config import Config
+from descent.data.module import RegressionData
+
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+
+
+def build_trainer(
+    config: Config, data: RegressionData, run_dir: Path, callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """A Trainer that logs to TensorBoard and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
+
+    Args:
+        callbacks: further ones, after the project's own.
+    """
+    options = config.trainer
+    return Trainer(
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
+        max_epochs=options.max_epochs,
+        max_steps=-1 if options.max_steps is None else options.max_steps,
+        gradient_clip_val=config.clip.gradient_clip_val,
+        gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
+        # Lightning logs no point at all where an epoch has fewer steps than this
+        log_every_n_steps=min(options.log_every_n_steps, data.batches_per_epoch),
+        check_val_every_n_epoch=options.check_val_every_n_epoch,
+        limit_val_batches=None if len(data.val) else 0,
+        num_sanity_val_steps=0,
+        deterministic=options.deterministic,
+        fast_dev_run=options.fast_dev_run,
+        profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
+        if options.profiler
+        else None,
+        logger=TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
+        callbacks=[*_own_callbacks(config, data, run_dir), *callbacks],
+        enable_progress_bar=False,  # Progress takes its place
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
+
+
+def monitored(monitor: str, has_validation: bool) -> str:
+    """``monitor``, or the training loss where the validation that it names does not take place."""
+    return "train/loss" if monitor.startswith("val/") and not has_validation else monitor
+
+
+def _own_callbacks(config: Config, data: RegressionData, run_dir: Path) -> list[Callback]:
+    stopping, has_validation = config.stopping, len(data.val) > 0
+    named = [name.removeprefix("x_") for name in data.rows.feature_names]
+    callbacks: list[Callback] = [Divergence(stopping.diverged_above), Curves(named)]
+    if not has_validation:
+        callbacks.append(TrainingLoss())
+    if stopping.patience is not None:
+        callbacks.append(
+            EarlyStopping(
+                monitor=monitored(stopping.monitor, has_validation),
+                patience=stopping.patience,
+                min_delta=stopping.min_delta,
+                mode="max" if stopping.monitor.endswith("r2") else "min",
+                check_on_train_epoch_end=not has_validation,
+                check_finite=False,  # Divergence sees to that
+            )
+        )
+    if stopping.gradient_norm is not None or stopping.loss_change is not None:
+        callbacks.append(Converged(stopping.gradient_norm, stopping.loss_change))
+    if config.trainer.enable_progress_bar:
+        callbacks.append(Progress(data.standardization.loss_unit))
+    checkpoints = run_dir / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints,
+        filename="best",
+        monitor=monitored("val/loss", has_validation),
+        save_on_train_epoch_end=not has_validation,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [*callbacks, best, last]
