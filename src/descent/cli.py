@@ -2,72 +2,95 @@
 
 import logging
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from descent.config import Config, parse
 from descent.errors import UserError
+from descent.help import help_text
+from descent.hparams import GROUPS
+from descent.messages import one_line
 from descent.result import EXIT_CODES, Result
 
 log = logging.getLogger(__name__)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command; an error of the user's becomes one line on stderr and exit code 1."""
+def run(main: Callable[[], None], conf: Path) -> None:
+    """Runs a Hydra command; an error before its first run is one line on stderr and exit code 1.
+
+    Args:
+        main: decorated with ``hydra.main``.
+        conf: the directory of the config groups, for ``--help``.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(conf))
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
     try:
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         sys.exit(f"error: {one_line(error)}")
 
 
-def run_job(cfg: DictConfig) -> Result:
-    """One run, from Hydra's composed config; whatever happens, ``result.json`` tells how it ended."""
+def run_job(cfg: DictConfig) -> None:
+    """One run, from Hydra's composed config; whatever happens, ``result.json`` tells how it ended.
+
+    Outside a sweep the process ends with the run's exit code; a sweep goes on (see ``descent.sweep``).
+    """
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
-    overrides = [o for o in hydra.overrides.task]
-    command = shlex.join(["python", "scripts/train.py", *overrides])
+    command = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     try:
         config = to_config(cfg, hydra.runtime.choices)
         from descent.report import print_choices, print_result
         from descent.train import train  # torch, after the config has passed
 
+        logging.getLogger("lightning").handlers.clear()  # its own would print what the log file is for
         print_choices(config, run_dir)
         result = train(config, run_dir, command)
         print_result(result, run_dir)
-    except UserError as error:
-        log.error("error: %s", error)
-        result = Result("failed", seed=None, command=command, reason=str(error))
+    except Exception as error:
+        log.error("error: %s", one_line(error))
+        if not isinstance(error, UserError):
+            log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
+            log.error("the traceback is in %s", run_dir / "train.log")
+        result = Result("failed", seed=None, command=command, reason=one_line(error))
         result.write(run_dir)
-    return result
+    if hydra.mode != RunMode.MULTIRUN and result.status != "completed":
+        sys.exit(EXIT_CODES[result.status])
 
 
-def to_config(cfg: DictConfig, choices: DictConfig) -> Config:
+def load_config(conf: Path, overrides: Sequence[str]) -> Config:
+    """The checked config of a command line, for tests, notebooks and other programs.
+
+    Args:
+        conf: the directory of the config groups, absolute.
+        overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
+
+    Raises:
+        UserError: a value breaks its rule.
+        HydraException: an unknown option or key.
+    """
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        composed = compose("train", list(overrides), return_hydra_config=True)
+    keys = [str(key) for key in composed if key != "hydra"]
+    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime.choices)
+
+
+def to_config(cfg: DictConfig, choices: Mapping[str, Any]) -> Config:
     """Hydra's config as a typed and checked ``Config``."""
+    chosen = {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None}
+    for group in GROUPS:
+        if group in cfg and group not in chosen:  # Hydra takes optimizer=[sgd,adam] and merges the two
+            raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     tree = OmegaConf.to_container(cfg, resolve=True)
-    chosen = {k: str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None}
-    return parse(tree, chosen)
-
-
-def exit_code(results: list[Result], sweep: bool) -> int:
-    """Of a run, or of a sweep: there a run that diverged is a result like any other."""
-    codes = [EXIT_CODES[result.status] for result in results]
-    if sweep:
-        return max((code for code in codes if code != EXIT_CODES["diverged"]), default=0)
-    return codes[-1] if codes else 0
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages, which take several lines, as one that names the key."""
-    text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
-    return text
+    assert isinstance(tree, dict)
+    return parse({str(k): v for k, v in tree.items()}, chosen)

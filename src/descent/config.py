@@ -5,9 +5,9 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from descent.errors import UserError, must
 from descent.hyperparameters import check_spec
@@ -27,7 +27,6 @@ from descent.rules import (
     SOME_ROWS,
     TEXT,
     TEXTS,
-    key,
     one_of,
     or_null,
 )
@@ -37,31 +36,31 @@ from descent.rules import (
 class DataConfig:
     """What every source of data has in common."""
 
-    source: str = key(TEXT)
-    val_fraction: float = key(BELOW_ONE)  # of all rows; 0: no validation, monitors use the training loss
-    test_fraction: float = key(BELOW_ONE)
-    standardize: bool = key(BOOLEAN)
-    seed: int = key(SEED)  # of the split, and of what is drawn
-    max_rows: int | None = key(or_null(POSITIVE_INTEGER, "all of them"))
+    source: Annotated[str, TEXT]
+    val_fraction: Annotated[float, BELOW_ONE]  # of all rows; 0: no validation, monitors use the training loss
+    test_fraction: Annotated[float, BELOW_ONE]
+    standardize: Annotated[bool, BOOLEAN]
+    seed: Annotated[int, SEED]  # of the split, and of what is drawn
+    max_rows: Annotated[int | None, or_null(POSITIVE_INTEGER, "all of them")]
 
 
 @dataclass(frozen=True)
 class SyntheticData(DataConfig):
     """Normally distributed features, a linear target, noise; see ``descent.data.sources.synthetic``."""
 
-    num_samples: int = key(POSITIVE_INTEGER)
-    num_features: int = key(POSITIVE_INTEGER)
-    noise_std: float = key(NOT_NEGATIVE)
-    condition_number: float = key(AT_LEAST_ONE)
-    outlier_fraction: float = key(FRACTION)
+    num_samples: Annotated[int, POSITIVE_INTEGER]
+    num_features: Annotated[int, POSITIVE_INTEGER]
+    noise_std: Annotated[float, NOT_NEGATIVE]
+    condition_number: Annotated[float, AT_LEAST_ONE]
+    outlier_fraction: Annotated[float, FRACTION]
 
 
 @dataclass(frozen=True)
 class RowsData(DataConfig):
     """Rows that are written out in the config itself."""
 
-    inputs: list[list[float]] = key(SOME_ROWS)
-    targets: list[float] = key(SOME_NUMBERS)
+    inputs: Annotated[list[list[float]], SOME_ROWS]
+    targets: Annotated[list[float], SOME_NUMBERS]
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,9 @@ class DiabetesData(DataConfig):
 class TableData(DataConfig):
     """The user's own CSV or Parquet file."""
 
-    path: str = key(TEXT)
-    target: str = key(TEXT)
-    features: list[str] | None = key(or_null(TEXTS, "every numeric column but the target"))
+    path: Annotated[str, TEXT]
+    target: Annotated[str, TEXT]
+    features: Annotated[list[str] | None, or_null(TEXTS, "every numeric column but the target")]
 
 
 SOURCES: dict[str, type[DataConfig]] = {
@@ -88,67 +87,73 @@ SOURCES: dict[str, type[DataConfig]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    bias: bool = key(BOOLEAN)
-    init_weight: float | None = key(or_null(NUMBER, "torch's default initialisation"))
-    init_bias: float | None = key(or_null(NUMBER, "torch's default initialisation"))
+    bias: Annotated[bool, BOOLEAN]
+    init_weight: Annotated[float | None, or_null(NUMBER, "torch's default initialisation")]
+    init_bias: Annotated[float | None, or_null(NUMBER, "torch's default initialisation")]
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    size: int | None = key(or_null(POSITIVE_INTEGER, "the whole training set"))
-    shuffle: bool = key(BOOLEAN)
+    size: Annotated[int | None, or_null(POSITIVE_INTEGER, "the whole training set")]
+    shuffle: Annotated[bool, BOOLEAN]
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    gradient_clip_val: float | None = key(or_null(POSITIVE, "no clipping"))
-    gradient_clip_algorithm: str | None = key(or_null(one_of("norm", "value"), "no clipping"))
+    gradient_clip_val: Annotated[float | None, or_null(POSITIVE, "no clipping")]
+    gradient_clip_algorithm: Annotated[str | None, or_null(one_of("norm", "value"), "no clipping")]
 
 
 @dataclass(frozen=True)
 class StoppingConfig:
     """When to stop before the last epoch. Every rule that is not null is in force."""
 
-    max_epochs: int = key(POSITIVE_INTEGER)  # what trainer.max_epochs is unless set itself
-    patience: int | None = key(or_null(POSITIVE_INTEGER, "off"))  # validations without improvement
-    min_delta: float = key(NOT_NEGATIVE)  # an improvement is more than this
-    monitor: str = key(TEXT)
-    gradient_norm: float | None = key(or_null(POSITIVE, "off"))  # of the full gradient
-    loss_change: float | None = key(or_null(POSITIVE, "off"))  # relative, from epoch to epoch
-    diverged_above: float = key(POSITIVE)  # times the first training loss: the run ends as diverged
+    max_epochs: Annotated[int, POSITIVE_INTEGER]  # what trainer.max_epochs is unless set itself
+    patience: Annotated[int | None, or_null(POSITIVE_INTEGER, "off")]  # validations without improvement
+    min_delta: Annotated[float, NOT_NEGATIVE]  # an improvement is more than this
+    monitor: Annotated[str, TEXT]
+    gradient_norm: Annotated[float | None, or_null(POSITIVE, "off")]  # of the full gradient
+    loss_change: Annotated[float | None, or_null(POSITIVE, "off")]  # relative, from epoch to epoch
+    diverged_above: Annotated[float, POSITIVE]  # times the first training loss: the run ends as diverged
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
     """Lightning's own names. One device: the batches are in memory and not shared out."""
 
-    accelerator: str = key(one_of("auto", "cpu", "gpu", "cuda", "mps"))
-    precision: str = key(one_of("32-true", "64-true", "16-mixed", "bf16-mixed"))
-    max_epochs: int = key(POSITIVE_INTEGER)
-    max_steps: int | None = key(or_null(POSITIVE_INTEGER, "no limit"))
-    log_every_n_steps: int = key(POSITIVE_INTEGER)
-    check_val_every_n_epoch: int = key(POSITIVE_INTEGER)
-    deterministic: bool = key(BOOLEAN)
-    fast_dev_run: bool = key(BOOLEAN)
-    profiler: str | None = key(or_null(one_of("simple", "advanced", "pytorch"), "off"))
-    enable_progress_bar: bool = key(BOOLEAN)
+    accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "cuda", "mps")]
+    precision: Annotated[str, one_of("32-true", "64-true", "16-mixed", "bf16-mixed")]
+    max_epochs: Annotated[int, POSITIVE_INTEGER]
+    max_steps: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]
+    log_every_n_steps: Annotated[int, POSITIVE_INTEGER]
+    check_val_every_n_epoch: Annotated[int, POSITIVE_INTEGER]
+    deterministic: Annotated[bool, BOOLEAN]
+    fast_dev_run: Annotated[bool, BOOLEAN]
+    profiler: Annotated[str | None, or_null(one_of("simple", "advanced", "pytorch"), "off")]
+    enable_progress_bar: Annotated[bool, BOOLEAN]
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_seconds: Annotated[float, NOT_NEGATIVE]  # at least so long between two writes before the end of training
 
 
 @dataclass(frozen=True)
 class Config:
     """A whole run. ``optimizer`` and ``scheduler`` hold ``_target_`` and the keyword arguments it gets."""
 
-    seed: int = key(SEED)  # of the initialisation and of the order of batches
-    name: str | None = key(or_null(NAME, "named after the overrides"))
-    predict_at: list[list[float]] = key(ROWS)
-    data: DataConfig = field(metadata={"schema": DataConfig})
-    model: ModelConfig = field(metadata={"schema": ModelConfig})
-    optimizer: dict[str, Any] = field(metadata={"open": True})
-    scheduler: dict[str, Any] = field(metadata={"open": True})
-    batch: BatchConfig = field(metadata={"schema": BatchConfig})
-    clip: ClipConfig = field(metadata={"schema": ClipConfig})
-    stopping: StoppingConfig = field(metadata={"schema": StoppingConfig})
-    trainer: TrainerConfig = field(metadata={"schema": TrainerConfig})
+    seed: Annotated[int, SEED]  # of the initialisation and of the order of batches
+    name: Annotated[str | None, or_null(NAME, "named after the overrides")]
+    predict_at: Annotated[list[list[float]], ROWS]
+    data: DataConfig
+    model: ModelConfig
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    batch: BatchConfig
+    clip: ClipConfig
+    stopping: StoppingConfig
+    trainer: TrainerConfig
+    checkpoint: CheckpointConfig
     choices: dict[str, str] = field(default_factory=dict)  # config group -> the option chosen
 
 
@@ -163,7 +168,9 @@ def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> 
         UserError: a key is missing or unknown, or a value breaks its rule.
     """
     chosen = dict(choices or {})
-    config = _typed(Config, {**tree, "choices": chosen}, "")
+    if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
+        tree = {**tree, "name": str(tree["name"])}
+    config = replace(_typed(Config, tree, ""), choices=chosen)
     check_spec(config.optimizer, "optimizer", chosen.get("optimizer"))
     if "_target_" in config.scheduler:
         check_spec(config.scheduler, "scheduler", chosen.get("scheduler"))
@@ -176,6 +183,12 @@ def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> 
 T = TypeVar("T")
 
 
+def keys_of(schema: type) -> dict[str, Any]:
+    """The keys of a dataclass that a config sets, each with its annotation: a rule, a schema, or any dict."""
+    hints = get_type_hints(schema, include_extras=True)
+    return {entry.name: hints[entry.name] for entry in fields(schema) if entry.default_factory is MISSING}
+
+
 def _typed(schema: type[T], node: Any, path: str) -> T:
     """``node`` as an object of the dataclass ``schema``, each value checked; ``path`` ends in a dot."""
     if not isinstance(node, Mapping):
@@ -185,24 +198,24 @@ def _typed(schema: type[T], node: Any, path: str) -> T:
         if source not in SOURCES:
             raise must(f"{path}source", one_of(*SOURCES).text, source)
         schema = cast(type[T], SOURCES[source])
-    known = {entry.name: entry for entry in fields(cast(Any, schema))}
+    known = keys_of(schema)
     for name in node:
         if name not in known:
             raise unknown_key(f"{path}{name}", [f"{path}{k}" for k in known])
     values: dict[str, Any] = {}
-    for name, entry in known.items():
-        where = f"{path}{name}"
+    for name, annotation in known.items():
+        where, value = f"{path}{name}", node.get(name)
         if name not in node:
             raise UserError(f"{where} is missing")
-        value = node[name]
-        if "schema" in entry.metadata:
-            value = _typed(entry.metadata["schema"], value, f"{where}.")
-        elif "rule" in entry.metadata and not entry.metadata["rule"].accepts(value):
-            raise must(where, entry.metadata["rule"].text, value)
-        elif "open" in entry.metadata:
-            if not isinstance(value, Mapping):
-                raise must(where, "a group of keys", value)
-            value = dict(value)
+        if value == "???":
+            raise UserError(f"{where} must be given: {where}=...")
+        if is_dataclass(annotation):
+            value = _typed(cast(type, annotation), value, f"{where}.")
+        elif rules := getattr(annotation, "__metadata__", None):
+            if not rules[0].accepts(value):
+                raise must(where, rules[0].text, value)
+        elif not isinstance(value, dict):
+            raise must(where, "a group of keys", value)
         values[name] = value
     return schema(**values)
 

@@ -105,9 +105,7 @@ def check_spec(spec: Mapping[str, Any], group: str, choice: str | None = None) -
             continue
         where = f"{group}.{name}"
         if name not in own and signature is not None and name not in signature.arguments:
-            raise UserError(
-                f"{where} is not a key: {group}={choice or target} takes {', '.join(signature.arguments)}"
-            )
+            raise UserError(f"{where} is not a key: {group}={choice or target} takes {', '.join(signature.arguments)}")
         rule = own.get(name) or RANGES.get(name)
         if rule is not None and not rule.accepts(value):
             raise must(where, rule.text, value)

@@ -29,6 +29,9 @@ class LinearRegression(LightningModule):
         standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
     """
 
+    x_mean: Tensor
+    x_scale: Tensor
+
     def __init__(
         self,
         num_features: int,

@@ -13,6 +13,12 @@ from descent.result import Result
 
 MAX_PARAMETERS = 20  # rows of the parameter table
 
+# Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
+SHOWN = {
+    "stopping": ("patience", "gradient_norm", "loss_change"),
+    "trainer": ("accelerator", "precision", "max_epochs", "max_steps"),
+}
+
 
 def print_choices(config: Config, run_dir: Path) -> None:
     """The options chosen and their values, before training."""
@@ -21,11 +27,13 @@ def print_choices(config: Config, run_dir: Path) -> None:
     for group in GROUPS:
         prefix = f"{group}."
         values = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix) and v is not None}
-        shown = "  ".join(f"{k}={_short(v)}" for k, v in values.items() if k != "source")
+        keys = SHOWN.get(group) or [k for k in values if k != "source"]
+        shown = "  ".join(f"{k}={_short(values[k])}" for k in keys if k in values)
         table.add_row(f"[bold]{group}", f"[cyan]{config.choices.get(group, '')}", shown)
     table.add_row("[bold]seed", f"[cyan]{config.seed}")
-    table.add_row("[bold]run", "", str(run_dir))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{run_dir}\n", soft_wrap=True)
 
 
 def print_result(result: Result, run_dir: Path) -> None:
@@ -50,7 +58,11 @@ def print_result(result: Result, run_dir: Path) -> None:
 
 def _parameters(result: Result) -> Table:
     assert result.parameters is not None
-    columns = [("learned", result.parameters), ("least squares", result.optimum), ("true", result.true_parameters)]
+    columns = [
+        ("learned", result.parameters),
+        ("least squares", result.optimum),
+        ("true", result.true_parameters),
+    ]
     known = [(title, values) for title, values in columns if values is not None]
     table = Table("parameter", box=SIMPLE_HEAD, pad_edge=False)
     for title, _ in known:
@@ -69,7 +81,11 @@ def _metrics(result: Result) -> Table:
     table = Table("metric", box=SIMPLE_HEAD, pad_edge=False)
     for split in ("train", "val", "test"):
         table.add_column(split, justify="right")
-    for metric, title in (("loss", "loss (mean squared error)"), ("mae", "mean absolute error"), ("r2", "R2")):
+    for metric, title in (
+        ("loss", "loss (mean squared error)"),
+        ("mae", "mean absolute error"),
+        ("r2", "R2"),
+    ):
         cells = [result.metrics.get(f"{split}/{metric}") for split in ("train", "val", "test")]
         if any(cell is not None for cell in cells):
             table.add_row(title, *("" if cell is None else _short(cell) for cell in cells))

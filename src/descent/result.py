@@ -15,6 +15,21 @@ EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3, "in
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 @dataclass
 class Result:
     """The outcome of a run. Losses, parameters and predictions are in the data's own units.
@@ -58,8 +73,8 @@ class Result:
     gradient_evaluations: int = 0
     seconds: float = 0.0
     hparams: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=lambda: versions())
-    git: dict[str, Any] | None = field(default_factory=lambda: git_state())
+    versions: dict[str, str] = field(default_factory=versions)
+    git: dict[str, Any] | None = field(default_factory=git_state)
 
     def write(self, run_dir: Path) -> None:
         """Writes ``result.json``. JSON knows no nan and inf: they become null."""
@@ -73,21 +88,6 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     """The ``result.json`` of a run, as it was written."""
     found: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     return found
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def git_state() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -13,11 +13,6 @@ class Rule:
 
     text: str
     accepts: Callable[[Any], bool]
-
-
-def key(rule: Rule) -> Any:
-    """A dataclass field whose value must keep to ``rule``."""
-    return field(metadata={"rule": rule})
 
 
 def is_integer(value: Any) -> bool:
@@ -60,9 +55,7 @@ TEXTS = Rule(
 
 
 def one_of(*values: Any) -> Rule:
-    return Rule(
-        f"one of {', '.join(map(str, values))}", lambda v: any(v == w and type(v) is type(w) for w in values)
-    )
+    return Rule(f"one of {', '.join(map(str, values))}", lambda v: any(v == w and type(v) is type(w) for w in values))
 
 
 def pair(rule: Rule) -> Rule:

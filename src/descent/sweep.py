@@ -1,16 +1,14 @@
 """What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from descent.result import read_result
+from descent.result import EXIT_CODES, read_result
 
 METRICS = ("train/loss", "val/loss", "test/loss")
 
@@ -20,11 +18,11 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
-        runs = [
-            (path.parent, read_result(path.parent)) for path in sorted(sweep_dir.glob("*/result.json"))
-        ]
+        runs = [(path.parent, read_result(path.parent)) for path in sorted(sweep_dir.glob("*/result.json"))]
         write_summary(sweep_dir, runs)
         print_summary(sweep_dir, runs)
+        if any(result["status"] == "failed" for _, result in runs):  # one that diverged is a result like any other
+            sys.exit(EXIT_CODES["failed"])
 
 
 def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
@@ -45,15 +43,28 @@ def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
 
 def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
     """The runs, best validation (or training) loss first."""
-    table = Table("run", "status", box=SIMPLE_HEAD, pad_edge=False)
+    from rich.box import SIMPLE_HEAD  # not at the top: Hydra imports this file before it checks the config
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold", min_width=24)
+    table.add_column("status")
     for column in (*METRICS, "steps", "seconds"):
         table.add_column(column, justify="right")
+    shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
     for run, result in sorted(runs, key=_rank):
+        own = ", ".join(part for part in run.name.split(",") if part not in shared)
         losses = [result["metrics"].get(metric) for metric in METRICS]
-        cells = ["" if loss is None else f"{loss:.6g}" for loss in losses]
-        table.add_row(run.name, result["status"], *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
+        cells = ["" if loss is None else f"{loss:.5g}" for loss in losses]
+        table.add_row(own or run.name, result["status"], *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     console.print(table)
+    for run, result in runs:
+        if result["reason"]:
+            console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
     console.print(f"{len(runs)} runs in {sweep_dir}, as a table in summary.csv", soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch.nn.functional import mse_loss
 
 from descent.callbacks.converged import Converged
-from descent.callbacks.divergence import Diverged
+from descent.callbacks.divergence import DivergenceError
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.errors import must
@@ -30,9 +30,7 @@ from descent.trainer import build_trainer, monitored
 log = logging.getLogger(__name__)
 
 
-def train(
-    config: Config, run_dir: Path, command: str | None = None, callbacks: Sequence[Callback] = ()
-) -> Result:
+def train(config: Config, run_dir: Path, command: str | None = None, callbacks: Sequence[Callback] = ()) -> Result:
     """Trains, evaluates, and leaves checkpoints, TensorBoard events and ``result.json`` in ``run_dir``.
 
     Args:
@@ -68,14 +66,13 @@ def train(
     started = time.perf_counter()
     try:
         trainer.fit(model, datamodule=data)
-    except Diverged as error:
+    except DivergenceError as error:
         result.status, result.reason = "diverged", str(error)
     result.seconds = time.perf_counter() - started
 
     after = _predict(model, config.predict_at)
     result.predictions = [
-        {"input": row, "before": b, "after": a}
-        for row, b, a in zip(config.predict_at, before, after, strict=True)
+        {"input": row, "before": b, "after": a} for row, b, a in zip(config.predict_at, before, after, strict=True)
     ]
     weight, bias = model.own_units()
     result.parameters = {"weight": weight, "bias": bias}
@@ -85,7 +82,8 @@ def train(
     if result.status == "completed" and not math.isfinite(result.metrics["train/loss"]):
         result.status, result.reason = "diverged", "the training loss is not finite after the last step"
     if result.status == "completed" and len(data.test):
-        best = None if config.trainer.fast_dev_run else "best"
+        # fast_dev_run keeps no checkpoint
+        best = None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
         result.metrics |= {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     _log_hparams(trainer, result)
@@ -174,5 +172,5 @@ def _log_hparams(trainer: Trainer, result: Result) -> None:
     metrics = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
     shown = {k: "null" if v is None else v for k, v in result.hparams.items()}
     if trainer.logger is not None:
-        trainer.logger.log_hyperparams(shown, metrics, step=result.steps)  # type: ignore[call-arg]
+        trainer.logger.log_hyperparams(shown, metrics, step=result.steps)
         trainer.logger.finalize(result.status)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
+from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
 from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import Divergence
@@ -23,9 +24,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 
 
-def build_trainer(
-    config: Config, data: RegressionData, run_dir: Path, callbacks: Sequence[Callback] = ()
-) -> Trainer:
+def build_trainer(config: Config, data: RegressionData, run_dir: Path, callbacks: Sequence[Callback] = ()) -> Trainer:
     """A Trainer that logs to TensorBoard and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
 
     Args:
@@ -40,13 +39,13 @@ def build_trainer(
         max_steps=-1 if options.max_steps is None else options.max_steps,
         gradient_clip_val=config.clip.gradient_clip_val,
         gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
-        # Lightning logs no point at all where an epoch has fewer steps than this
-        log_every_n_steps=min(options.log_every_n_steps, data.batches_per_epoch),
+        log_every_n_steps=_log_every(config, data),
         check_val_every_n_epoch=options.check_val_every_n_epoch,
         limit_val_batches=None if len(data.val) else 0,
         num_sanity_val_steps=0,
         deterministic=options.deterministic,
         fast_dev_run=options.fast_dev_run,
+        enable_checkpointing=not options.fast_dev_run,
         profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
         if options.profiler
         else None,
@@ -63,10 +62,15 @@ def monitored(monitor: str, has_validation: bool) -> str:
     return "train/loss" if monitor.startswith("val/") and not has_validation else monitor
 
 
+def _log_every(config: Config, data: RegressionData) -> int:
+    """At least one point an epoch, where Lightning would log none if an epoch had fewer steps than the interval."""
+    return min(config.trainer.log_every_n_steps, data.batches_per_epoch)
+
+
 def _own_callbacks(config: Config, data: RegressionData, run_dir: Path) -> list[Callback]:
-    stopping, has_validation = config.stopping, len(data.val) > 0
+    stopping, has_validation, every = config.stopping, len(data.val) > 0, _log_every(config, data)
     named = [name.removeprefix("x_") for name in data.rows.feature_names]
-    callbacks: list[Callback] = [Divergence(stopping.diverged_above), Curves(named)]
+    callbacks: list[Callback] = [Divergence(stopping.diverged_above), Curves(every, named)]
     if not has_validation:
         callbacks.append(TrainingLoss())
     if stopping.patience is not None:
@@ -83,16 +87,8 @@ def _own_callbacks(config: Config, data: RegressionData, run_dir: Path) -> list[
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         callbacks.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
-        callbacks.append(Progress(data.standardization.loss_unit))
-    checkpoints = run_dir / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints,
-        filename="best",
-        monitor=monitored("val/loss", has_validation),
-        save_on_train_epoch_end=not has_validation,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(
-        checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [*callbacks, best, last]
+        callbacks.append(Progress(every, data.standardization.loss_unit))
+    if not config.trainer.fast_dev_run:
+        monitor = monitored("val/loss", has_validation)
+        callbacks.append(Checkpoints(run_dir / "checkpoints", monitor, config.checkpoint.every_seconds))
+    return callbacks

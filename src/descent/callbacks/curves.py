@@ -10,17 +10,19 @@ MAX_WEIGHTS = 20  # curves; a table of a thousand columns would bury the rest
 
 
 class Curves(Callback):
-    """Writes ``train/loss``, ``lr`` and ``parameters/*`` every ``trainer.log_every_n_steps`` steps.
+    """Writes ``train/loss``, ``lr`` and ``parameters/*`` as training goes on.
 
     At x = k stand the weights after k optimizer steps, the learning rate that step k + 1 uses, and the loss of
     that step's batch at those weights. Written straight to the logger: ``self.log`` would cost each step, and
     these points none but their own. Parameters and loss are in the data's own units.
 
     Args:
+        every: how many steps from one point to the next.
         weight_names: of the weights, for their tags.
     """
 
-    def __init__(self, weight_names: list[str]) -> None:
+    def __init__(self, every: int, weight_names: list[str]) -> None:
+        self.every = every
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -29,15 +31,15 @@ class Curves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step, every = trainer.global_step, trainer.log_every_n_steps
-        if (step - 1) % every == 0:
+        step = trainer.global_step
+        if (step - 1) % self.every == 0:
             assert isinstance(pl_module, LinearRegression)
             self._write(trainer, {"train/loss": outputs["loss"].item() * pl_module.units.loss_unit}, step - 1)
-        if step % every == 0:
+        if step % self.every == 0:
             self._write_parameters(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % self.every:
             self._write_parameters(trainer, pl_module)
 
     def _write_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from descent.callbacks.training_loss import full_loss
 
 
-class Diverged(Exception):
+class DivergenceError(Exception):
     """The loss is not finite, or far above the first. Its text says where and what might help."""
 
 
 class Divergence(Callback):
-    """Raises ``Diverged`` at the step whose loss is not finite or more than ``factor`` times the first.
+    """Raises ``DivergenceError`` at the step whose loss is not finite or more than ``factor`` times the first.
 
     The first is the loss of the whole training set before the first step: that of a single row can be small by
     luck. Raised before anything is saved, so the checkpoints hold weights from before.
@@ -41,7 +41,7 @@ class Divergence(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         advice = "a lower optimizer.lr" if trainer.gradient_clip_val else "a lower optimizer.lr, or clip=norm"
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
-        raise Diverged(
+        raise DivergenceError(
             f"the training loss {how} ({loss:.3g}) at step {trainer.global_step} with learning rate {rate:g}: "
             f"try {advice}"
         )

@@ -10,15 +10,16 @@ from tqdm import tqdm
 class Progress(Callback):
     """Counts optimizer steps and shows the loss of the latest batch.
 
-    One bar over all epochs: on small data a bar for each epoch is gone before it can be read. It moves with
-    ``trainer.log_every_n_steps``, and where the output is no terminal it is written at most every ten seconds.
+    One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
+    the output is no terminal it is written at most every ten seconds.
 
     Args:
+        every: how many steps from one movement to the next.
         loss_unit: what the loss is multiplied by to be in the data's own units.
     """
 
-    def __init__(self, loss_unit: float) -> None:
-        self.loss_unit = loss_unit
+    def __init__(self, every: int, loss_unit: float) -> None:
+        self.every, self.loss_unit = every, loss_unit
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar = tqdm(
@@ -33,7 +34,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % self.every == 0:
             self._move(trainer, outputs["loss"].item())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,6 +23,8 @@ class InMemoryBatches:
         seed: of the orders.
     """
 
+    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+
     def __init__(self, x: Tensor, y: Tensor, size: int | None, shuffle: bool = False, seed: int = 0) -> None:
         self.x, self.y = x, y
         self.size = min(size or len(y), len(y))

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from descent.config import BatchConfig, DataConfig
-from descent.data.batches import InMemoryBatches
+from descent.data.batches import Batch, InMemoryBatches
 from descent.data.sources import Array, load
 from descent.data.split import split
 from descent.data.standardization import Standardization
@@ -57,7 +57,7 @@ class RegressionData(LightningDataModule):
 
     @property
     def num_features(self) -> int:
-        return self.rows.inputs.shape[1]
+        return len(self.rows.feature_names)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -66,18 +66,17 @@ class RegressionData(LightningDataModule):
     def train_dataloader(self) -> InMemoryBatches:
         return InMemoryBatches(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)
 
-    def val_dataloader(self) -> InMemoryBatches | list[InMemoryBatches]:
+    def val_dataloader(self) -> InMemoryBatches | list[Batch]:
         return self._evaluation_batches(self.val)
 
-    def test_dataloader(self) -> InMemoryBatches | list[InMemoryBatches]:
+    def test_dataloader(self) -> InMemoryBatches | list[Batch]:
         return self._evaluation_batches(self.test)
 
-    def _evaluation_batches(self, part: Part) -> InMemoryBatches | list[InMemoryBatches]:
+    def _evaluation_batches(self, part: Part) -> InMemoryBatches | list[Batch]:
         return InMemoryBatches(*self._tensors(part), EVALUATION_BATCH) if len(part) else []
 
     def _tensors(self, part: Part) -> tuple[Tensor, Tensor]:
         """The rows in the model's precision, moved to its device once and not batch by batch."""
         assert self.trainer is not None
-        model = self.trainer.lightning_module
-        x, y = torch.from_numpy(part.x), torch.from_numpy(part.y)
-        return x.to(model.device, model.dtype), y.to(model.device, model.dtype)
+        like = next(self.trainer.lightning_module.parameters())
+        return torch.from_numpy(part.x).to(like), torch.from_numpy(part.y).to(like)

@@ -44,9 +44,7 @@ def synthetic(config: SyntheticData) -> Rows:
     targets = clean + config.noise_std * rng.standard_normal(n)
     outliers = rng.permutation(n)[: round(config.outlier_fraction * n)]
     targets[outliers] += 10 * clean.std() * rng.choice([-1.0, 1.0], size=len(outliers))
-    return Rows(
-        inputs, targets, numbered(d), true_weight=tuple(map(float, weight)), true_bias=float(bias)
-    )
+    return Rows(inputs, targets, numbered(d), true_weight=tuple(map(float, weight)), true_bias=float(bias))
 
 
 def rows(config: RowsData) -> Rows:

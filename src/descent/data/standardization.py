@@ -41,7 +41,8 @@ class Standardization:
         return cls(x_mean.tolist(), x_scale.tolist(), float(y_mean), 1.0 if constant else float(y_scale))
 
     def inputs(self, raw: Array) -> Array:
-        return (raw - np.array(self.x_mean)) / np.array(self.x_scale)
+        standardised: Array = (raw - np.array(self.x_mean)) / np.array(self.x_scale)
+        return standardised
 
     def targets(self, raw: Array) -> Array:
         return (raw - self.y_mean) / self.y_scale

@@ -1,0 +1,57 @@
+"""What the tests share: composing a config, training in this process, and running a script as a user does."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback
+
+from descent import cli
+from descent.config import Config
+from descent.result import Result
+from descent.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+
+
+def options(group: str) -> list[str]:
+    """Every option of a config group, by globbing: a new file is tested without a line here."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def config_of(*overrides: str) -> Config:
+    """The checked config of a command line."""
+    return cli.load_config(CONF, overrides)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Trains in this process, in a directory below ``tmp_path`` that is new for each call."""
+    count = iter(range(1000))
+
+    def run(*overrides: str, callbacks: Sequence[Callback] = ()) -> Result:
+        config = config_of("trainer.enable_progress_bar=false", *overrides)
+        return train(config, tmp_path / str(next(count)), callbacks=callbacks)
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``."""
+
+    def script(name: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", str(ROOT / "scripts" / name), *arguments]
+        environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs")}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    yield script
