@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
-from descent.errors import UserError, must
+from descent.errors import UserError, must, show
 from descent.hyperparameters import check_spec
 from descent.rules import (
     AT_LEAST_ONE,
@@ -242,7 +242,7 @@ def _check_together(config: Config) -> None:
     if (clip.gradient_clip_val is None) != (clip.gradient_clip_algorithm is None):
         raise UserError(
             "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both),"
-            f" got {clip.gradient_clip_val} and {clip.gradient_clip_algorithm}"
+            f" got {show(clip.gradient_clip_val)} and {show(clip.gradient_clip_algorithm)}"
         )
     if config.optimizer.get("full_batch_only") and batch.size is not None:
         raise must(

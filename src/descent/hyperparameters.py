@@ -98,8 +98,11 @@ def check_spec(spec: Mapping[str, Any], group: str, choice: str | None = None) -
     names = [re.escape(package) for package in ALLOWED_PACKAGES]
     if not isinstance(target, str) or not re.fullmatch(rf"({'|'.join(names)})(\.\w+)+", target):
         raise must(f"{group}._target_", f"a class in {' or '.join(ALLOWED_PACKAGES)}", target)
+    try:
+        signature = signature_of(target)
+    except LookupError:
+        raise must(f"{group}._target_", "a class that exists", target) from None
     own = OWN_KEYS[group]
-    signature = signature_of(target)
     for name, value in spec.items():
         if name == "_target_":
             continue

@@ -21,12 +21,15 @@ def signature_of(target: str) -> Signature | None:
     """The signature of the class at the dotted path ``target``.
 
     Returns:
-        ``None`` where there is no such class, or where ``__init__`` takes any keyword.
+        ``None`` where ``__init__`` takes any keyword.
+
+    Raises:
+        LookupError: there is no such class.
     """
     module, _, name = target.rpartition(".")
     source = _source_of(module)
     if source is None:
-        return None
+        raise LookupError(target)
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _of_class(node)
@@ -34,7 +37,7 @@ def signature_of(target: str) -> Signature | None:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return signature_of(f"{node.module}.{alias.name}")
-    return None
+    raise LookupError(target)
 
 
 def _source_of(module: str) -> Path | None:

@@ -22,6 +22,7 @@ from descent.config import Config
 from descent.data.module import RegressionData
 from descent.errors import must
 from descent.hparams import flat_hparams
+from descent.logger import RunLogger
 from descent.model import LinearRegression
 from descent.optimum import least_squares
 from descent.result import Result
@@ -84,7 +85,7 @@ def train(config: Config, run_dir: Path, command: str | None = None, callbacks: 
     if result.status == "completed" and len(data.test):
         # fast_dev_run keeps no checkpoint
         best = None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"
-        trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         result.metrics |= {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     _log_hparams(trainer, result)
     result.write(run_dir)
@@ -170,7 +171,9 @@ def _count(result: Result, trainer: Trainer, data: RegressionData) -> None:
 def _log_hparams(trainer: Trainer, result: Result) -> None:
     """The HParams tab: the settings beside the final metrics, under tags of their own."""
     metrics = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
-    shown = {k: "null" if v is None else v for k, v in result.hparams.items()}
-    if trainer.logger is not None:
+    shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(("stopping.", "trainer."))}
+    for key in ("trainer.max_epochs", "trainer.precision"):
+        shown[key] = result.hparams[key]
+    if isinstance(trainer.logger, RunLogger):  # fast_dev_run has another
         trainer.logger.log_hyperparams(shown, metrics, step=result.steps)
-        trainer.logger.finalize(result.status)
+        trainer.logger.close()

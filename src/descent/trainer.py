@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from descent.callbacks.checkpoints import Checkpoints
@@ -16,6 +15,7 @@ from descent.callbacks.progress import Progress
 from descent.callbacks.training_loss import TrainingLoss
 from descent.config import Config
 from descent.data.module import RegressionData
+from descent.logger import RunLogger
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -49,7 +49,7 @@ def build_trainer(config: Config, data: RegressionData, run_dir: Path, callbacks
         profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
         if options.profiler
         else None,
-        logger=TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False),
+        logger=RunLogger(run_dir),
         callbacks=[*_own_callbacks(config, data, run_dir), *callbacks],
         enable_progress_bar=False,  # Progress takes its place
         enable_model_summary=False,

@@ -1,0 +1,34 @@
+"""TensorBoard, with one event file for a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+class RunLogger(TensorBoardLogger):
+    """Writes all events of a run, of training, test and hyperparameters, into one file in ``run_dir``.
+
+    Lightning closes the file at the end of ``fit`` and of ``test``, and what is written next begins another. This
+    one is closed by ``close``. Lightning's ``hparams.yaml`` is not written: ``result.json`` has more.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir, name="", version="", default_hp_metric=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """At x = k stands what was measured after k optimizer steps."""
+        # Lightning adds the epoch to every point
+        points = {name: value for name, value in metrics.items() if name != "epoch"}
+        if step is not None and any(name.startswith("val/") for name in points):
+            step += 1  # Lightning counts the batch that validation follows as not done yet
+        super().log_metrics(points, step)
+
+    def save(self) -> None:
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def close(self) -> None:
+        self.experiment.close()

@@ -1,0 +1,114 @@
+"""Every file in ``conf/``, found by globbing: a new option is tested without a line here."""
+
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CONF, Run, config_of, options
+
+from descent.errors import UserError
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+NEEDED = {"table": ("data.path=rows.csv", "data.target=y")}  # what an option cannot do without
+SMALL = ("data.num_samples=40", "trainer.max_epochs=2")
+
+
+def needs_full_batch(optimizer: str) -> bool:
+    text = (CONF / "optimizer" / f"{optimizer}.yaml").read_text()
+    return bool(yaml.safe_load(text).get("full_batch_only"))
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
+def test_every_option_composes_into_a_valid_config(
+    group: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+    full = ["batch=full"] if group == "optimizer" and needs_full_batch(option) else []
+    config = config_of(f"{group}={option}", *NEEDED.get(option, ()), *full)
+    assert config.choices[group] == option
+
+
+def test_defaults_are_those_of_the_interface() -> None:
+    chosen = config_of().choices
+    assert chosen == {
+        "data": "synthetic",
+        "model": "linear",
+        "optimizer": "sgd",
+        "scheduler": "none",
+        "batch": "mini",
+        "clip": "none",
+        "stopping": "none",
+        "trainer": "default",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_option_says_what_it_is_in_its_first_comment(path: Path) -> None:
+    first = next(line for line in path.read_text().splitlines() if "@package" not in line)
+    assert first.startswith("# ") and len(first) > 10
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_optimizer_ends_within_5_percent_of_least_squares(optimizer: str, run: Run) -> None:
+    batch = "full" if needs_full_batch(optimizer) else "mini"
+    result = run(f"optimizer={optimizer}", f"batch={batch}")
+    assert result.optimum is not None
+    assert result.optimum["loss"] <= result.metrics["train/loss"] <= 1.05 * result.optimum["loss"]
+
+
+def works_or_refuses(run: Run, optimizer: str, scheduler: str, batch: str, clip: str) -> None:
+    overrides = [f"optimizer={optimizer}", f"scheduler={scheduler}", f"batch={batch}", f"clip={clip}", *SMALL]
+    if needs_full_batch(optimizer) and batch != "full":
+        with pytest.raises(UserError, match=rf"batch.size must be null \(batch=full\) with optimizer={optimizer}"):
+            run(*overrides)
+    else:
+        result = run(*overrides)
+        assert result.status == "completed"
+        assert result.metrics["val/loss"] > 0
+
+
+BATCH_AND_CLIP = list(product(options("batch"), options("clip")))
+EVERY_PAIR = list(product(options("optimizer"), options("scheduler")))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler", "batch", "clip"),
+    [(*pair, *rest) for pair, rest in zip(EVERY_PAIR, cycle(BATCH_AND_CLIP), strict=False)],
+)
+def test_every_optimizer_works_with_every_scheduler(
+    optimizer: str, scheduler: str, batch: str, clip: str, run: Run
+) -> None:
+    works_or_refuses(run, optimizer, scheduler, batch, clip)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("optimizer", "scheduler"), EVERY_PAIR)
+def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run: Run) -> None:
+    for batch, clip in BATCH_AND_CLIP:
+        works_or_refuses(run, optimizer, scheduler, batch, clip)
+
+
+@pytest.mark.parametrize("data", ["study_hours", "line", "two_features", "diabetes"])
+def test_every_data_set_trains_with_the_defaults(data: str, run: Run) -> None:
+    result = run(f"data={data}")
+    assert result.status == "completed"
+    assert result.optimum is not None
+    assert result.metrics["train/loss"] >= result.optimum["loss"] - 1e-9
+
+
+@pytest.mark.parametrize("debug", options("debug"))
+def test_every_debug_option_runs(debug: str, run: Run) -> None:
+    assert run(f"debug={debug}").status == "completed"
+
+
+@pytest.mark.parametrize("data", ["synthetic", "diabetes"])
+def test_overfitting_a_few_rows_brings_the_loss_to_nought(data: str, run: Run) -> None:
+    result = run("debug=overfit", f"data={data}")
+    assert result.metrics["train/loss"] < 1e-6 * (1 if data == "synthetic" else 5000)
+
+
+def test_the_profiler_writes_its_table_into_the_run_directory(run: Run, tmp_path: Path) -> None:
+    run("debug=profiler")
+    assert "run_training_batch" in (tmp_path / "0" / "profile" / "fit-simple.txt").read_text()

@@ -1,0 +1,100 @@
+"""Bad input: one line that names the key, the rule and the value, before anything trains."""
+
+import re
+
+import pytest
+from conftest import config_of
+from hydra.errors import HydraException
+
+from descent.errors import UserError
+from descent.messages import one_line
+
+BAD = [
+    ("optimizer=foo", "optimizer must be one of adadelta, adagrad, adam,.* got 'foo'"),
+    ("optimzer=adam", "optimzer is not a key: did you mean optimizer?"),
+    ("batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
+    ("+batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
+    ("optimizer.lrr=1", r"optimizer.lrr is not set in this config: \+optimizer.lrr=\.\.\. passes it"),
+    ("+optimizer.lrr=1", "optimizer.lrr is not a key: optimizer=sgd takes lr, momentum, dampening,"),
+    ("+scheduler.gama=1", "scheduler must be empty, or have a _target_"),
+    ("optimizer.lr=abc", "optimizer.lr must be a finite number greater than 0, got 'abc'"),
+    ("optimizer.lr=0", "optimizer.lr must be .* greater than 0, got 0"),
+    ("optimizer.lr=nan", "optimizer.lr must be a finite number .*, got nan"),
+    ("optimizer.lr=inf", "optimizer.lr must be a finite number .*, got inf"),
+    ("optimizer.lr=null", "optimizer.lr must be .*, got null"),
+    ("+optimizer.momentum=-1", "optimizer.momentum must be a finite number, 0 or more, got -1"),
+    ("optimizer._target_=os.system", "optimizer._target_ must be a class in torch.optim or descent, got 'os.system'"),
+    ("optimizer._target_=torch.optim.SGDD", "optimizer._target_ must be a class that exists, got 'torch.optim.SGDD'"),
+    ("optimizer=null", "Config group override must be a string or a list"),
+    ("optimizer=[sgd,adam]", r"optimizer must be one option: -m optimizer=\.\.\. runs several"),
+    ("batch.size=-1", r"batch.size must be a positive integer or null \(the whole training set\), got -1"),
+    ("batch.size=0", "batch.size must be a positive integer .*, got 0"),
+    ("batch.size=1.5", "batch.size must be a positive integer .*, got 1.5"),
+    ("batch.size=true", "batch.size must be a positive integer .*, got true"),
+    ("batch.shuffle=1", "batch.shuffle must be true or false, got 1"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs must be a positive integer, got 1.5"),
+    ("trainer.max_epochs=0", "trainer.max_epochs must be a positive integer, got 0"),
+    ("trainer.max_steps=0", "trainer.max_steps must be a positive integer or null"),
+    ("trainer.precision=7", "trainer.precision must be one of 32-true, 64-true,.* got 7"),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a positive integer, got 0"),
+    ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
+    ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
+    ("seed=null", "seed must be .*, got null"),
+    ("clip.gradient_clip_val=1", "must be set together .*, got 1 and null"),
+    ("clip.gradient_clip_algorithm=norm", "must be set together .*, got null and 'norm'"),
+    ("clip.gradient_clip_val=-1", "clip.gradient_clip_val must be .* greater than 0 or null"),
+    ("data.val_fraction=1", "data.val_fraction must be a number from 0 up to, not including, 1, got 1"),
+    ("data.val_fraction=-0.1", "data.val_fraction must be .*, got -0.1"),
+    ("data.val_fraction=0.95", r"data.val_fraction \+ data.test_fraction must be below 1"),
+    ("data.num_samples=0", "data.num_samples must be a positive integer, got 0"),
+    ("data.condition_number=0.5", "data.condition_number must be a finite number, 1 or more, got 0.5"),
+    ("data.outlier_fraction=2", "data.outlier_fraction must be a number from 0 to 1, got 2"),
+    ("data.path=x", "data.path is not a key of the data option chosen here"),
+    ("data=table", r"data.path must be given: data.path=\.\.\."),
+    ("data.source=web", "data.source must be one of synthetic, rows, diabetes, table, got 'web'"),
+    ("predict_at=[[1],[1,2]]", r"predict_at must be a list of rows, .*, got \[\[1\], \[1, 2\]\]"),
+    ("predict_at=4", "predict_at must be a list of rows, .*, got 4"),
+    ("model.init_weight=abc", "model.init_weight must be a finite number or null"),
+    ("stopping.patience=0", "stopping.patience must be a positive integer or null"),
+    ("checkpoint.every_seconds=-1", "checkpoint.every_seconds must be a finite number, 0 or more, got -1"),
+    ("name=../x", "name must be letters, digits,.* got '../x'"),
+    ("name=a/b", "name must be letters, digits,.* got 'a/b'"),
+    ("~batch", "batch is missing"),
+    ("batch=7", "Config group override must be a string"),
+    ("+foo=1", "foo is not a key"),
+    ("foo", "Error parsing override 'foo'"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD, ids=[override for override, _ in BAD])
+def test_bad_input_is_one_line_that_names_the_key(override: str, message: str) -> None:
+    with pytest.raises((UserError, HydraException, ValueError)) as raised:
+        config_of(override)
+    line = one_line(raised.value)
+    assert "\n" not in line
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer=lbfgs", "batch=single"], r"batch.size must be null \(batch=full\) with optimizer=lbfgs"),
+        (["model.bias=false", "model.init_bias=1"], "model.init_bias must be null when model.bias is false, got 1"),
+        (["scheduler=step", "+scheduler.gama=1"], "scheduler.gama is not a key: scheduler=step takes step_size"),
+        (["scheduler=step", "scheduler.interval=day"], "scheduler.interval must be one of epoch, step, got 'day'"),
+        (["scheduler=step", "~scheduler.step_size"], "scheduler.step_size is missing: scheduler=step needs it"),
+        (["data=line", "data.targets=[1]"], r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
+        (["data=table", "data.path=no.csv", "data.target=y"], "data.path must be a CSV or Parquet file, got 'no.csv'"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_of(*overrides)
+
+
+def test_arguments_of_the_optimizer_class_may_be_added() -> None:
+    assert config_of("+optimizer.momentum=0.5").optimizer["momentum"] == 0.5
+
+
+def test_a_name_of_digits_is_a_text() -> None:
+    assert config_of("name=2024").name == "2024"
