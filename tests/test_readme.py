@@ -1,0 +1,97 @@
+"""What the README says is true: its commands run, its lists are complete."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import CONF, ROOT, options
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+SCRIPTS = [command for command in COMMANDS if command.startswith("python scripts/")]
+
+
+def test_the_two_set_up_commands_come_first() -> None:
+    assert COMMANDS[:2] == ["make train", "make test"]
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_command_runs(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "DESCENT_LOGS": str(tmp_path)}
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("result.json")) or "--help" in command
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_every_make_command_sets_up_and_starts_what_it_says(command: str) -> None:
+    arguments = [*shlex.split(command), "--dry-run", "--always-make"]
+    lines = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-m venv .venv" in lines
+    assert "install" in lines and "-c constraints.txt -e '.[dev]'" in lines
+    expected = {"make train": "scripts/train.py", "make test": ".venv/bin/pytest"}
+    assert expected.get(command, "scripts/train.py optimizer=adam") in lines
+
+
+def test_the_install_command_is_the_one_that_make_runs() -> None:
+    assert "pip install -c constraints.txt -e '.[dev]'" in COMMANDS
+    assert "-c constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text()
+
+
+def test_tensorboard_serves_the_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs")}
+    train = [sys.executable, str(ROOT / "scripts/train.py"), "name=shown", "trainer.max_epochs=1"]
+    subprocess.run(train, env=environment, capture_output=True, check=True)
+    (command,) = [command for command in COMMANDS if command.startswith("tensorboard")]
+    program = Path(sys.executable).with_name("tensorboard")
+    arguments = [str(program), *shlex.split(command)[1:], "--port", "0"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        server = subprocess.Popen(arguments, cwd=tmp_path, stderr=file)
+        try:
+            for _ in range(120):
+                found = re.search(r"http://localhost:(\d+)", log.read_text())
+                if found:
+                    break
+                time.sleep(0.5)
+            assert found, log.read_text()
+            for _ in range(60):  # it reads the runs in the background
+                with urllib.request.urlopen(f"http://localhost:{found[1]}/data/runs") as answer:
+                    runs = answer.read().decode()
+                if "shown" in runs:
+                    break
+                time.sleep(0.5)
+            assert "runs/shown" in runs
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+def test_every_option_is_listed(group: str) -> None:
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+    assert sorted(set(re.findall(r"`(\w+)`", row.split("|")[2]))) == options(group)
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    for name in re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_constraints_pin_every_dependency_and_name_no_address() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( ; .+)?", line) for line in lines)
+    pinned = {line.split("==")[0] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        assert re.match(r"[\w-]+", requirement)[0].lower() in pinned  # type: ignore[index]
+    assert "torch==2.13.0" in lines
