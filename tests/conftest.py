@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 
 from descent import cli
 from descent.config import Config
 from descent.result import Result
 from descent.train import train
+
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

@@ -204,7 +204,7 @@ def test_a_diverging_run_ends_early_and_says_what_might_help(run: Run, tmp_path:
     assert result.status == "diverged"
     assert result.steps < 20
     assert result.reason is not None
-    assert "learning rate 100" in result.reason and "clip=norm" in result.reason
+    assert "learning rate is 100" in result.reason and "clip=norm" in result.reason
     assert read_result(tmp_path / "0")["status"] == "diverged"
 
 

@@ -42,7 +42,7 @@ class Divergence(Callback):
         advice = "a lower optimizer.lr" if trainer.gradient_clip_val else "a lower optimizer.lr, or clip=norm"
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         raise DivergenceError(
-            f"the training loss {how} ({loss:.3g}) at step {trainer.global_step} with learning rate {rate:g}: "
+            f"the training loss before step {trainer.global_step} {how} ({loss:.3g}), the learning rate is {rate:g}: "
             f"try {advice}"
         )
 
