@@ -39,9 +39,11 @@ def run(tmp_path: Path) -> Run:
     """Trains in this process, in a directory below ``tmp_path`` that is new for each call."""
     count = iter(range(1000))
 
-    def run(*overrides: str, callbacks: Sequence[Callback] = ()) -> Result:
+    def run(
+        *overrides: str, callbacks: Sequence[Callback] = (), run_dir: Path | None = None, resume: bool = False
+    ) -> Result:
         config = config_of("trainer.enable_progress_bar=false", *overrides)
-        return train(config, tmp_path / str(next(count)), callbacks=callbacks)
+        return train(config, run_dir or tmp_path / str(next(count)), callbacks=callbacks, resume=resume)
 
     return run
 

@@ -135,7 +135,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every_seconds: Annotated[float, NOT_NEGATIVE]  # at least so long between two writes before the end of training
+    """When to write checkpoints before the end of training: at the next safe point after either interval."""
+
+    every_seconds: Annotated[float | None, or_null(NOT_NEGATIVE, "no such interval")]
+    every_steps: Annotated[int | None, or_null(POSITIVE_INTEGER, "no such interval")]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,15 @@ class RunLogger(TensorBoardLogger):
 
     Lightning closes the file at the end of ``fit`` and of ``test``, and what is written next begins another. This
     one is closed by ``close``. Lightning's ``hparams.yaml`` is not written: ``result.json`` has more.
+
+    Args:
+        resumed_at: the step from which a resumed run goes on: TensorBoard drops what was written of later ones,
+            so that it shows each step once. ``None``: the run begins here.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir, name="", version="", default_hp_metric=False)
+    def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
+        purge = {} if resumed_at is None else {"purge_step": resumed_at + 1}
+        super().__init__(run_dir, name="", version="", default_hp_metric=False, **purge)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """At x = k stands what was measured after k optimizer steps."""

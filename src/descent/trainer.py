@@ -13,9 +13,11 @@ from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import Divergence
 from descent.callbacks.progress import Progress
 from descent.callbacks.training_loss import TrainingLoss
+from descent.checkpoint_io import AtomicCheckpointIO
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.logger import RunLogger
+from descent.signals import Deferred
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -24,11 +26,20 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 
 
-def build_trainer(config: Config, data: RegressionData, run_dir: Path, callbacks: Sequence[Callback] = ()) -> Trainer:
+def build_trainer(
+    config: Config,
+    data: RegressionData,
+    run_dir: Path,
+    callbacks: Sequence[Callback] = (),
+    signals: Deferred | None = None,
+    resumed_at: int | None = None,
+) -> Trainer:
     """A Trainer that logs to TensorBoard and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
 
     Args:
         callbacks: further ones, after the project's own.
+        signals: where a signal shows that asks the run to end; ``None``: none will.
+        resumed_at: the step from which a resumed run goes on.
     """
     options = config.trainer
     return Trainer(
@@ -49,8 +60,9 @@ def build_trainer(config: Config, data: RegressionData, run_dir: Path, callbacks
         profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
         if options.profiler
         else None,
-        logger=RunLogger(run_dir),
-        callbacks=[*_own_callbacks(config, data, run_dir), *callbacks],
+        logger=RunLogger(run_dir, resumed_at),
+        plugins=AtomicCheckpointIO(),
+        callbacks=[*_own_callbacks(config, data), *callbacks, *_checkpoints(config, data, run_dir, signals)],
         enable_progress_bar=False,  # Progress takes its place
         enable_model_summary=False,
         default_root_dir=run_dir,
@@ -67,7 +79,7 @@ def _log_every(config: Config, data: RegressionData) -> int:
     return min(config.trainer.log_every_n_steps, data.batches_per_epoch)
 
 
-def _own_callbacks(config: Config, data: RegressionData, run_dir: Path) -> list[Callback]:
+def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
     stopping, has_validation, every = config.stopping, len(data.val) > 0, _log_every(config, data)
     named = [name.removeprefix("x_") for name in data.rows.feature_names]
     callbacks: list[Callback] = [Divergence(stopping.diverged_above), Curves(every, named)]
@@ -88,7 +100,13 @@ def _own_callbacks(config: Config, data: RegressionData, run_dir: Path) -> list[
         callbacks.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
         callbacks.append(Progress(every, data.standardization.loss_unit))
-    if not config.trainer.fast_dev_run:
-        monitor = monitored("val/loss", has_validation)
-        callbacks.append(Checkpoints(run_dir / "checkpoints", monitor, config.checkpoint.every_seconds))
     return callbacks
+
+
+def _checkpoints(config: Config, data: RegressionData, run_dir: Path, signals: Deferred | None) -> list[Callback]:
+    if config.trainer.fast_dev_run:
+        return []
+    monitor = monitored("val/loss", len(data.val) > 0)
+    every = config.checkpoint
+    directory = run_dir / "checkpoints"
+    return [Checkpoints(directory, monitor, every.every_seconds, every.every_steps, signals or Deferred())]

@@ -1,36 +1,82 @@
-"""``checkpoints/best.ckpt`` and ``last.ckpt``."""
+"""``checkpoints/best.ckpt`` and ``last.ckpt``, and ending a run where it can be resumed exactly."""
 
 import math
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
+from torch.optim import Optimizer
+
+from descent.signals import Deferred
 
 
 class Checkpoints(Checkpoint):
     """Keeps the best and the last state of a run.
 
     ``best.ckpt`` has the weights with the lowest monitored value, ``last.ckpt`` all that training needs to go on.
-    Writing a file takes as long as hundreds of steps on small data, so the best weights are held in memory and
-    both files are written at the end of training, and before it at the first end of an epoch after
-    ``every_seconds``. They are written together, so ``last.ckpt`` never knows of a best that is not on disk.
+    Writing a file takes as long as hundreds of steps on small data, so the best weights are held in memory, and
+    both files are written at the end of training and before it every ``every_seconds`` or ``every_steps``, at the
+    next safe point. They are written together, so ``last.ckpt`` never knows of a best that is not on disk.
+
+    Safe points, from which Lightning's loops resume exactly, are the end of a step that is not the last of its
+    epoch, and the end of an epoch with all that belongs to it. Schedulers that watch a metric step after the last
+    hook of their epoch; so that point is the start of the next epoch or the end of training, with the loops'
+    progress as the epoch's end left it.
 
     Args:
         directory: of the two files.
         monitor: the value to be lowest, from ``trainer.callback_metrics``.
-        every_seconds: at least so long between two writes.
+        every_seconds: at most about so long between two writes; ``None``: no such rule.
+        every_steps: the same in optimizer steps.
+        signals: where a signal shows that asks the run to end.
     """
 
-    def __init__(self, directory: Path, monitor: str, every_seconds: float) -> None:
-        self.directory, self.monitor, self.every_seconds = directory, monitor, every_seconds
+    def __init__(
+        self,
+        directory: Path,
+        monitor: str,
+        every_seconds: float | None,
+        every_steps: int | None,
+        signals: Deferred,
+    ) -> None:
+        self.directory, self.monitor, self.signals = directory, monitor, signals
+        self.every_seconds = math.inf if every_seconds is None else every_seconds
+        self.every_steps = math.inf if every_steps is None else every_steps
         self.best_value = math.inf
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
+        self.seconds_before = 0.0  # of training, in the processes before this one
+        self.stopped = False  # by a stopping rule
+        self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
+        self.optimizer_states: list[dict[str, Any]] = []  # as they were saved, in a resumed run
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.optimizer_states = checkpoint["optimizer_states"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.written_at = time.monotonic()
+        self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
+        self.started = self.written_at = time.monotonic()
+        self.written_step = trainer.global_step
+        trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
+        # Lightning loads the position only where the loader was not asked for before, as schedulers do
+        batches = trainer.train_dataloader
+        batches.load_state_dict({"position": trainer.global_step % int(trainer.num_training_batches)})
+        for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
+            _restore_dtypes(optimizer, saved)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.epoch_end is not None:
+            self._safe_point(trainer)
+            self.epoch_end = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 < trainer.num_training_batches:
+            self._safe_point(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -39,10 +85,12 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation:
             self._compare(trainer, pl_module)
-        if time.monotonic() - self.written_at >= self.every_seconds:
-            self.write(trainer)
+        self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
+        # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
+        trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stopped = trainer.should_stop
         if self.best_value == math.inf:  # no validation has taken place: the run was shorter than an epoch
             self._keep(trainer, pl_module, math.inf)
         self.write(trainer)
@@ -51,16 +99,30 @@ class Checkpoints(Checkpoint):
         self._write_best(trainer)
 
     def write(self, trainer: Trainer) -> None:
-        """Brings both files up to date."""
+        """Brings both files up to date, and TensorBoard's up to the same step."""
+        for logger in trainer.loggers:
+            logger.save()
         self._write_best(trainer)
-        trainer.save_checkpoint(self.directory / "last.ckpt")
-        self.written_at = time.monotonic()
+        self.written_at, self.written_step = time.monotonic(), trainer.global_step
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if self.epoch_end is not None:
+            checkpoint["loops"]["fit_loop"] = self.epoch_end
+        trainer.strategy.save_checkpoint(checkpoint, self.directory / "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value}
+        seconds = self.seconds_before + time.monotonic() - self.started
+        return {"best_value": self.best_value, "seconds": seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_value = state_dict["best_value"]
+        self.best_value, self.seconds_before = state_dict["best_value"], state_dict["seconds"]
+        self.stopped = state_dict["stopped"]
+
+    def _safe_point(self, trainer: Trainer) -> None:
+        interrupted = self.signals.number is not None
+        late = time.monotonic() - self.written_at >= self.every_seconds
+        if interrupted or late or trainer.global_step - self.written_step >= self.every_steps:
+            self.write(trainer)
+        self.signals.check()
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics[self.monitor].item()
@@ -82,3 +144,13 @@ class Checkpoints(Checkpoint):
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True) | self.unwritten
             trainer.strategy.save_checkpoint(checkpoint, self.directory / "best.ckpt")
             self.unwritten = None
+
+
+def _restore_dtypes(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Gives each state its saved precision: torch loads NAdam's single precision product as a double."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in saved["state"].items():
+        state = optimizer.state[parameters[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                state[name] = state[name].to(value.dtype)

@@ -12,9 +12,9 @@ MAX_WEIGHTS = 20  # curves; a table of a thousand columns would bury the rest
 class Curves(Callback):
     """Writes ``train/loss``, ``lr`` and ``parameters/*`` as training goes on.
 
-    At x = k stand the weights after k optimizer steps, the learning rate that step k + 1 uses, and the loss of
-    that step's batch at those weights. Written straight to the logger: ``self.log`` would cost each step, and
-    these points none but their own. Parameters and loss are in the data's own units.
+    At x = k stand the loss of the batch that step k used (at the weights before it), the weights after step k, and
+    the learning rate of step k + 1. At x = 0 stand the initial weights. Written straight to the logger: ``self.log``
+    would cost each step, and these points none but their own. Parameters and loss are in the data's own units.
 
     Args:
         every: how many steps from one point to the next.
@@ -26,31 +26,28 @@ class Curves(Callback):
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_parameters(trainer, pl_module)
+        if trainer.global_step == 0:  # a resumed run has written this point
+            self._write(trainer, pl_module, {})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if (step - 1) % self.every == 0:
+        if trainer.global_step % self.every == 0:
             assert isinstance(pl_module, LinearRegression)
-            self._write(trainer, {"train/loss": outputs["loss"].item() * pl_module.units.loss_unit}, step - 1)
-        if step % self.every == 0:
-            self._write_parameters(trainer, pl_module)
+            loss = outputs["loss"].item() * pl_module.units.loss_unit
+            self._write(trainer, pl_module, {"train/loss": loss})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step % self.every:
-            self._write_parameters(trainer, pl_module)
+            self._write(trainer, pl_module, {})
 
-    def _write_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule, points: dict[str, float]) -> None:
+        """Writes the points at the step that was done last, with those of the parameters and the learning rate."""
         assert isinstance(pl_module, LinearRegression)
         weight, bias = pl_module.own_units()
-        points = dict(zip(self.tags, weight, strict=False))
+        points |= zip(self.tags, weight, strict=False)
         if bias is not None:
             points["parameters/bias"] = bias
         points["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        self._write(trainer, points, trainer.global_step)
-
-    def _write(self, trainer: Trainer, points: dict[str, Any], step: int) -> None:
         if trainer.logger is not None:
-            trainer.logger.log_metrics(points, step)
+            trainer.logger.log_metrics(points, trainer.global_step)

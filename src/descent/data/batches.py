@@ -29,6 +29,7 @@ class InMemoryBatches:
         self.x, self.y = x, y
         self.size = min(size or len(y), len(y))
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.position = 0  # how many batches of the epoch have been taken
 
     @property
     def sampler(self) -> "InMemoryBatches":
@@ -47,5 +48,15 @@ class InMemoryBatches:
             order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(len(y)))
             order = order.to(x.device)
             x, y = x[order], y[order]  # one copy an epoch; the batches are views of it
-        for start in range(0, len(y), self.size):
-            yield x[start : start + self.size], y[start : start + self.size]
+        for batch in range(self.position % len(self), len(self)):
+            self.position = batch + 1
+            rows = slice(batch * self.size, self.position * self.size)
+            yield x[rows], y[rows]
+        self.position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What Lightning keeps in a checkpoint to go on within an epoch."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.position = state_dict["position"]

@@ -1,7 +1,9 @@
 """The LightningDataModule."""
 
 from dataclasses import dataclass
+from zlib import crc32
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -11,6 +13,7 @@ from descent.data.batches import Batch, InMemoryBatches
 from descent.data.sources import Array, load
 from descent.data.split import split
 from descent.data.standardization import Standardization
+from descent.errors import UserError
 
 EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
 
@@ -62,6 +65,14 @@ class RegressionData(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         return len(range(0, len(self.train), self.batch.size or len(self.train)))
+
+    def state_dict(self) -> dict[str, int]:
+        """A checksum of the training rows, so that a run is resumed on the data it began with."""
+        return {"checksum": crc32(self.train.y.tobytes(), crc32(np.ascontiguousarray(self.train.x).tobytes()))}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        if state_dict != self.state_dict():
+            raise UserError("data must be what the run began with to be resumed: the training rows have changed")
 
     def train_dataloader(self) -> InMemoryBatches:
         return InMemoryBatches(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)
