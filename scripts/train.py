@@ -1,11 +1,15 @@
 """Train one model, or a sweep with -m. See --help for what can be set."""
 
-from pathlib import Path
+from descent import signals
 
-import hydra
-from omegaconf import DictConfig
+signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
 
-from descent import cli, run_dirs
+from pathlib import Path  # noqa: E402
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from descent import cli, run_dirs  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 run_dirs.register(ROOT / "logs")

@@ -14,7 +14,10 @@ BAD = [
     ("optimzer=adam", "optimzer is not a key: did you mean optimizer?"),
     ("batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
     ("+batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
-    ("optimizer.lrr=1", r"optimizer.lrr is not set in this config: \+optimizer.lrr=\.\.\. passes it"),
+    (
+        "optimizer.lrr=1",
+        r"optimizer.lrr is not set in this config: did you mean optimizer.lr. \+optimizer.lrr=\.\.\. would pass it",
+    ),
     ("+optimizer.lrr=1", "optimizer.lrr is not a key: optimizer=sgd takes lr, momentum, dampening,"),
     ("+scheduler.gama=1", "scheduler must be empty, or have a _target_"),
     ("optimizer.lr=abc", "optimizer.lr must be a finite number greater than 0, got 'abc'"),

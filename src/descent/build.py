@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from descent.errors import UserError
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, check_spec
+from descent.rules import better
 
 
 def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
@@ -36,6 +37,8 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     epochs = -(-steps // int(trainer.num_training_batches))
     length = (steps if spec["interval"] == "step" else epochs) // spec["frequency"]
     given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})
+    if spec["_target_"].endswith(".ReduceLROnPlateau"):
+        given = {"mode": better(spec["monitor"])} | given
     scheduler = _build(spec, "scheduler", optimizer, given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 

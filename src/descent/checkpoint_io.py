@@ -1,9 +1,7 @@
 """Checkpoint files that are whole or not there, and that load nothing but plain values and tensors."""
 
 import io
-import os
 import pickle
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from descent.errors import UserError
+from descent.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,26 +42,6 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} must be a whole checkpoint that holds plain values and tensors alone; it is not, and was not loaded"
+            f"{path} must be a whole checkpoint of plain values and tensors alone; it is not, and was not loaded"
         ) from error
     return checkpoint
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Makes ``content`` the content of ``path``, or leaves what was there.
-
-    Raises:
-        UserError: the disk is full, read-only, or not there; the message has the path and the cause.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # on a read-only disk there is nothing to remove
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error

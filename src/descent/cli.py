@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from descent.config import Config, parse
+from descent.config import Config
 from descent.errors import UserError
 from descent.help import help_text
 from descent.hparams import GROUPS
 from descent.messages import one_line
-from descent.result import EXIT_CODES, Result
+from descent.parse import parse
+from descent.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def run(main: Callable[[], None], conf: Path) -> None:
         print(help_text(conf))
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
+    logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
     try:
         main()
     except Exception as error:
@@ -48,38 +51,50 @@ def run_job(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     command = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
-    try:
-        config = to_config(cfg, hydra.runtime.choices)
-        from descent.report import print_choices, print_result
-        from descent.train import train  # torch, after the config has passed
+    result = run_safely(lambda: to_config(cfg, hydra.runtime.choices), run_dir, command)
+    if hydra.mode != RunMode.MULTIRUN and result.status != "completed":
+        sys.exit(result.exit_code)
 
-        logging.getLogger("lightning").handlers.clear()  # its own would print what the log file is for
+
+def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, resume: bool = False) -> Result:
+    """Trains and reports; an error is one line on the console, with the traceback in ``train.log`` and a result."""
+    try:
+        config = configure()
+        from descent.report import print_choices  # torch comes in here, after the config has passed
+        from descent.train import train
+
         print_choices(config, run_dir)
-        result = train(config, run_dir, command)
-        print_result(result, run_dir)
+        result = train(config, run_dir, command, resume=resume)
     except Exception as error:
-        log.error("error: %s", one_line(error))
+        reason = one_line(error)
+        log.error("error: %s", reason)
         if not isinstance(error, UserError):
             log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
             log.error("the traceback is in %s", run_dir / "train.log")
-        result = Result("failed", seed=None, command=command, reason=one_line(error))
-        result.write(run_dir)
-    if hydra.mode != RunMode.MULTIRUN and result.status != "completed":
-        sys.exit(EXIT_CODES[result.status])
+        result = Result("failed", seed=None, command=command, reason=reason)
+        with suppress(UserError):  # the disk may be what failed
+            result.write(run_dir)
+        return result
+    from descent.report import print_result
+
+    print_result(result, run_dir)
+    if result.status == "interrupted":
+        print(f"python scripts/resume.py {shlex.quote(str(run_dir))} goes on from here")
+    return result
 
 
 def load_config(conf: Path, overrides: Sequence[str]) -> Config:
     """The checked config of a command line, for tests, notebooks and other programs.
 
     Args:
-        conf: the directory of the config groups, absolute.
+        conf: the directory of the config groups.
         overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
 
     Raises:
         UserError: a value breaks its rule.
         HydraException: an unknown option or key.
     """
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     keys = [str(key) for key in composed if key != "hydra"]
     return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime.choices)

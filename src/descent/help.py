@@ -1,13 +1,16 @@
-"""``--help``: every config group, its options, and the first comment line of each option's file."""
+"""``--help``: every config group, its options, and the first sentence of each option's file."""
 
+import re
+import textwrap
 from pathlib import Path
+from shutil import get_terminal_size
 
 HEAD = """\
 Train a linear regression by gradient descent.
 
   python scripts/train.py optimizer=adam batch=full     choose options (below)
   python scripts/train.py optimizer.lr=0.1 seed=1       set any key of the config
-  python scripts/train.py -m optimizer=sgd,adam         a sweep: a run for every combination
+  python scripts/train.py -m optimizer=sgd,adam         a sweep: every combination
   python scripts/train.py --cfg job [...]               print the config, run nothing
   python scripts/train.py --hydra-help                  further flags
 
@@ -21,13 +24,23 @@ def help_text(conf: Path) -> str:
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         options = sorted(group.glob("*.yaml"))
         width = max(len(option.stem) for option in options)
-        lines += [f"{group.name}="]
-        lines += [f"  {option.stem:<{width}}  {_first_comment(option)}".rstrip() for option in options]
+        lines.append(f"{group.name}=")
+        for option in options:
+            lines += textwrap.wrap(
+                first_sentence(option),
+                width=get_terminal_size().columns,
+                initial_indent=f"  {option.stem:<{width}}  ",
+                subsequent_indent=" " * (width + 4),
+            )
     return "\n".join(lines)
 
 
-def _first_comment(path: Path) -> str:
+def first_sentence(path: Path) -> str:
+    """Of the comment that opens a config file."""
+    comment: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ")
-    return ""
+        if not line.startswith("#") or line.rstrip() == "#":
+            break
+        if "@package" not in line:
+            comment.append(line.lstrip("# "))
+    return re.split(r"(?<=[^.]\.)(?: |$)", " ".join(comment))[0]

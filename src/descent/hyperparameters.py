@@ -12,11 +12,11 @@ from descent.errors import UserError, must
 from descent.rules import (
     BELOW_ONE,
     BOOLEAN,
+    MONITOR,
     NOT_NEGATIVE,
     NUMBER,
     POSITIVE,
     POSITIVE_INTEGER,
-    TEXT,
     Rule,
     one_of,
     or_null,
@@ -33,7 +33,7 @@ OWN_KEYS: dict[str, dict[str, Rule]] = {
     "scheduler": {
         "interval": one_of("epoch", "step"),
         "frequency": POSITIVE_INTEGER,
-        "monitor": or_null(TEXT, "none is needed"),
+        "monitor": or_null(MONITOR, "none is needed"),
     },
 }
 

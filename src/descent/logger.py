@@ -18,8 +18,8 @@ class RunLogger(TensorBoardLogger):
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
-        purge = {} if resumed_at is None else {"purge_step": resumed_at + 1}
-        super().__init__(run_dir, name="", version="", default_hp_metric=False, **purge)
+        purge_step = None if resumed_at is None else resumed_at + 1
+        super().__init__(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """At x = k stands what was measured after k optimizer steps."""

@@ -5,8 +5,10 @@ import re
 from dataclasses import is_dataclass
 from typing import Any
 
-from descent.config import SOURCES, Config, keys_of
+from descent.config import SOURCES, Config
 from descent.errors import UserError
+from descent.hyperparameters import RANGES
+from descent.parse import keys_of
 
 
 def one_line(error: BaseException) -> str:
@@ -33,7 +35,9 @@ def unknown(key: str) -> str:
     """What to say of a key that the config does not have."""
     group = key.split(".", maxsplit=1)[0]
     if group in ("optimizer", "scheduler") and "." in key:
-        return f"{key} is not set in this config: +{key}=... passes it to the class, if that takes it"
+        close = difflib.get_close_matches(key, [f"{group}.{name}" for name in RANGES], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{key} is not set in this config: {hint}+{key}=... would pass it to the class"
     if key in known_keys():
         return f"{key} is not a key of the {group} option chosen here: --cfg job prints those that are"
     close = difflib.get_close_matches(key, known_keys(), n=1)

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from descent.files import write_atomically
+
 Status = Literal["completed", "diverged", "interrupted", "failed"]
 
-EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3, "interrupted": 130}
+EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
@@ -43,6 +45,7 @@ class Result:
         parameters: the final ``{"weight": [w_1, ..], "bias": b or None}``.
         true_parameters: the same of the process that made the data, where it is known.
         optimum: the least-squares solution, see ``descent.optimum.Optimum``.
+        best: which step ``checkpoints/best.ckpt`` is of, and the monitored value that made it the best.
         predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
         features: their names.
         rows: how many are for ``train``, ``val`` and ``test``.
@@ -52,6 +55,7 @@ class Result:
         gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
         seconds: of training, set-up and final evaluation not counted.
         hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
+        signal: the number of the signal that interrupted it.
         git: commit and whether there were uncommitted changes; ``None`` outside a repository.
     """
 
@@ -64,6 +68,7 @@ class Result:
     parameters: dict[str, Any] | None = None
     true_parameters: dict[str, Any] | None = None
     optimum: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
@@ -72,16 +77,20 @@ class Result:
     samples: int = 0
     gradient_evaluations: int = 0
     seconds: float = 0.0
+    signal: int | None = None
     hparams: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] | None = field(default_factory=git_state)
 
+    @property
+    def exit_code(self) -> int:
+        """Of a process that did this run alone."""
+        return EXIT_CODES[self.status] if self.signal is None else 128 + self.signal
+
     def write(self, run_dir: Path) -> None:
         """Writes ``result.json``. JSON knows no nan and inf: they become null."""
         text = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
-        temporary = run_dir / "result.json.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(run_dir / "result.json")
+        write_atomically(run_dir / "result.json", f"{text}\n".encode())
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:

@@ -68,3 +68,11 @@ def pair(rule: Rule) -> Rule:
 def or_null(rule: Rule, meaning: str) -> Rule:
     """``rule``, or ``null``, which has the given meaning."""
     return Rule(f"{rule.text} or null ({meaning})", lambda v: v is None or rule.accepts(v))
+
+
+MONITOR = one_of("train/loss", "val/loss", "val/mae", "val/r2")
+
+
+def better(monitor: str) -> str:
+    """``max`` or ``min``: which values of ``monitor`` are better."""
+    return "max" if monitor.endswith("r2") else "min"

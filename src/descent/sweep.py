@@ -48,24 +48,25 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="fold", min_width=24)
-    table.add_column("status")
-    for column in (*METRICS, "steps", "seconds"):
-        table.add_column(column, justify="right")
+    table.add_column("run", overflow="fold")
+    metrics = [metric for metric in METRICS if any(metric in result["metrics"] for _, result in runs)]
+    for column in (*metrics, "steps", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
     shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
     for run, result in sorted(runs, key=_rank):
-        own = ", ".join(part for part in run.name.split(",") if part not in shared)
-        losses = [result["metrics"].get(metric) for metric in METRICS]
+        own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
+        name = own if result["status"] == "completed" else f"{own} ({result['status']})"
+        losses = [result["metrics"].get(metric) for metric in metrics]
         cells = ["" if loss is None else f"{loss:.5g}" for loss in losses]
-        table.add_row(own or run.name, result["status"], *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+        table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
+    console = Console(highlight=False, markup=False)  # names may hold brackets
     console.print(table)
     for run, result in runs:
         if result["reason"]:
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
-    console.print(f"{len(runs)} runs in {sweep_dir}, as a table in summary.csv", soft_wrap=True)
+    console.print(
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sweep_dir}, as a table in summary.csv", soft_wrap=True
+    )
 
 
 def _rank(run: tuple[Path, dict[str, Any]]) -> tuple[bool, float]:

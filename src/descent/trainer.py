@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
@@ -16,13 +18,14 @@ from descent.callbacks.training_loss import TrainingLoss
 from descent.checkpoint_io import AtomicCheckpointIO
 from descent.config import Config
 from descent.data.module import RegressionData
+from descent.errors import UserError, must
 from descent.logger import RunLogger
+from descent.rules import better
 from descent.signals import Deferred
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
-    "pytorch": PyTorchProfiler,
 }
 
 
@@ -41,6 +44,23 @@ def build_trainer(
         signals: where a signal shows that asks the run to end; ``None``: none will.
         resumed_at: the step from which a resumed run goes on.
     """
+    options = config.trainer
+    if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
+        raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
+    try:
+        return _build(config, data, run_dir, callbacks, signals, resumed_at)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _build(
+    config: Config,
+    data: RegressionData,
+    run_dir: Path,
+    callbacks: Sequence[Callback],
+    signals: Deferred | None,
+    resumed_at: int | None,
+) -> Trainer:
     options = config.trainer
     return Trainer(
         accelerator=options.accelerator,
@@ -81,9 +101,12 @@ def _log_every(config: Config, data: RegressionData) -> int:
 
 def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
     stopping, has_validation, every = config.stopping, len(data.val) > 0, _log_every(config, data)
+    plain = config.optimizer["_target_"] == "torch.optim.SGD" and not config.optimizer.get("momentum")
+    stable_lr = data.optimum.max_stable_lr if plain else None
     named = [name.removeprefix("x_") for name in data.rows.feature_names]
-    callbacks: list[Callback] = [Divergence(stopping.diverged_above), Curves(every, named)]
-    if not has_validation:
+    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(every, named)]
+    watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
+    if not has_validation or "train/loss" in watched:
         callbacks.append(TrainingLoss())
     if stopping.patience is not None:
         callbacks.append(
@@ -91,8 +114,8 @@ def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
                 monitor=monitored(stopping.monitor, has_validation),
                 patience=stopping.patience,
                 min_delta=stopping.min_delta,
-                mode="max" if stopping.monitor.endswith("r2") else "min",
-                check_on_train_epoch_end=not has_validation,
+                mode=better(monitored(stopping.monitor, has_validation)),
+                check_on_train_epoch_end=not has_validation or stopping.monitor == "train/loss",
                 check_finite=False,  # Divergence sees to that
             )
         )

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
+from descent.data.batches import InMemoryBatches
 from descent.signals import Deferred
 
 
@@ -46,7 +47,7 @@ class Checkpoints(Checkpoint):
         self.directory, self.monitor, self.signals = directory, monitor, signals
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.best_value = math.inf
+        self.best_value, self.best_step = math.inf, 0
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
         self.stopped = False  # by a stopping rule
@@ -63,6 +64,7 @@ class Checkpoints(Checkpoint):
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
         # Lightning loads the position only where the loader was not asked for before, as schedulers do
         batches = trainer.train_dataloader
+        assert isinstance(batches, InMemoryBatches)
         batches.load_state_dict({"position": trainer.global_step % int(trainer.num_training_batches)})
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
             _restore_dtypes(optimizer, saved)
@@ -111,11 +113,12 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self.started
-        return {"best_value": self.best_value, "seconds": seconds, "stopped": self.stopped}
+        best = {"best_value": self.best_value, "best_step": self.best_step}
+        return best | {"seconds": seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_value, self.seconds_before = state_dict["best_value"], state_dict["seconds"]
-        self.stopped = state_dict["stopped"]
+        self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
+        self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
 
     def _safe_point(self, trainer: Trainer) -> None:
         interrupted = self.signals.number is not None
@@ -130,7 +133,7 @@ class Checkpoints(Checkpoint):
             self._keep(trainer, pl_module, value)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
-        self.best_value = value
+        self.best_value, self.best_step = value, trainer.global_step
         weights: dict[str, Tensor] = pl_module.state_dict()
         self.unwritten = {
             "state_dict": {name: weight.clone() for name, weight in weights.items()},

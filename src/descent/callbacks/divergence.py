@@ -18,10 +18,15 @@ class Divergence(Callback):
 
     The first is the loss of the whole training set before the first step: that of a single row can be small by
     luck. Raised before anything is saved, so the checkpoints hold weights from before.
+
+    Args:
+        factor: how many times the first loss is too much.
+        stable_lr: the largest learning rate at which plain gradient descent is stable, for the advice; ``None``:
+            another optimizer.
     """
 
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
+    def __init__(self, factor: float, stable_lr: float | None) -> None:
+        self.factor, self.stable_lr = factor, stable_lr
         self.first: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,11 +44,13 @@ class Divergence(Callback):
 
     def _give_up(self, trainer: Trainer, loss: float) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        advice = "a lower optimizer.lr" if trainer.gradient_clip_val else "a lower optimizer.lr, or clip=norm"
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
+        advice = "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
+        if self.stable_lr is not None:
+            advice += f" (on all rows at once, gradient descent is stable below {self.stable_lr:.4g})"
         raise DivergenceError(
             f"the training loss before step {trainer.global_step} {how} ({loss:.3g}), the learning rate is {rate:g}: "
-            f"try {advice}"
+            f"{advice}"
         )
 
     def state_dict(self) -> dict[str, Any]:

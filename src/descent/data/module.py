@@ -1,6 +1,7 @@
 """The LightningDataModule."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from zlib import crc32
 
 import numpy as np
@@ -14,6 +15,7 @@ from descent.data.sources import Array, load
 from descent.data.split import split
 from descent.data.standardization import Standardization
 from descent.errors import UserError
+from descent.optimum import Optimum, least_squares
 
 EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
 
@@ -36,21 +38,21 @@ class RegressionData(LightningDataModule):
         data: the source, the split and whether to standardise.
         batch: size and shuffling of the training batches.
         seed: of the order of batches.
-        center: whether standardisation may subtract means, which needs a model with a bias.
+        bias: whether the model has one: only then may standardisation subtract means.
     """
 
     train: Part
     val: Part
     test: Part
 
-    def __init__(self, data: DataConfig, batch: BatchConfig, seed: int = 0, center: bool = True) -> None:
+    def __init__(self, data: DataConfig, batch: BatchConfig, seed: int = 0, bias: bool = True) -> None:
         super().__init__()
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed, self.bias = batch, seed, bias
         self.rows = load(data)
         parts = split(data, len(self.rows.targets))
         x, y = self.rows.inputs, self.rows.targets
         self.standardization = (
-            Standardization.fit(x[parts.train], y[parts.train], center)
+            Standardization.fit(x[parts.train], y[parts.train], bias)
             if data.standardize
             else Standardization.identity(x.shape[1])
         )
@@ -65,6 +67,11 @@ class RegressionData(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         return len(range(0, len(self.train), self.batch.size or len(self.train)))
+
+    @cached_property
+    def optimum(self) -> Optimum:
+        """Of the training rows, in the units of training."""
+        return least_squares(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
 
     def state_dict(self) -> dict[str, int]:
         """A checksum of the training rows, so that a run is resumed on the data it began with."""

@@ -1,6 +1,7 @@
 """CSV and Parquet files, read with polars and checked cell by cell; shared by training and prediction."""
 
 import csv
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from descent.errors import UserError, must
 if TYPE_CHECKING:
     import polars as pl
 
+log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 
@@ -35,11 +37,23 @@ def read_table(path: str, target: str, features: list[str] | None) -> tuple[Arra
     if target not in frame.columns:
         raise must("data.target", f"a column of {path} ({', '.join(frame.columns)})", target)
     if features is None:
-        features = [c for c in frame.columns if c != target and frame.schema[c].is_numeric()]
+        features = [c for c in frame.columns if c != target and _is_numeric(frame[c])]
+        left_out = [c for c in frame.columns if c != target and c not in features]
+        if left_out:
+            log.warning("not numeric and left out: %s", ", ".join(left_out))
         if not features:
             raise UserError(f"data.features: {path} has no numeric column besides the target '{target}'")
     names = tuple(features)
     return columns(frame, names, path), columns(frame, (target,), path)[:, 0], names
+
+
+def _is_numeric(cells: "pl.Series") -> bool:
+    """Numbers, true and false, or text of which half or more is numbers: there the rest is taken for mistakes."""
+    import polars as pl
+
+    if cells.dtype == pl.String:
+        return cells.cast(pl.Float64, strict=False).count() * 2 >= max(cells.count(), 1)
+    return cells.dtype.is_numeric() or cells.dtype == pl.Boolean
 
 
 def read_frame(path: str) -> "pl.DataFrame":
@@ -82,12 +96,12 @@ def columns(frame: "pl.DataFrame", names: tuple[str, ...], path: str) -> Array:
 
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise must(f"columns of {path}", f"at least {', '.join(names)}; {', '.join(missing)} missing", frame.columns)
+        raise UserError(f"{path} must have the columns {', '.join(names)}; {', '.join(missing)} missing")
     for name in names:
         cells = frame[name]
         if cells.dtype == pl.String:  # one cell that is no number makes the column text
             numbers = cells.cast(pl.Float64, strict=False)
-        elif cells.dtype.is_numeric():
+        elif cells.dtype.is_numeric() or cells.dtype == pl.Boolean:
             numbers = cells.cast(pl.Float64)
         else:
             raise must(f"column {name} of {path}", "numeric", str(cells.dtype))

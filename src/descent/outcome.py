@@ -1,0 +1,114 @@
+"""What is to be said of a run: its result, from the trained model and the data."""
+
+import logging
+import shlex
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger
+from torch.nn.functional import mse_loss
+
+from descent.callbacks.checkpoints import Checkpoints
+from descent.callbacks.converged import Converged
+from descent.config import Config
+from descent.data.module import RegressionData
+from descent.hparams import flat_hparams
+from descent.logger import RunLogger
+from descent.model import LinearRegression
+from descent.result import Result
+
+log = logging.getLogger(__name__)
+
+
+def new_result(config: Config, data: RegressionData, command: str | None) -> Result:
+    """What is known of the outcome before training."""
+    rows = data.rows
+    true = None if rows.true_weight is None else {"weight": list(rows.true_weight), "bias": rows.true_bias}
+    return Result(
+        status="completed",
+        seed=config.seed,
+        command=command or shlex.join(["python", *sys.argv]),
+        features=list(rows.feature_names),
+        rows={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        hparams=flat_hparams(config),
+        optimum=_optimum(data),
+        true_parameters=true,
+    )
+
+
+def describe(result: Result, trainer: Trainer, model: LinearRegression, data: RegressionData) -> None:
+    """What is known after it."""
+    weight, bias = model.own_units()
+    result.parameters = {"weight": weight, "bias": bias}
+    result.stopped = _why_stopped(trainer)
+    checkpoints = trainer.checkpoint_callback
+    if isinstance(checkpoints, Checkpoints):
+        result.seconds += checkpoints.seconds_before
+        result.best = {"step": checkpoints.best_step, "monitor": checkpoints.monitor, "value": checkpoints.best_value}
+    _count(result, trainer, data)
+    result.metrics = _measure(model, data)
+
+
+def _optimum(data: RegressionData) -> dict[str, Any]:
+    """The least-squares solution in the data's own units; curvature and learning rate in those of training."""
+    found = data.optimum
+    if not found.unique:
+        log.warning("the least-squares solution is not unique; the one nearest to 0 is reported")
+    weight, bias = data.standardization.own_units(found.weight, found.bias)
+    own = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
+    return asdict(found) | own
+
+
+def predict(model: LinearRegression, inputs: list[list[float]]) -> list[float]:
+    if not inputs:
+        return []
+    with torch.no_grad():
+        predictions: list[float] = model.predict_step(model.linear.weight.new_tensor(inputs)).tolist()
+    return predictions
+
+
+@torch.no_grad()
+def _measure(model: LinearRegression, data: RegressionData) -> dict[str, float]:
+    """``train/loss`` and ``val/*`` at the model's weights, whenever the last validation was."""
+    rows = data.train_dataloader()
+    loss = mse_loss(model(rows.x), rows.y).item() * model.units.loss_unit
+    model.val_metrics.reset()
+    for batch in data.val_dataloader():
+        model.update(model.val_metrics, batch)
+    values = model.val_metrics.compute() if len(data.val) else {}
+    return {"train/loss": loss} | {name: value.item() for name, value in values.items()}
+
+
+def _why_stopped(trainer: Trainer) -> str | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
+        if isinstance(callback, Converged) and callback.reason:
+            return callback.reason
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+            return f"{callback.monitor} has not improved for {callback.patience} validations"
+    return None
+
+
+def _count(result: Result, trainer: Trainer, data: RegressionData) -> None:
+    steps, rows, size = trainer.global_step, len(data.train), data.batch.size or len(data.train)
+    passes, rest = divmod(steps, data.batches_per_epoch)
+    result.steps, result.epochs = steps, passes
+    result.samples = passes * rows + min(rest * size, rows)
+    # torch's L-BFGS counts for itself how often it called the closure
+    counted = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
+    result.gradient_evaluations = counted or steps
+
+
+def log_final(logger: Logger | None, result: Result) -> None:
+    """The points of ``test/*``, and the HParams tab: the settings beside the final metrics, under tags of their own."""
+    shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(("stopping.", "trainer."))}
+    for key in ("trainer.max_epochs", "trainer.precision"):
+        shown[key] = result.hparams[key]
+    if isinstance(logger, RunLogger):
+        tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+        logger.log_metrics(tested, result.steps)
+        final = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
+        logger.log_hyperparams(shown, final, step=result.steps)
