@@ -10,14 +10,15 @@ import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from descent import cli, run_dirs  # noqa: E402
+from descent.result import Result  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 run_dirs.register(ROOT / "logs")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    cli.run_job(cfg)
+def main(cfg: DictConfig) -> Result:
+    return cli.run_job(cfg)
 
 
 if __name__ == "__main__":

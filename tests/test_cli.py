@@ -95,7 +95,7 @@ def test_a_sweep_puts_each_run_in_its_own_directory_and_ends_with_a_summary(scri
         name: result["metrics"]["val/loss"] for name, result in runs.items()
     }
     best = min(runs, key=lambda name: runs[name]["metrics"]["val/loss"])
-    table = done.stdout[done.stdout.rindex("status") :].splitlines()
+    table = done.stdout[done.stdout.rindex("train/loss") :].splitlines()
     assert runs[best]["hparams"]["optimizer"] in table[2] and runs[best]["hparams"]["batch"] in table[2]
     assert not (tmp_path / "multirun").exists()
 
@@ -103,7 +103,7 @@ def test_a_sweep_puts_each_run_in_its_own_directory_and_ends_with_a_summary(scri
 def test_in_a_sweep_a_diverged_job_is_a_result_and_a_failed_one_an_error(script: Script, tmp_path: Path) -> None:
     done = script("train.py", "-m", "batch=full", "trainer.max_epochs=30", "optimizer.lr=0.1,100")
     assert done.returncode == 0, done.stderr
-    assert "diverged: the training loss" in done.stdout
+    assert "(diverged)" in done.stdout and "diverged: the training loss" in done.stdout
     done = script("train.py", "-m", "trainer.max_epochs=2", "optimizer.lr=-1,0.1")
     assert done.returncode == 1
     assert "failed: optimizer.lr must be" in done.stdout

@@ -1,7 +1,9 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and directories that one process at a time works in."""
 
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from descent.errors import UserError
@@ -25,3 +27,19 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         with suppress(OSError):  # on a read-only disk there is nothing to remove
             temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(directory: Path, what: str) -> Iterator[None]:
+    """Within it no other process can lock the directory. A process that is killed leaves it unlocked.
+
+    Raises:
+        UserError: another process has it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{what} {directory} is at work in another process") from None
+        yield

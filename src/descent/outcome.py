@@ -33,6 +33,7 @@ def new_result(config: Config, data: RegressionData, command: str | None) -> Res
         seed=config.seed,
         command=command or shlex.join(["python", *sys.argv]),
         features=list(rows.feature_names),
+        target=rows.target_name,
         rows={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         hparams=flat_hparams(config),
         optimum=_optimum(data),

@@ -53,6 +53,9 @@ def print_result(result: Result, run_dir: Path) -> None:
     if result.parameters is not None:
         console.print(_parameters(result))
         console.print(_metrics(result))
+        if result.best is not None and "test/loss" in result.metrics:
+            step = f"step {result.best['step']:,}"
+            console.print(f"test: with the best checkpoint ({step}); the others: with the last weights\n")
     if result.predictions:
         console.print(_predictions(result))
     length = f"{_count(result.steps, 'step')}, {_count(result.epochs, 'epoch')}, {result.seconds:.2f} s"
@@ -87,9 +90,6 @@ def _metrics(result: Result) -> Table:
             table.add_row(title, *("" if cell is None else _cell(cell) for cell in cells))
     if result.optimum is not None:
         table.add_row("loss at least squares", _cell(result.optimum["loss"]))
-    if result.best is not None and "test" in used:
-        table.caption = f"test: of the best checkpoint, step {result.best['step']:,}; the others: of the last step"
-        table.caption_justify = "left"
     return table
 
 

@@ -48,6 +48,7 @@ class Result:
         best: which step ``checkpoints/best.ckpt`` is of, and the monitored value that made it the best.
         predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
         features: their names.
+        target: its name.
         rows: how many are for ``train``, ``val`` and ``test``.
         steps: of the optimizer.
         epochs: completed.
@@ -71,6 +72,7 @@ class Result:
     best: dict[str, Any] | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
+    target: str = ""
     rows: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     epochs: int = 0
@@ -97,6 +99,11 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     """The ``result.json`` of a run, as it was written."""
     found: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     return found
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the run has come to its end, be it a good one or divergence."""
+    return (run_dir / "result.json").is_file() and read_result(run_dir)["status"] in ("completed", "diverged")
 
 
 def _finite(value: Any) -> Any:

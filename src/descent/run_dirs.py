@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,21 +26,22 @@ def register(logs: Path) -> None:
     unique = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
     def run_dir(name: str | int | None, overrides: list[str]) -> str:
-        return str(logs / "runs" / f"{_checked(name) if name is not None else job_dir(overrides)}_{unique}")
+        return str(logs / "runs" / f"{_checked(name) if name is not None else job_label(overrides)}_{unique}")
 
     def sweep_dir(name: str | int | None) -> str:
         return str(logs / "sweeps" / (_checked(name) if name is not None else unique))
 
-    def job_dir(overrides: list[str]) -> str:
-        return label([o for o in overrides if not re.match(r"\+*name=", o)]) or "defaults"
-
-    for resolver in (run_dir, sweep_dir, job_dir):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    resolvers: dict[str, Callable[..., str]] = {"run_dir": run_dir, "sweep_dir": sweep_dir, "job_dir": job_label}
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
-def label(overrides: list[str]) -> str:
-    """Overrides as one readable file name: ``batch=full,optimizer=adam``; a long one ends in its hash."""
-    text = ",".join(sorted(o.lstrip("+~") for o in overrides))
+def job_label(overrides: Sequence[str]) -> str:
+    """Overrides as one readable file name: ``batch=full,optimizer=adam``.
+
+    One that is long, or has characters that a file name should not have, ends in its hash.
+    """
+    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(r"\+*(name=|hydra\.)", o))) or "defaults"
     safe = re.sub(r"[^\w.,=+-]+", "_", text).strip("._")
     if safe == text and len(safe) <= MAX_LENGTH:
         return safe

@@ -17,12 +17,17 @@ class Summary(Callback):
     """Hydra calls it after the last job of a sweep, whatever sweeper and launcher ran the jobs."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        sweep_dir = Path(config.hydra.sweep.dir)
-        runs = [(path.parent, read_result(path.parent)) for path in sorted(sweep_dir.glob("*/result.json"))]
-        write_summary(sweep_dir, runs)
-        print_summary(sweep_dir, runs)
+        runs = summarize(Path(config.hydra.sweep.dir))
         if any(result["status"] == "failed" for _, result in runs):  # one that diverged is a result like any other
             sys.exit(EXIT_CODES["failed"])
+
+
+def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Prints and writes the summary of the runs in ``sweep_dir``, and returns them with their results."""
+    runs = [(path.parent, read_result(path.parent)) for path in sorted(sweep_dir.glob("*/result.json"))]
+    write_summary(sweep_dir, runs)
+    print_summary(sweep_dir, runs)
+    return runs
 
 
 def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:

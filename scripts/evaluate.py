@@ -1,0 +1,28 @@
+"""Test metrics of a finished run's best checkpoint; also kept in its evaluation.json."""
+
+from descent import signals
+
+signals.install()
+
+import argparse  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from descent.run import command  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="CSV or Parquet with other rows than the test rows")
+    arguments = parser.parse_args()
+
+    from descent.evaluate import evaluate  # torch, after the arguments have passed
+
+    metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
+    for name, value in metrics.items():
+        print(f"{name:<10} {value:.6g}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,28 @@
+"""Predictions of a finished run: CSV or Parquet in, the same rows with a column "prediction" out."""
+
+from descent import signals
+
+signals.install()
+
+import argparse  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from descent.run import command  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
+    parser.add_argument("input", metavar="INPUT", type=Path, help="CSV or Parquet with the run's features")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="CSV or Parquet")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    arguments = parser.parse_args()
+
+    from descent.predict import predict_file  # torch, after the arguments have passed
+
+    predict_file(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    command(main)

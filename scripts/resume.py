@@ -1,0 +1,26 @@
+"""Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer."""
+
+from descent import signals
+
+signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from descent.resume import resume  # noqa: E402
+from descent.run import command, log_to  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
+    parser.add_argument("length", metavar="trainer.max_epochs=N", nargs="*", help="a new length for the run")
+    arguments = parser.parse_args()
+    if (arguments.run_dir / ".hydra").is_dir():
+        log_to(arguments.run_dir)
+    sys.exit(resume(arguments.run_dir, arguments.length).exit_code)
+
+
+if __name__ == "__main__":
+    command(main)

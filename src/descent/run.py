@@ -1,0 +1,70 @@
+"""A run as a command does it: what it prints, and what becomes of an error. Imports no torch by itself."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from descent.config import Config
+from descent.errors import UserError
+from descent.messages import one_line
+from descent.result import Result
+
+log = logging.getLogger(__name__)
+
+
+def command(main: Callable[[], None]) -> None:
+    """Runs a command's main function; an error is one line on stderr and exit code 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
+    logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
+    try:
+        main()
+    except Exception as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, resume: bool = False) -> Result:
+    """Trains and reports; whatever happens, ``result.json`` tells how it ended.
+
+    An error is one line on the console, and its traceback is in ``train.log``.
+
+    Args:
+        configure: gives the config, or raises what is wrong with it.
+        run_dir: the run's own directory.
+        command: recorded in the result.
+        resume: go on from the last checkpoint.
+    """
+    try:
+        config = configure()
+        from descent.report import print_choices  # torch comes in here, after the config has passed
+        from descent.train import train
+
+        print_choices(config, run_dir)
+        result = train(config, run_dir, command, resume=resume)
+    except Exception as error:
+        reason = one_line(error)
+        log.error("error: %s", reason)
+        if not isinstance(error, UserError):
+            log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
+            log.error("the traceback is in %s", run_dir / "train.log")
+        result = Result("failed", seed=None, command=command, reason=reason)
+        with suppress(UserError):  # the disk may be what failed
+            result.write(run_dir)
+        return result
+    from descent.report import print_result
+
+    print_result(result, run_dir)
+    if result.status == "interrupted":
+        print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here")
+    return result
+
+
+def log_to(run_dir: Path) -> None:
+    """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
+    console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log")
+    console.setLevel(logging.WARNING)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console, file])
