@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from descent.errors import UserError
+from descent.errors import UserError, must
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, check_spec
 from descent.rules import better
 
@@ -39,6 +39,8 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})
     if spec["_target_"].endswith(".ReduceLROnPlateau"):
         given = {"mode": better(spec["monitor"])} | given
+    if given.get("total_steps", length) < length:
+        raise must("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
     scheduler = _build(spec, "scheduler", optimizer, given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 
@@ -48,5 +50,5 @@ def _build(spec: dict[str, Any], group: str, first: Any, given: dict[str, Any]) 
     module, _, name = spec["_target_"].rpartition(".")
     try:
         return getattr(import_module(module), name)(first, **given)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"{group}: {spec['_target_']} refuses {given}: {error}") from error

@@ -18,6 +18,7 @@ from descent.hparams import GROUPS
 from descent.parse import parse
 from descent.result import Result
 from descent.run import command, run_safely
+from descent.run_dirs import check_overrides
 
 
 def run(main: Callable[[], None], conf: Path) -> None:
@@ -29,8 +30,13 @@ def run(main: Callable[[], None], conf: Path) -> None:
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(conf))
-    else:
-        command(main)
+        return
+
+    def checked() -> None:
+        check_overrides(sys.argv[1:])
+        main()
+
+    command(checked)
 
 
 def run_job(cfg: DictConfig) -> Result:
@@ -69,8 +75,10 @@ def load_config(conf: Path, overrides: Sequence[str]) -> Config:
 def to_config(cfg: DictConfig, choices: Mapping[str, Any]) -> Config:
     """Hydra's config as a typed and checked ``Config``."""
     chosen = {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None}
-    for group in GROUPS:
-        if group in cfg and group not in chosen:  # Hydra takes optimizer=[sgd,adam] and merges the two
+    for group in (*GROUPS, "experiment", "debug"):
+        if group not in choices and (
+            group in cfg or group not in GROUPS
+        ):  # Hydra takes optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     tree = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(tree, dict)

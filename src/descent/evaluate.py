@@ -46,7 +46,7 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     with torch.no_grad():
         for batch in InMemoryBatches(torch.from_numpy(x).to(like), torch.from_numpy(y).to(like), EVALUATION_BATCH):
             model.update(metrics, batch)
-    values: dict[str, float] = {name: value.item() for name, value in metrics.compute().items()}
+    values: dict[str, float] = {name: value.item() for name, value in model.compute(metrics).items()}
     kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": len(y), "metrics": values}
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values

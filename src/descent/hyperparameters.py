@@ -12,6 +12,7 @@ from descent.errors import UserError, must
 from descent.rules import (
     BELOW_ONE,
     BOOLEAN,
+    INTEGER_FROM_0,
     MONITOR,
     NOT_NEGATIVE,
     NUMBER,
@@ -50,7 +51,7 @@ RANGES: dict[str, Rule] = {
     "centered": BOOLEAN,
     "maximize": BOOLEAN,
     "betas": pair(BELOW_ONE),
-    "alpha": NOT_NEGATIVE,
+    "alpha": BELOW_ONE,
     "rho": BELOW_ONE,
     "eps": NOT_NEGATIVE,
     "lr_decay": NOT_NEGATIVE,
@@ -59,7 +60,7 @@ RANGES: dict[str, Rule] = {
     "lambd": NOT_NEGATIVE,
     "t0": NOT_NEGATIVE,
     "etas": pair(POSITIVE),
-    "step_sizes": pair(POSITIVE),
+    "step_sizes": Rule("two rising positive numbers", lambda v: pair(POSITIVE).accepts(v) and v[0] < v[1]),
     "max_iter": POSITIVE_INTEGER,
     "max_eval": or_null(POSITIVE_INTEGER, "5/4 of max_iter"),
     "history_size": POSITIVE_INTEGER,
@@ -79,7 +80,17 @@ RANGES: dict[str, Rule] = {
     "start_factor": POSITIVE,
     "end_factor": NOT_NEGATIVE,
     "factor": BELOW_ONE,
-    "patience": Rule("an integer, 0 or more", lambda v: v == 0 or POSITIVE_INTEGER.accepts(v)),
+    "patience": INTEGER_FROM_0,
+    "cooldown": INTEGER_FROM_0,
+    "eta_min": NOT_NEGATIVE,
+    "div_factor": POSITIVE,
+    "final_div_factor": POSITIVE,
+    "last_epoch": Rule("-1: resuming a run sets it", lambda v: v == -1),
+    "foreach": or_null(BOOLEAN, "torch decides"),
+    "fused": or_null(BOOLEAN, "torch decides"),
+    "capturable": BOOLEAN,
+    "decoupled_weight_decay": BOOLEAN,
+    "differentiable": Rule("false: no gradient flows through the steps", lambda v: v is False),
 }
 
 
@@ -112,7 +123,8 @@ def check_spec(spec: Mapping[str, Any], group: str, choice: str | None = None) -
         rule = own.get(name) or RANGES.get(name)
         if rule is not None and not rule.accepts(value):
             raise must(where, rule.text, value)
-    for name in signature.required if signature else ():
+    required = signature.required if signature else ()
+    for name in (*required, *(own if group == "scheduler" else ())):
         if name not in spec:
             raise UserError(f"{group}.{name} is missing: {group}={choice or target} needs it")
 

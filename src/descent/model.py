@@ -9,6 +9,7 @@ from torch.nn.functional import mse_loss
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from descent.build import build_optimizer, build_scheduler
+from descent.data.sources import Array
 from descent.data.standardization import Standardization
 
 
@@ -27,6 +28,8 @@ class LinearRegression(LightningModule):
         scheduler: the same for a class of ``torch.optim.lr_scheduler``, with Lightning's ``interval``,
             ``frequency`` and ``monitor``; ``None`` or empty: the learning rate stays as it is.
         standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
+        target_center: mean of the training targets in the units of training; metrics are computed about it.
+        target_scale: their standard deviation.
     """
 
     x_mean: Tensor
@@ -41,6 +44,8 @@ class LinearRegression(LightningModule):
         init_bias: float | None = None,
         scheduler: dict[str, Any] | None = None,
         standardization: dict[str, Any] | None = None,
+        target_center: float = 0.0,
+        target_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -50,6 +55,7 @@ class LinearRegression(LightningModule):
         if bias and init_bias is not None:
             nn.init.constant_(self.linear.bias, init_bias)
 
+        # Of targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits of targets far from 0 or tiny.
         metrics = MetricCollection({"loss": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()})
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -70,11 +76,15 @@ class LinearRegression(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.update(self.val_metrics, batch)
-        self.log_dict(self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.compute(self.val_metrics))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.update(self.test_metrics, batch)
-        self.log_dict(self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.compute(self.test_metrics))
 
     def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
         """Predictions (batch,) for inputs (batch, d), both in the data's own units."""
@@ -88,9 +98,28 @@ class LinearRegression(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
-        """Adds a batch to ``metrics``, in the data's own units."""
+        """Adds a batch, in the units of training, to ``metrics``."""
         x, y = batch
-        metrics.update(self._target_units(self(x)), self._target_units(y))
+        center, scale = self.hparams["target_center"], self.hparams["target_scale"]
+        metrics.update((self(x) - center) / scale, (y - center) / scale)
+
+    def compute(self, metrics: MetricCollection) -> dict[str, Tensor]:
+        """The values of ``metrics`` in the data's own units; begins them anew."""
+        values: dict[str, Tensor] = metrics.compute()
+        metrics.reset()
+        unit = self.hparams["target_scale"] * self.units.y_scale
+        powers = {"loss": 2, "mae": 1, "r2": 0}
+        return {name: value * unit ** powers[name.split("/")[1]] for name, value in values.items()}
+
+    def predict_rows(self, inputs: Array) -> Array:
+        """Predictions (rows,) for inputs (rows, d), both in the data's own units and in double precision.
+
+        Means and scales are taken off and put on in double precision, whatever the model's own.
+        """
+        x = torch.from_numpy(self.units.inputs(inputs)).to(self.linear.weight)
+        with torch.no_grad():
+            prediction: Array = self(x).double().cpu().numpy() * self.units.y_scale + self.units.y_mean
+        return prediction
 
     def own_units(self) -> tuple[list[float], float | None]:
         """The weights ``[w_1, ..., w_d]`` and the bias, or ``None``, in the data's own units."""

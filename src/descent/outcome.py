@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -14,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
+from descent.callbacks.divergence import Divergence
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.hparams import flat_hparams
@@ -65,10 +67,7 @@ def _optimum(data: RegressionData) -> dict[str, Any]:
 
 
 def predict(model: LinearRegression, inputs: list[list[float]]) -> list[float]:
-    if not inputs:
-        return []
-    with torch.no_grad():
-        predictions: list[float] = model.predict_step(model.linear.weight.new_tensor(inputs)).tolist()
+    predictions: list[float] = model.predict_rows(np.array(inputs)).tolist() if inputs else []
     return predictions
 
 
@@ -80,8 +79,15 @@ def _measure(model: LinearRegression, data: RegressionData) -> dict[str, float]:
     model.val_metrics.reset()
     for batch in data.val_dataloader():
         model.update(model.val_metrics, batch)
-    values = model.val_metrics.compute() if len(data.val) else {}
+    values = model.compute(model.val_metrics) if len(data.val) else {}
     return {"train/loss": loss} | {name: value.item() for name, value in values.items()}
+
+
+def loss_limit(trainer: Trainer) -> float:
+    """Above which a training loss means that the run has diverged, in the data's own units."""
+    (divergence,) = (c for c in trainer.callbacks if isinstance(c, Divergence))  # type: ignore[attr-defined]
+    assert isinstance(trainer.model, LinearRegression)
+    return min(divergence.limit * trainer.model.units.loss_unit, sys.float_info.max)
 
 
 def _why_stopped(trainer: Trainer) -> str | None:

@@ -113,12 +113,19 @@ def _check_together(config: Config) -> None:
             f"a multiple of trainer.check_val_every_n_epoch ({every}) to monitor {monitor}",
             config.scheduler["frequency"],
         )
+    plateau = str(config.scheduler.get("_target_", "")).endswith(".ReduceLROnPlateau")
+    if plateau and (monitor is None or config.scheduler["interval"] != "epoch"):
+        raise UserError("scheduler=plateau must have a scheduler.monitor and scheduler.interval=epoch")
+    if data.val_fraction > 0 and every > config.trainer.max_epochs:
+        raise must(
+            "trainer.check_val_every_n_epoch", f"at most trainer.max_epochs ({config.trainer.max_epochs})", every
+        )
     if not config.model.bias and config.model.init_bias is not None:
         raise must("model.init_bias", "null when model.bias is false", config.model.init_bias)
 
 
 def _check_table(data: TableData) -> None:
-    path = Path(data.path)
+    path = Path(data.path).expanduser()
     if not path.is_file():
         raise must("data.path", "a CSV or Parquet file", data.path)
     if path.suffix.lower() not in (".csv", ".parquet"):

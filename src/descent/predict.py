@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from descent.errors import UserError, must
 from descent.load import CheckpointName, load_model, run_result
@@ -64,9 +63,7 @@ def _predicted(model: LinearRegression, features: list[str], source: Path) -> pl
     _check_cells(frame, features, numbers, source)
 
     def predict(rows: pl.Series) -> pl.Series:
-        inputs = torch.from_numpy(rows.struct.unnest().to_numpy().copy()).to(model.linear.weight)  # (rows, features)
-        with torch.no_grad():
-            return pl.Series(model.predict_step(inputs).double().numpy())
+        return pl.Series(model.predict_rows(rows.struct.unnest().to_numpy()))
 
     return frame.with_columns(
         pl.struct(numbers).map_batches(predict, return_dtype=pl.Float64, is_elementwise=True).alias(COLUMN)

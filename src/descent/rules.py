@@ -1,6 +1,5 @@
 """What a config value may be: each rule is a test and the words that an error message uses for it."""
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """True for finite numbers alone: ``nan`` and ``inf`` are never a sensible setting."""
-    return (is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    """True for finite numbers of a size that single precision has: others are never a sensible setting."""
+    return (is_integer(value) or isinstance(value, float)) and abs(value) < 1e30  # false for nan
 
 
 def is_row(value: Any) -> bool:
@@ -36,11 +35,12 @@ NOT_NEGATIVE = Rule("a finite number, 0 or more", lambda v: is_number(v) and v >
 AT_LEAST_ONE = Rule("a finite number, 1 or more", lambda v: is_number(v) and v >= 1)
 BELOW_ONE = Rule("a number from 0 up to, not including, 1", lambda v: is_number(v) and 0 <= v < 1)
 FRACTION = Rule("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
-POSITIVE_INTEGER = Rule("a positive integer", lambda v: is_integer(v) and v > 0)
+POSITIVE_INTEGER = Rule("a positive integer", lambda v: is_integer(v) and 0 < v < 2**31)
+INTEGER_FROM_0 = Rule("an integer, 0 or more", lambda v: is_integer(v) and 0 <= v < 2**31)
 SEED = Rule("an integer from 0 to 4294967295", lambda v: is_integer(v) and 0 <= v < 2**32)
 NAME = Rule(
     "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100",
-    lambda v: isinstance(v, str) and re.fullmatch(r"[^\W_][\w.=-]{0,99}", v) is not None,
+    lambda v: isinstance(v, str) and re.fullmatch(r"[^\W_][\w.=-]*", v) is not None and len(v.encode()) <= 100,
 )
 ROWS = Rule(
     "a list of rows, each a list of numbers, all of one length",

@@ -1,5 +1,6 @@
 """A run as a command does it: what it prints, and what becomes of an error. Imports no torch by itself."""
 
+import io
 import logging
 import os
 import shlex
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 def command(main: Callable[[], None]) -> None:
     """Runs a command's main function; an error is one line on stderr and exit code 1."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a column's name may have letters that the terminal has not
     logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
     try:
         main()
@@ -42,7 +46,8 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         from descent.report import print_choices  # torch comes in here, after the config has passed
         from descent.train import train
 
-        print_choices(config, run_dir)
+        with suppress(OSError):  # nobody may be reading: that is no reason not to train
+            print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume)
     except Exception as error:
         reason = one_line(error)
@@ -56,15 +61,16 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         return result
     from descent.report import print_result
 
-    print_result(result, run_dir)
-    if result.status == "interrupted":
-        print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here")
+    with suppress(OSError):
+        print_result(result, run_dir)
+        if result.status == "interrupted":
+            print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
     return result
 
 
 def log_to(run_dir: Path) -> None:
     """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
-    console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log")
+    console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log", encoding="utf-8")
     console.setLevel(logging.WARNING)
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[console, file])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from descent.errors import must
+from descent.errors import UserError, must
 from descent.rules import NAME
 
 MAX_LENGTH = 120  # of a directory's name; file systems end at 255
@@ -22,7 +22,7 @@ def register(logs: Path) -> None:
     Args:
         logs: the directory below which all output goes; the environment variable ``DESCENT_LOGS`` goes before.
     """
-    logs = Path(os.environ.get("DESCENT_LOGS", logs)).absolute()
+    logs = Path(os.environ.get("DESCENT_LOGS") or logs).absolute()
     unique = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
     def run_dir(name: str | int | None, overrides: list[str]) -> str:
@@ -36,13 +36,27 @@ def register(logs: Path) -> None:
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Keeps output below ``logs/`` and foreign code out of Hydra, before Hydra sees the command line.
+
+    Raises:
+        UserError: an override of an output directory, or of what Hydra itself instantiates.
+    """
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if re.fullmatch(r"hydra\.(run|sweep|output_subdir|callbacks|runtime|job_logging|hydra_logging)(\..*)?", key):
+            raise UserError(f"{key} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it")
+        if key.startswith("hydra.") and key.endswith("_target_"):
+            raise UserError(f"{key} must stay as it is: hydra/sweeper=... and hydra/launcher=... choose others")
+
+
 def job_label(overrides: Sequence[str]) -> str:
     """Overrides as one readable file name: ``batch=full,optimizer=adam``.
 
     One that is long, or has characters that a file name should not have, ends in its hash.
     """
     text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(r"\+*(name=|hydra\.)", o))) or "defaults"
-    safe = re.sub(r"[^\w.,=+-]+", "_", text).strip("._")
+    safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
     if safe == text and len(safe) <= MAX_LENGTH:
         return safe
     return f"{safe[: MAX_LENGTH - 9]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -1,25 +1,12 @@
 """What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
 
 import csv
-import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
-from descent.result import EXIT_CODES, read_result
+from descent.result import read_result
 
 METRICS = ("train/loss", "val/loss", "test/loss")
-
-
-class Summary(Callback):
-    """Hydra calls it after the last job of a sweep, whatever sweeper and launcher ran the jobs."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        runs = summarize(Path(config.hydra.sweep.dir))
-        if any(result["status"] == "failed" for _, result in runs):  # one that diverged is a result like any other
-            sys.exit(EXIT_CODES["failed"])
 
 
 def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """One run, from a config to a result."""
 
 import logging
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ from descent.callbacks.divergence import DivergenceError
 from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
+from descent.data.sources import LARGEST
 from descent.errors import must
 from descent.logger import RunLogger
 from descent.model import LinearRegression
-from descent.outcome import describe, log_final, new_result, predict
+from descent.outcome import describe, log_final, loss_limit, new_result, predict
 from descent.result import Result
 from descent.signals import Interrupted, deferred
 from descent.trainer import build_trainer, monitored
@@ -79,8 +79,9 @@ def train(
         result.predictions = [
             {"input": row, "before": b, "after": a} for row, b, a in zip(config.predict_at, before, after, strict=True)
         ]
-        if result.status == "completed" and not math.isfinite(result.metrics["train/loss"]):
-            result.status, result.reason = "diverged", "the training loss is not finite after the last step"
+        if result.status == "completed" and not result.metrics["train/loss"] <= loss_limit(trainer):
+            result.status = "diverged"
+            result.reason = "the training loss after the last step is not finite, or far above the first"
         if result.status == "completed" and len(data.test):
             trainer.logger = None  # the points of test/* are written below, once the run is complete
             # fast_dev_run keeps no checkpoint
@@ -106,6 +107,8 @@ def _check_data(config: Config, data: RegressionData) -> None:
     for row in config.predict_at:
         if len(row) != data.num_features:
             raise must("predict_at", f"rows of {data.num_features} numbers, one for each feature", row)
+        if max(map(abs, row)) > LARGEST:
+            raise must("predict_at", f"rows of numbers up to {LARGEST:g}", row)
     size, rows = config.batch.size, len(data.train)
     if size is not None and size > rows:
         log.warning("batch.size=%d is more than the %d training rows: every batch is all of them", size, rows)
@@ -125,4 +128,6 @@ def _build_model(config: Config, data: RegressionData, trainer: Trainer) -> Line
             init_bias=config.model.init_bias,
             scheduler=scheduler,
             standardization=asdict(data.standardization),
+            target_center=float(data.train.y.mean()),
+            target_scale=float(data.train.y.std()) or 1.0,
         )

@@ -18,6 +18,7 @@ from descent.callbacks.training_loss import TrainingLoss
 from descent.checkpoint_io import AtomicCheckpointIO
 from descent.config import Config
 from descent.data.module import RegressionData
+from descent.data.sources import numbered
 from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.rules import better
@@ -103,8 +104,10 @@ def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
     stopping, has_validation, every = config.stopping, len(data.val) > 0, _log_every(config, data)
     plain = config.optimizer["_target_"] == "torch.optim.SGD" and not config.optimizer.get("momentum")
     stable_lr = data.optimum.max_stable_lr if plain else None
-    named = [name.removeprefix("x_") for name in data.rows.feature_names]
-    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(every, named)]
+    names = data.rows.feature_names
+    if names == numbered(len(names)):
+        names = tuple(name.removeprefix("x_") for name in names)
+    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(every, names)]
     watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
     if not has_validation or "train/loss" in watched:
         callbacks.append(TrainingLoss())

@@ -1,5 +1,6 @@
 """The training curves in TensorBoard."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,7 +22,7 @@ class Curves(Callback):
         weight_names: of the weights, for their tags.
     """
 
-    def __init__(self, every: int, weight_names: list[str]) -> None:
+    def __init__(self, every: int, weight_names: Sequence[str]) -> None:
         self.every = every
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
 

@@ -27,7 +27,7 @@ class Progress(Callback):
             initial=trainer.global_step,
             desc="Training",
             unit="step",
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            mininterval=0.1 if sys.stderr and sys.stderr.isatty() else 10.0,
             dynamic_ncols=True,
         )
 

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from descent.config import DataConfig, DiabetesData, RowsData, SyntheticData, TableData
 from descent.data.table import read_table
+from descent.errors import UserError, must
 
 Array = NDArray[np.float64]
+LARGEST = 1e15  # the squared errors of larger numbers are too large to be summed in single precision
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,19 @@ LOADERS: dict[type[DataConfig], Callable[[Any], Rows]] = {
 
 
 def load(config: DataConfig) -> Rows:
-    """The rows of any source, the first ``max_rows`` of them."""
-    found = LOADERS[type(config)](config)
+    """The rows of any source, the first ``max_rows`` of them.
+
+    Raises:
+        UserError: a table cannot be used, or a number is too large to be squared.
+    """
+    try:
+        found = LOADERS[type(config)](config)
+    except MemoryError:
+        raise UserError(f"data={config.source} must fit into the memory of this machine; it does not") from None
+    for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
+        largest = float(np.abs(cells).max())
+        if largest > LARGEST:
+            raise must(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
     limit = config.max_rows
     if limit is None or limit >= len(found.targets):
         return found

@@ -33,8 +33,8 @@ class Standardization:
         """
         x_mean = inputs.mean(0) if center else np.zeros(inputs.shape[1])
         y_mean = targets.mean() if center else np.zeros(())
-        x_scale = np.sqrt(((inputs - x_mean) ** 2).mean(0))
-        y_scale = np.sqrt(((targets - y_mean) ** 2).mean())
+        x_scale = _deviation(inputs - x_mean)
+        y_scale = _deviation(targets - y_mean)
         # rounding leaves a constant column a deviation of about 1e-16 of its size
         x_scale[x_scale <= 1e-12 * np.abs(inputs).max(0)] = 1.0
         constant = y_scale <= 1e-12 * np.abs(targets).max()
@@ -62,3 +62,11 @@ class Standardization:
             return raw, None
         shift = sum(w * m for w, m in zip(raw, self.x_mean, strict=True))
         return raw, bias * self.y_scale + self.y_mean - shift
+
+
+def _deviation(centered: Array) -> Array:
+    """Root mean square of each column, without squaring numbers so small that their squares vanish."""
+    largest = np.abs(centered).max(0)
+    unit = np.where(largest > 0, largest, 1.0)
+    deviation: Array = unit * np.sqrt(((centered / unit) ** 2).mean(0))
+    return deviation

@@ -31,7 +31,7 @@ def read_table(path: str, target: str, features: list[str] | None) -> tuple[Arra
     Raises:
         UserError: the file cannot be read, a column is missing or not numeric, or a cell holds no finite number.
     """
-    frame = read_frame(path)
+    frame = read_frame(str(Path(path).expanduser()))
     if frame.height == 0:
         raise UserError(f"data.path must be a file with rows of data, got none in {path}")
     if target not in frame.columns:
@@ -69,7 +69,7 @@ def read_frame(path: str) -> "pl.DataFrame":
         return read(path)
     except pl.exceptions.NoDataError:
         raise UserError(f"data.path must be a file with rows of data, got an empty file: {path}") from None
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError, csv.Error) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"data.path must be a readable CSV or Parquet file, got {path}: {reason}") from error
 
@@ -83,7 +83,8 @@ def _read_csv(path: str) -> "pl.DataFrame":
     if repeated:
         raise UserError(f"data.path must have different column names, got {repeated.pop()} twice in {path}")
     # the whole file decides a column's type: one text cell in row 10,000 must not end as a parse error
-    return pl.read_csv(path, infer_schema_length=None)
+    frame = pl.read_csv(path, infer_schema_length=None)
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
 
 
 def columns(frame: "pl.DataFrame", names: tuple[str, ...], path: str) -> Array:

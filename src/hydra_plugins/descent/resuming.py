@@ -4,6 +4,7 @@ A job that is finished is left alone, one that was interrupted goes on, and one 
 a result like any other. So the same command again continues a sweep.
 """
 
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from descent.errors import UserError
 from descent.files import locked
 from descent.messages import one_line
-from descent.result import Result, is_finished
+from descent.result import EXIT_CODES, Result, is_finished
 from descent.run_dirs import job_label
 from descent.sweep import summarize
 
@@ -34,13 +36,22 @@ class ResumingSweeper(BasicSweeper):
         sweep_dir = Path(self.config.hydra.sweep.dir)
         with locked(sweep_dir, "the sweep"):
             try:
-                return super().sweep(arguments)
+                returns = super().sweep(arguments)
             except SystemExit:  # Ctrl-C or SIGTERM, in a job or between two
-                jobs = [job_label(job) for batch in self.overrides or [] for job in batch]
-                unfinished = [job for job in jobs if not is_finished(sweep_dir / job)]
+                unfinished = [job for job in self._jobs() if not is_finished(sweep_dir / job)]
                 summarize(sweep_dir)
                 print("interrupted; not finished:", *unfinished, "the same command goes on from here", sep="\n  ")
                 raise
+
+            summarize(sweep_dir)
+            if not self._jobs():
+                raise UserError("a sweep must have at least one job")
+            if not all(is_finished(sweep_dir / job) for job in self._jobs()):
+                sys.exit(EXIT_CODES["failed"])
+            return returns
+
+    def _jobs(self) -> list[str]:
+        return [job_label(job) for batch in self.overrides or [] for job in batch]
 
 
 class ResumingLauncher(Launcher):
@@ -64,6 +75,8 @@ class ResumingLauncher(Launcher):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         except Exception as error:
             return _not_composed(error, run_dir, overrides)
+        if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
+            raise UserError("name must be one for the whole sweep")
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         job = run_job(

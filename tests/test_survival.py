@@ -1,0 +1,277 @@
+"""Kills, signals, full disks and continued sweeps, through the commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Run
+from test_resume import SMALL, SignalAt, Trace
+
+from descent.checkpoint_io import read_checkpoint
+from descent.errors import UserError
+from descent.files import locked, write_atomically
+from descent.result import read_result
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+LONG = ("trainer=float64", "trainer.max_epochs=4000", "checkpoint.every_seconds=0.1")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a script in the background; it is killed at the end of the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+        environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs")}
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
+    """The first file below ``path`` that matches, as soon as there is one."""
+    for _ in range(int(seconds * 50)):
+        if found := sorted(path.glob(pattern)):
+            return found[0]
+        time.sleep(0.02)
+    raise TimeoutError(f"no {pattern} in {path}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_in_training_saves_and_says_how_to_go_on(
+    number: signal.Signals, code: int, start: Any, script: Script, tmp_path: Path
+) -> None:
+    process = start("train.py", "name=r", *LONG)
+    run_dir = wait_for(tmp_path, "logs/runs/*/checkpoints/last.ckpt").parents[1]
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    result = read_result(run_dir)
+    assert (result["status"], result["reason"]) == ("interrupted", f"interrupted by {number.name}")
+    assert f"python scripts/resume.py {run_dir}" in output
+    assert read_checkpoint(run_dir / "checkpoints/last.ckpt")["global_step"] == result["steps"] > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_before_training_ends_the_process_without_a_traceback(
+    number: signal.Signals, code: int, start: Any, tmp_path: Path
+) -> None:
+    process = start("train.py")
+    wait_for(tmp_path, "logs/runs/*/.hydra")  # torch is being imported now
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+
+
+def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, tmp_path: Path) -> None:
+    sweep = ["-m", "name=s", "trainer=float64", "checkpoint.every_seconds=0.1", "trainer.max_epochs=60"]
+    process = start("train.py", *sweep, "seed=1,2,3")
+    directory = tmp_path / "logs/sweeps/s"
+    wait_for(directory, "seed=1*/result.json")
+    wait_for(directory, "seed=2*/checkpoints/last.ckpt")
+    process.kill()
+    process.wait()
+    first = next(directory.glob("seed=1*/result.json"))
+    untouched = first.stat().st_mtime_ns
+    done = script("train.py", *sweep, "seed=1,2,3,4")
+    assert done.returncode == 0, done.stderr
+    assert first.stat().st_mtime_ns == untouched
+    results = {path.parent.name[:6]: json.loads(path.read_text()) for path in directory.glob("*/result.json")}
+    assert {name: result["status"] for name, result in results.items()} == dict.fromkeys(
+        ["seed=1", "seed=2", "seed=3", "seed=4"], "completed"
+    )
+    alone = script("train.py", "name=alone", "seed=2", *sweep[2:])
+    assert alone.returncode == 0
+    expected = read_result(next((tmp_path / "logs/runs").iterdir()))
+    for key in ("parameters", "metrics", "best", "steps"):
+        assert results["seed=2"][key] == expected[key]
+
+
+def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: Path) -> None:
+    jobs = ["optimizer=sgd,foo,lbfgs,adam", "hydra.sweeper.max_batch_size=1", "trainer.max_epochs=1"]
+    done = script("train.py", "-m", "name=s", *jobs)
+    assert done.returncode == 1
+    status = {path.parent.name.split(",")[0]: read_result(path.parent) for path in tmp_path.rglob("result.json")}
+    assert {name: result["status"] for name, result in status.items()} == {
+        "optimizer=sgd": "completed",
+        "optimizer=foo": "failed",
+        "optimizer=lbfgs": "failed",
+        "optimizer=adam": "completed",
+    }
+    assert "failed: optimizer must be one of" in done.stdout
+    assert "failed: batch.size must be null (batch=full) with optimizer=lbfgs" in done.stdout
+    (log,) = tmp_path.glob("logs/sweeps/s/optimizer=foo*/train.log")
+    assert "Traceback" in log.read_text()
+
+
+def test_a_sweep_that_is_interrupted_lists_what_is_left(start: Any, tmp_path: Path) -> None:
+    process = start("train.py", "-m", "name=s", *LONG, "seed=1,2,3")
+    wait_for(tmp_path, "logs/sweeps/s/*/checkpoints/last.ckpt")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    left = output[output.index("not finished:") :]
+    assert all(f"seed={seed}" in left for seed in (1, 2, 3))
+
+
+def test_a_job_of_a_sweep_equals_the_same_job_alone(run: Run) -> None:
+    alone = run(*SMALL, "optimizer=adam")
+    run("trainer=default", "clip=norm", "seed=9", "trainer.max_epochs=1")
+    assert run(*SMALL, "optimizer=adam").parameters == alone.parameters
+
+
+def test_two_equal_commands_at_once_do_not_share_a_directory(start: Any, tmp_path: Path) -> None:
+    both = [start("train.py", "trainer.max_epochs=1"), start("train.py", "trainer.max_epochs=1")]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(list((tmp_path / "logs/runs").glob("*/result.json"))) == 2
+
+
+def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, tmp_path: Path) -> None:
+    assert script("train.py", "name=a", *SMALL).returncode == 0
+    (run_dir,) = (tmp_path / "logs/runs").iterdir()
+    before = (run_dir / "result.json").read_bytes()
+    for arguments, message in (
+        ([], f"{run_dir} is finished: trainer.max_epochs=N with N above 4 makes it longer"),
+        (["optimizer.lr=1"], "optimizer.lr must stay as the run began with it: only trainer.max_epochs=N may change"),
+        (["batch.size=1"], "batch.size must stay as the run began with it"),
+        (["data.seed=1"], "data.seed must stay as the run began with it"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs must be above 4, what the run was begun with, got 3"),
+        (["trainer.max_epochs=x"], "trainer.max_epochs must be a positive integer, got 'x'"),
+    ):
+        done = script("resume.py", str(run_dir), *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+        assert (run_dir / "result.json").read_bytes() == before
+    assert script("resume.py", str(run_dir), "trainer.max_epochs=6").returncode == 0
+    assert script("train.py", "name=b", *SMALL[:3], "trainer.max_epochs=6", *SMALL[4:]).returncode == 0
+    whole = next(path for path in (tmp_path / "logs/runs").iterdir() if path.name.startswith("b"))
+    for key in ("parameters", "metrics", "steps", "epochs", "best"):
+        assert read_result(run_dir)[key] == read_result(whole)[key]
+
+
+def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(script: Script, tmp_path: Path) -> None:
+    assert script("train.py", "scheduler=cosine", *SMALL).returncode == 0
+    (run_dir,) = (tmp_path / "logs/runs").iterdir()
+    done = script("resume.py", str(run_dir), "trainer.max_epochs=9")
+    assert "trainer.max_epochs must stay 4: scheduler=cosine is laid out for it" in done.stderr
+
+
+def test_resuming_on_other_data_is_refused(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
+    with pytest.raises(UserError, match="data must be what the run began with to be resumed"):
+        run(*SMALL, "data.seed=5", run_dir=tmp_path / "r", resume=True)
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return (os.system, ("touch pwned",))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(*SMALL, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "extra": Payload()}, path)
+    with pytest.raises(UserError, match="plain values and tensors alone; it is not, and was not loaded") as raised:
+        run(*SMALL, run_dir=tmp_path / "r", resume=True)
+    assert "weights_only" not in str(raised.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint_is_one_clear_error(damage: bytes | None, run: Run, tmp_path: Path) -> None:
+    run(*SMALL, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:3000] if damage is None else damage)
+    with pytest.raises(UserError, match="must be a whole checkpoint"):
+        run(*SMALL, run_dir=tmp_path / "r", resume=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_disk_that_cannot_be_written_is_one_line_and_leaves_the_checkpoint(
+    how: str, small_disk: Path, run: Run
+) -> None:
+    run(*SMALL, callbacks=[SignalAt(7)], run_dir=small_disk / "r")
+    if how == "full":
+        with (small_disk / "filler").open("wb") as file, pytest.raises(OSError):
+            while True:
+                file.write(bytes(1000))
+                file.flush()
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match=r"cannot write .*: (No space left on device|Read-only file system)"):
+        run(*SMALL, run_dir=small_disk / "r", resume=True)
+    assert read_checkpoint(small_disk / "r/checkpoints/last.ckpt")["global_step"] == 8
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"first")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=f"cannot write {path}: No space left on device"):
+        write_atomically(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
+    refused = pytest.raises(UserError, match="is at work in another process")
+    with locked(tmp_path, "the run"), refused, locked(tmp_path, "the run"):
+        pass
+
+
+def test_the_traceback_of_an_unforeseen_failure_is_in_the_log(script: Script, tmp_path: Path) -> None:
+    done = script("train.py", "optimizer=adam", "+optimizer.capturable=true", "trainer.accelerator=cpu")
+    assert done.returncode == 1
+    (log,) = tmp_path.rglob("train.log")
+    assert done.stderr.splitlines()[-2].startswith("error: AssertionError: ")
+    assert done.stderr.splitlines()[-1] == f"the traceback is in {log}"
+    assert "Traceback" not in done.stderr and "Traceback" in log.read_text()
+
+
+def test_checkpoints_are_kept_at_an_interval_of_steps(run: Run, tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    class Watch(Trace):
+        def on_train_batch_start(self, *args: Any) -> None:
+            path = tmp_path / "r/checkpoints/last.ckpt"
+            if path.is_file():
+                kept.append(read_checkpoint(path)["global_step"])
+
+    run(
+        *SMALL, "checkpoint.every_steps=3", "checkpoint.every_seconds=null", callbacks=[Watch()], run_dir=tmp_path / "r"
+    )
+    assert sorted(set(kept)) == [3, 6, 9, 12, 16]  # the end of an epoch is saved when all that belongs to it is done
