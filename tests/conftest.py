@@ -54,7 +54,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess
 
     def script(name: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "error", str(ROOT / "scripts" / name), *arguments]
-        environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs")}
+        environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs"), "COLUMNS": "200"}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

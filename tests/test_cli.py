@@ -22,7 +22,7 @@ def imports_torch(*arguments: str) -> bool:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--cfg", "job"], ["optimzer=adam"], ["+optimizer.lrr=1"], ["optimizer.lr=-1"], ["-sc", "query=o"]],
+    [["--help"], ["--cfg", "job"], ["optimzer=adam"], ["+optimizer.lrr=1"], ["optimizer.lr=-1"]],
     ids=" ".join,
 )
 def test_help_config_and_config_errors_do_not_import_torch(
@@ -30,6 +30,16 @@ def test_help_config_and_config_errors_do_not_import_torch(
 ) -> None:
     monkeypatch.setenv("DESCENT_LOGS", str(tmp_path))
     assert not imports_torch(*arguments)
+
+
+def test_tab_completion_offers_the_options_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"python {ROOT / 'scripts' / 'train.py'} optimizer=ada"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    command = [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "train.py"), "-sc", "query=bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert {"optimizer=adadelta", "optimizer=adagrad", "optimizer=adam"} <= set(done.stdout.split())
+    assert not any(line.split("|")[-1].strip() == "torch" for line in done.stderr.splitlines())
 
 
 def test_help_lists_every_option(script: Script) -> None:

@@ -151,7 +151,7 @@ def test_tensorboard_has_a_training_point_for_every_epoch(batch: str, run: Run, 
     steps = [point.step for point in events(tmp_path / "0").Scalars("train/loss")]
     per_epoch = result.steps // 3
     for epoch in range(3):
-        assert any(epoch * per_epoch <= step < (epoch + 1) * per_epoch for step in steps)
+        assert any(epoch * per_epoch < step <= (epoch + 1) * per_epoch for step in steps)
 
 
 def test_tensorboard_has_the_tags_and_the_optimizer_step_as_its_axis(run: Run, tmp_path: Path) -> None:

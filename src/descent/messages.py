@@ -26,6 +26,8 @@ def one_line(error: BaseException) -> str:
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
         return unknown(found[1])
+    if "Config group override must be" in text:
+        return "an option of a config group must be a name: --help lists the groups and their options"
     if "LexerNoViableAltException" in text or "mismatched input" in text:
         return f"{text.split(' See ')[0]}: a value with spaces or special characters needs quotes, key='\"value\"'"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):

@@ -60,7 +60,7 @@ def _optimum(data: RegressionData) -> dict[str, Any]:
     """The least-squares solution in the data's own units; curvature and learning rate in those of training."""
     found = data.optimum
     if not found.unique:
-        log.warning("the least-squares solution is not unique; the one nearest to 0 is reported")
+        log.warning("note: the least-squares solution is not unique; the one nearest to 0 is reported")
     weight, bias = data.standardization.own_units(found.weight, found.bias)
     own = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
     return asdict(found) | own

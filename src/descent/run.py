@@ -11,6 +11,7 @@ from pathlib import Path
 
 from descent.config import Config
 from descent.errors import UserError
+from descent.hparams import flat_hparams
 from descent.messages import one_line
 from descent.result import Result
 
@@ -41,6 +42,7 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         command: recorded in the result.
         resume: go on from the last checkpoint.
     """
+    config: Config | None = None
     try:
         config = configure()
         from descent.report import print_choices  # torch comes in here, after the config has passed
@@ -55,7 +57,8 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         if not isinstance(error, UserError):
             log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
             log.error("the traceback is in %s", run_dir / "train.log")
-        result = Result("failed", seed=None, command=command, reason=reason)
+        known = {"seed": config.seed, "hparams": flat_hparams(config)} if config else {"seed": None}
+        result = Result("failed", command=command, reason=reason, **known)
         with suppress(UserError):  # the disk may be what failed
             result.write(run_dir)
         return result

@@ -1,6 +1,7 @@
 """One run, from a config to a result."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.data.sources import LARGEST
-from descent.errors import must
+from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.model import LinearRegression
 from descent.outcome import describe, log_final, loss_limit, new_result, predict
@@ -55,6 +56,13 @@ def train(
     # The first step of each fit: Lightning calls torch's tree functions in a way that torch has deprecated.
     warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning)
 
+    try:
+        return _train(config, run_dir, command, callbacks, resume)
+    except OSError as error:  # TensorBoard's writer; checkpoints and results say it themselves
+        raise UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}") from error
+
+
+def _train(config: Config, run_dir: Path, command: str | None, callbacks: Sequence[Callback], resume: bool) -> Result:
     data = RegressionData(config.data, config.batch, seed=config.seed, bias=config.model.bias)
     _check_data(config, data)
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -111,7 +119,7 @@ def _check_data(config: Config, data: RegressionData) -> None:
             raise must("predict_at", f"rows of numbers up to {LARGEST:g}", row)
     size, rows = config.batch.size, len(data.train)
     if size is not None and size > rows:
-        log.warning("batch.size=%d is more than the %d training rows: every batch is all of them", size, rows)
+        log.warning("note: batch.size=%d is more than the %d training rows: every batch is all of them", size, rows)
 
 
 def _build_model(config: Config, data: RegressionData, trainer: Trainer) -> LinearRegression:

@@ -62,6 +62,8 @@ class Checkpoints(Checkpoint):
         self.started = self.written_at = time.monotonic()
         self.written_step = trainer.global_step
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
+        if trainer.global_step == 0:  # for a run that diverges before its first validation
+            self._keep(trainer, pl_module, math.inf)
         # Lightning loads the position only where the loader was not asked for before, as schedulers do
         batches = trainer.train_dataloader
         assert isinstance(batches, InMemoryBatches)
@@ -89,7 +91,7 @@ class Checkpoints(Checkpoint):
             self._compare(trainer, pl_module)
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
-        trainer.fit_loop.restarting = False
+        trainer.fit_loop._restarting = False  # the setter of the property would set it again where there is max_steps
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped = trainer.should_stop

@@ -9,7 +9,9 @@ from descent.callbacks.training_loss import full_loss
 
 
 class Converged(Callback):
-    """Stops after an epoch whose full gradient, or change of the training loss, is below its tolerance.
+    """Stops when the full gradient, or the change of the training loss, is below its tolerance.
+
+    A single small change may be chance or a turning point, so it takes three epochs with one in succession.
 
     Args:
         gradient_norm: Euclidean norm of the gradient of the loss on all training rows, in the units of training;
@@ -20,6 +22,7 @@ class Converged(Callback):
     def __init__(self, gradient_norm: float | None, loss_change: float | None) -> None:
         self.gradient_norm, self.loss_change = gradient_norm, loss_change
         self.previous: float | None = None
+        self.settled = 0  # epochs in succession whose loss has hardly changed
         self.reason: str | None = None  # why it stopped, once it has
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,12 +36,13 @@ class Converged(Callback):
             self.reason = f"gradient norm {norm:.3g} below {self.gradient_norm:g}"
         elif self.loss_change is not None and previous is not None:
             change = abs(loss - previous) / previous if previous else 0.0
-            if change < self.loss_change:
+            self.settled = self.settled + 1 if change < self.loss_change else 0
+            if self.settled == 3:
                 self.reason = f"relative change of the training loss {change:.3g} below {self.loss_change:g}"
         trainer.should_stop = trainer.should_stop or self.reason is not None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"previous": self.previous}
+        return {"previous": self.previous, "settled": self.settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.previous = state_dict["previous"]
+        self.previous, self.settled = state_dict["previous"], state_dict["settled"]

@@ -1,12 +1,13 @@
 """Ending a run whose loss has left all bounds."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from descent.callbacks.training_loss import full_loss
+from descent.data.batches import InMemoryBatches
 
 
 class DivergenceError(Exception):
@@ -16,8 +17,9 @@ class DivergenceError(Exception):
 class Divergence(Callback):
     """Raises ``DivergenceError`` at the step whose loss is not finite or more than ``factor`` times the first.
 
-    The first is the loss of the whole training set before the first step: that of a single row can be small by
-    luck. Raised before anything is saved, so the checkpoints hold weights from before.
+    The first is the loss of the whole training set before the first step, or that of predicting 0 everywhere if it
+    is larger: the loss of a single row, or of good initial weights, can be small by luck. Raised before anything is
+    saved, so the checkpoints hold weights from before.
 
     Args:
         factor: how many times the first loss is too much.
@@ -32,7 +34,8 @@ class Divergence(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.first is None:
             with torch.no_grad():
-                self.first = full_loss(trainer, pl_module).item()
+                targets = cast(InMemoryBatches, trainer.train_dataloader).y
+                self.first = max(full_loss(trainer, pl_module).item(), targets.square().mean().item())
         self.limit = self.first * self.factor if self.first > 0 else math.inf
 
     def on_train_batch_end(

@@ -45,7 +45,7 @@ class InMemoryBatches:
     def __iter__(self) -> Iterator[Batch]:
         x, y = self.x, self.y
         if self.shuffle and len(self) > 1:
-            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(len(y)))
+            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch, 2)).permutation(len(y)))
             order = order.to(x.device)
             x, y = x[order], y[order]  # one copy an epoch; the batches are views of it
         for batch in range(self.position % len(self), len(self)):
