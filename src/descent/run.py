@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ def command(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a column's name may have letters that the terminal has not
     logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
+    # TensorBoard's thread ends with an error that the run reports as well
+    threading.excepthook = lambda thread: log.info("in %s: %s", thread.thread, thread.exc_value)
     try:
         main()
     except Exception as error:
