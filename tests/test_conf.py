@@ -91,7 +91,7 @@ def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run:
         works_or_refuses(run, optimizer, scheduler, batch, clip)
 
 
-@pytest.mark.parametrize("data", ["study_hours", "line", "two_features", "diabetes"])
+@pytest.mark.parametrize("data", [option for option in options("data") if option not in NEEDED])
 def test_every_data_set_trains_with_the_defaults(data: str, run: Run) -> None:
     result = run(f"data={data}")
     assert result.status == "completed"

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
 import urllib.request
@@ -45,6 +46,22 @@ def test_every_make_command_sets_up_and_starts_what_it_says(command: str) -> Non
 def test_the_install_command_is_the_one_that_make_runs() -> None:
     assert "pip install -c constraints.txt -e '.[dev]'" in COMMANDS
     assert "-c constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text()
+
+
+def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").symlink_to(CONF)
+    namespace: dict[str, object] = {}
+    exec(textwrap.dedent(lines), namespace)
+    assert namespace["result"].status == "completed"  # type: ignore[attr-defined]
+    assert (tmp_path / "logs/runs/notebook/result.json").is_file()
+
+
+@pytest.mark.parametrize("script", re.findall(r"`python (scripts/\w+\.py) RUN_DIR", README))
+def test_every_command_on_a_run_says_how_it_is_used(script: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
+    assert "RUN_DIR" in done.stdout
 
 
 def test_tensorboard_serves_the_runs(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import gc
 import logging
 import multiprocessing
-import os
 import random
 import resource
 import signal
@@ -114,7 +113,7 @@ def test_a_hundred_jobs_leave_memory_files_and_handlers_flat(run: Run) -> None:
         handlers = sum(
             len(log.handlers) for log in logging.root.manager.loggerDict.values() if hasattr(log, "handlers")
         )
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(os.listdir("/proc/self/fd")), handlers
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(list(Path("/proc/self/fd").iterdir())), handlers
 
     for job in range(20):  # caches fill
         run("trainer.max_epochs=2", f"seed={job}")

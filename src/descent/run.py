@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from descent import signals
 from descent.config import Config
 from descent.errors import UserError
 from descent.hparams import flat_hparams
@@ -32,6 +33,8 @@ def command(main: Callable[[], None]) -> None:
         main()
     except Exception as error:
         sys.exit(f"error: {one_line(error)}")
+    finally:
+        signals.ignore()
 
 
 def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, resume: bool = False) -> Result:
@@ -57,8 +60,8 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
     except Exception as error:
         reason = one_line(error)
         log.error("error: %s", reason)
+        log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
         if not isinstance(error, UserError):
-            log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
             log.error("the traceback is in %s", run_dir / "train.log")
         known = {"seed": config.seed, "hparams": flat_hparams(config)} if config else {"seed": None}
         result = Result("failed", command=command, reason=reason, **known)

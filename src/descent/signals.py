@@ -32,6 +32,12 @@ def install() -> None:
         signal.signal(number, exit_at_once)
 
 
+def ignore() -> None:
+    """From now on signals do nothing: for the moments in which a finished command leaves the process."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Deferred:
     """Notes the first signal that comes in; a second one ends the process at once."""
 

@@ -42,7 +42,7 @@ class Converged(Callback):
         trainer.should_stop = trainer.should_stop or self.reason is not None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"previous": self.previous, "settled": self.settled}
+        return {"previous": self.previous, "settled": self.settled, "reason": self.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.previous, self.settled = state_dict["previous"], state_dict["settled"]
+        self.previous, self.settled, self.reason = (state_dict[name] for name in ("previous", "settled", "reason"))

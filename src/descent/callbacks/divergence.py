@@ -36,7 +36,11 @@ class Divergence(Callback):
             with torch.no_grad():
                 targets = cast(InMemoryBatches, trainer.train_dataloader).y
                 self.first = max(full_loss(trainer, pl_module).item(), targets.square().mean().item())
-        self.limit = self.first * self.factor if self.first > 0 else math.inf
+
+    @property
+    def limit(self) -> float:
+        """The largest loss that is not divergence, in the units of training."""
+        return self.first * self.factor if self.first else math.inf
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
