@@ -76,7 +76,7 @@ def test_every_optimizer_resumes_exactly(optimizer: str, run: Run, tmp_path: Pat
     assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"optimizer={optimizer}", *batch)
 
 
-@pytest.mark.parametrize("step", [0, 4, 5, 6, 19])
+@pytest.mark.parametrize("step", [4, 6])  # the last of an epoch, and one in its middle; `make soak` has more
 @pytest.mark.parametrize("scheduler", options("scheduler"))
 def test_every_scheduler_resumes_exactly(scheduler: str, step: int, run: Run, tmp_path: Path) -> None:
     extra = {"plateau": ["scheduler.patience=0", "optimizer.lr=0.3"], "step": ["scheduler.step_size=1"]}
