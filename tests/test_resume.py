@@ -99,3 +99,9 @@ def test_every_scheduler_resumes_exactly(scheduler: str, step: int, run: Run, tm
 def test_signals_outside_of_a_step_resume_exactly(where: str, overrides: list[str], run: Run, tmp_path: Path) -> None:
     step = 20 if where in ("on_train_end", "on_test_start") else 10
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where=where)], *SMALL, *overrides)
+
+
+@pytest.mark.parametrize("step", [4, 6, 11])
+@pytest.mark.parametrize("scheduler", ["none", "plateau", "cosine"])
+def test_a_run_with_max_steps_resumes_exactly(scheduler: str, step: int, run: Run, tmp_path: Path) -> None:
+    assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"scheduler={scheduler}", "trainer.max_steps=12")

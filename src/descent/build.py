@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from descent.callbacks.max_steps import run_length
 from descent.errors import UserError, must
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, check_spec
 from descent.rules import better
@@ -33,7 +34,7 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
         UserError: the class or an argument of it is not valid, or the run has no length.
     """
     given = arguments(spec, "scheduler")
-    steps = int(trainer.estimated_stepping_batches)
+    steps = run_length(trainer)
     epochs = -(-steps // int(trainer.num_training_batches))
     length = (steps if spec["interval"] == "step" else epochs) // spec["frequency"]
     given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})

@@ -13,6 +13,7 @@ from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
 from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import Divergence
+from descent.callbacks.max_steps import MaxSteps
 from descent.callbacks.progress import Progress
 from descent.callbacks.training_loss import TrainingLoss
 from descent.checkpoint_io import AtomicCheckpointIO
@@ -68,7 +69,6 @@ def _build(
         devices=1,
         precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
         max_epochs=options.max_epochs,
-        max_steps=-1 if options.max_steps is None else options.max_steps,
         gradient_clip_val=config.clip.gradient_clip_val,
         gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
         log_every_n_steps=_log_every(config, data),
@@ -109,6 +109,8 @@ def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
         names = tuple(name.removeprefix("x_") for name in names)
     callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(every, names)]
     watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
+    if config.trainer.max_steps is not None:
+        callbacks.append(MaxSteps(config.trainer.max_steps))
     if not has_validation or "train/loss" in watched:
         callbacks.append(TrainingLoss())
     if stopping.patience is not None:

@@ -27,7 +27,8 @@ class Curves(Callback):
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:  # a resumed run has written this point
+        self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
+        if trainer.global_step == 0:
             self._write(trainer, pl_module, {})
 
     def on_train_batch_end(
@@ -39,12 +40,13 @@ class Curves(Callback):
             self._write(trainer, pl_module, {"train/loss": loss})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step % self.every:
+        if trainer.global_step != self.written:
             self._write(trainer, pl_module, {})
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, points: dict[str, float]) -> None:
         """Writes the points at the step that was done last, with those of the parameters and the learning rate."""
         assert isinstance(pl_module, LinearRegression)
+        self.written = trainer.global_step
         weight, bias = pl_module.own_units()
         points |= zip(self.tags, weight, strict=False)
         if bias is not None:

@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from descent.callbacks.max_steps import run_length
+
 
 class Progress(Callback):
     """Counts optimizer steps and shows the loss of the latest batch.
@@ -23,7 +25,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar = tqdm(
-            total=int(trainer.estimated_stepping_batches),
+            total=run_length(trainer),
             initial=trainer.global_step,
             desc="Training",
             unit="step",

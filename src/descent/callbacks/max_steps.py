@@ -1,0 +1,28 @@
+"""``trainer.max_steps``: the end of training after so many optimizer steps."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class MaxSteps(Callback):
+    """Ends training after step ``max_steps``, with a validation as at any other end.
+
+    In place of Trainer's own ``max_steps``, with which Lightning takes a run that was saved at the end of an epoch
+    for one in the middle of it, and resumes it wrongly.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step >= self.max_steps:
+            trainer.should_stop = True
+
+
+def run_length(trainer: Trainer) -> int:
+    """How many optimizer steps the run is to have."""
+    limits = [c.max_steps for c in trainer.callbacks if isinstance(c, MaxSteps)]  # type: ignore[attr-defined]
+    return min([int(trainer.estimated_stepping_batches), *limits])
