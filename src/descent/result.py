@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,12 @@ EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
+@cache
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+@cache
 def git_state() -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -1,5 +1,6 @@
 """A run as a command does it: what it prints, and what becomes of an error. Imports no torch by itself."""
 
+import gc
 import io
 import logging
 import os
@@ -51,9 +52,12 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
     config: Config | None = None
     try:
         config = configure()
+        new = "torch" not in sys.modules
         from descent.report import print_choices  # torch comes in here, after the config has passed
         from descent.train import train
 
+        if new:
+            gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
         with suppress(OSError):  # nobody may be reading: that is no reason not to train
             print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume)

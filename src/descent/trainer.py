@@ -1,13 +1,14 @@
 """The Trainer and its callbacks, from the config."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
@@ -29,6 +30,15 @@ PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
 }
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's own makes a new context at each of some 70 places in a step, which costs a tenth of the step."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing
 
 
 def build_trainer(
@@ -80,7 +90,7 @@ def _build(
         enable_checkpointing=not options.fast_dev_run,
         profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
         if options.profiler
-        else None,
+        else NoProfiler(),
         logger=RunLogger(run_dir, resumed_at),
         plugins=AtomicCheckpointIO(),
         callbacks=[*_own_callbacks(config, data), *callbacks, *_checkpoints(config, data, run_dir, signals)],
