@@ -9,8 +9,8 @@ from torch.nn.functional import mse_loss
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from descent.build import build_optimizer, build_scheduler
-from descent.data.sources import Array
 from descent.data.standardization import Standardization
+from descent.data.table import Array
 
 
 class LinearRegression(LightningModule):

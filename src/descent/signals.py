@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
@@ -23,18 +23,18 @@ class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
     """Ends the process with the exit code that shells give to the signal, and without a traceback."""
-    raise SystemExit(EXIT_CODES[signal.Signals(number)])
+    raise SystemExit(128 + number)
 
 
 def install() -> None:
     """From now on a signal ends the process at once; for scripts, first thing."""
-    for number in EXIT_CODES:
+    for number in HANDLED:
         signal.signal(number, exit_at_once)
 
 
 def ignore() -> None:
     """From now on signals do nothing: for the moments in which a finished command leaves the process."""
-    for number in EXIT_CODES:
+    for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -51,7 +51,7 @@ class Deferred:
     def listen(self) -> None:
         """Puts itself in the place of whatever handles the signals now."""
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            for number in EXIT_CODES:
+            for number in HANDLED:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -64,7 +64,7 @@ class Deferred:
 @contextmanager
 def deferred() -> Iterator[Deferred]:
     """Within it signals are noted; after it they are handled as before."""
-    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    before = {number: signal.getsignal(number) for number in HANDLED}
     pending = Deferred()
     pending.listen()
     try:

@@ -60,44 +60,32 @@ def build_trainer(
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
         raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     try:
-        return _build(config, data, run_dir, callbacks, signals, resumed_at)
+        return Trainer(
+            accelerator=options.accelerator,
+            devices=1,
+            precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
+            max_epochs=options.max_epochs,
+            gradient_clip_val=config.clip.gradient_clip_val,
+            gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
+            log_every_n_steps=_log_every(config, data),
+            check_val_every_n_epoch=options.check_val_every_n_epoch,
+            limit_val_batches=None if len(data.val) else 0,
+            num_sanity_val_steps=0,
+            deterministic=options.deterministic,
+            fast_dev_run=options.fast_dev_run,
+            enable_checkpointing=not options.fast_dev_run,
+            profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
+            if options.profiler
+            else NoProfiler(),
+            logger=RunLogger(run_dir, resumed_at),
+            plugins=AtomicCheckpointIO(),
+            callbacks=[*_own_callbacks(config, data), *callbacks, *_checkpoints(config, data, run_dir, signals)],
+            enable_progress_bar=False,  # Progress takes its place
+            enable_model_summary=False,
+            default_root_dir=run_dir,
+        )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
-
-
-def _build(
-    config: Config,
-    data: RegressionData,
-    run_dir: Path,
-    callbacks: Sequence[Callback],
-    signals: Deferred | None,
-    resumed_at: int | None,
-) -> Trainer:
-    options = config.trainer
-    return Trainer(
-        accelerator=options.accelerator,
-        devices=1,
-        precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
-        max_epochs=options.max_epochs,
-        gradient_clip_val=config.clip.gradient_clip_val,
-        gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
-        log_every_n_steps=_log_every(config, data),
-        check_val_every_n_epoch=options.check_val_every_n_epoch,
-        limit_val_batches=None if len(data.val) else 0,
-        num_sanity_val_steps=0,
-        deterministic=options.deterministic,
-        fast_dev_run=options.fast_dev_run,
-        enable_checkpointing=not options.fast_dev_run,
-        profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
-        if options.profiler
-        else NoProfiler(),
-        logger=RunLogger(run_dir, resumed_at),
-        plugins=AtomicCheckpointIO(),
-        callbacks=[*_own_callbacks(config, data), *callbacks, *_checkpoints(config, data, run_dir, signals)],
-        enable_progress_bar=False,  # Progress takes its place
-        enable_model_summary=False,
-        default_root_dir=run_dir,
-    )
 
 
 def monitored(monitor: str, has_validation: bool) -> str:

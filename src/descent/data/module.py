@@ -11,9 +11,10 @@ from torch import Tensor
 
 from descent.config import BatchConfig, DataConfig
 from descent.data.batches import Batch, InMemoryBatches
-from descent.data.sources import Array, load
+from descent.data.sources import load
 from descent.data.split import split
 from descent.data.standardization import Standardization
+from descent.data.table import Array
 from descent.errors import UserError
 from descent.optimum import Optimum, least_squares
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from descent.config import DataConfig, DiabetesData, RowsData, SyntheticData, TableData
-from descent.data.table import read_table
+from descent.data.table import Array, read_table
 from descent.errors import UserError, must
 
-Array = NDArray[np.float64]
 LARGEST = 1e15  # the squared errors of larger numbers are too large to be summed in single precision
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from descent.data.sources import Array
+from descent.data.table import Array
 
 
 @dataclass(frozen=True)
