@@ -56,7 +56,7 @@ NUMERIC = {
     "trainer.max_epochs": [],
     "trainer.max_steps": ["null"],
     "trainer.log_every_n_steps": [],
-    "trainer.check_val_every_n_epoch": [],
+    "trainer.check_val_every_n_epoch": ["null"],
     "checkpoint.every_seconds": ["0", "a fraction", "null"],
     "checkpoint.every_steps": ["null"],
     "scheduler.step_size": [],

@@ -7,38 +7,53 @@ from typing import Any
 
 import pytest
 from conftest import Run, options
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from test_conf import needs_full_batch
 from test_train import events
+from torch import Tensor
 
+from descent.callbacks.watcher import Watcher
+from descent.data.batches import Batch
 from descent.model import LinearRegression
 
 SMALL = ("trainer=float64", "data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
 STEPS = {"mini": 20, "single": 160, "full": 4}
 
 
-class Trace(Callback):
-    """Every batch's targets, and the weights after it."""
+class Trace(Watcher):
+    """Every batch's targets and loss, and the weights after it, in or out of Lightning's loop."""
 
     def __init__(self) -> None:
         self.steps: dict[int, Any] = {}
 
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+        assert isinstance(trainer.lightning_module, LinearRegression)
+        self.steps[step] = (batch[1].tolist(), loss.item(), trainer.lightning_module.own_units())
+        return False
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, LinearRegression)
-        self.steps[trainer.global_step] = (batch[1].tolist(), outputs["loss"].item(), pl_module.own_units())
+        self.on_step(trainer, trainer.global_step, batch, outputs["loss"])
 
 
-class SignalAt(Callback):
-    """Sends this process a signal in the middle of a step, or of the validation or epoch that ends with it."""
+class SignalAt(Watcher):
+    """Sends this process a signal after a step, in its middle, or in the validation or epoch that ends with it.
 
-    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM, where: str = "on_before_backward") -> None:
+    ``on_step`` is within a call that takes several steps; ``on_before_backward`` makes every step Lightning's.
+    """
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM, where: str = "on_step") -> None:
         self.step, self.number, self.sent = step, number, False
-        setattr(self, where, self._send)
+        if where != "on_step":
+            setattr(self, where, lambda trainer, *args: self._send(trainer.global_step))
 
-    def _send(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step and not self.sent:
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+        self._send(step)
+        return False
+
+    def _send(self, step: int) -> None:
+        if step == self.step and not self.sent:
             self.sent = True
             os.kill(os.getpid(), self.number)
 
@@ -105,3 +120,23 @@ def test_signals_outside_of_a_step_resume_exactly(where: str, overrides: list[st
 @pytest.mark.parametrize("scheduler", ["none", "plateau", "cosine"])
 def test_a_run_with_max_steps_resumes_exactly(scheduler: str, step: int, run: Run, tmp_path: Path) -> None:
     assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"scheduler={scheduler}", "trainer.max_steps=12")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_steps_through_lightnings_loop_resume_exactly(optimizer: str, run: Run, tmp_path: Path) -> None:
+    signals = [SignalAt(3, where="on_before_backward"), SignalAt(11), SignalAt(15, where="on_before_backward")]
+    assert_resumes_exactly(run, tmp_path, signals, *SMALL, f"optimizer={optimizer}", "scheduler=exponential")
+
+
+@pytest.mark.parametrize("steps", [(21, 22, 57), (60,)])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_signal_within_many_epochs_of_one_step_resumes_exactly(
+    optimizer: str, steps: tuple[int, ...], run: Run, tmp_path: Path
+) -> None:
+    full = ("batch=full", "batch.size=null", "trainer.max_epochs=70", f"optimizer={optimizer}")
+    assert_resumes_exactly(run, tmp_path, [SignalAt(step) for step in steps], *SMALL, *full)
+
+
+@pytest.mark.parametrize("step", [101, 115, 123, 150])
+def test_a_signal_within_epochs_that_nobody_hears_of_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
+    assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, "trainer.max_epochs=40", "optimizer=momentum")

@@ -40,8 +40,13 @@ def test_any_combination_interrupted_anywhere_resumes_exactly(trial: int, run: R
         *(["stopping.patience=1"] if stopping == "patience" else []),
         *([f"checkpoint.every_steps={draw.randint(1, 9)}"] if draw.random() < 0.5 else []),
     ]
-    points = sorted(draw.sample(range(steps), k=min(2, steps)))
-    assert_resumes_exactly(run, tmp_path, [SignalAt(point) for point in points], *overrides)
+    epochs = draw.choice([4, 4, 30])  # from the 21st on some epochs pass unheard
+    steps = steps * epochs // 4
+    overrides.append(f"trainer.max_epochs={epochs}")
+    points = sorted(draw.sample(range(1, steps), k=min(2, steps)))
+    where = [draw.choice(["on_step", "on_step", "on_before_backward"]) for _ in points]
+    signals = [SignalAt(point, where=hook) for point, hook in zip(points, where, strict=True)]
+    assert_resumes_exactly(run, tmp_path, signals, *overrides)
 
 
 def _train(overrides: tuple[str, ...], run_dir: Path) -> None:

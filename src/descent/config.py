@@ -122,7 +122,7 @@ class TrainerConfig:
     max_epochs: Annotated[int, POSITIVE_INTEGER]
     max_steps: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]
     log_every_n_steps: Annotated[int, POSITIVE_INTEGER]
-    check_val_every_n_epoch: Annotated[int, POSITIVE_INTEGER]
+    check_val_every_n_epoch: Annotated[int | None, or_null(POSITIVE_INTEGER, "as often as is worth it")]
     deterministic: Annotated[bool, BOOLEAN]
     fast_dev_run: Annotated[bool, BOOLEAN]
     profiler: Annotated[str | None, or_null(one_of("simple", "advanced"), "off")]

@@ -106,7 +106,7 @@ def _check_together(config: Config) -> None:
             " which compares successive gradients of one and the same loss",
             batch.size,
         )
-    every, monitor = config.trainer.check_val_every_n_epoch, config.scheduler.get("monitor")
+    every, monitor = config.trainer.check_val_every_n_epoch or 1, config.scheduler.get("monitor")
     if monitor and monitor.startswith("val/") and data.val_fraction > 0 and config.scheduler["frequency"] % every:
         raise must(
             "scheduler.frequency",

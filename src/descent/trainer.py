@@ -21,10 +21,12 @@ from descent.checkpoint_io import AtomicCheckpointIO
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.data.sources import numbered
+from descent.epoch_loop import EpochLoop
 from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.rules import better
 from descent.signals import Deferred
+from descent.spacing import Spacing
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -59,16 +61,16 @@ def build_trainer(
     options = config.trainer
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
         raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
+    spacing = _spacing(config, data)
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,
             precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
             max_epochs=options.max_epochs,
             gradient_clip_val=config.clip.gradient_clip_val,
             gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
-            log_every_n_steps=_log_every(config, data),
-            check_val_every_n_epoch=options.check_val_every_n_epoch,
+            log_every_n_steps=min(options.log_every_n_steps, data.batches_per_epoch),
             limit_val_batches=None if len(data.val) else 0,
             num_sanity_val_steps=0,
             deterministic=options.deterministic,
@@ -79,13 +81,19 @@ def build_trainer(
             else NoProfiler(),
             logger=RunLogger(run_dir, resumed_at),
             plugins=AtomicCheckpointIO(),
-            callbacks=[*_own_callbacks(config, data), *callbacks, *_checkpoints(config, data, run_dir, signals)],
+            callbacks=[
+                *_own_callbacks(config, data, spacing),
+                *callbacks,
+                *_checkpoints(config, data, run_dir, signals),
+            ],
             enable_progress_bar=False,  # Progress takes its place
             enable_model_summary=False,
             default_root_dir=run_dir,
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)
+    return trainer
 
 
 def monitored(monitor: str, has_validation: bool) -> str:
@@ -93,19 +101,21 @@ def monitored(monitor: str, has_validation: bool) -> str:
     return "train/loss" if monitor.startswith("val/") and not has_validation else monitor
 
 
-def _log_every(config: Config, data: RegressionData) -> int:
-    """At least one point an epoch, where Lightning would log none if an epoch had fewer steps than the interval."""
-    return min(config.trainer.log_every_n_steps, data.batches_per_epoch)
+def _spacing(config: Config, data: RegressionData) -> Spacing:
+    every = config.trainer.check_val_every_n_epoch
+    if every is None and (config.stopping.patience or config.scheduler.get("monitor")):
+        every = 1  # something waits for it
+    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch)
 
 
-def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
-    stopping, has_validation, every = config.stopping, len(data.val) > 0, _log_every(config, data)
+def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> list[Callback]:
+    stopping, has_validation = config.stopping, len(data.val) > 0
     plain = config.optimizer["_target_"] == "torch.optim.SGD" and not config.optimizer.get("momentum")
     stable_lr = data.optimum.max_stable_lr if plain else None
     names = data.rows.feature_names
     if names == numbered(len(names)):
         names = tuple(name.removeprefix("x_") for name in names)
-    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(every, names)]
+    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(spacing, names)]
     watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
     if config.trainer.max_steps is not None:
         callbacks.append(MaxSteps(config.trainer.max_steps))
@@ -125,7 +135,7 @@ def _own_callbacks(config: Config, data: RegressionData) -> list[Callback]:
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         callbacks.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
-        callbacks.append(Progress(every, data.standardization.loss_unit))
+        callbacks.append(Progress(spacing, data.standardization.loss_unit))
     return callbacks
 
 

@@ -4,18 +4,20 @@ import math
 import time
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from descent.data.batches import InMemoryBatches
+from descent.callbacks.watcher import Watcher
+from descent.data.batches import Batch, InMemoryBatches
+from descent.epoch_loop import EpochLoop
 from descent.signals import Deferred
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(Watcher, Checkpoint):
     """Keeps the best and the last state of a run.
 
     ``best.ckpt`` has the weights with the lowest monitored value, ``last.ckpt`` all that training needs to go on.
@@ -48,6 +50,7 @@ class Checkpoints(Checkpoint):
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.every_steps = math.inf if every_steps is None else every_steps
         self.best_value, self.best_step = math.inf, 0
+        self.compared_step = 0  # the last one whose weights were compared with the best
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
         self.stopped = False  # by a stopping rule
@@ -70,6 +73,12 @@ class Checkpoints(Checkpoint):
         batches.load_state_dict({"position": trainer.global_step % int(trainer.num_training_batches)})
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
             _restore_dtypes(optimizer, saved)
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return step if self._is_due(step) else self.written_step + self.every_steps
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+        return self.signals.number is not None or time.monotonic() - self.written_at >= self.every_seconds
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epoch_end is not None:
@@ -95,6 +104,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped = trainer.should_stop
+        if trainer.enable_validation and self.compared_step != trainer.global_step:
+            cast(EpochLoop, trainer.fit_loop.epoch_loop).validate_last()
         if self.best_value == math.inf:  # no validation has taken place: the run was shorter than an epoch
             self._keep(trainer, pl_module, math.inf)
         self.write(trainer)
@@ -115,21 +126,25 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self.started
-        best = {"best_value": self.best_value, "best_step": self.best_step}
+        best = {"best_value": self.best_value, "best_step": self.best_step, "compared_step": self.compared_step}
         return best | {"seconds": seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
+        for name in ("best_value", "best_step", "compared_step"):
+            setattr(self, name, state_dict[name])
         self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
 
     def _safe_point(self, trainer: Trainer) -> None:
-        interrupted = self.signals.number is not None
-        late = time.monotonic() - self.written_at >= self.every_seconds
-        if interrupted or late or trainer.global_step - self.written_step >= self.every_steps:
+        if self._is_due(trainer.global_step):
             self.write(trainer)
         self.signals.check()
 
+    def _is_due(self, step: int) -> bool:
+        late = time.monotonic() - self.written_at >= self.every_seconds
+        return self.signals.number is not None or late or step - self.written_step >= self.every_steps
+
     def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.compared_step = trainer.global_step
         value = trainer.callback_metrics[self.monitor].item()
         if value < self.best_value:
             self._keep(trainer, pl_module, value)

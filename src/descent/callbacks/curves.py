@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from descent.callbacks.watcher import Watcher
 from descent.model import LinearRegression
+from descent.spacing import Spacing
 
 MAX_WEIGHTS = 20  # curves; a table of a thousand columns would bury the rest
 
 
-class Curves(Callback):
+class Curves(Watcher):
     """Writes ``train/loss``, ``lr`` and ``parameters/*`` as training goes on.
 
     At x = k stand the loss of the batch that step k used (at the weights before it), the weights after step k, and
@@ -18,13 +20,16 @@ class Curves(Callback):
     would cost each step, and these points none but their own. Parameters and loss are in the data's own units.
 
     Args:
-        every: how many steps from one point to the next.
+        spacing: where the points are.
         weight_names: of the weights, for their tags.
     """
 
-    def __init__(self, every: int, weight_names: Sequence[str]) -> None:
-        self.every = every
+    def __init__(self, spacing: Spacing, weight_names: Sequence[str]) -> None:
+        self.spacing = spacing
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return self.spacing.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
@@ -34,7 +39,7 @@ class Curves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every == 0:
+        if self.spacing.logs(trainer.global_step):
             assert isinstance(pl_module, LinearRegression)
             loss = outputs["loss"].item() * pl_module.units.loss_unit
             self._write(trainer, pl_module, {"train/loss": loss})

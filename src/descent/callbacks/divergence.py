@@ -1,20 +1,23 @@
 """Ending a run whose loss has left all bounds."""
 
 import math
+import sys
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from descent.callbacks.training_loss import full_loss
-from descent.data.batches import InMemoryBatches
+from descent.callbacks.watcher import Watcher
+from descent.data.batches import Batch, InMemoryBatches
 
 
 class DivergenceError(Exception):
     """The loss is not finite, or far above the first. Its text says where and what might help."""
 
 
-class Divergence(Callback):
+class Divergence(Watcher):
     """Raises ``DivergenceError`` at the step whose loss is not finite or more than ``factor`` times the first.
 
     The first is the loss of the whole training set before the first step, or that of predicting 0 everywhere if it
@@ -40,24 +43,29 @@ class Divergence(Callback):
     @property
     def limit(self) -> float:
         """The largest loss that is not divergence, in the units of training."""
-        return self.first * self.factor if self.first else math.inf
+        return min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"].item()
-        if not loss <= self.limit or not math.isfinite(loss):
-            self._give_up(trainer, loss)
+        self._check(trainer, trainer.global_step, outputs["loss"].item())
 
-    def _give_up(self, trainer: Trainer, loss: float) -> None:
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+        self._check(trainer, step, loss.item())
+        return False
+
+    def _check(self, trainer: Trainer, step: int, loss: float) -> None:
+        if not loss <= self.limit:  # nan is not
+            self._give_up(trainer, step, loss)
+
+    def _give_up(self, trainer: Trainer, step: int, loss: float) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         advice = "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
         if self.stable_lr is not None:
             advice += f" (on all rows at once, gradient descent is stable below {self.stable_lr:.4g})"
         raise DivergenceError(
-            f"the training loss before step {trainer.global_step} {how} ({loss:.3g}), the learning rate is {rate:g}: "
-            f"{advice}"
+            f"the training loss before step {step} {how} ({loss:.3g}), the learning rate is {rate:g}: {advice}"
         )
 
     def state_dict(self) -> dict[str, Any]:

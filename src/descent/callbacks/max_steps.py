@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from descent.callbacks.watcher import Watcher
 
 
-class MaxSteps(Callback):
+class MaxSteps(Watcher):
     """Ends training after step ``max_steps``, with a validation as at any other end.
 
     In place of Trainer's own ``max_steps``, with which Lightning takes a run that was saved at the end of an epoch
@@ -14,6 +16,9 @@ class MaxSteps(Callback):
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return self.max_steps
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

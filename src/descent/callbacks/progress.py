@@ -3,25 +3,30 @@
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
 from descent.callbacks.max_steps import run_length
+from descent.callbacks.watcher import Watcher
+from descent.spacing import Spacing
 
 
-class Progress(Callback):
+class Progress(Watcher):
     """Counts optimizer steps and shows the loss of the latest batch.
 
     One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
     the output is no terminal it is written at most every ten seconds.
 
     Args:
-        every: how many steps from one movement to the next.
+        spacing: it moves where the curves have points.
         loss_unit: what the loss is multiplied by to be in the data's own units.
     """
 
-    def __init__(self, every: int, loss_unit: float) -> None:
-        self.every, self.loss_unit = every, loss_unit
+    def __init__(self, spacing: Spacing, loss_unit: float) -> None:
+        self.spacing, self.loss_unit = spacing, loss_unit
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return self.spacing.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar = tqdm(
@@ -36,7 +41,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every == 0:
+        if self.spacing.logs(trainer.global_step):
             self._move(trainer, outputs["loss"].item())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -28,8 +28,10 @@ class InMemoryBatches:
     def __init__(self, x: Tensor, y: Tensor, size: int | None, shuffle: bool = False, seed: int = 0) -> None:
         self.x, self.y = x, y
         self.size = min(size or len(y), len(y))
+        self.count = ceil(len(y) / self.size)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.position = 0  # how many batches of the epoch have been taken
+        self._ordered: tuple[int, Tensor, Tensor] | None = None  # the epoch, and the rows in its order
 
     @property
     def sampler(self) -> "InMemoryBatches":
@@ -40,19 +42,37 @@ class InMemoryBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return ceil(len(self.y) / self.size)
+        return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        x, y = self.x, self.y
-        if self.shuffle and len(self) > 1:
-            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch, 2)).permutation(len(y)))
-            order = order.to(x.device)
-            x, y = x[order], y[order]  # one copy an epoch; the batches are views of it
-        for batch in range(self.position % len(self), len(self)):
-            self.position = batch + 1
-            rows = slice(batch * self.size, self.position * self.size)
-            yield x[rows], y[rows]
-        self.position = 0
+        """The batches that are left of the epoch, or all of them if none is."""
+        self.position %= len(self)
+        while self.position < len(self):
+            yield from self.take(1)
+
+    def take(self, count: int) -> list[Batch]:
+        """The next ``count`` batches of the epoch; after its last, of the one that has been set since.
+
+        Where an epoch is a single batch, ``count`` may be any number of epochs.
+        """
+        if self.count == 1:
+            self.position = 1
+            return [(self.x, self.y)] * count
+        self.position %= self.count
+        x, y = self._in_order()
+        rows = slice(self.position * self.size, (self.position + count) * self.size)
+        self.position += count
+        return list(zip(torch.split(x[rows], self.size), torch.split(y[rows], self.size), strict=True))
+
+    def _in_order(self) -> Batch:
+        if not self.shuffle:
+            return self.x, self.y
+        if self._ordered is None or self._ordered[0] != self.epoch:
+            self._ordered = None  # free the rows of the epoch before
+            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch, 2)).permutation(len(self.y)))
+            order = order.to(self.x.device)
+            self._ordered = (self.epoch, self.x[order], self.y[order])  # one copy an epoch; batches are views of it
+        return self._ordered[1:]
 
     def state_dict(self) -> dict[str, int]:
         """What Lightning keeps in a checkpoint to go on within an epoch."""

@@ -1,0 +1,96 @@
+"""What the project's training is measured against."""
+
+import tempfile
+import time
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.linear_model import SGDRegressor
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader, TensorDataset
+
+LEARNING_RATE = 0.001  # converges with every optimizer and batch size here
+
+
+def plain_loop(x: Tensor, y: Tensor, optimizer: str, size: int | None, steps: int, clip: float | None) -> float:
+    """Seconds for ``steps`` steps of the tutorial's loop: tensors indexed by a permutation, nothing logged."""
+    model = nn.Linear(x.shape[1], 1)
+    optim = getattr(torch.optim, optimizer)(model.parameters(), lr=LEARNING_RATE)
+    rows, done = len(y), 0
+    started = time.perf_counter()
+    while done < steps:
+        order = torch.randperm(rows) if size else None
+        for start in range(0, rows, size or rows):
+            if order is None:
+                inputs, targets = x, y
+            else:
+                batch = order[start : start + (size or rows)]
+                inputs, targets = x[batch], y[batch]
+            loss = mse_loss(model(inputs).squeeze(-1), targets)
+            optim.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                clip_grad_norm_(model.parameters(), clip)
+            optim.step()
+            done += 1
+            if done == steps:
+                break
+    return time.perf_counter() - started
+
+
+class UsualModule(LightningModule):
+    """Linear regression as Lightning's tutorials have it, with ``self.log`` on every step."""
+
+    def __init__(self, features: int, optimizer: str) -> None:
+        super().__init__()
+        self.linear, self.optimizer = nn.Linear(features, 1), optimizer
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = mse_loss(self.linear(x).squeeze(-1), y)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("val/loss", mse_loss(self.linear(x).squeeze(-1), y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = getattr(torch.optim, self.optimizer)(self.parameters(), lr=LEARNING_RATE)
+        return made
+
+
+def usual_lightning(x: Tensor, y: Tensor, optimizer: str, size: int | None, steps: int, clip: float | None) -> float:
+    """Seconds for ``steps`` steps with ``DataLoader``, logging on every step, validation and checkpoints."""
+    rows, held_out = TensorDataset(x, y), len(y) // 8
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=-1,
+            max_steps=steps,
+            gradient_clip_val=clip,
+            logger=TensorBoardLogger(directory),
+            default_root_dir=directory,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        train = DataLoader(rows, batch_size=size or len(y), shuffle=True)
+        val = DataLoader(TensorDataset(x[:held_out], y[:held_out]), batch_size=size or held_out)
+        started = time.perf_counter()
+        trainer.fit(UsualModule(x.shape[1], optimizer), train, val)
+        return time.perf_counter() - started
+
+
+def compiled(x: Tensor, y: Tensor, steps: int) -> float:
+    """Seconds for scikit-learn's ``SGDRegressor``, whose steps have one row and a fixed algorithm in Cython."""
+    model = SGDRegressor(
+        penalty=None, learning_rate="constant", eta0=LEARNING_RATE, max_iter=-(-steps // len(y)), tol=None
+    )
+    inputs, targets = x.numpy(), y.numpy()
+    started = time.perf_counter()
+    model.fit(inputs, targets)
+    return time.perf_counter() - started

@@ -1,0 +1,42 @@
+"""Where along a run its curves get their points."""
+
+from dataclasses import dataclass
+
+FIRST_EPOCHS = 20  # each has a point of its own, however few its steps
+STEPS_BETWEEN_VALIDATIONS = 200  # on small data a validation costs as much as fifteen steps
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Every so many optimizer steps, and after each of the first epochs.
+
+    A function of the step alone, so that a run which is resumed or made longer has the same points.
+
+    Args:
+        log_every: steps from one point of the training curves to the next.
+        validate_every: epochs from one validation to the next; ``None``: after each of the first, and then with at
+            least ``STEPS_BETWEEN_VALIDATIONS`` between two.
+        steps_per_epoch: batches in an epoch.
+    """
+
+    log_every: int
+    validate_every: int | None
+    steps_per_epoch: int
+
+    def logs(self, step: int) -> bool:
+        """Whether the training curves have a point at ``step``."""
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        return step % self.log_every == 0 or (rest == 0 and epoch <= FIRST_EPOCHS)
+
+    def next_logged(self, step: int) -> int:
+        """The first step from ``step`` on at which they have one."""
+        after = -(-step // self.log_every) * self.log_every
+        epoch = -(-step // self.steps_per_epoch)
+        return min(after, epoch * self.steps_per_epoch) if epoch <= FIRST_EPOCHS else after
+
+    def next_validated(self, epoch: int) -> int:
+        """The first epoch from ``epoch`` on, counted from 1, after which there is a validation."""
+        every = self.validate_every
+        if every is None:
+            every = 1 if epoch <= FIRST_EPOCHS else -(-STEPS_BETWEEN_VALIDATIONS // self.steps_per_epoch)
+        return -(-epoch // every) * every
