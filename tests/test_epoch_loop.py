@@ -7,11 +7,19 @@ import pytest
 import torch
 from conftest import Run, options
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import CSVLogger
 from test_conf import needs_full_batch
 from test_resume import SMALL
 from test_train import events
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from descent.checkpoint_io import read_checkpoint
+from descent.data.batches import Batch, InMemoryBatches
+from descent.epoch_loop import EpochLoop
+from descent.spacing import Spacing
 
 
 class Listener(Callback):
@@ -55,11 +63,16 @@ def assert_equals_lightnings_loop(run: Run, tmp_path: Path, *overrides: str) -> 
     assert points[0] == points[1]
 
 
-@pytest.mark.parametrize("batch", ["mini", "single", "full"])
-@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize(
+    ("optimizer", "batch"),
+    [
+        (optimizer, batch)
+        for optimizer in options("optimizer")
+        for batch in ("full", "mini", "single")
+        if batch == "full" or not needs_full_batch(optimizer)
+    ],
+)
 def test_steps_of_every_optimizer_equal_lightnings(optimizer: str, batch: str, run: Run, tmp_path: Path) -> None:
-    if needs_full_batch(optimizer) and batch != "full":
-        pytest.skip("full batch only")
     size = {"full": "null", "single": "1", "mini": "8"}[batch]
     epochs = "trainer.max_epochs=60" if batch == "full" else "trainer.max_epochs=4"
     assert_equals_lightnings_loop(
@@ -88,3 +101,113 @@ def test_steps_of_every_optimizer_equal_lightnings(optimizer: str, batch: str, r
 )
 def test_everything_around_the_steps_equals_lightnings(overrides: list[str], run: Run, tmp_path: Path) -> None:
     assert_equals_lightnings_loop(run, tmp_path, *overrides)
+
+
+class Brought(LightningModule):
+    """A module of somebody else's: layers, dropout, a dictionary as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        x, y = batch
+        return {"loss": mse_loss(self.layers(x).squeeze(-1), y), "more": batch_idx}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+
+
+class Logging(Brought):
+    """Logs now and then."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        if self.trainer.current_epoch >= 2:
+            self.log("mine", output["loss"], on_step=True, on_epoch=True)
+        return output
+
+
+class Scaling(Brought):
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.layers[0].weight.grad *= 2
+
+
+class ByHand(Brought):
+    automatic_optimization = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx)["loss"])
+        optimizer.step()
+
+
+def fit(module: LightningModule, directory: Path, hurries: bool, batches: Any = None, **options: Any) -> Trainer:
+    torch.manual_seed(0)
+    trainer = Trainer(
+        *(),
+        **({"accelerator": "cpu", "max_epochs": 5, "log_every_n_steps": 3, "enable_checkpointing": False} | options),
+        logger=CSVLogger(directory),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    if hurries:
+        trainer.fit_loop.epoch_loop = EpochLoop(trainer, Spacing(3, 1, 7))
+    x = torch.randn(50, 3)
+    trainer.fit(module, batches or InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
+    return trainer
+
+
+def brought(kind: type[LightningModule]) -> LightningModule:
+    torch.manual_seed(1)
+    return kind()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Brought, None),
+        (Logging, "training_step logs with self.log"),
+        (Scaling, "Scaling overrides on_before_optimizer_step"),
+        (ByHand, "the module optimizes by hand (automatic_optimization)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hurry(
+    kind: type[LightningModule], why: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    modules = brought(kind), brought(kind)
+    trainers = [fit(module, tmp_path / str(hurries), hurries) for hurries, module in enumerate(modules)]
+    assert same(*(module.state_dict() for module in modules))
+    assert same(*(dict(trainer.fit_loop.state_dict()) for trainer in trainers))
+    assert same(*(trainer.logged_metrics for trainer in trainers))
+    logged = [list(tmp_path.glob(f"{hurries}/**/metrics.csv")) for hurries in (0, 1)]
+    assert [path.read_text() for path in logged[0]] == [path.read_text() for path in logged[1]]
+    notes = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
+    assert notes == ([f"note: every training step goes through Lightning's own loop, because {why}"] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"batches": DataLoader(TensorDataset(torch.randn(50, 3), torch.randn(50)), 8)}, "come from a DataLoader"),
+        ({"limit_train_batches": 3}, "a part of each epoch's batches"),
+        ({"profiler": "simple"}, "the profiler listens"),
+        ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
+        ({"precision": "64-true"}, "not in the precision of training"),
+        ({"accumulate_grad_batches": 2}, "accumulates gradients"),
+        ({"max_steps": 9}, "max_steps of its own"),
+        ({"callbacks": [Listener()]}, "the callback Listener listens to each (on_train_batch_start)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_what_needs_lightnings_loop_gets_it_with_a_note(
+    options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(brought(Brought), tmp_path, True, **options)
+    (note,) = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
+    assert why in note

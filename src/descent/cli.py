@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,10 @@ def run(main: Callable[[], None], conf: Path) -> None:
 
     def checked() -> None:
         check_overrides(sys.argv[1:])
+        # To know hydra.mode Hydra composes the whole config a first time, which is half of the time before training.
+        # Only these can set it.
+        if not any(argument.startswith(("experiment=", "+experiment=", "hydra", "+hydra")) for argument in sys.argv):
+            Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
         main()
 
     command(checked)

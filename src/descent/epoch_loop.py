@@ -39,7 +39,8 @@ class EpochLoop(_TrainingEpochLoop):
     """
 
     def __init__(self, trainer: Trainer, spacing: Spacing) -> None:
-        super().__init__(trainer)
+        replaced = trainer.fit_loop.epoch_loop
+        super().__init__(trainer, replaced.min_steps, replaced.max_steps)
         self.spacing = spacing
         self.is_prepared = False
         self.hurries = False
@@ -90,7 +91,7 @@ class EpochLoop(_TrainingEpochLoop):
         while True:
             step = self.global_step
             wanted = [watcher.next_wanted(self.trainer, step + 1) for watcher in self.watchers]
-            count = int(min(self._most_at_once(), *(number - step for number in wanted)))
+            count = int(min([self._most_at_once(), *(number - step for number in wanted)]))
             self._take(count, [w for w, number in zip(self.watchers, wanted, strict=True) if number == step + count])
             epoch_is_over = self.batch_progress.is_last_batch
             if not self.hurries or self.trainer.should_stop or (epoch_is_over and self._is_epoch_end_heard()):

@@ -6,7 +6,6 @@ import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,8 @@ PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 @cache
 def versions() -> dict[str, str]:
+    from importlib.metadata import version  # it is slow to import
+
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 

@@ -58,6 +58,7 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
 
         if new:
             gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
+        gc.enable()  # scripts/train.py does without it until here
         with suppress(OSError):  # nobody may be reading: that is no reason not to train
             print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume)

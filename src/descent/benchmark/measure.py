@@ -4,36 +4,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-IMPORTS = "import lightning.pytorch, torch.utils.tensorboard, hydra"
-IMPORT_HYDRA = "import hydra"
+HEADER = "| what | here | against | there | ratio | range | bar |\n|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: medians of both, the median of the rounds' ratios, and their range."""
+    """A line of the table: the medians of both sides, and the median and range of the rounds' ratios."""
 
     what: str
     ours: float
     against: str
     theirs: float
-    ratio: float
-    lowest: float
-    highest: float
+    ratios: list[float]
+    unit: str
     bar: float | None
-    unit: str = "s"
-
-    HEADER = "| what | here | against | there | ratio | range | bar |\n|---|---|---|---|---|---|---|"
 
     def __str__(self) -> str:
+        spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}" if len(self.ratios) > 1 else ""
         bar = "" if self.bar is None else f"{self.bar:g}"
-        return (
-            f"| {self.what} | {self.ours:.4g} {self.unit} | {self.against} | {self.theirs:.4g} {self.unit}"
-            f" | **{self.ratio:.2f}** | {self.lowest:.2f}-{self.highest:.2f} | {bar} |"
-        )
+        sides = f"{self.ours:.3g} {self.unit} | {self.against} | {self.theirs:.3g} {self.unit}"
+        return f"| {self.what} | {sides} | **{median(self.ratios):.2f}** | {spread} | {bar} |"
 
 
 def in_turn(
@@ -42,28 +36,31 @@ def in_turn(
     against: str,
     theirs: Callable[[], float],
     rounds: int,
-    bar: float | None = None,
     unit: str = "s",
-    scale: float = 1.0,
+    bar: float | None = None,
 ) -> Row:
-    """Measures both ``rounds`` times, one after the other; ``scale`` turns what they return into ``unit``."""
-    pairs = [(ours() * scale, theirs() * scale) for _ in range(rounds)]
-    ratios = sorted(a / b for a, b in pairs)
+    """Measures both sides ``rounds`` times, one after the other."""
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
     here, there = (median(side) for side in zip(*pairs, strict=True))
-    return Row(what, here, against, there, median(ratios), ratios[0], ratios[-1], bar, unit)
+    return Row(what, here, against, there, [a / b for a, b in pairs], unit, bar)
 
 
-def process(*arguments: str, logs: str | None = None) -> tuple[float, float]:
-    """Wall seconds and peak resident size in MiB of ``python ARGUMENTS`` as a process of its own."""
-    environment = os.environ | ({"DESCENT_LOGS": logs} if logs else {})
+@dataclass(frozen=True)
+class Process:
+    """What a command took: wall seconds, and its peak resident size in MiB."""
+
+    seconds: float
+    mebibytes: float
+
+
+def process(*arguments: str, logs: str = os.devnull) -> Process:
+    """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``."""
+    environment = os.environ | {"DESCENT_LOGS": logs}
     started = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, _, usage = os.wait4(child.pid, 0)
-    child.returncode = 0  # it has been waited for
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
-
-
-def python(code: str) -> Sequence[str]:
-    return ("-c", code)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return Process(seconds, usage.ru_maxrss / 1024)

@@ -1,72 +1,92 @@
-"""Time in training, with logging, validation, checkpoints and safeguards on, for each optimizer step."""
+"""Time in training for each optimizer step, with logging, validation, checkpoints and safeguards on."""
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from descent.benchmark.measure import Row, in_turn
-from descent.benchmark.rivals import LEARNING_RATE, compiled, plain_loop, usual_lightning
+from descent.benchmark.rivals import LEARNING_RATE, compiled, plain_loop, unindexed_loop, usual_lightning
 from descent.cli import load_config
 from descent.train import train
 
-BARS = {1: 1.25, 32: 1.25, None: 1.5}
+BATCH = {1: "single", 32: "mini", None: "full"}
+TORCH = {"sgd": "SGD", "adam": "Adam"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training: ``rows`` training rows, ``steps`` steps."""
+
+    optimizer: str
+    size: int | None
+    clip: str
+    rows: int
+    features: int
+    steps: int
+
+    @property
+    def clip_val(self) -> float | None:
+        return 1.0 if self.clip == "norm" else None
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        x = torch.randn(self.rows, self.features)
+        return x, x.sum(dim=1) + torch.randn(self.rows)
+
+    def overrides(self) -> list[str]:
+        batches = -(-self.rows // (self.size or self.rows))
+        return [
+            *(f"optimizer={self.optimizer}", f"optimizer.lr={LEARNING_RATE}", f"batch={BATCH[self.size]}"),
+            *(f"clip={self.clip}", f"data.num_samples={self.rows * 5 // 4}", f"data.num_features={self.features}"),
+            *(f"trainer.max_epochs={-(-self.steps // batches)}", f"trainer.max_steps={self.steps}"),
+            *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false"),
+        ]
+
+    def __str__(self) -> str:
+        batch = f"batch {self.size}" if self.size else f"full batch of {self.rows:,} x {self.features}"
+        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}"
+
+
+def here(conf: Path, setting: Setting) -> float:
+    """Microseconds a step in ``descent.train.train``, by what its result says of the time in training."""
+    with tempfile.TemporaryDirectory() as directory:
+        result = train(load_config(conf, setting.overrides()), Path(directory))
+    if result.steps != setting.steps:
+        raise RuntimeError(f"{result.steps} steps instead of {setting.steps}: {result.reason}")
+    return result.seconds / setting.steps * 1e6
 
 
 def step_rows(conf: Path, quick: bool) -> Iterator[Row]:
-    """The rows of the table for single steps, for each optimizer, batch size and clipping."""
+    """Against the tutorial's plain loop, the usual Lightning way, and scikit-learn's compiled code."""
     rounds, share = (1, 10) if quick else (5, 1)
-    for optimizer in ("sgd", "adam"):
-        for clip in ("none", "norm"):
-            for size, steps in ((1, 20_000), (32, 20_000), (None, 2_000)):
-                yield from _rows(conf, optimizer, clip, size, 1000, 5, steps // share, rounds, BARS[size])
-    if not quick:
-        for optimizer in ("sgd", "adam"):
-            yield from _rows(conf, optimizer, "none", None, 1_000_000, 10, 50, rounds, 1.03)
+    for size, steps, bar in ((1, 20_000 // share, 1.25), (32, 20_000 // share, 1.25), (None, 2_000, 1.5)):
+        for optimizer, clip in product(TORCH, ("none", "norm")):
+            if quick and (optimizer, clip) not in (("sgd", "none"), ("adam", "norm")):
+                continue
+            setting = Setting(optimizer, size, clip, 1000, 5, steps)
+            yield from _against_loops(conf, setting, rounds, bar)
+    for size, steps in ((1, 1_000), (32, 1_000), (None, 100)):
+        setting = Setting("sgd", size, "none", 1000, 5, steps // share)
+        x, y = setting.data()
+        theirs = partial(usual_lightning, x, y, "SGD", size, setting.steps, None)
+        yield in_turn(str(setting), partial(here, conf, setting), "usual Lightning", theirs, rounds, "us")
+    setting = Setting("sgd", 1, "none", 1000, 5, 20_000 // share)
+    compiled_loop = partial(compiled, *setting.data(), setting.steps)
+    yield in_turn(str(setting), partial(here, conf, setting), "SGDRegressor", compiled_loop, rounds, "us")
+    for optimizer in () if quick else TORCH:
+        yield from _against_loops(conf, Setting(optimizer, None, "none", 1_000_000, 10, 50), rounds, 1.03)
 
 
-def _rows(
-    conf: Path,
-    optimizer: str,
-    clip: str,
-    size: int | None,
-    rows: int,
-    features: int,
-    steps: int,
-    rounds: int,
-    bar: float,
-) -> Iterator[Row]:
-    x = torch.randn(rows, features)
-    y = x.sum(dim=1) + torch.randn(rows)
-    torch_name, clip_val = {"sgd": "SGD", "adam": "Adam"}[optimizer], 1.0 if clip == "norm" else None
-    batch = "full" if size is None else {1: "single", 32: "mini"}[size]
-    epochs = -(-steps // -(-rows // (size or rows)))
-
-    def ours() -> float:
-        overrides = [
-            *(f"optimizer={optimizer}", f"optimizer.lr={LEARNING_RATE}", f"batch={batch}", f"clip={clip}"),
-            *(f"data.num_samples={rows * 5 // 4}", f"data.num_features={features}"),
-            *(f"trainer.max_epochs={epochs}", f"trainer.max_steps={steps}", "trainer.accelerator=cpu"),
-            "trainer.enable_progress_bar=false",
-        ]
-        with tempfile.TemporaryDirectory() as directory:
-            result = train(load_config(conf, overrides), Path(directory))
-        assert result.steps == steps, result
-        return result.seconds / steps
-
-    def loop() -> float:
-        return plain_loop(x, y, torch_name, size, steps, clip_val) / steps
-
-    what = f"a step, batch {size or f'of all {rows:,}'}, {optimizer}, clip={clip}"
-    yield in_turn(what, ours, "plain loop", loop, rounds, bar, "us", 1e6)
-    if rows > 1000:
-        return
-    few = max(steps // 20, 50)
-    yield in_turn(
-        *(what, ours, "usual Lightning"),
-        lambda: usual_lightning(x, y, torch_name, size, few, clip_val) / few,
-        *(1, None, "us", 1e6),
-    )
-    if size == 1 and optimizer == "sgd" and clip == "none":
-        yield in_turn(what, ours, "SGDRegressor", lambda: compiled(x, y, steps) / steps, 1, None, "us", 1e6)
+def _against_loops(conf: Path, setting: Setting, rounds: int, bar: float) -> Iterator[Row]:
+    (x, y), name = setting.data(), TORCH[setting.optimizer]
+    ours = partial(here, conf, setting)
+    loop = partial(plain_loop, x, y, name, setting.size, setting.steps, setting.clip_val)
+    yield in_turn(str(setting), ours, "plain loop", loop, rounds, "us", bar)
+    if setting.size is None:
+        unindexed = partial(unindexed_loop, x, y, name, setting.steps, setting.clip_val)
+        yield in_turn(str(setting), ours, "the same, not indexing", unindexed, rounds, "us")

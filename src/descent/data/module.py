@@ -76,7 +76,11 @@ class RegressionData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """A checksum of the training rows, so that a run is resumed on the data it began with."""
-        return {"checksum": crc32(self.train.y.tobytes(), crc32(np.ascontiguousarray(self.train.x).tobytes()))}
+        return {"checksum": self._checksum}
+
+    @cached_property
+    def _checksum(self) -> int:
+        return crc32(self.train.y.data, crc32(np.ascontiguousarray(self.train.x).data))
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         if state_dict != self.state_dict():

@@ -1,0 +1,44 @@
+"""Measure this project beside a plain loop, the usual Lightning way and bare imports; prints Markdown."""
+
+from descent import signals
+
+signals.install()
+
+import argparse  # noqa: E402
+import logging  # noqa: E402
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from descent.benchmark.measure import HEADER  # noqa: E402
+from descent.benchmark.processes import growth, memory_rows, start_rows, sweep_rows  # noqa: E402
+from descent.benchmark.steps import step_rows  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("step", "start", "sweep", "memory", "growth")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, without sweep and growth: under a minute"
+    )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    warnings.simplefilter("ignore")  # Lightning's advice to the usual way
+    logging.disable(logging.WARNING)
+    parts = arguments.parts or PARTS
+    tables = {"step": (step_rows, ROOT / "conf"), "start": (start_rows, ROOT), "sweep": (sweep_rows, ROOT)}
+    print(HEADER, flush=True)
+    for name, (rows, where) in (tables | {"memory": (memory_rows, ROOT)}).items():
+        for row in rows(where, arguments.quick) if name in parts else []:
+            print(row, flush=True)
+    if "growth" in parts:
+        print("\n| time in training over | grows with |\n|---|---|", flush=True)
+        for line in growth(ROOT / "conf", arguments.quick):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Whole commands as processes of their own: the start, sweeps, memory, and growth with the size of the task."""
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from descent.benchmark.measure import Row, in_turn, process
+from descent.benchmark.steps import Setting, here
+
+IMPORTS = "import lightning.pytorch, torch.utils.tensorboard, hydra"
+OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
+SIZES = (1, 32, None)
+CLIPS = ("none", "norm")
+QUIET = "trainer.enable_progress_bar=false"
+
+
+def train_py(root: Path, *arguments: str) -> float:
+    """Seconds of ``scripts/train.py`` with these arguments."""
+    with tempfile.TemporaryDirectory() as logs:
+        return process(str(root / "scripts" / "train.py"), *arguments, logs=logs).seconds
+
+
+def start_rows(root: Path, quick: bool) -> Iterator[Row]:
+    """What a command takes before and beside training."""
+    rounds = 1 if quick else 7
+    imports, hydra = (partial(_seconds, code) for code in (IMPORTS, "import hydra"))
+    for what, overrides, bar in (("one epoch", ["trainer.max_epochs=1"], None), ("the default run", [], 1.15)):
+        yield in_turn(what, partial(train_py, root, *overrides), "bare imports", imports, rounds, "s", bar)
+    for what, arguments in (
+        ("--help", ["--help"]),
+        ("--cfg job", ["--cfg", "job"]),
+        ("an unknown option", ["optimizer=adm"]),
+        ("a value out of range", ["batch.size=-1"]),
+    ):
+        yield in_turn(what, partial(train_py, root, *arguments), "import hydra", hydra, rounds, "s", 2.5)
+
+
+def sweep_rows(root: Path, quick: bool) -> Iterator[Row]:
+    """24 runs of 20 epochs on 800 rows, against the same steps by hand in one process."""
+    if quick:  # it takes minutes
+        return
+    axes = [
+        *("-m", "name=benchmark", "data.num_samples=1000", QUIET),
+        *("optimizer=" + ",".join(OPTIMIZERS), "batch=single,mini,full", "clip=none,norm"),
+    ]
+    for against, loop, bar in (
+        ("plain loops and imports", "plain_loop", 1.3),
+        ("usual Lightning", "usual_lightning", None),
+    ):
+        code = f"{IMPORTS}; from descent.benchmark.processes import sweep_by; sweep_by({loop!r})"
+        ours, theirs = partial(train_py, root, *axes), partial(_seconds, code)
+        yield in_turn("a sweep of 24 runs", ours, against, theirs, 3 if bar else 1, "s", bar)
+
+
+def _seconds(code: str) -> float:
+    return process("-c", code).seconds
+
+
+def sweep_by(loop: str) -> None:
+    """The sweep's trainings by one of the loops of ``descent.benchmark.rivals``."""
+    from descent.benchmark import rivals
+
+    torch_names = {"momentum": "SGD", "rmsprop": "RMSprop", "sgd": "SGD", "adam": "Adam"}
+    for optimizer in OPTIMIZERS:
+        for size in SIZES:
+            for clip in CLIPS:
+                setting = Setting(optimizer, size, clip, 800, 5, 20 * -(-800 // (size or 800)))
+                getattr(rivals, loop)(*setting.data(), torch_names[optimizer], size, setting.steps, setting.clip_val)
+
+
+def memory_rows(root: Path, quick: bool) -> Iterator[Row]:
+    """Peak resident size on a large table, against the bare imports and twice the data in double precision."""
+    rows, features = (200_000 if quick else 2_000_000), 10
+    data = rows * (features + 1) * 8 / 2**20
+
+    size = f"data.num_samples={rows}", f"data.num_features={features}"
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as logs:
+            command = str(root / "scripts" / "train.py"), *size, "batch=full", "trainer.max_epochs=3", QUIET
+            return process(*command, logs=logs).mebibytes
+
+    def theirs() -> float:
+        return process("-c", IMPORTS).mebibytes + 2 * data
+
+    yield in_turn(f"peak memory, {rows:,} x {features}", ours, "imports + 2 x data", theirs, 1, "MiB", 1.1)
+
+
+def growth(conf: Path, quick: bool) -> Iterator[str]:
+    """How the time in training grows: the slope of its logarithm over that of the size."""
+    if quick:
+        return
+    settings: dict[str, Callable[[int], Setting]] = {
+        "rows, one epoch of batches of 32": lambda k: Setting("sgd", 32, "none", 16_000 * k, 5, 500 * k),
+        "rows, 100 full batches": lambda k: Setting("sgd", None, "none", 50_000 * k, 10, 100),
+        "features, 100 full batches": lambda k: Setting("sgd", None, "none", 10_000, 20 * k, 100),
+        "epochs of 32 batches": lambda k: Setting("sgd", 32, "none", 1_000, 5, 1_000 * k),
+    }
+    sizes = (1, 2, 4, 8)
+    for what, setting in settings.items():
+        seconds = [median(here(conf, setting(k)) for _ in range(3)) * setting(k).steps for k in sizes]
+        yield f"| {what} | {slope(sizes, seconds):.2f} |"
+    one = Setting("adam", 32, "none", 1_000, 5, 500)
+    started = time.perf_counter()
+    done = []
+    for _ in range(40):
+        here(conf, one)
+        done.append(time.perf_counter() - started)
+    yield f"| runs in one process | {slope(range(5, 41), done[4:]):.2f} |"
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The least-squares slope of ``log values`` over ``log sizes``."""
+    x, y = [math.log(s) for s in sizes], [math.log(v) for v in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
