@@ -20,9 +20,7 @@ PARTS = ("step", "start", "sweep", "memory", "growth")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round, without sweep and growth: under a minute"
-    )
+    parser.add_argument("--quick", action="store_true", help="a short round without sweep and growth: a minute")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
@@ -34,9 +32,9 @@ def main() -> None:
     for name, (rows, where) in (tables | {"memory": (memory_rows, ROOT)}).items():
         for row in rows(where, arguments.quick) if name in parts else []:
             print(row, flush=True)
-    if "growth" in parts:
+    if "growth" in parts and not arguments.quick:
         print("\n| time in training over | grows with |\n|---|---|", flush=True)
-        for line in growth(ROOT / "conf", arguments.quick):
+        for line in growth(ROOT / "conf"):
             print(line, flush=True)
 
 

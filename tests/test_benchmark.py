@@ -24,7 +24,7 @@ def test_both_sides_are_measured_in_turn() -> None:
 
 
 def test_a_process_is_measured_with_its_memory() -> None:
-    small, large = process("-c", "pass"), process("-c", "import time; x = bytes(200 * 2**20); time.sleep(0.5)")
+    small, large = process("-c", "pass"), process("-c", "import time; x = b'x' * (200 * 2**20); time.sleep(0.5)")
     assert large.seconds > 0.5
     assert 195 < large.mebibytes - small.mebibytes < 230
 

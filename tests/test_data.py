@@ -120,9 +120,10 @@ def test_a_fraction_that_leaves_less_than_two_rows_is_refused(fraction: str) -> 
 def test_standardization_is_scikit_learns_on_the_training_rows_alone() -> None:
     data = RegressionData(config_of("data=diabetes").data, config_of().batch)
     parts = split(config_of("data=diabetes").data, 442)
-    scaler = StandardScaler().fit(data.rows.inputs[parts.train])
-    np.testing.assert_allclose(data.train.x, scaler.transform(data.rows.inputs[parts.train]), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(data.test.x, scaler.transform(data.rows.inputs[parts.test]), rtol=1e-12, atol=1e-12)
+    inputs = load(config_of("data=diabetes").data).inputs
+    scaler = StandardScaler().fit(inputs[parts.train])
+    np.testing.assert_allclose(data.train.x, scaler.transform(inputs[parts.train]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(data.test.x, scaler.transform(inputs[parts.test]), rtol=1e-12, atol=1e-12)
     assert data.train.y.std() == pytest.approx(1)
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from descent.data.module import RegressionData
+from descent.data.sources import load
 from descent.data.split import split
 from descent.model import LinearRegression
 from descent.result import read_result
@@ -75,19 +75,19 @@ def test_the_default_dtype_of_one_run_does_not_leak_into_the_next(run: Run) -> N
 def test_metrics_are_those_of_scikit_learn_in_the_datas_own_units(run: Run, tmp_path: Path) -> None:
     result = run("data=diabetes", "optimizer=adam", "trainer=float64", "trainer.max_epochs=40")
     assert result.parameters is not None
-    data = RegressionData(config_of("data=diabetes").data, config_of().batch)
+    source = load(config_of("data=diabetes").data)
     parts = split(config_of("data=diabetes").data, 442)
     weight, bias = torch.tensor(result.parameters["weight"]).double().numpy(), result.parameters["bias"]
     for name, rows in (("train", parts.train), ("val", parts.val)):
-        y, predicted = data.rows.targets[rows], data.rows.inputs[rows] @ weight + bias
+        y, predicted = source.targets[rows], source.inputs[rows] @ weight + bias
         assert result.metrics[f"{name}/loss"] == pytest.approx(mean_squared_error(y, predicted), rel=1e-5)
         if name == "val":
             assert result.metrics["val/mae"] == pytest.approx(mean_absolute_error(y, predicted), rel=1e-5)
             assert result.metrics["val/r2"] == pytest.approx(r2_score(y, predicted), rel=1e-5)
     best = LinearRegression.load_from_checkpoint(tmp_path / "0/checkpoints/best.ckpt", weights_only=True)
     with torch.no_grad():
-        predicted = best.predict_step(torch.from_numpy(data.rows.inputs[parts.test]).float()).numpy()
-    y = data.rows.targets[parts.test]
+        predicted = best.predict_step(torch.from_numpy(source.inputs[parts.test]).float()).numpy()
+    y = source.targets[parts.test]
     assert result.metrics["test/loss"] == pytest.approx(mean_squared_error(y, predicted), rel=1e-4)
     assert result.metrics["test/mae"] == pytest.approx(mean_absolute_error(y, predicted), rel=1e-4)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK = 2**16  # rows
 SINGULAR = 1e-10  # singular values below this share of the largest count as 0
 
 
@@ -34,9 +35,10 @@ def least_squares(x: Tensor, y: Tensor, bias: bool) -> Optimum:
     """The optimum of ``mean((A p - y)^2)`` with ``A = [x, 1]``, or ``A = x`` without bias.
 
     From ``[A, y] = Q R`` (R holds all that is needed, and its condition number is A's own, not the square that
-    ``A^T A`` would have), then the singular values ``s`` of A's part of R. The Hessian is ``2 A^T A / n``, so its
-    eigenvalues are ``2 s^2 / n``. See Golub and Van Loan, Matrix Computations, 5.3 and 5.5; for the stable
-    learning rate Nesterov, Introductory Lectures on Convex Optimization, 1.2.3.
+    ``A^T A`` would have; updated block by block it needs no copy of the data), then the singular values ``s`` of
+    A's part of R. The Hessian is ``2 A^T A / n``, so its eigenvalues are ``2 s^2 / n``. See Golub and Van Loan,
+    Matrix Computations, 5.3 and 5.5; for the stable learning rate Nesterov, Introductory Lectures on Convex
+    Optimization, 1.2.3.
 
     Args:
         x: (n, d) inputs as training sees them.
@@ -44,9 +46,12 @@ def least_squares(x: Tensor, y: Tensor, bias: bool) -> Optimum:
         bias: whether the model has one.
     """
     n, d = x.shape
-    ones = [x.new_ones(n, 1)] if bias else []
-    stacked = torch.cat([x, *ones, y.unsqueeze(1)], dim=1).double()  # (n, d [+ 1] + 1)
-    r = torch.linalg.qr(stacked, mode="r").R
+    width = d + bias + 1
+    r = x.new_empty(0, width, dtype=torch.float64)
+    for inputs, targets in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True):
+        ones = [inputs.new_ones(len(inputs), 1)] if bias else []
+        rows = torch.cat([inputs, *ones, targets.unsqueeze(1)], dim=1).double()  # (rows, d [+ 1] + 1)
+        r = torch.linalg.qr(torch.cat([r, rows]), mode="r").R  # (d [+ 1] + 1, d [+ 1] + 1)
     a, b = r[:, :-1], r[:, -1]
     u, s, vt = torch.linalg.svd(a, full_matrices=False)
     kept = s > SINGULAR * s[0]
@@ -60,5 +65,5 @@ def least_squares(x: Tensor, y: Tensor, bias: bool) -> Optimum:
         bias=parameters[d].item() if bias else None,
         condition_number=(curvature[0] / curvature[-1]).item() if len(curvature) else 1.0,
         max_stable_lr=(2 / curvature[0]).item() if len(curvature) else float("inf"),
-        unique=int(kept.sum()) == stacked.shape[1] - 1,
+        unique=int(kept.sum()) == width - 1,
     )

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -53,14 +52,20 @@ class Process:
     mebibytes: float
 
 
+# A process begins with the peak memory of the one that started it, so a small one stands between
+STARTER = """
+import os, resource, sys, time
+started = time.perf_counter()
+os.spawnv(os.P_WAIT, sys.executable, [sys.executable, *sys.argv[1:]])
+seconds = time.perf_counter() - started
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.__stdout__)
+"""
+
+
 def process(*arguments: str, logs: str = os.devnull) -> Process:
     """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``."""
+    command = [sys.executable, "-S", "-c", STARTER, *arguments]
     environment = os.environ | {"DESCENT_LOGS": logs}
-    started = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return Process(seconds, usage.ru_maxrss / 1024)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    seconds, mebibytes = map(float, done.stdout.split()[-2:])
+    return Process(seconds, mebibytes)

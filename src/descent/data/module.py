@@ -1,6 +1,6 @@
 """The LightningDataModule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from zlib import crc32
 
@@ -49,17 +49,20 @@ class RegressionData(LightningDataModule):
     def __init__(self, data: DataConfig, batch: BatchConfig, seed: int = 0, bias: bool = True) -> None:
         super().__init__()
         self.batch, self.seed, self.bias = batch, seed, bias
-        self.rows = load(data)
-        parts = split(data, len(self.rows.targets))
-        x, y = self.rows.inputs, self.rows.targets
-        self.standardization = (
-            Standardization.fit(x[parts.train], y[parts.train], bias)
-            if data.standardize
-            else Standardization.identity(x.shape[1])
+        rows = load(data)
+        self.rows = replace(rows, inputs=rows.inputs[:0].copy(), targets=rows.targets[:0].copy())  # the parts have them
+        parts = split(data, len(rows.targets))
+        train, val, test = (
+            (rows.inputs[chosen], rows.targets[chosen]) for chosen in (parts.train, parts.val, parts.test)
         )
-        for name, rows in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
-            part = Part(self.standardization.inputs(x[rows]), self.standardization.targets(y[rows]))
-            setattr(self, name, part)
+        del rows  # a large table is in memory only once more, and in training precision
+        self.standardization = (
+            Standardization.fit(*train, bias) if data.standardize else Standardization.identity(self.num_features)
+        )
+        units = self.standardization
+        self.train, self.val, self.test = (
+            Part(units.inputs(x, out=x), units.targets(y, out=y)) for x, y in (train, val, test)
+        )
 
     @property
     def num_features(self) -> int:

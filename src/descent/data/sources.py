@@ -39,7 +39,9 @@ def synthetic(config: SyntheticData) -> Rows:
     variances = np.geomspace(1.0, config.condition_number, d)
     rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
     scales = np.sqrt(variances / variances.mean())
-    inputs = (rng.standard_normal((n, d)) * scales) @ rotation.T
+    inputs = rng.standard_normal((n, d))
+    inputs *= scales  # in place: a large table is in memory only once more
+    inputs = inputs @ rotation.T
     clean = inputs @ weight + bias
     targets = clean + config.noise_std * rng.standard_normal(n)
     outliers = rng.permutation(n)[: round(config.outlier_fraction * n)]

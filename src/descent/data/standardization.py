@@ -33,19 +33,21 @@ class Standardization:
         """
         x_mean = inputs.mean(0) if center else np.zeros(inputs.shape[1])
         y_mean = targets.mean() if center else np.zeros(())
-        x_scale = _deviation(inputs - x_mean)
-        y_scale = _deviation(targets - y_mean)
-        # rounding leaves a constant column a deviation of about 1e-16 of its size
-        x_scale[x_scale <= 1e-12 * np.abs(inputs).max(0)] = 1.0
-        constant = y_scale <= 1e-12 * np.abs(targets).max()
-        return cls(x_mean.tolist(), x_scale.tolist(), float(y_mean), 1.0 if constant else float(y_scale))
+        # column by column: the whole table at once would be in memory several times
+        x_scale = np.array([_scale(column, mean) for column, mean in zip(inputs.T, x_mean, strict=True)])
+        return cls(x_mean.tolist(), x_scale.tolist(), float(y_mean), _scale(targets, float(y_mean)))
 
-    def inputs(self, raw: Array) -> Array:
-        standardised: Array = (raw - np.array(self.x_mean)) / np.array(self.x_scale)
+    def inputs(self, raw: Array, out: Array | None = None) -> Array:
+        """Standardised inputs (rows, features), written into ``out`` if it is given."""
+        standardised: Array = np.subtract(raw, self.x_mean, out=out)
+        standardised /= self.x_scale
         return standardised
 
-    def targets(self, raw: Array) -> Array:
-        return (raw - self.y_mean) / self.y_scale
+    def targets(self, raw: Array, out: Array | None = None) -> Array:
+        """The same for targets (rows,)."""
+        standardised: Array = np.subtract(raw, self.y_mean, out=out)
+        standardised /= self.y_scale
+        return standardised
 
     @property
     def loss_unit(self) -> float:
@@ -64,9 +66,11 @@ class Standardization:
         return raw, bias * self.y_scale + self.y_mean - shift
 
 
-def _deviation(centered: Array) -> Array:
-    """Root mean square of each column, without squaring numbers so small that their squares vanish."""
-    largest = np.abs(centered).max(0)
-    unit = np.where(largest > 0, largest, 1.0)
-    deviation: Array = unit * np.sqrt(((centered / unit) ** 2).mean(0))
-    return deviation
+def _scale(values: Array, mean: float) -> float:
+    """Root mean square about ``mean``, without squaring numbers so small that their squares vanish."""
+    centered = values - mean
+    largest = np.abs(centered).max()
+    # rounding leaves a constant column a deviation of about 1e-16 of its size
+    if largest <= 1e-12 * np.abs(values).max():
+        return 1.0
+    return float(largest * np.sqrt(np.square(centered / largest).mean()))
