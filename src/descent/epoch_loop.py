@@ -1,4 +1,4 @@
-"""Training steps at the price of a plain loop's, wherever nobody watches them."""
+"""Training steps at the price of a plain loop's, wherever nothing listens to each of them."""
 
 import logging
 import math
@@ -23,15 +23,15 @@ MOST_AT_ONCE = 256  # steps; their batches are views that are made together
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, with a short way through steps that nobody watches.
+    """Lightning's loop over the batches of an epoch, without Lightning's way through every single step.
 
     On a small model Lightning's hooks, contexts and wrappers around a step take several times as long as the step.
-    So this loop asks before each step whether a callback watches it, or a validation or an epoch's hooks follow it.
-    If so Lightning takes the step as ever. If not, the step is taken here: the module's own ``training_step``,
-    ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and the schedulers', in Lightning's
-    order, with the same counts, to the same bits. Keras knows the idea as ``steps_per_execution``.
+    Here ``advance``, for Lightning one batch, takes all steps up to the next that Lightning has something to do after:
+    the module's own ``training_step``, ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and
+    the schedulers', in Lightning's order, with the same counts, to the same bits. Callbacks say by ``Watcher`` which
+    steps they want. Keras knows the idea as ``steps_per_execution``.
 
-    Where something listens to every step, all of them are Lightning's, and a note says what it is.
+    Where something listens to every step, all of them go through Lightning's own loop, and a note says what it is.
 
     Args:
         trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)``.

@@ -63,7 +63,7 @@ def here(conf: Path, setting: Setting) -> float:
 
 def step_rows(conf: Path, quick: bool) -> Iterator[Row]:
     """Against the tutorial's plain loop, the usual Lightning way, and scikit-learn's compiled code."""
-    rounds, share = (1, 10) if quick else (5, 1)
+    rounds, share = (1, 10) if quick else (3, 1)
     for size, steps, bar in ((1, 20_000 // share, 1.25), (32, 20_000 // share, 1.25), (None, 2_000, 1.5)):
         for optimizer, clip in product(TORCH, ("none", "norm")):
             if quick and (optimizer, clip) not in (("sgd", "none"), ("adam", "norm")):
