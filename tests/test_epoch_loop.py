@@ -1,5 +1,6 @@
 """Steps taken without Lightning's loop are those that Lightning's loop takes, bit for bit in double precision."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from conftest import Run, options
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
 from test_conf import needs_full_batch
@@ -145,7 +147,59 @@ class ByHand(Brought):
         optimizer.step()
 
 
-def fit(module: LightningModule, directory: Path, hurries: bool, batches: Any = None, **options: Any) -> Trainer:
+class Annealed(Brought):
+    """Looks at the step, the epoch and the batch that it is in."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)["loss"]
+        return loss / (1 + self.global_step) + 0.1 * self.current_epoch * loss + 0.01 * batch_idx * loss
+
+
+class NoneNowAndThen(Brought):
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        return None if self.global_step % 5 == 4 else output
+
+
+class OnlyBatch(Brought):
+    def training_step(self, batch: Batch) -> Any:  # type: ignore[override]
+        return super().training_step(batch, 0)
+
+
+class Stops(Brought):
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        self.trainer.should_stop = self.global_step >= 16
+        return super().training_step(batch, batch_idx)
+
+
+class Twice(torch.optim.SGD):
+    """Calls the closure itself, and twice."""
+
+    def step(self, closure: Any = None) -> Any:
+        assert closure is not None
+        closure()
+        return super().step(closure)
+
+
+class WithTwice(Brought):
+    def configure_optimizers(self) -> Any:
+        return Twice(self.parameters(), lr=0.01)
+
+
+class Thaw(BaseFinetuning):
+    """Adds parameters to the optimizer in the third epoch."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        self.freeze(pl_module.layers[0])
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Any) -> None:
+        if epoch == 2:
+            self.unfreeze_and_add_param_group(pl_module.layers[0], optimizer)
+
+
+def fit(
+    module: LightningModule, directory: Path, hurries: bool, batches: Any = None, size: int = 8, **options: Any
+) -> Trainer:
     torch.manual_seed(0)
     trainer = Trainer(
         *(),
@@ -155,9 +209,9 @@ def fit(module: LightningModule, directory: Path, hurries: bool, batches: Any = 
         enable_model_summary=False,
     )
     if hurries:
-        trainer.fit_loop.epoch_loop = EpochLoop(trainer, Spacing(3, 1, 7))
+        trainer.fit_loop.epoch_loop = EpochLoop(trainer, Spacing(3, 1, -(-50 // size)))
     x = torch.randn(50, 3)
-    trainer.fit(module, batches or InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
+    trainer.fit(module, batches or InMemoryBatches(x, x.sum(dim=1), size, shuffle=True))
     return trainer
 
 
@@ -166,21 +220,31 @@ def brought(kind: type[LightningModule]) -> LightningModule:
     return kind()
 
 
+@pytest.mark.parametrize("size", [8, 50])
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
         (Brought, None),
+        (Annealed, None),
+        (NoneNowAndThen, None),
+        (Stops, None),
+        (WithTwice, None),
+        (OnlyBatch, "training_step does not take (batch, batch_idx)"),
         (Logging, "training_step logs with self.log"),
         (Scaling, "Scaling overrides on_before_optimizer_step"),
         (ByHand, "the module optimizes by hand (automatic_optimization)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hurry(
-    kind: type[LightningModule], why: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: type[LightningModule], why: str | None, size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     modules = brought(kind), brought(kind)
-    trainers = [fit(module, tmp_path / str(hurries), hurries) for hurries, module in enumerate(modules)]
+    epochs = 5 if size == 8 else 30
+    trainers = [
+        fit(module, tmp_path / str(hurries), bool(hurries), size=size, max_epochs=epochs)
+        for hurries, module in enumerate(modules)
+    ]
     assert same(*(module.state_dict() for module in modules))
     assert same(*(dict(trainer.fit_loop.state_dict()) for trainer in trainers))
     assert same(*(trainer.logged_metrics for trainer in trainers))
@@ -188,6 +252,44 @@ def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hur
     assert [path.read_text() for path in logged[0]] == [path.read_text() for path in logged[1]]
     notes = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
     assert notes == ([f"note: every training step goes through Lightning's own loop, because {why}"] if why else [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_clip_val": 0.1},
+        {"callbacks": [Thaw()]},
+        {"callbacks": [GradientAccumulationScheduler({0: 1, 2: 2})]},
+        {"callbacks": [EarlyStopping("mine", patience=1, check_on_train_epoch_end=True)]},
+    ],
+    ids=["clip", "finetuning", "accumulation", "stopping"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_changed_around_the_steps_changes_them_here_too(options: dict[str, Any], tmp_path: Path) -> None:
+    class Monitored(Brought):
+        def on_train_epoch_end(self) -> None:
+            self.log("mine", torch.tensor(float(self.current_epoch >= 2)))
+
+    modules = brought(Monitored), brought(Monitored)
+    trainers = [
+        fit(module, tmp_path / str(hurries), bool(hurries), **copy.deepcopy(options))
+        for hurries, module in enumerate(modules)
+    ]
+    assert same(*(module.state_dict() for module in modules))
+    assert trainers[0].global_step == trainers[1].global_step
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_second_fit_trains_the_second_module(tmp_path: Path) -> None:
+    first, second, alone = brought(Brought), brought(Brought), brought(Brought)
+    trainer = fit(first, tmp_path / "a", True)
+    fit(alone, tmp_path / "b", False, max_epochs=3)
+    torch.manual_seed(0)
+    x = torch.randn(50, 3)
+    trainer.fit_loop.epoch_progress.reset()
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(second, InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
+    assert same(second.state_dict(), alone.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -200,6 +302,7 @@ def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hur
         ({"precision": "64-true"}, "not in the precision of training"),
         ({"accumulate_grad_batches": 2}, "accumulates gradients"),
         ({"max_steps": 9}, "max_steps of its own"),
+        ({"min_steps": 9}, "has min_steps"),
         ({"callbacks": [Listener()]}, "the callback Listener listens to each (on_train_batch_start)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

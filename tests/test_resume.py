@@ -13,6 +13,7 @@ from test_train import events
 from torch import Tensor
 
 from descent.callbacks.watcher import Watcher
+from descent.checkpoint_io import read_checkpoint
 from descent.data.batches import Batch
 from descent.model import LinearRegression
 
@@ -135,6 +136,25 @@ def test_a_signal_within_many_epochs_of_one_step_resumes_exactly(
 ) -> None:
     full = ("batch=full", "batch.size=null", "trainer.max_epochs=70", f"optimizer={optimizer}")
     assert_resumes_exactly(run, tmp_path, [SignalAt(step) for step in steps], *SMALL, *full)
+    stopped = run(*SMALL, *full, callbacks=[SignalAt(steps[0])])
+    assert stopped.status == "interrupted"
+    assert steps[0] <= stopped.steps <= steps[0] + 2
+    assert read_checkpoint(tmp_path / "0/checkpoints/last.ckpt")["global_step"] == stopped.steps
+
+
+@pytest.mark.parametrize("batch", ["full", "mini"])
+def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, run: Run, tmp_path: Path) -> None:
+    written: list[int] = []
+
+    class Written(Watcher):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            if "optimizer_states" in checkpoint:
+                written.append(trainer.global_step)
+
+    size = [] if batch == "mini" else ["batch=full", "batch.size=null"]
+    epochs = f"trainer.max_epochs={40 if batch == 'mini' else 200}"
+    run(*SMALL, *size, epochs, "checkpoint.every_steps=30", callbacks=[Written()])
+    assert written == pytest.approx([30, 60, 90, 120, 150, 180, 200], abs=7)
 
 
 @pytest.mark.parametrize("step", [101, 115, 123, 150])

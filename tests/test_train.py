@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import Run, config_of
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -212,3 +213,12 @@ def test_a_batch_above_the_training_set_is_the_whole_set_and_said_so(run: Run, c
     result = run("data=line", "trainer.max_epochs=5")
     assert result.steps == 5
     assert "batch.size=32 is more than the 4 training rows" in caplog.text
+
+
+def test_a_callback_that_watches_the_validation_loss_sees_each_epoch(run: Run) -> None:
+    options = "batch=full", "optimizer.lr=0.3", "trainer.max_epochs=200"
+    stopped = [
+        run(*options, *every, callbacks=[EarlyStopping("val/loss", patience=4)])
+        for every in ([], ["trainer.check_val_every_n_epoch=1"])
+    ]
+    assert stopped[0].steps == stopped[1].steps < 200

@@ -36,8 +36,9 @@ def run(main: Callable[[], None], conf: Path) -> None:
     def checked() -> None:
         check_overrides(sys.argv[1:])
         # To know hydra.mode Hydra composes the whole config a first time, which is half of the time before training.
-        # Only these can set it.
-        if not any(argument.startswith(("experiment=", "+experiment=", "hydra", "+hydra")) for argument in sys.argv):
+        # Only these set it; conf/train.yaml does not.
+        may = "experiment=", "debug=", "hydra", "--config"
+        if not any(argument.lstrip("+").startswith(may) for argument in sys.argv):
             Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
         main()
 

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.plugins import DoublePrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from descent.callbacks.watcher import Watcher
 from descent.data.batches import InMemoryBatches
@@ -41,41 +42,58 @@ def _in_hooks(trainer: Trainer) -> str | None:
 
 
 def _in_settings(trainer: Trainer) -> str | None:
-    if not trainer.lightning_module.automatic_optimization:
+    module, fit_loop = trainer.lightning_module, trainer.fit_loop
+    if not module.automatic_optimization:
         return "the module optimizes by hand (automatic_optimization)"
+    if not is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
+        return "training_step does not take (batch, batch_idx)"
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        return "training_step takes the iterator of batches"
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]  # set in its connector
         return "the profiler listens to each"
     if type(trainer.precision_plugin) not in (Precision, DoublePrecision):
         return f"precision {trainer.precision_plugin.precision} scales or casts in each"
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
-        return "it trains on several devices"
-    if trainer.accumulate_grad_batches != 1 or trainer.val_check_interval != 1.0:
-        return "it accumulates gradients or validates within an epoch"
+    if type(trainer.strategy) is not SingleDeviceStrategy:
+        return "it trains on several devices, or by a strategy of its own"
+    if trainer.accumulate_grad_batches != 1 or fit_loop._skip_backward:
+        return "it accumulates gradients, or leaves some out"
     if trainer.max_steps != -1:
         return "Trainer has a max_steps of its own, and not the callback MaxSteps"
+    if fit_loop.min_steps or (fit_loop.min_epochs or 0) > 1:
+        return "Trainer has min_steps or min_epochs"
+    if any(s.reduce_on_plateau and s.interval == "step" for s in trainer.lr_scheduler_configs):
+        return "a scheduler watches a metric at each"
     return None
 
 
 def _in_batches(trainer: Trainer) -> str | None:
     batches = trainer.train_dataloader
-    if not isinstance(batches, InMemoryBatches):
+    if type(batches) is not InMemoryBatches:
         return f"the batches come from a {type(batches).__name__}, not from InMemoryBatches"
     if trainer.num_training_batches != len(batches):
         return "it trains on a part of each epoch's batches"
-    if batches.x.device != trainer.strategy.root_device:
-        return "the batches are not on the device of training"
-    if trainer.precision_plugin.convert_input(batches.x) is not batches.x:
-        return "the batches are not in the precision of training"
+    if trainer.val_check_batch != len(batches) or getattr(trainer, "_val_check_time_interval", None):
+        return "it validates within an epoch"
+    if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        return "it reloads the batches"
+    for rows in (batches.x, batches.y):
+        if rows.device != trainer.strategy.root_device:
+            return "the batches are not on the device of training"
+        if trainer.precision_plugin.convert_input(rows) is not rows:
+            return "the batches are not in the precision of training"
     return None
 
 
 def hears_of_epochs(trainer: Trainer) -> bool:
     """Whether something happens at the end of each epoch, or at its start."""
-    module = trainer.lightning_module
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    heard = [hook for c in callbacks if not isinstance(c, Watcher) for hook in _overridden(c, Callback, EPOCH_HOOKS)]
+    heard = any(hears_epochs(callback) for callback in callbacks if not isinstance(callback, Watcher))
     plateau = any(scheduler.reduce_on_plateau for scheduler in trainer.lr_scheduler_configs)
-    return bool(heard or plateau or list(_overridden(module, LightningModule, EPOCH_HOOKS)))
+    return heard or plateau or bool(list(_overridden(trainer.lightning_module, LightningModule, EPOCH_HOOKS)))
+
+
+def hears_epochs(callback: Callback) -> bool:
+    return bool(list(_overridden(callback, Callback, EPOCH_HOOKS)))
 
 
 def _overridden(thing: Any, base: type, hooks: Iterable[str]) -> Iterable[str]:

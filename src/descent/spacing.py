@@ -10,12 +10,13 @@ STEPS_BETWEEN_VALIDATIONS = 200  # on small data a validation costs as much as f
 class Spacing:
     """Every so many optimizer steps, and after each of the first epochs.
 
-    A function of the step alone, so that a run which is resumed or made longer has the same points.
+    A function of the step alone, so that a run which is resumed has the same points; one that is made longer has a
+    validation more, where it ended first.
 
     Args:
         log_every: steps from one point of the training curves to the next.
-        validate_every: epochs from one validation to the next; ``None``: after each of the first, and then with at
-            least ``STEPS_BETWEEN_VALIDATIONS`` between two.
+        validate_every: epochs from one validation to the next; ``None``: after each of the first, and then after
+            every so many that they have ``STEPS_BETWEEN_VALIDATIONS``.
         steps_per_epoch: batches in an epoch.
     """
 

@@ -61,7 +61,7 @@ def build_trainer(
     options = config.trainer
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
         raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
-    spacing = _spacing(config, data)
+    spacing = _spacing(config, data, callbacks)
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
@@ -70,6 +70,7 @@ def build_trainer(
             max_epochs=options.max_epochs,
             gradient_clip_val=config.clip.gradient_clip_val,
             gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
+            check_val_every_n_epoch=spacing.validate_every or 1,
             log_every_n_steps=min(options.log_every_n_steps, data.batches_per_epoch),
             limit_val_batches=None if len(data.val) else 0,
             num_sanity_val_steps=0,
@@ -101,9 +102,10 @@ def monitored(monitor: str, has_validation: bool) -> str:
     return "train/loss" if monitor.startswith("val/") and not has_validation else monitor
 
 
-def _spacing(config: Config, data: RegressionData) -> Spacing:
+def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]) -> Spacing:
     every = config.trainer.check_val_every_n_epoch
-    if every is None and (config.stopping.patience or config.scheduler.get("monitor")):
+    monitors = any(getattr(callback, "monitor", None) for callback in callbacks)
+    if every is None and (config.stopping.patience or config.scheduler.get("monitor") or monitors):
         every = 1  # something waits for it
     return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch)
 

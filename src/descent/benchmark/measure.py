@@ -56,16 +56,22 @@ class Process:
 STARTER = """
 import os, resource, sys, time
 started = time.perf_counter()
-os.spawnv(os.P_WAIT, sys.executable, [sys.executable, *sys.argv[1:]])
+code = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, *sys.argv[1:]])
 seconds = time.perf_counter() - started
-print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.__stdout__)
+print(code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.__stdout__)
 """
 
 
-def process(*arguments: str, logs: str = os.devnull) -> Process:
-    """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``."""
+def process(*arguments: str, logs: str = os.devnull, expected: int = 0) -> Process:
+    """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``.
+
+    Raises:
+        RuntimeError: it exits otherwise than ``expected``; what it took would say nothing.
+    """
     command = [sys.executable, "-S", "-c", STARTER, *arguments]
     environment = os.environ | {"DESCENT_LOGS": logs}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    seconds, mebibytes = map(float, done.stdout.split()[-2:])
+    code, seconds, mebibytes = map(float, done.stdout.split()[-3:])
+    if code != expected:
+        raise RuntimeError(f"python {' '.join(arguments)} exited with {code:g}, not {expected}")
     return Process(seconds, mebibytes)

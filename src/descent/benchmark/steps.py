@@ -16,7 +16,13 @@ from descent.cli import load_config
 from descent.train import train
 
 BATCH = {1: "single", 32: "mini", None: "full"}
-TORCH = {"sgd": "SGD", "adam": "Adam"}
+TORCH = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+}
+OPTIMIZERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def step_rows(conf: Path, quick: bool) -> Iterator[Row]:
     """Against the tutorial's plain loop, the usual Lightning way, and scikit-learn's compiled code."""
     rounds, share = (1, 10) if quick else (3, 1)
     for size, steps, bar in ((1, 20_000 // share, 1.25), (32, 20_000 // share, 1.25), (None, 2_000, 1.5)):
-        for optimizer, clip in product(TORCH, ("none", "norm")):
+        for optimizer, clip in product(OPTIMIZERS, ("none", "norm")):
             if quick and (optimizer, clip) not in (("sgd", "none"), ("adam", "norm")):
                 continue
             setting = Setting(optimizer, size, clip, 1000, 5, steps)
@@ -73,20 +79,20 @@ def step_rows(conf: Path, quick: bool) -> Iterator[Row]:
     for size, steps in ((32, 1_000), (1, 1_000), (None, 100))[: 1 if quick else 3]:
         setting = Setting("sgd", size, "none", 1000, 5, steps // share)
         x, y = setting.data()
-        theirs = partial(usual_lightning, x, y, "SGD", size, setting.steps, None)
+        theirs = partial(usual_lightning, x, y, torch.optim.SGD, size, setting.steps, None)
         yield in_turn(str(setting), partial(here, conf, setting), "usual Lightning", theirs, rounds, "us")
     setting = Setting("sgd", 1, "none", 1000, 5, 20_000 // share)
     compiled_loop = partial(compiled, *setting.data(), setting.steps)
     yield in_turn(str(setting), partial(here, conf, setting), "SGDRegressor", compiled_loop, rounds, "us")
-    for optimizer in () if quick else TORCH:
+    for optimizer in () if quick else OPTIMIZERS:
         yield from _against_loops(conf, Setting(optimizer, None, "none", 1_000_000, 10, 50), rounds, 1.03)
 
 
 def _against_loops(conf: Path, setting: Setting, rounds: int, bar: float) -> Iterator[Row]:
-    (x, y), name = setting.data(), TORCH[setting.optimizer]
+    (x, y), optimizer = setting.data(), TORCH[setting.optimizer]
     ours = partial(here, conf, setting)
-    loop = partial(plain_loop, x, y, name, setting.size, setting.steps, setting.clip_val)
+    loop = partial(plain_loop, x, y, optimizer, setting.size, setting.steps, setting.clip_val)
     yield in_turn(str(setting), ours, "plain loop", loop, rounds, "us", bar)
     if setting.size is None and rounds > 1:
-        unindexed = partial(unindexed_loop, x, y, name, setting.steps, setting.clip_val)
+        unindexed = partial(unindexed_loop, x, y, optimizer, setting.steps, setting.clip_val)
         yield in_turn(str(setting), ours, "the same, not indexing", unindexed, rounds, "us")
