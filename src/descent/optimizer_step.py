@@ -1,15 +1,19 @@
 """One optimizer step, as Lightning's automatic optimization takes it, and nothing around it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from descent.callbacks.watcher import Watcher
 from descent.data.batches import Batch
+
+NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class OptimizerStep:
@@ -27,7 +31,8 @@ class OptimizerStep:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.module, self.optimizer = trainer, trainer.lightning_module, trainer.optimizers[0]
-        self.precision = trainer.precision_plugin
+        self.precision, self.training_step = trainer.precision_plugin, self.module.training_step
+        self.casts = type(self.precision) is not Precision
         self.clip_val = trainer.gradient_clip_val
         self.clip_algorithm = trainer.gradient_clip_algorithm or GradClipAlgorithmType.NORM
         kind = type(self.optimizer)
@@ -46,8 +51,8 @@ class OptimizerStep:
 
     def _closure(self) -> Any:
         self.evaluations += 1
-        with self.precision.train_step_context():
-            self.output = self.module.training_step(self.batch, self.batch_idx)
+        with self.precision.train_step_context() if self.casts else NOTHING:
+            self.output = self.training_step(self.batch, self.batch_idx)
         self.loss = self.output["loss"] if isinstance(self.output, Mapping) else self.output
         self._zero_grad()
         if self.loss is not None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from descent.benchmark.measure import Row, in_turn
-from descent.benchmark.rivals import LEARNING_RATE, compiled, plain_loop, unindexed_loop, usual_lightning
+from descent.benchmark.rivals import LEARNING_RATE, Optimizers, compiled, plain_loop, unindexed_loop, usual_lightning
 from descent.cli import load_config
 from descent.train import train
 
 BATCH = {1: "single", 32: "mini", None: "full"}
-TORCH = {
+TORCH: dict[str, Optimizers] = {
     "sgd": torch.optim.SGD,
     "momentum": partial(torch.optim.SGD, momentum=0.9),
     "rmsprop": torch.optim.RMSprop,

@@ -33,17 +33,14 @@ class Divergence(Watcher):
     def __init__(self, factor: float, stable_lr: float | None) -> None:
         self.factor, self.stable_lr = factor, stable_lr
         self.first: float | None = None
+        self.limit = math.inf  # the largest loss that is not divergence, in the units of training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.first is None:
             with torch.no_grad():
                 targets = cast(InMemoryBatches, trainer.train_dataloader).y
                 self.first = max(full_loss(trainer, pl_module).item(), targets.square().mean().item())
-
-    @property
-    def limit(self) -> float:
-        """The largest loss that is not divergence, in the units of training."""
-        return min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
+        self.limit = min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
