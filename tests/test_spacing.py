@@ -1,5 +1,7 @@
 """Where curves have points and runs validations."""
 
+from itertools import pairwise
+
 import pytest
 
 from descent.spacing import Spacing
@@ -28,7 +30,7 @@ def test_curves_have_a_point_after_each_of_the_first_epochs_and_every_so_many_st
 def test_validations_become_rarer_after_the_first_twenty(steps_per_epoch: int) -> None:
     epochs = validated(Spacing(50, None, steps_per_epoch), 3000)
     assert epochs[:20] == list(range(1, 21))
-    for before, after in zip(epochs[19:], epochs[20:], strict=False):
+    for before, after in pairwise(epochs[19:]):
         gap = after - before
         assert gap * steps_per_epoch >= 100
         assert gap in (before // 10, -(-100 // steps_per_epoch))
