@@ -70,7 +70,7 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
     assert "INFO" not in done.stdout and "Tip" not in done.stdout
 
 
-@pytest.mark.parametrize("overrides", [["data=line"], ["data.val_fraction=0"], ["data=diabetes", "batch=full"]])
+@pytest.mark.parametrize("overrides", [["data=line"], ["data=diabetes", "batch=full", "data.val_fraction=0"]])
 def test_the_console_is_free_of_warnings(overrides: list[str], script: Script) -> None:
     done = script("train.py", "trainer.max_epochs=2", "batch.size=4", *overrides)
     assert done.returncode == 0, done.stderr

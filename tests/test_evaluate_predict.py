@@ -133,11 +133,9 @@ def test_the_commands_run(script: Callable[..., object], run_dir: Path, table: p
     done = [script("evaluate.py", str(run_dir)), script("predict.py", str(run_dir), "in.csv", "out.csv")]
     assert [d.returncode for d in done] == [0, 0]  # type: ignore[attr-defined]
     assert (tmp_path / "out.csv").is_file()
-    for name in ("evaluate.py", "predict.py", "resume.py"):
-        arguments = ["no/such/run", *(["in.csv", "out.csv"] if name == "predict.py" else [])]
-        failed = script(name, *arguments)
-        assert failed.returncode == 1  # type: ignore[attr-defined]
-        assert failed.stderr.startswith("error: RUN_DIR must be the directory of a run")  # type: ignore[attr-defined]
+    failed = script("evaluate.py", "no/such/run")
+    assert failed.returncode == 1  # type: ignore[attr-defined]
+    assert failed.stderr.startswith("error: RUN_DIR must be the directory of a run")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-6, 0.0), (1.0, 1e7), (1e6, -1e9)])

@@ -117,7 +117,7 @@ def test_signals_outside_of_a_step_resume_exactly(where: str, overrides: list[st
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where=where)], *SMALL, *overrides)
 
 
-@pytest.mark.parametrize("step", [4, 6, 11])
+@pytest.mark.parametrize("step", [4, 11])
 @pytest.mark.parametrize("scheduler", ["none", "plateau", "cosine"])
 def test_a_run_with_max_steps_resumes_exactly(scheduler: str, step: int, run: Run, tmp_path: Path) -> None:
     assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"scheduler={scheduler}", "trainer.max_steps=12")
@@ -157,6 +157,6 @@ def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, 
     assert written == pytest.approx([30, 60, 90, 120, 150, 180, 200], abs=7)
 
 
-@pytest.mark.parametrize("step", [101, 115, 123, 150])
+@pytest.mark.parametrize("step", [101, 123])
 def test_a_signal_within_epochs_that_nobody_hears_of_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
     assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, "trainer.max_epochs=40", "optimizer=momentum")
