@@ -38,3 +38,9 @@ def test_validations_become_rarer_after_the_first_twenty(steps_per_epoch: int) -
 
 def test_an_interval_that_is_asked_for_is_kept() -> None:
     assert validated(Spacing(50, 7, 1), 30) == [7, 14, 21, 28]
+
+
+def test_large_validations_are_rarer_from_the_start() -> None:
+    assert validated(Spacing(50, None, 1, 1_250_000), 250) == [1, 101, 201]
+    assert validated(Spacing(50, None, 1, 500_000), 110) == [1, 2, 3, 4, 104]
+    assert validated(Spacing(50, None, 30_000, 10**9), 5) == [1, 2, 3, 4, 5]

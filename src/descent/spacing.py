@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 FIRST_EPOCHS = 20  # each has a point of its own, however few its steps
+LARGE = 2_000_000  # cells of validation rows; more take longer than all else around a step
 STEPS_BETWEEN_VALIDATIONS = 100  # on small data a validation costs as much as fifteen steps
 
 
@@ -18,11 +19,13 @@ class Spacing:
         validate_every: epochs from one validation to the next; ``None``: after each of the first, and then whenever
             their number has grown by a tenth, with ``STEPS_BETWEEN_VALIDATIONS`` between two.
         steps_per_epoch: batches in an epoch.
+        validated_cells: rows times features of a validation; where they are many, fewer of the first epochs have one.
     """
 
     log_every: int
     validate_every: int | None
     steps_per_epoch: int
+    validated_cells: int = 0
 
     def logs(self, step: int) -> bool:
         """Whether the training curves have a point at ``step``."""
@@ -39,9 +42,10 @@ class Spacing:
         """The first epoch from ``epoch`` on, counted from 1, after which there is a validation."""
         if self.validate_every is not None:
             return -(-epoch // self.validate_every) * self.validate_every
-        if epoch <= FIRST_EPOCHS:
+        first = max(1, min(FIRST_EPOCHS, LARGE // max(1, self.validated_cells)))
+        if epoch <= first:
             return epoch
-        validated, least = FIRST_EPOCHS, -(-STEPS_BETWEEN_VALIDATIONS // self.steps_per_epoch)
+        validated, least = first, -(-STEPS_BETWEEN_VALIDATIONS // self.steps_per_epoch)
         while validated < epoch:
             validated += max(least, validated // 10)
         return validated

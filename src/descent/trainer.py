@@ -107,7 +107,7 @@ def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]
     monitors = any(getattr(callback, "monitor", None) for callback in callbacks)
     if every is None and (config.stopping.patience or config.scheduler.get("monitor") or monitors):
         every = 1  # something waits for it
-    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch)
+    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch, data.val.x.size)
 
 
 def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> list[Callback]:
