@@ -107,8 +107,7 @@ def test_every_scheduler_resumes_exactly(scheduler: str, step: int, run: Run, tm
     "overrides",
     [
         ["optimizer=adam"],
-        ["scheduler=plateau", "scheduler.patience=0"],
-        ["stopping=patience", "stopping.patience=1", "optimizer.lr=0.3"],
+        ["scheduler=plateau", "scheduler.patience=0", "stopping=patience", "stopping.patience=1", "optimizer.lr=0.3"],
     ],
     ids=lambda o: o[0],
 )
