@@ -20,7 +20,7 @@ PARTS = ("step", "start", "sweep", "memory", "growth")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
-    parser.add_argument("--quick", action="store_true", help="a short round without sweep and growth: a minute")
+    parser.add_argument("--quick", action="store_true", help="a short round of step and start: a minute")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
