@@ -29,8 +29,7 @@ class Spacing:
 
     def logs(self, step: int) -> bool:
         """Whether the training curves have a point at ``step``."""
-        epoch, rest = divmod(step, self.steps_per_epoch)
-        return step % self.log_every == 0 or (rest == 0 and epoch <= FIRST_EPOCHS)
+        return self.next_logged(step) == step
 
     def next_logged(self, step: int) -> int:
         """The first step from ``step`` on at which they have one."""

@@ -5,23 +5,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
-from descent.benchmark.measure import Row, in_turn, process
-from descent.benchmark.steps import TORCH, Setting, here
+from descent.benchmark.measure import Process, Row, in_turn, process
+from descent.benchmark.steps import BATCH, TORCH, Setting, here
 
 IMPORTS = "import lightning.pytorch, torch.utils.tensorboard, hydra"
-OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
-SIZES = (1, 32, None)
 CLIPS = ("none", "norm")
 QUIET = "trainer.enable_progress_bar=false"
 
 
-def train_py(root: Path, *arguments: str, expected: int = 0) -> float:
-    """Seconds of ``scripts/train.py`` with these arguments."""
+def train_py(root: Path, *arguments: str, expected: int = 0) -> Process:
+    """``scripts/train.py`` with these arguments."""
     with tempfile.TemporaryDirectory() as logs:
-        return process(str(root / "scripts" / "train.py"), *arguments, logs=logs, expected=expected).seconds
+        return process(str(root / "scripts" / "train.py"), *arguments, logs=logs, expected=expected)
+
+
+def train_seconds(root: Path, *arguments: str, expected: int = 0) -> float:
+    return train_py(root, *arguments, expected=expected).seconds
 
 
 def start_rows(root: Path, quick: bool) -> Iterator[Row]:
@@ -31,14 +34,14 @@ def start_rows(root: Path, quick: bool) -> Iterator[Row]:
     for what, overrides, bar in (("the default run", [], 1.15), ("one epoch", ["trainer.max_epochs=1"], None)):
         if quick and overrides:
             continue
-        yield in_turn(what, partial(train_py, root, *overrides), "bare imports", imports, rounds, "s", bar)
+        yield in_turn(what, partial(train_seconds, root, *overrides), "bare imports", imports, rounds, "s", bar)
     for what, arguments, code in (
         ("--help", ["--help"], 0),
         ("--cfg job", ["--cfg", "job"], 0),
         ("an unknown option", ["optimizer=adm"], 1),
         ("a value out of range", ["batch.size=-1"], 1),
     ):
-        ours = partial(train_py, root, *arguments, expected=code)
+        ours = partial(train_seconds, root, *arguments, expected=code)
         yield in_turn(what, ours, "import hydra", hydra, rounds, "s", 2.5)
 
 
@@ -48,14 +51,14 @@ def sweep_rows(root: Path, quick: bool) -> Iterator[Row]:
         return
     axes = [
         *("-m", "name=benchmark", "data.num_samples=1000", QUIET),
-        *("optimizer=" + ",".join(OPTIMIZERS), "batch=single,mini,full", "clip=none,norm"),
+        *(f"optimizer={','.join(TORCH)}", f"batch={','.join(BATCH.values())}", f"clip={','.join(CLIPS)}"),
     ]
     for against, loop, epochs, bar in (
         ("plain loops and imports", "plain_loop", 20, 1.3),
         ("usual Lightning", "usual_lightning", 2, None),
     ):
         code = f"{IMPORTS}; from descent.benchmark.processes import sweep_by; sweep_by({loop!r}, {epochs})"
-        ours, theirs = partial(train_py, root, *axes, f"trainer.max_epochs={epochs}"), partial(_seconds, code)
+        ours, theirs = partial(train_seconds, root, *axes, f"trainer.max_epochs={epochs}"), partial(_seconds, code)
         yield in_turn(f"a sweep of 24 runs of {epochs} epochs", ours, against, theirs, 2, "s", bar)
 
 
@@ -67,11 +70,9 @@ def sweep_by(loop: str, epochs: int) -> None:
     """The sweep's trainings by one of the loops of ``descent.benchmark.rivals``."""
     from descent.benchmark import rivals
 
-    for optimizer in OPTIMIZERS:
-        for size in SIZES:
-            for clip in CLIPS:
-                setting = Setting(optimizer, size, clip, 800, 5, epochs * -(-800 // (size or 800)))
-                getattr(rivals, loop)(*setting.data(), TORCH[optimizer], size, setting.steps, setting.clip_val)
+    for optimizer, size, clip in product(TORCH, BATCH, CLIPS):
+        setting = Setting(optimizer, size, clip, 800, 5, epochs * -(-800 // (size or 800)))
+        getattr(rivals, loop)(*setting.data(), TORCH[optimizer], size, setting.steps, setting.clip_val)
 
 
 def memory_rows(root: Path, quick: bool) -> Iterator[Row]:
@@ -84,9 +85,7 @@ def memory_rows(root: Path, quick: bool) -> Iterator[Row]:
     size = f"data.num_samples={rows}", f"data.num_features={features}"
 
     def ours() -> float:
-        with tempfile.TemporaryDirectory() as logs:
-            command = str(root / "scripts" / "train.py"), *size, "batch=full", "trainer.max_epochs=3", QUIET
-            return process(*command, logs=logs).mebibytes
+        return train_py(root, *size, "batch=full", "trainer.max_epochs=3", QUIET).mebibytes
 
     def theirs() -> float:
         return process("-c", IMPORTS).mebibytes + 2 * data

@@ -78,7 +78,7 @@ class Checkpoints(Watcher, Checkpoint):
         return step if self._is_due(step) else self.written_step + self.every_steps
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
-        return self.signals.number is not None or time.monotonic() - self.written_at >= self.every_seconds
+        return self._is_due(step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epoch_end is not None:
