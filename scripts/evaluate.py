@@ -7,6 +7,7 @@ signals.install()
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from descent.result import run_result  # noqa: E402
 from descent.run import command  # noqa: E402
 
 
@@ -16,8 +17,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
     parser.add_argument("--data", type=Path, metavar="FILE", help="CSV or Parquet with other rows than the test rows")
     arguments = parser.parse_args()
+    run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 
-    from descent.evaluate import evaluate  # torch, after the arguments have passed
+    from descent.evaluate import evaluate
 
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
     for name, value in metrics.items():

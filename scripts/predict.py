@@ -7,6 +7,7 @@ signals.install()
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from descent.result import run_result  # noqa: E402
 from descent.run import command  # noqa: E402
 
 
@@ -17,8 +18,9 @@ def main() -> None:
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="CSV or Parquet")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
     arguments = parser.parse_args()
+    run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 
-    from descent.predict import predict_file  # torch, after the arguments have passed
+    from descent.predict import predict_file
 
     predict_file(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
     print(arguments.output)

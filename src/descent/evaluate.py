@@ -10,7 +10,8 @@ from descent.data.module import EVALUATION_BATCH, RegressionData
 from descent.data.table import read_table
 from descent.errors import UserError
 from descent.files import write_atomically
-from descent.load import CheckpointName, load_model, run_result
+from descent.load import CheckpointName, load_model
+from descent.result import run_result
 from descent.resume import load_saved, to_config
 
 

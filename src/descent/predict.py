@@ -5,8 +5,9 @@ from pathlib import Path
 import polars as pl
 
 from descent.errors import UserError, must
-from descent.load import CheckpointName, load_model, run_result
+from descent.load import CheckpointName, load_model
 from descent.model import LinearRegression
+from descent.result import run_result
 
 COLUMN = "prediction"
 SUFFIXES = (".csv", ".parquet")

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from descent.errors import UserError
 from descent.files import write_atomically
 
 Status = Literal["completed", "diverged", "interrupted", "failed"]
@@ -116,3 +117,17 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def run_result(run_dir: Path) -> dict[str, Any]:
+    """The result of a run that has begun to train.
+
+    Raises:
+        UserError: the directory is not one of a run, or the run failed before it knew its data.
+    """
+    if not (run_dir / "result.json").is_file():
+        raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}")
+    result = read_result(run_dir)
+    if not result["features"]:
+        raise UserError(f"{run_dir} must have trained; it has not: {result['reason']}")
+    return result
