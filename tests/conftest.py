@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Run:
     def run(
         *overrides: str, callbacks: Sequence[Callback] = (), run_dir: Path | None = None, resume: bool = False
     ) -> Result:
-        config = config_of("trainer.enable_progress_bar=false", *overrides)
+        config = config_of("trainer.enable_progress_bar=false", "figures=false", *overrides)
         return train(config, run_dir or tmp_path / str(next(count)), callbacks=callbacks, resume=resume)
 
     return run

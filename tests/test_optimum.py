@@ -1,17 +1,24 @@
 """The exact answer, held against torch.linalg.lstsq, NumPy's pseudo-inverse and the Hessian itself."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from descent.optimum import least_squares
+from descent.optimum import BLOCK, Optimum, best_momentum, excess_loss, largest_stable_lr, triangle
+from descent.optimum import least_squares as least_squares_of
 
 
 def problem(n: int = 50, d: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64) * torch.logspace(0, 2, d, dtype=torch.float64)
     return x, torch.randn(n, generator=generator, dtype=torch.float64)
+
+
+def least_squares(x: torch.Tensor, y: torch.Tensor, bias: bool) -> Optimum:
+    return least_squares_of(triangle(x, y, bias), len(y), bias)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -50,3 +57,79 @@ def test_a_repeated_column_is_not_a_unique_optimum() -> None:
     found = least_squares(x, y, bias=True)
     assert not found.unique
     assert found.weight[0] == pytest.approx(found.weight[-1])
+
+
+def test_a_table_of_several_blocks_has_the_same_optimum() -> None:
+    x, y = problem(n=2 * BLOCK + 7)
+    found, expected = least_squares(x, y, bias=True), np.linalg.lstsq(np.c_[x, np.ones(len(y))], y, rcond=None)[0]
+    assert [*found.weight, found.bias] == pytest.approx(expected.tolist(), rel=1e-10)
+
+
+def test_excess_loss_is_the_difference_of_two_losses() -> None:
+    x, y = problem()
+    found, step = least_squares(x, y, bias=True), torch.tensor([0.1, -0.2, 0.3, -0.4, 0.5], dtype=torch.float64)
+    p = torch.tensor([*found.weight, found.bias], dtype=torch.float64) + step
+    loss = ((torch.cat([x, torch.ones(50, 1)], 1) @ p - y) ** 2).mean().item()
+    assert excess_loss(triangle(x, y, True), 50, step) == pytest.approx(loss - found.loss, rel=1e-10)
+
+
+def descend(x: torch.Tensor, y: torch.Tensor, steps: int, **options: float | bool) -> list[float]:
+    """Distances from the optimum, step by step, of torch's SGD on all rows."""
+    p = torch.full((x.shape[1],), 1.0, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor(least_squares(x, y, bias=False).weight, dtype=torch.float64)
+    optimizer = torch.optim.SGD([p], **options)  # type: ignore[arg-type]
+    distances = [(p.detach() - target).norm().item()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        ((x @ p - y) ** 2).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        distances.append((p.detach() - target).norm().item())
+    return distances
+
+
+def scaled() -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = problem(n=200)
+    return x / torch.logspace(0, 1, 4, dtype=torch.float64), y  # a condition number of about 100
+
+
+def test_gradient_descent_at_the_best_rate_contracts_as_predicted() -> None:
+    x, y = scaled()
+    found = least_squares(x, y, bias=False)
+    distances = descend(x, y, 400, lr=found.best_lr)
+    assert all(b <= a * found.contraction * (1 + 1e-9) for a, b in pairwise(distances))
+    assert (distances[400] / distances[300]) ** 0.01 == pytest.approx(found.contraction, rel=1e-6)
+
+
+@pytest.mark.parametrize("better", [0.8, 1.005])
+def test_no_other_fixed_rate_contracts_faster(better: float) -> None:
+    x, y = scaled()
+    found = least_squares(x, y, bias=False)
+    best, other = (descend(x, y, 400, lr=found.best_lr * factor)[-1] for factor in (1.0, better))
+    assert best < other
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"weight_decay": 0.5}], ids=str
+)
+def test_just_below_the_stable_rate_sgd_converges_and_just_above_it_diverges(options: dict[str, float]) -> None:
+    x, y = scaled()
+    found = least_squares(x, y, bias=False)
+    limit = largest_stable_lr(
+        found, options.get("momentum", 0.0), bool(options.get("nesterov")), options.get("weight_decay", 0.0)
+    )
+    below = descend(x, y, 1200, lr=limit * 0.995, **options)
+    above = descend(x, y, 1200, lr=limit * 1.005, **options)
+    # with weight decay it converges to another point
+    assert below[1200] < below[0]
+    assert above[1200] > 10 * above[600] > 10 * below[600]
+
+
+def test_momentum_at_its_optimal_setting_reaches_its_rate() -> None:
+    x, y = scaled()
+    found = least_squares(x, y, bias=False)
+    momentum = best_momentum(found.condition_number)
+    lr = largest_stable_lr(found, momentum) / (1 + 1 / found.condition_number)  # 2 (1 + b) / (L + m)
+    distances = descend(x, y, 100, lr=lr, momentum=momentum)
+    # a double root: the distance falls as k rate^k
+    assert (distances[100] / distances[50] / 2) ** (1 / 50) == pytest.approx(momentum**0.5, rel=0.01)
+    assert distances[100] < 1e-3 * descend(x, y, 100, lr=found.best_lr)[100]

@@ -110,6 +110,9 @@ class StoppingConfig:
     monitor: Annotated[str, MONITOR]
     gradient_norm: Annotated[float | None, or_null(POSITIVE, "off")]  # of the full gradient
     loss_change: Annotated[float | None, or_null(POSITIVE, "off")]  # relative, from epoch to epoch
+    max_samples: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]  # rows seen, repeats counted
+    max_gradient_evaluations: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]
+    max_seconds: Annotated[float | None, or_null(POSITIVE, "no limit")]
     diverged_above: Annotated[float, POSITIVE]  # times the first training loss: the run ends as diverged
 
 
@@ -144,6 +147,7 @@ class Config:
     seed: Annotated[int, SEED]  # of the initialisation and of the order of batches
     name: Annotated[str | None, or_null(NAME, "named after the overrides")]
     predict_at: Annotated[list[list[float]], ROWS]
+    figures: Annotated[bool, BOOLEAN]
     data: DataConfig
     model: ModelConfig
     optimizer: dict[str, Any]

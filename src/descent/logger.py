@@ -6,6 +6,13 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+LAYOUT = {
+    "descent": {
+        "training and validation loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "gradient norm before and after clipping": ["Multiline", ["^grad/norm$", "^grad/norm_clipped$"]],
+    }
+}
+
 
 class RunLogger(TensorBoardLogger):
     """Writes all events of a run, of training, test and hyperparameters, into one file in ``run_dir``.
@@ -31,8 +38,18 @@ class RunLogger(TensorBoardLogger):
         values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in points.items()]
         self.experiment.file_writer.add_summary(Summary(value=values), step)  # one event: a tenth of the time of many
 
+    def log_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
+        """A picture, in TensorBoard's Images."""
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
+        self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def log_layout(self) -> None:
+        """What TensorBoard's Custom Scalars draw into one chart; the tags are regular expressions."""
+        self.experiment.add_custom_scalars(LAYOUT)
+
     def save(self) -> None:
-        self.experiment.flush()
+        if self._experiment is not None:  # it is where the disk could not be written to
+            self.experiment.flush()
 
     def finalize(self, status: str) -> None:
         self.save()

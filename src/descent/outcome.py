@@ -13,14 +13,18 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from torch.nn.functional import mse_loss
 
+from descent.callbacks.budget import Budget
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
 from descent.callbacks.divergence import Divergence
+from descent.callbacks.telemetry import gradient_evaluations
+from descent.callbacks.to_optimum import ToOptimum
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.hparams import flat_hparams
 from descent.logger import RunLogger
 from descent.model import LinearRegression
+from descent.optimum import hessian
 from descent.result import Result
 
 log = logging.getLogger(__name__)
@@ -54,16 +58,40 @@ def describe(result: Result, trainer: Trainer, model: LinearRegression, data: Re
         result.best = {"step": checkpoints.best_step, "monitor": checkpoints.monitor, "value": checkpoints.best_value}
     _count(result, trainer, data)
     result.metrics = _measure(model, data)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
+        if isinstance(callback, ToOptimum):
+            result.metrics |= callback.points(trainer, model, None)
 
 
-def _optimum(data: RegressionData) -> dict[str, Any]:
-    """The least-squares solution in the data's own units; curvature and learning rate in those of training."""
+def _optimum(data: RegressionData) -> dict[str, Any] | None:
+    """The least-squares solution in the data's own units; curvature and learning rates in those of training."""
     found = data.optimum
+    if found is None:
+        return None
     if not found.unique:
         log.warning("note: the least-squares solution is not unique; the one nearest to 0 is reported")
     weight, bias = data.standardization.own_units(found.weight, found.bias)
-    own = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
+    own: dict[str, Any] = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
+    if len(weight) + (bias is not None) == 2:  # for the contours of the loss
+        own["hessian"] = _own_hessian(data)
     return asdict(found) | own
+
+
+def _own_hessian(data: RegressionData) -> list[list[float]]:
+    """The Hessian of the loss in the data's own units."""
+    assert data.triangle is not None
+    units = data.standardization
+    size = data.triangle.shape[1] - 1
+    # the columns: what own_difference makes of one unit of each parameter
+    columns = []
+    for row in np.eye(size).tolist():
+        weight, bias = units.own_difference(*((row[:-1], row[-1]) if data.bias else (row, None)))
+        columns.append([*weight, *([] if bias is None else [bias])])
+    to_training = np.linalg.inv(np.array(columns).T)
+    own: list[list[float]] = (
+        units.loss_unit * to_training.T @ hessian(data.triangle, len(data.train)).numpy() @ to_training
+    ).tolist()
+    return own
 
 
 def predict(model: LinearRegression, inputs: list[list[float]]) -> list[float]:
@@ -92,7 +120,7 @@ def loss_limit(trainer: Trainer) -> float:
 
 def _why_stopped(trainer: Trainer) -> str | None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
-        if isinstance(callback, Converged) and callback.reason:
+        if isinstance(callback, Converged | Budget) and callback.reason:
             return callback.reason
         if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
             return f"{callback.monitor} has not improved for {callback.patience} validations"
@@ -104,9 +132,7 @@ def _count(result: Result, trainer: Trainer, data: RegressionData) -> None:
     passes, rest = divmod(steps, data.batches_per_epoch)
     result.steps, result.epochs = steps, passes
     result.samples = passes * rows + min(rest * size, rows)
-    # torch's L-BFGS counts for itself how often it called the closure
-    counted = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
-    result.gradient_evaluations = counted or steps
+    result.gradient_evaluations = gradient_evaluations(trainer)
 
 
 def log_final(logger: Logger | None, result: Result) -> None:

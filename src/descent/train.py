@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from lightning.pytorch import Callback, Trainer, seed_everything
 
+from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import DivergenceError
 from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.data.sources import LARGEST
+from descent.data.table import Array
 from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.model import LinearRegression
@@ -100,10 +103,20 @@ def _train(config: Config, run_dir: Path, command: str | None, callbacks: Sequen
             _interrupt(result, Interrupted(signals.number))
         if result.status != "interrupted":
             log_final(logger, result)
+        if config.figures and result.status == "completed" and not config.trainer.fast_dev_run:
+            from descent.figures import draw_figures  # matplotlib comes in here
+
+            draw_figures(result, data, _path(trainer), logger, run_dir)
         if isinstance(logger, RunLogger):  # fast_dev_run has another
             logger.close()
         result.write(run_dir)
     return result
+
+
+def _path(trainer: Trainer) -> Array | None:
+    """The way that the parameters of a model of two took, (points, 2)."""
+    (curves,) = (c for c in trainer.callbacks if isinstance(c, Curves))  # type: ignore[attr-defined]
+    return np.array(curves.path) if curves.path else None
 
 
 def _interrupt(result: Result, interrupted: Interrupted) -> None:

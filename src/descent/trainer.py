@@ -10,12 +10,15 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
+from descent.callbacks.budget import Budget
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
 from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import Divergence
 from descent.callbacks.max_steps import MaxSteps
 from descent.callbacks.progress import Progress
+from descent.callbacks.telemetry import Telemetry
+from descent.callbacks.to_optimum import ToOptimum
 from descent.callbacks.training_loss import TrainingLoss
 from descent.checkpoint_io import AtomicCheckpointIO
 from descent.config import Config
@@ -24,6 +27,7 @@ from descent.data.sources import numbered
 from descent.epoch_loop import EpochLoop
 from descent.errors import UserError, must
 from descent.logger import RunLogger
+from descent.optimum import largest_stable_lr
 from descent.rules import better
 from descent.signals import Deferred
 from descent.spacing import Spacing
@@ -110,17 +114,34 @@ def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]
     return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch, data.val.x.size)
 
 
+def _stable_lr(config: Config, data: RegressionData) -> float | None:
+    """Of SGD on all rows; ``None`` for other optimizers, and where the curvature is not known."""
+    given = config.optimizer
+    if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or data.optimum is None:
+        return None
+    return largest_stable_lr(
+        data.optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)
+    )
+
+
 def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> list[Callback]:
     stopping, has_validation = config.stopping, len(data.val) > 0
-    plain = config.optimizer["_target_"] == "torch.optim.SGD" and not config.optimizer.get("momentum")
-    stable_lr = data.optimum.max_stable_lr if plain else None
     names = data.rows.feature_names
     if names == numbered(len(names)):
         names = tuple(name.removeprefix("x_") for name in names)
-    callbacks: list[Callback] = [Divergence(stopping.diverged_above, stable_lr), Curves(spacing, names)]
+    callbacks: list[Callback] = [
+        Divergence(stopping.diverged_above, _stable_lr(config, data)),
+        Curves(spacing, names),
+        Telemetry(spacing),
+    ]
+    if data.triangle is not None and data.optimum is not None:
+        callbacks.append(ToOptimum(spacing, data.triangle, len(data.train), data.optimum))
     watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
     if config.trainer.max_steps is not None:
         callbacks.append(MaxSteps(config.trainer.max_steps))
+    budget = stopping.max_samples, stopping.max_gradient_evaluations, stopping.max_seconds
+    if any(limit is not None for limit in budget):
+        callbacks.append(Budget(*budget))
     if not has_validation or "train/loss" in watched:
         callbacks.append(TrainingLoss())
     if stopping.patience is not None:

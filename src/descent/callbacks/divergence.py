@@ -1,5 +1,6 @@
 """Ending a run whose loss has left all bounds."""
 
+import logging
 import math
 import sys
 from typing import Any, cast
@@ -11,6 +12,8 @@ from torch import Tensor
 from descent.callbacks.training_loss import full_loss
 from descent.callbacks.watcher import Watcher
 from descent.data.batches import Batch, InMemoryBatches
+
+log = logging.getLogger(__name__)
 
 
 class DivergenceError(Exception):
@@ -26,8 +29,7 @@ class Divergence(Watcher):
 
     Args:
         factor: how many times the first loss is too much.
-        stable_lr: the largest learning rate at which plain gradient descent is stable, for the advice; ``None``:
-            another optimizer.
+        stable_lr: the largest learning rate at which the optimizer is stable on all rows; ``None``: not known.
     """
 
     def __init__(self, factor: float, stable_lr: float | None) -> None:
@@ -36,7 +38,13 @@ class Divergence(Watcher):
         self.limit = math.inf  # the largest loss that is not divergence, in the units of training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = trainer.optimizers[0].param_groups[0].get("initial_lr", trainer.optimizers[0].param_groups[0]["lr"])
         if self.first is None:
+            if self.stable_lr is not None and rate > self.stable_lr:
+                log.warning(
+                    "note: the learning rate %g is above %.4g, beyond which the optimizer diverges on all rows at once",
+                    *(rate, self.stable_lr),
+                )
             with torch.no_grad():
                 targets = cast(InMemoryBatches, trainer.train_dataloader).y
                 self.first = max(full_loss(trainer, pl_module).item(), targets.square().mean().item())
@@ -60,7 +68,7 @@ class Divergence(Watcher):
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         advice = "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
         if self.stable_lr is not None:
-            advice += f" (on all rows at once, gradient descent is stable below {self.stable_lr:.4g})"
+            advice += f" (on all rows at once it is stable below {self.stable_lr:.4g})"
         raise DivergenceError(
             f"the training loss before step {step} {how} ({loss:.3g}), the learning rate is {rate:g}: {advice}"
         )

@@ -1,5 +1,6 @@
 """The LightningDataModule."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from zlib import crc32
@@ -16,7 +17,9 @@ from descent.data.split import split
 from descent.data.standardization import Standardization
 from descent.data.table import Array
 from descent.errors import UserError
-from descent.optimum import Optimum, least_squares
+from descent.optimum import MOST_WORK, Optimum, least_squares, triangle
+
+log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
 
@@ -73,9 +76,21 @@ class RegressionData(LightningDataModule):
         return len(range(0, len(self.train), self.batch.size or len(self.train)))
 
     @cached_property
-    def optimum(self) -> Optimum:
+    def triangle(self) -> Tensor | None:
+        """Of the training rows, see ``descent.optimum.triangle``; ``None`` where it would take too long."""
+        rows, features = self.train.x.shape
+        if rows * features**2 > MOST_WORK:
+            log.warning(
+                "note: the least-squares solution of %d rows and %d features would take minutes, and is left out",
+                *(rows, features),
+            )
+            return None
+        return triangle(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
+
+    @cached_property
+    def optimum(self) -> Optimum | None:
         """Of the training rows, in the units of training."""
-        return least_squares(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
+        return None if self.triangle is None else least_squares(self.triangle, len(self.train), self.bias)
 
     def state_dict(self) -> dict[str, int]:
         """A checksum of the training rows, so that a run is resumed on the data it began with."""

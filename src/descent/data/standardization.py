@@ -59,11 +59,15 @@ class Standardization:
 
         ``(y - y_mean) / y_scale = sum w_j (x_j - x_mean_j) / x_scale_j + b``, solved for ``y``.
         """
+        raw, shifted = self.own_difference(weight, bias)
+        return raw, None if shifted is None else shifted + self.y_mean
+
+    def own_difference(self, weight: list[float], bias: float | None) -> tuple[list[float], float | None]:
+        """The same of a difference between two lines."""
         raw = [w * self.y_scale / s for w, s in zip(weight, self.x_scale, strict=True)]
         if bias is None:
             return raw, None
-        shift = sum(w * m for w, m in zip(raw, self.x_mean, strict=True))
-        return raw, bias * self.y_scale + self.y_mean - shift
+        return raw, bias * self.y_scale - sum(w * m for w, m in zip(raw, self.x_mean, strict=True))
 
 
 def _scale(values: Array, mean: float) -> float:

@@ -1,0 +1,98 @@
+"""What is logged of gradients and of the way to the optimum, held against loops by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run, config_of
+from test_train import events
+
+from descent.data.sources import load
+from descent.data.split import split
+
+FULL = (
+    *("trainer=float64", "batch=full", "data.num_samples=60", "data.num_features=2", "trainer.max_epochs=30"),
+    *("model.init_weight=0", "model.init_bias=0", "trainer.log_every_n_steps=1"),
+)
+
+
+def curve(run_dir: Path, tag: str) -> dict[int, float]:
+    return {point.step: point.value for point in events(run_dir).Scalars(tag)}
+
+
+def by_hand(*overrides: str, lr: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Parameters before each step of gradient descent, and the gradients at them."""
+    config = config_of(*FULL, *overrides)
+    rows, parts = load(config.data), split(config.data, 60)
+    x, y = torch.from_numpy(rows.inputs[parts.train]), torch.from_numpy(rows.targets[parts.train])
+    a = torch.cat([x, torch.ones(len(y), 1)], 1)
+    p, trace = torch.zeros(3, dtype=torch.float64), []
+    clip = config.clip
+    for _ in range(30):
+        gradient = 2 * a.T @ (a @ p - y) / len(y)
+        trace.append((p, gradient))
+        if clip.gradient_clip_algorithm == "norm":
+            gradient = gradient * min(1.0, clip.gradient_clip_val / (gradient.norm().item() + 1e-6))
+        elif clip.gradient_clip_algorithm == "value":
+            gradient = gradient.clamp(-clip.gradient_clip_val, clip.gradient_clip_val)
+        p = p - lr * gradient
+    return trace
+
+
+@pytest.mark.parametrize("clip", ["none", "norm", "value"])
+def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_path: Path) -> None:
+    options = [f"clip={clip}", *([] if clip == "none" else ["clip.gradient_clip_val=0.5"])]
+    run(*FULL, *options, "optimizer.lr=0.1")
+    trace = by_hand(*options, lr=0.1)
+    clipped_steps = 0
+    for step, (p, gradient) in enumerate(trace, 1):
+        clipped = {
+            "none": gradient,
+            "norm": gradient * min(1.0, 0.5 / (gradient.norm().item() + 1e-6)),
+            "value": gradient.clamp(-0.5, 0.5),
+        }[clip]
+        clipped_steps += not torch.equal(clipped, gradient)
+        cosine = torch.nn.functional.cosine_similarity(gradient, clipped, dim=0).clamp(-1, 1)
+        expected = {
+            "grad/norm": gradient.norm().item(),
+            "grad/norm_clipped": clipped.norm().item(),
+            "grad/angle": torch.rad2deg(torch.acos(cosine)).item(),
+            "grad/clipped": clipped_steps / step,
+            "grad/evaluations": step,
+        }
+        if step > 1:
+            expected["update/relative"] = (0.1 * clipped).norm().item() / p.norm().item()
+        found = {tag: curve(tmp_path / "0", tag)[step] for tag in expected} if step in (1, 2, 15, 30) else None
+        if found:
+            assert found == pytest.approx(expected, rel=1e-5, abs=1e-3)
+
+
+def test_lbfgs_evaluates_more_gradients_than_it_takes_steps(run: Run, tmp_path: Path) -> None:
+    result = run(*FULL, "optimizer=lbfgs", "trainer.max_epochs=5")
+    assert curve(tmp_path / "0", "grad/evaluations")[5] == result.gradient_evaluations > 5
+
+
+@pytest.mark.parametrize("options", [[], ["data.standardize=true"], ["model.bias=false", "model.init_bias=null"]])
+def test_the_way_to_the_optimum_is_measured_in_the_datas_own_units(
+    options: list[str], run: Run, tmp_path: Path
+) -> None:
+    result = run(*FULL, *options, "optimizer.lr=0.1")
+    assert result.parameters is not None
+    assert result.optimum is not None
+    excess, distance = curve(tmp_path / "0", "optimum/excess_loss"), curve(tmp_path / "0", "optimum/distance")
+    assert excess[30] == pytest.approx(result.metrics["train/loss"] - result.optimum["loss"], rel=1e-4)
+    difference = torch.tensor([*result.parameters["weight"], result.parameters["bias"] or 0.0]) - torch.tensor(
+        [*result.optimum["weight"], result.optimum["bias"] or 0.0]
+    )
+    assert distance[30] == pytest.approx(difference.norm().item(), rel=1e-3)
+    assert excess[30] < excess[10] < excess[0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
+def test_a_rate_above_the_stable_one_is_noted_before_training(
+    optimizer: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(*FULL, f"optimizer={optimizer}", "optimizer.lr=0.01")
+    assert "diverges on all rows" not in caplog.text
+    run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5")
+    assert "note: the learning rate 3.5 is above" in caplog.text
