@@ -6,6 +6,7 @@ from typing import Any
 
 from descent.result import read_result
 
+MOST_ROWS = 30  # on the console
 METRICS = ("train/loss", "val/loss", "test/loss")
 
 
@@ -45,7 +46,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     for column in (*metrics, "steps", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
-    for run, result in sorted(runs, key=_rank):
+    for run, result in sorted(runs, key=_rank)[:MOST_ROWS]:
         own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
         name = own if result["status"] == "completed" else f"{own} ({result['status']})"
         losses = [result["metrics"].get(metric) for metric in metrics]
@@ -53,6 +54,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
         table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
     console = Console(highlight=False, markup=False)  # names may hold brackets
     console.print(table)
+    if len(runs) > MOST_ROWS:
+        console.print(f"the best {MOST_ROWS} of {len(runs)}")
     for run, result in runs:
         if result["reason"]:
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)

@@ -6,27 +6,60 @@ a result like any other. So the same command again continues a sweep.
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from descent.errors import UserError
+from descent.errors import UserError, must
 from descent.files import locked
 from descent.messages import one_line
-from descent.result import EXIT_CODES, Result, is_finished
+from descent.result import EXIT_CODES, Result, is_finished, read_result
+from descent.rules import MONITOR, better
 from descent.run_dirs import job_label
 from descent.sweep import summarize
+from hydra_plugins.descent.searching import search
 
 
 class ResumingSweeper(BasicSweeper):
-    """Every combination of the values, as Hydra's own; ``max_batch_size`` works as there."""
+    """Every combination of the values, as Hydra's own; ``max_batch_size`` and ``params`` work as there.
+
+    With ``then`` a second round follows: of each value of ``for_each`` the job of the first round with the best
+    ``choose_by``, again with every combination of the values of ``then``. So a learning rate is tuned for each
+    optimizer on one seed, and what was chosen is measured on others.
+
+    With ``space`` Optuna searches instead, see ``hydra_plugins.descent.searching.search``.
+
+    Args:
+        for_each: a key of ``params``: ``optimizer``.
+        choose_by: a metric: ``val/loss``.
+        then: keys and values as in ``params``: ``{seed: "1,2,3"}``; ``None``: no second round.
+        space, n_trials, seed: of a search.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        for_each: str | None = None,
+        choose_by: str = "val/loss",
+        then: dict[str, str] | None = None,
+        space: Mapping[str, Any] | None = None,
+        n_trials: int = 20,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.for_each, self.choose_by, self.then = for_each, choose_by, then
+        self.space, self.n_trials, self.seed = space, n_trials, seed
+        if not MONITOR.accepts(choose_by):
+            raise must("hydra.sweeper.choose_by", MONITOR.text, choose_by)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Not before the sweep, which one bad job would keep from beginning: the launcher composes each job."""
@@ -34,9 +67,14 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.config is not None
         sweep_dir = Path(self.config.hydra.sweep.dir)
+        keys = {_key(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
+        if self.then and self.for_each not in keys:
+            raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", self.for_each)
         with locked(sweep_dir, "the sweep"):
             try:
-                returns = super().sweep(arguments)
+                returns = self._search(arguments, sweep_dir) if self.space else super().sweep(arguments)
+                if self.then:
+                    returns += [self._second_round(sweep_dir, self.then)]
             except SystemExit:  # Ctrl-C or SIGTERM, in a job or between two
                 unfinished = [job for job in self._jobs() if not is_finished(sweep_dir / job)]
                 summarize(sweep_dir)
@@ -44,11 +82,47 @@ class ResumingSweeper(BasicSweeper):
                 raise
 
             summarize(sweep_dir)
-            if not self._jobs():
+            if self.space:
+                print(self.best)
+            if not self._jobs() and not self.space:
                 raise UserError("a sweep must have at least one job")
             if not all(is_finished(sweep_dir / job) for job in self._jobs()):
                 sys.exit(EXIT_CODES["failed"])
             return returns
+
+    def _search(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
+        self.overrides, returns = [], []
+
+        def launch(job: list[str], number: int) -> None:
+            assert self.launcher is not None
+            self.overrides = [*(self.overrides or []), [job]]
+            returns.append(self.launcher.launch([job], initial_job_idx=number))
+
+        assert self.space is not None
+        self.best = search(arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed)
+        return returns
+
+    def _second_round(self, sweep_dir: Path, then: dict[str, str]) -> Sequence[JobReturn]:
+        first = [job for batch in self.overrides or [] for job in batch]
+        best: dict[str, tuple[float, Sequence[str]]] = {}
+        sign = 1 if better(self.choose_by) == "max" else -1
+        for job in first:
+            result = read_result(sweep_dir / job_label(job))
+            metric = result["metrics"].get(self.choose_by) if result["status"] == "completed" else None
+            group = next(override for override in job if _key(override) == self.for_each)
+            if metric is not None and (group not in best or sign * metric > best[group][0]):
+                best[group] = sign * metric, job
+        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
+        (repeats,) = self.split_arguments(overrides, None)
+        jobs = [
+            [*(override for override in job if _key(override) not in then), *repeat]
+            for _, job in best.values()
+            for repeat in repeats
+        ]
+        print(f"\nthe best run of each {self.for_each} by {self.choose_by}, {len(repeats)} times more:")
+        assert self.overrides is not None and self.launcher is not None
+        self.overrides = [*self.overrides, jobs]
+        return self.launcher.launch(jobs, initial_job_idx=len(first))
 
     def _jobs(self) -> list[str]:
         return [job_label(job) for batch in self.overrides or [] for job in batch]
@@ -92,6 +166,10 @@ class ResumingLauncher(Launcher):
         return job
 
 
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
 def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobReturn:
     """The result of a job with, for example, an option that does not exist."""
     reason = one_line(error)
@@ -107,6 +185,10 @@ _package = f"{__name__}."
 _store.store(
     group="hydra/sweeper",
     name="resuming",
-    node={"_target_": f"{_package}ResumingSweeper", "max_batch_size": None, "params": None},
+    node={
+        "_target_": f"{_package}ResumingSweeper",
+        **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": "val/loss", "then": None},
+        **{"space": None, "n_trials": 20, "seed": 0},
+    },
 )
 _store.store(group="hydra/launcher", name="resuming", node={"_target_": f"{_package}ResumingLauncher"})

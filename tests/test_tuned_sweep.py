@@ -1,0 +1,58 @@
+"""A sweep that tunes each optimizer and repeats its best with other seeds, from the command line to the ranking."""
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import polars as pl
+import pytest
+
+from descent.result import read_result
+
+SMALL = ("name=tuned", "data.num_samples=60", "trainer.max_epochs=2", "figures=false")
+TUNED = ("hydra.sweeper.for_each=optimizer", "hydra.sweeper.then={seed: 'range(1,3)'}")
+SWEEP = ("-m", *SMALL, *TUNED, "optimizer=sgd,adam", "optimizer.lr=0.001,0.1")
+
+Script = Callable[..., CompletedProcess[str]]
+
+
+def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Script, tmp_path: Path) -> None:
+    done = script("train.py", *SWEEP)
+    assert done.returncode == 0, done.stderr
+    runs = {path.parent.name: read_result(path.parent) for path in tmp_path.glob("logs/sweeps/tuned/*/result.json")}
+    assert len(runs) == 4 + 2 * 2
+    tuned = {}
+    for optimizer in ("sgd", "adam"):
+        mine = [result for result in runs.values() if result["hparams"]["optimizer"] == optimizer]
+        first, second = ([r for r in mine if (r["seed"] == 0) == first] for first in (True, False))
+        best = min(first, key=lambda result: result["metrics"]["val/loss"])
+        assert {(r["seed"], r["hparams"]["optimizer.lr"]) for r in second} == {
+            (seed, best["hparams"]["optimizer.lr"]) for seed in (1, 2)
+        }
+        tuned[optimizer] = f"{optimizer}, lr={best['hparams']['optimizer.lr']:g}"
+
+    again = script("train.py", *SWEEP)
+    assert again.stdout.count("finished before") == 8
+
+    compared = script("compare.py", str(tmp_path / "logs/sweeps/tuned"), "--group", "optimizer", "--x", "samples")
+    assert compared.returncode == 0, compared.stderr
+    table = pl.read_csv(tmp_path / "logs/sweeps/tuned/compare/settings.csv")
+    assert dict(zip(table["setting"], table["runs"], strict=True)) == dict.fromkeys(tuned.values(), 3)
+    assert (tmp_path / "logs/sweeps/tuned/compare/excess_over_samples.png").is_file()
+    assert not (tmp_path / "logs/sweeps/tuned/compare/excess_over_steps.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hydra.sweeper.for_each=batch"], "hydra.sweeper.for_each must be one of the swept keys"),
+        (["hydra.sweeper.choose_by=loss"], "hydra.sweeper.choose_by must be one of train/loss"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused_before_the_first_run(
+    overrides: list[str], message: str, script: Script, tmp_path: Path
+) -> None:
+    done = script("train.py", *SWEEP, *overrides)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
+    assert not list(tmp_path.rglob("result.json"))
