@@ -1,0 +1,38 @@
+"""Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/."""
+
+from descent import signals
+
+signals.install()
+
+import argparse  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from descent.run import command  # noqa: E402
+
+AXES = ("steps", "samples", "gradient_evaluations", "seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="with runs at any depth")
+    parser.add_argument(
+        "--group", default="", help="hyperparameters to compare, each at its best setting: optimizer,batch.size"
+    )
+    parser.add_argument("--x", choices=AXES, help="of the loss figures; by default one for each")
+    parser.add_argument("--target", type=float, default=0.01, help="excess over the optimal loss, as a fraction of it")
+    parser.add_argument("--metric", default="", help="by which to rank; by default val/loss")
+    arguments = parser.parse_args()
+    if not arguments.target > 0:
+        parser.error(f"--target must be a positive number, got {arguments.target:g}")
+
+    def run() -> None:
+        from descent.compare.report import compare
+
+        group = [key for key in arguments.group.split(",") if key]
+        compare(arguments.directories, group, arguments.x, arguments.target, arguments.metric)
+
+    command(run)
+
+
+if __name__ == "__main__":
+    main()

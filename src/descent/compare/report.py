@@ -1,0 +1,133 @@
+"""``compare/`` next to the runs: tables, figures, and ``report.html``, one file that needs nothing else."""
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from descent.compare.figures import clipped_over, contraction, excess_over, heat_map, learning_rates, paths
+from descent.compare.runs import X_AXES, read_runs
+from descent.compare.tables import best_settings, runs_table, settings_of, table_of
+from descent.errors import must
+from descent.files import write_atomically
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 13px } td, th { padding: .2em .7em; text-align: right }
+td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
+th { border-bottom: 1px solid #222 } figure { margin: 2em 0 } img { max-width: 100% }
+div { overflow-x: auto }
+"""
+
+
+def compare(
+    directories: Sequence[Path], group: Sequence[str] = (), x: str | None = None, target: float = 0.01, metric: str = ""
+) -> Path:
+    """Compares the runs below ``directories``; prints the ranking and returns the directory of what was written.
+
+    Args:
+        group: hyperparameters to compare by, the best setting for each combination of their values; empty: by all
+            that differ.
+        x: of the figures' x axes, ``descent.compare.runs.X_AXES``; ``None``: a figure for each.
+        target: the excess over the optimum's loss, as a fraction of it.
+        metric: by which to rank; empty: ``val/loss``, or ``train/loss`` where there is no validation.
+
+    Raises:
+        UserError: nothing to compare, or an argument that no run knows.
+    """
+    runs, left_out = read_runs(directories)
+    known = sorted({name for run in runs for name in run.result["metrics"]})
+    metric = metric or ("val/loss" if "val/loss" in known else "train/loss")
+    if metric not in known:
+        raise must("--metric", f"one of {', '.join(known)}", metric)
+    keys = sorted({key for run in runs for key in run.hparams})
+    for key in group:
+        if key not in keys:
+            raise must("--group", f"hyperparameters of the runs ({', '.join(keys)})", key)
+    every = settings_of(runs, group)
+    settings = best_settings(every, group, metric) if group else every
+    table = table_of(settings, metric, target)
+    order = {name: number for number, name in enumerate(table["setting"])}
+    settings.sort(key=lambda setting: order[setting.name])
+    drawn = [
+        *(excess_over(settings, axis) for axis in ([x] if x else X_AXES)),
+        *(learning_rates(every, metric), heat_map(every, metric), paths(settings), clipped_over(settings)),
+        contraction(runs),
+    ]
+    figures = {figure.name: (figure.title, _png(figure.figure)) for figure in drawn if figure is not None}
+
+    out = directories[0] / "compare"
+    out.mkdir(exist_ok=True)
+    for name, frame in (("runs", runs_table(runs)), ("settings", table)):
+        write_atomically(out / f"{name}.csv", frame.write_csv().encode())
+    for name, (_, png) in figures.items():
+        write_atomically(out / f"{name}.png", png)
+    counted = f"{len(runs)} runs, {len(every)} settings"
+    if group:
+        counted += f"; here the best setting of each {' and '.join(group)}"
+    page = "\n".join(_page(table, figures, left_out, metric, target, counted))
+    write_atomically(out / "report.html", page.encode())
+    _print(table, metric, left_out, out)
+    return out
+
+
+def _print(table: pl.DataFrame, metric: str, left_out: Sequence[str], out: Path) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("setting", overflow="fold")
+    diverged = ["diverged"] if table["diverged"].sum() else []
+    for column in ("runs", *diverged, metric, "at target", "steps to it"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in table.iter_rows(named=True):
+        mean, deviation = row[f"{metric} mean"], row[f"{metric} deviation"]
+        value = _cell(mean) if deviation is None else f"{mean:.4g} ± {deviation:.1g}"
+        counts = (row["runs"], *(row[name] for name in diverged), value, row["at target"], row["steps to target"])
+        shown.add_row(row["setting"], *map(_cell, counts))
+    console = Console(highlight=False, markup=False)
+    console.print(shown)
+    for line in left_out:
+        console.print(f"left out: {line}", soft_wrap=True)
+    console.print(f"tables and figures: {out / 'report.html'}", soft_wrap=True)
+
+
+def _page(
+    table: pl.DataFrame,
+    figures: Mapping[str, tuple[str, bytes]],
+    left_out: Sequence[str],
+    metric: str,
+    target: float,
+    counted: str,
+) -> Iterator[str]:
+    yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
+    yield f"<h1>{html.escape(counted)}</h1><p>Ranked by {html.escape(metric)}: its mean over the runs that "
+    yield f"did not diverge. Target: a training loss within {target:g} of the optimum's; medians of the runs that came "
+    yield "to it, the others are misses.</p><div><table><tr>"
+    yield "".join(f"<th>{html.escape(column)}</th>" for column in table.columns) + "</tr>"
+    for row in table.iter_rows():
+        yield "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
+    yield "</table></div>"
+    for title, png in figures.values():
+        data, caption = base64.b64encode(png).decode(), html.escape(title)
+        yield f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"></figure>'
+    if left_out:
+        yield "<h2>Left out</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in left_out) + "</ul>"
+    yield "</html>"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,168 @@
+"""The comparison of runs, held against numbers read off the runs themselves."""
+
+import re
+import statistics
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import Run, config_of
+from test_train import events
+
+from descent.compare.figures import contraction_of
+from descent.compare.report import compare
+from descent.compare.runs import read_runs
+from descent.compare.tables import best_settings, settings_of, table_of, to_target
+from descent.errors import UserError
+from descent.result import read_result
+from descent.train import train
+
+SMALL = ("data.num_samples=100", "data.num_features=1", "trainer.enable_progress_bar=false", "trainer.max_epochs=30")
+RATES = ("0.02", "0.2", "2.0")  # the last one diverges
+
+
+def made(directory: Path, *overrides: str) -> None:
+    train(config_of(*SMALL, "figures=false", *overrides), directory)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two optimizers, three rates, two seeds; and runs that do not belong in the comparison."""
+    study = tmp_path_factory.mktemp("study")
+    for rate in RATES:
+        for seed in (0, 1):
+            made(study / f"{rate}-{seed}", "batch=full", f"optimizer.lr={rate}", f"seed={seed}")
+    made(study / "lbfgs", "batch=full", "optimizer=lbfgs")
+    made(study / "mini", "batch=mini", "optimizer.lr=0.02")
+    made(study / "other", "data.seed=5")
+    (study / "broken").mkdir()
+    (study / "broken/result.json").write_text("{")
+    made(study / "interrupted")
+    text = (study / "interrupted/result.json").read_text()
+    (study / "interrupted/result.json").write_text(text.replace('"completed"', '"interrupted"'))
+    made(study / "killed")
+    (study / "killed/result.json").unlink()
+    return study
+
+
+def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> None:
+    runs, left_out = read_runs([study])
+    assert len(runs) == 8
+    reasons = {re.sub(".*/", "", line.split(": ")[0]): line.split(": ")[1] for line in left_out}
+    assert reasons == {
+        "other": "another data set",
+        "broken": "its result.json is broken (JSONDecodeError",
+        "interrupted": "interrupted",
+        "killed": "not finished, it has no result.json",
+    }
+
+
+def test_the_table_has_means_and_deviations_over_seeds(study: Path) -> None:
+    runs, _ = read_runs([study])
+    table = table_of(settings_of(runs), "val/loss", 0.01)
+    row = table.row(by_predicate=pl.col("setting") == "sgd, lr=0.2, full", named=True)
+    losses = [read_result(study / f"0.2-{seed}")["metrics"]["val/loss"] for seed in (0, 1)]
+    assert row["val/loss mean"] == pytest.approx(statistics.fmean(losses))
+    assert row["val/loss deviation"] == pytest.approx(statistics.stdev(losses))
+    assert (row["runs"], row["diverged"], row["at target"], row["missed"]) == (2, 0, 2, 0)
+    worst = table.row(-1, named=True)
+    assert (worst["setting"], worst["runs"], worst["diverged"], worst["missed"]) == ("sgd, lr=2, full", 2, 2, 2)
+    assert worst["val/loss mean"] is None
+
+
+def test_settings_differ_in_what_was_varied_and_not_in_the_seed(study: Path) -> None:
+    runs, _ = read_runs([study])
+    settings = settings_of(runs)
+    assert sorted(len(setting.runs) for setting in settings) == [1, 1, 2, 2, 2]
+    assert all("seed" not in setting.values for setting in settings)
+
+
+def test_a_group_is_shown_by_the_setting_with_the_most_runs_and_then_the_lowest_loss(study: Path) -> None:
+    runs, _ = read_runs([study])
+    chosen = best_settings(settings_of(runs), ["optimizer"], "val/loss")
+    assert sorted(setting.name for setting in chosen) == ["lbfgs, lr=1, full", "sgd, lr=0.2, full"]
+    by_r2 = best_settings(settings_of(runs), ["optimizer"], "val/r2")
+    assert [setting.name for setting in by_r2] == [setting.name for setting in chosen]
+
+
+def test_a_metric_of_which_more_is_better_ranks_from_above(study: Path) -> None:
+    runs, _ = read_runs([study])
+    r2 = [value for value in table_of(settings_of(runs), "val/r2", 0.01)["val/r2 mean"] if value is not None]
+    assert r2 == sorted(r2, reverse=True)
+
+
+def test_the_target_is_reached_at_the_first_point_below_it(study: Path) -> None:
+    runs, _ = read_runs([study])
+    (run,) = (run for run in runs if run.path.name == "0.2-0")
+    limit = 0.01 * run.result["optimum"]["loss"]
+    points = [point for point in events(run.path).Scalars("optimum/excess_loss") if point.value <= limit]
+    reached = to_target(run, 0.01)
+    assert reached is not None
+    assert reached["steps"] == reached["gradient_evaluations"] == points[0].step
+    assert reached["samples"] == 80 * points[0].step
+    (slow,) = (run for run in runs if run.path.name == "0.02-0")
+    assert to_target(slow, 1e-9) is None
+
+
+def test_lbfgs_is_charged_for_every_gradient(study: Path) -> None:
+    runs, _ = read_runs([study])
+    (run,) = (run for run in runs if run.path.name == "lbfgs")
+    reached = to_target(run, 0.01)
+    assert reached is not None
+    assert reached["gradient_evaluations"] > reached["steps"]
+
+
+def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = compare([study])
+    assert out == study / "compare"
+    page = (out / "report.html").read_text()
+    figures = {path.stem for path in out.glob("*.png")}
+    assert figures == {
+        *(f"excess_over_{axis}" for axis in ("steps", "samples", "gradient_evaluations", "seconds")),
+        *("learning_rates", "heat_map", "paths", "contraction"),
+    }
+    assert page.count("data:image/png;base64,") == len(figures)
+    assert "http" not in page
+    HTMLParser().feed(page)
+    assert "another data set" in page
+    printed = capsys.readouterr().out
+    assert "left out:" in printed
+    runs = pl.read_csv(out / "runs.csv", infer_schema_length=None)
+    assert len(runs) == 8
+    assert {"optimizer.lr", "val/loss", "seed", "status"} <= set(runs.columns)
+
+
+def test_a_rerun_of_the_comparison_does_not_compare_itself(study: Path) -> None:
+    compare([study])
+    assert len(read_runs([study])[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"group": ["optimzer"]}, "--group must be hyperparameters of the runs"),
+        ({"metric": "val/accuracy"}, "--metric must be one of"),
+    ],
+)
+def test_an_unknown_name_is_refused(study: Path, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare([study], **arguments)  # type: ignore[arg-type]
+
+
+def test_a_directory_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="DIR must hold finished runs"):
+        compare([tmp_path])
+    with pytest.raises(UserError, match="DIR must be a directory"):
+        compare([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.1), ("nesterov", 0.3)])
+def test_measured_contraction_is_the_predicted_one(optimizer: str, lr: float, run: Run, tmp_path: Path) -> None:
+    long = ("data.num_features=4", "trainer.max_epochs=300", "trainer.log_every_n_steps=1")
+    run("batch=full", f"optimizer={optimizer}", f"optimizer.lr={lr}", "trainer=float64", *long)
+    (found,) = read_runs([tmp_path])[0]
+    predicted, measured, settled = contraction_of(found) or (0.0, 0.0, False)
+    assert settled
+    assert measured == pytest.approx(predicted, rel=1e-5)
