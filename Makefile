@@ -1,9 +1,10 @@
 # `make train` and `make test` are all the set-up there is. ARGS="optimizer=adam" passes overrides.
 PYTHON ?= python3
 BIN := .venv/bin
+CHROMIUM ?= chromium
 INSTALLED := .venv/installed
 
-.PHONY: train test lint soak constraints clean
+.PHONY: train test lint soak pictures constraints clean
 
 train: $(INSTALLED)
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -19,6 +20,17 @@ lint: $(INSTALLED)
 # Long trials: hundreds of runs.
 soak: $(INSTALLED)
 	$(BIN)/pytest -m soak $(ARGS)
+
+# The README's pictures: a figure of compare.py, and TensorBoard as Chromium shows it.
+pictures: $(INSTALLED)
+	$(BIN)/python scripts/train.py experiment=paths
+	$(BIN)/python scripts/compare.py logs/sweeps/paths
+	mkdir -p .github/assets
+	cp logs/sweeps/paths/compare/paths.png .github/assets/paths.png
+	$(BIN)/tensorboard --logdir logs/sweeps/paths --port 6116 & trap "kill $$!" EXIT; sleep 15; \
+	$(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1260,750 --virtual-time-budget=20000 \
+		--screenshot=.github/assets/tensorboard.png \
+		"http://localhost:6116/#scalars&tagFilter=%5Eoptimum%7C%5Etrain%7C%5Eval%2Floss%7C%5Eupdate%7C%5Eparam"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, options
+from conftest import CONF, ROOT, Run, options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -64,10 +64,8 @@ def test_every_command_on_a_run_says_how_it_is_used(script: str) -> None:
     assert "RUN_DIR" in done.stdout
 
 
-def test_tensorboard_serves_the_runs(tmp_path: Path) -> None:
-    environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs")}
-    train = [sys.executable, str(ROOT / "scripts/train.py"), "name=shown", "trainer.max_epochs=1"]
-    subprocess.run(train, env=environment, capture_output=True, check=True)
+def test_tensorboard_serves_the_runs(run: Run, tmp_path: Path) -> None:
+    run("trainer.max_epochs=1", run_dir=tmp_path / "logs/runs/shown")
     (command,) = [command for command in COMMANDS if command.startswith("tensorboard")]
     program = Path(sys.executable).with_name("tensorboard")
     arguments = [str(program), *shlex.split(command)[1:], "--port", "0"]
@@ -100,8 +98,16 @@ def test_every_option_that_is_listed_is_there(group: str) -> None:
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
-    for name in re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README):
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert len(pictures) == 2
+    for name in [*pictures, *re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README)]:
         assert (ROOT / name).exists(), name
+
+
+def test_make_pictures_draws_the_pictures() -> None:
+    done = subprocess.run(["make", "-n", "pictures"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in re.findall(r"!\[.+?\]\((.+?)\)", README):
+        assert name in done.stdout
 
 
 def test_constraints_pin_every_dependency_and_name_no_address() -> None:
@@ -109,6 +115,8 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( ; .+)?", line) for line in lines)
     pinned = {line.split("==")[0] for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
-        assert re.match(r"[\w-]+", requirement)[0].lower() in pinned  # type: ignore[index]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    for requirement in [*project["dependencies"], *extras]:
+        name = re.match(r"[\w-]+", requirement)[0].lower()  # type: ignore[index]
+        assert name in pinned | {project["name"]}
     assert "torch==2.13.0" in lines
