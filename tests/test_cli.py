@@ -58,6 +58,7 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
     found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if "tfevents" not in path.name}
     assert found == {
         *(".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *("figures", "figures/predicted.png"),
         *("checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "result.json", "train.log"),
     }
     assert len(list(run_dir.glob("events.out.tfevents*"))) == 1
@@ -70,9 +71,8 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
     assert "INFO" not in done.stdout and "Tip" not in done.stdout
 
 
-@pytest.mark.parametrize("overrides", [["data=line"], ["data=diabetes", "batch=full", "data.val_fraction=0"]])
-def test_the_console_is_free_of_warnings(overrides: list[str], script: Script) -> None:
-    done = script("train.py", "trainer.max_epochs=2", "batch.size=4", *overrides)
+def test_the_console_is_free_of_warnings(script: Script) -> None:
+    done = script("train.py", "trainer.max_epochs=2", "data=diabetes", "batch=full", "data.val_fraction=0")
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("Training:") for line in done.stderr.replace("\r", "\n").splitlines() if line)
 
@@ -110,11 +110,7 @@ def test_a_sweep_puts_each_run_in_its_own_directory_and_ends_with_a_summary(scri
     assert not (tmp_path / "multirun").exists()
 
 
-def test_in_a_sweep_a_diverged_job_is_a_result_and_a_failed_one_an_error(script: Script, tmp_path: Path) -> None:
+def test_in_a_sweep_a_diverged_job_is_a_result(script: Script, tmp_path: Path) -> None:
     done = script("train.py", "-m", "batch=full", "trainer.max_epochs=30", "optimizer.lr=0.1,100")
     assert done.returncode == 0, done.stderr
     assert "(diverged)" in done.stdout and "diverged: the training loss" in done.stdout
-    done = script("train.py", "-m", "trainer.max_epochs=2", "optimizer.lr=-1,0.1")
-    assert done.returncode == 1
-    assert "failed: optimizer.lr must be" in done.stdout
-    assert "completed after 50 steps" in done.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from descent.checkpoint_io import read_checkpoint
 from descent.errors import UserError
 from descent.files import locked, write_atomically
 from descent.result import read_result
+from descent.resume import resume
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 LONG = ("trainer=float64", "trainer.max_epochs=4000", "checkpoint.every_seconds=0.1")
@@ -60,8 +62,9 @@ def test_a_signal_before_training_ends_the_process_without_a_traceback(
     assert "Traceback" not in errors
 
 
-def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, tmp_path: Path) -> None:
-    sweep = ["-m", "name=s", "trainer=float64", "checkpoint.every_seconds=0.1", "trainer.max_epochs=60"]
+def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, run: Run, tmp_path: Path) -> None:
+    common = ["trainer=float64", "checkpoint.every_seconds=0.1", "trainer.max_epochs=60", "figures=false"]
+    sweep = ["-m", "name=s", *common]
     process = start("train.py", *sweep, "seed=1,2,3")
     directory = tmp_path / "logs/sweeps/s"
     wait_for(directory, "*seed=1*/result.json")
@@ -78,9 +81,8 @@ def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Scri
     assert {name: result["status"] for name, result in results.items()} == dict.fromkeys(
         ["seed=1", "seed=2", "seed=3", "seed=4"], "completed"
     )
-    alone = script("train.py", "name=alone", "seed=2", *sweep[2:])
-    assert alone.returncode == 0
-    expected = read_result(next((tmp_path / "logs/runs").iterdir()))
+    run(*common, "seed=2", run_dir=tmp_path / "alone")
+    expected = read_result(tmp_path / "alone")
     for key in ("parameters", "metrics", "best", "steps"):
         assert results["seed=2"][key] == expected[key]
 
@@ -126,7 +128,7 @@ def test_two_equal_commands_at_once_do_not_share_a_directory(start: Any, tmp_pat
     assert len(list((tmp_path / "logs/runs").glob("*/result.json"))) == 2
 
 
-def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, run: Run, tmp_path: Path) -> None:
     assert script("train.py", "name=a", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()
     before = (run_dir / "result.json").read_bytes()
@@ -138,15 +140,13 @@ def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, tmp_path:
         (["trainer.max_epochs=3"], "trainer.max_epochs must be above 4, what the run was begun with, got 3"),
         (["trainer.max_epochs=x"], "trainer.max_epochs must be a positive integer, got 'x'"),
     ):
-        done = script("resume.py", str(run_dir), *arguments)
-        assert done.returncode == 1
-        assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+        with pytest.raises(UserError, match=re.escape(message)):
+            resume(run_dir, arguments)
         assert (run_dir / "result.json").read_bytes() == before
     assert script("resume.py", str(run_dir), "trainer.max_epochs=6").returncode == 0
-    assert script("train.py", "name=b", *SMALL[:3], "trainer.max_epochs=6", *SMALL[4:]).returncode == 0
-    whole = next(path for path in (tmp_path / "logs/runs").iterdir() if path.name.startswith("b"))
+    run(*SMALL, "trainer.max_epochs=6", run_dir=tmp_path / "whole")
     for key in ("parameters", "metrics", "steps", "epochs", "best"):
-        assert read_result(run_dir)[key] == read_result(whole)[key]
+        assert read_result(run_dir)[key] == read_result(tmp_path / "whole")[key]
 
 
 def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(script: Script, tmp_path: Path) -> None:
