@@ -7,9 +7,8 @@ signals.install()
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from descent.compare import X_AXES  # noqa: E402
 from descent.run import command  # noqa: E402
-
-AXES = ("steps", "samples", "gradient_evaluations", "seconds")
 
 
 def main() -> None:
@@ -18,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         "--group", default="", help="hyperparameters to compare, each at its best setting: optimizer,batch.size"
     )
-    parser.add_argument("--x", choices=AXES, help="of the loss figures; by default one for each")
+    parser.add_argument("--x", choices=X_AXES, help="of the loss figures; by default one for each")
     parser.add_argument("--target", type=float, default=0.01, help="excess over the optimal loss, as a fraction of it")
     parser.add_argument("--metric", default="", help="by which to rank; by default val/loss")
     arguments = parser.parse_args()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from test_resume import SignalAt, assert_resumes_exactly
+from test_train import events
 
 SMALL = ("data.num_samples=100", "trainer.max_epochs=1000", "figures=false")
 
@@ -34,3 +35,10 @@ def test_a_budget_of_seconds_ends_training(run: Run) -> None:
 def test_a_resumed_run_has_what_is_left_of_its_budget(run: Run, tmp_path: Path) -> None:
     budget = "stopping.max_samples=1000"
     assert_resumes_exactly(run, tmp_path, [SignalAt(7), SignalAt(20)], *SMALL, budget, "trainer=float64")
+
+
+def test_a_schedule_is_as_long_as_the_budget(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "batch=mini", "scheduler=cosine", "stopping.max_samples=1000", "scheduler.interval=step")
+    rates = [point.value for point in events(tmp_path / "0").Scalars("lr")]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-6)

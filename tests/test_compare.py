@@ -1,20 +1,25 @@
 """The comparison of runs, held against numbers read off the runs themselves."""
 
 import re
+import shutil
 import statistics
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from conftest import Run, config_of
+from test_resume import SignalAt
 from test_train import events
 
-from descent.compare.figures import contraction_of
+from descent.compare.figures import excess_over
 from descent.compare.report import compare
 from descent.compare.runs import read_runs
 from descent.compare.tables import best_settings, settings_of, table_of, to_target
+from descent.compare.theory import contraction_of
 from descent.errors import UserError
 from descent.result import read_result
 from descent.train import train
@@ -44,6 +49,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (study / "interrupted/result.json").write_text(text.replace('"completed"', '"interrupted"'))
     made(study / "killed")
     (study / "killed/result.json").unlink()
+    made(study / "silent")
+    next((study / "silent").glob("events.out*")).unlink()
     return study
 
 
@@ -56,6 +63,7 @@ def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> Non
         "broken": "its result.json is broken (JSONDecodeError",
         "interrupted": "interrupted",
         "killed": "not finished, it has no result.json",
+        "silent": "it has no event file",
     }
 
 
@@ -124,7 +132,7 @@ def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pyt
         *("learning_rates", "heat_map", "paths", "contraction"),
     }
     assert page.count("data:image/png;base64,") == len(figures)
-    assert "http" not in page
+    assert "://" not in page
     HTMLParser().feed(page)
     assert "another data set" in page
     printed = capsys.readouterr().out
@@ -166,3 +174,39 @@ def test_measured_contraction_is_the_predicted_one(optimizer: str, lr: float, ru
     predicted, measured, settled = contraction_of(found) or (0.0, 0.0, False)
     assert settled
     assert measured == pytest.approx(predicted, rel=1e-5)
+
+
+def test_standardisation_and_bias_make_no_other_data_set(tmp_path: Path) -> None:
+    for flag in ("true", "false"):
+        made(tmp_path / f"standardize-{flag}", f"data.standardize={flag}", "trainer.max_epochs=1")
+        made(tmp_path / f"bias-{flag}", f"model.bias={flag}", "trainer.max_epochs=1")
+    made(tmp_path / "split", "data.val_fraction=0.2", "trainer.max_epochs=1")
+    runs, left_out = read_runs([tmp_path])
+    assert len(runs) == 4
+    assert left_out == [f"{tmp_path / 'split'}: another data set"]
+
+
+def test_a_diverged_seed_is_a_miss_and_takes_nothing_from_the_others(study: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        shutil.copytree(study / f"0.2-{seed}", tmp_path / str(seed))
+    result = tmp_path / "1/result.json"
+    result.write_text(result.read_text().replace('"completed"', '"diverged"'))
+    runs, _ = read_runs([tmp_path])
+    (setting,) = settings_of(runs)
+    row = table_of([setting], "val/loss", 0.01).row(0, named=True)
+    assert (row["runs"], row["diverged"], row["at target"], row["missed"]) == (2, 1, 1, 1)
+    assert row["val/loss mean"] == read_result(tmp_path / "0")["metrics"]["val/loss"]
+    drawn = excess_over([setting], "steps")
+    assert drawn is not None
+    (line,) = drawn.figure.axes[0].lines
+    assert np.max(line.get_xdata()) == 30
+
+
+def test_the_time_that_a_run_lay_idle_does_not_count(run: Run, tmp_path: Path) -> None:
+    run("trainer.max_epochs=4", callbacks=[SignalAt(30)], run_dir=tmp_path / "r")
+    time.sleep(1.5)
+    result = run("trainer.max_epochs=4", run_dir=tmp_path / "r", resume=True)
+    (found,) = read_runs([tmp_path])[0]
+    points = found.axis("seconds", found.excess[0])
+    assert list(points) == sorted(points)
+    assert points[-1] <= result.seconds < 1.5 + points[0]

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientA
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
 from test_conf import needs_full_batch
-from test_resume import SMALL
+from test_resume import SMALL, tags
 from test_train import events
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -59,8 +59,8 @@ def assert_equals_lightnings_loop(run: Run, tmp_path: Path, *overrides: str) -> 
                 continue
             assert same(a[key], b[key]), (key, a[key], b[key])
     points = [
-        {tag: [(p.step, p.value) for p in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
-        for read in map(events, directories)
+        {tag: [(p.step, p.value) for p in events(directory).Scalars(tag)] for tag in tags(directory)}
+        for directory in directories
     ]
     assert points[0] == points[1]
 

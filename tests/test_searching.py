@@ -76,3 +76,27 @@ def test_a_search_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         check_search(arguments, space, n_trials, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
+    def launch(job: list[str], number: int) -> None:
+        (tmp_path / job_label(job)).mkdir()
+        Result("completed", seed=0, command="", metrics={"val/loss": 1.0}).write(tmp_path / job_label(job))
+
+    search(["batch=full"], launch, tmp_path, SPACE, 1, "val/loss", 0)
+    with pytest.raises(UserError, match=r"has other overrides, \['batch=full'\]: name=... begins another"):
+        search(["batch=mini"], launch, tmp_path, SPACE, 2, "val/loss", 0)
+    with pytest.raises(UserError, match="has other choose_by, val/loss"):
+        search(["batch=full"], launch, tmp_path, SPACE, 2, "val/r2", 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_metric_that_no_run_has_is_refused_after_the_first(tmp_path: Path) -> None:
+    def launch(job: list[str], number: int) -> None:
+        (tmp_path / job_label(job)).mkdir()
+        Result("completed", seed=0, command="", metrics={"train/loss": 1.0}).write(tmp_path / job_label(job))
+
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.choose_by must be one of train/loss, got 'val/loss'"):
+        search([], launch, tmp_path, SPACE, 9, "val/loss", 0)
+    assert len(list(tmp_path.glob("*/result.json"))) == 1

@@ -70,6 +70,10 @@ def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_
 def test_lbfgs_evaluates_more_gradients_than_it_takes_steps(run: Run, tmp_path: Path) -> None:
     result = run(*FULL, "optimizer=lbfgs", "trainer.max_epochs=5")
     assert curve(tmp_path / "0", "grad/evaluations")[5] == result.gradient_evaluations > 5
+    tags = ("parameters/weight_1", "parameters/weight_2", "parameters/bias")
+    path = torch.tensor([list(curve(tmp_path / "0", tag).values()) for tag in tags])
+    relative = curve(tmp_path / "0", "update/relative")[2]  # of a whole step, not of its last evaluation
+    assert relative == pytest.approx(((path[:, 2] - path[:, 1]).norm() / path[:, 1].norm()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [[], ["data.standardize=true"], ["model.bias=false", "model.init_bias=null"]])
@@ -93,6 +97,7 @@ def test_a_rate_above_the_stable_one_is_noted_before_training(
     optimizer: str, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(*FULL, f"optimizer={optimizer}", "optimizer.lr=0.01")
-    assert "diverges on all rows" not in caplog.text
+    run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5", "clip=norm")
+    assert "SGD on all rows diverges" not in caplog.text
     run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5")
     assert "note: the learning rate 3.5 is above" in caplog.text

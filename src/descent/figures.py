@@ -1,6 +1,5 @@
 """The pictures that a run leaves, in ``figures/`` and in TensorBoard's Images."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from descent.data.module import Part, RegressionData
 from descent.data.table import Array
 from descent.files import write_atomically
 from descent.logger import RunLogger
-from descent.pictures import fit_over_data, paths_over_contours, predicted_against_actual
+from descent.pictures import fit_over_data, paths_over_contours, png_of, predicted_against_actual
 from descent.result import Result
 
 DPI = 100
+MOST_POINTS = 2000  # rows of a split that are drawn; more only take time
 
 
 def draw_figures(
@@ -29,12 +29,11 @@ def draw_figures(
     directory = run_dir / "figures"
     directory.mkdir(exist_ok=True)
     for name, figure in _figures(result, data, path):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
-        write_atomically(directory / f"{name}.png", buffer.getvalue())
+        png = png_of(figure, DPI)
+        write_atomically(directory / f"{name}.png", png)
         if isinstance(logger, RunLogger):
             width, height = (round(inches * DPI) for inches in figure.get_size_inches())
-            logger.log_png(f"figures/{name}", buffer.getvalue(), width, height, result.steps)
+            logger.log_png(f"figures/{name}", png, width, height, result.steps)
 
 
 def _figures(result: Result, data: RegressionData, path: Array | None) -> Iterator[tuple[str, Figure]]:
@@ -58,8 +57,6 @@ def _figures(result: Result, data: RegressionData, path: Array | None) -> Iterat
 
 
 def _own(data: RegressionData, part: Part) -> tuple[Array, Array]:
-    """The rows of a split in the data's own units."""
-    units = data.standardization
-    x: Array = part.x * np.array(units.x_scale) + np.array(units.x_mean)
-    y: Array = part.y * units.y_scale + units.y_mean
-    return x, y
+    """Rows of a split in the data's own units, as many as are worth drawing."""
+    some = slice(None, None, -(-len(part) // MOST_POINTS))
+    return data.standardization.own_inputs(part.x[some]), data.standardization.own_targets(part.y[some])

@@ -2,14 +2,14 @@
 
 import cmath
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf
 
 import torch
 from torch import Tensor
 
-BLOCK = 2**16  # rows
+BLOCK = 2**20  # numbers
 SINGULAR = 1e-10  # singular values below this share of the largest count as 0
-MOST_WORK = 1e12  # rows times features squared: about a minute
+MOST_WORK = 1e12  # operations: about a minute
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Optimum:
     """The minimum of the mean squared error on the training rows, and the loss's shape.
 
     ``L`` and ``m`` are the largest and the smallest curvature that is not 0, that is, eigenvalue of the Hessian.
+
+    All of it is in the units of training.
 
     Attributes:
         loss: the smallest possible mean squared error.
@@ -52,11 +54,18 @@ def triangle(x: Tensor, y: Tensor, bias: bool) -> Tensor:
         bias: whether the model has one.
     """
     r = x.new_empty(0, x.shape[1] + bias + 1, dtype=torch.float64)
-    for inputs, targets in zip(torch.split(x, BLOCK), torch.split(y, BLOCK), strict=True):
+    rows = max(BLOCK // x.shape[1], x.shape[1])
+    for inputs, targets in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
         ones = [inputs.new_ones(len(inputs), 1)] if bias else []
-        rows = torch.cat([inputs, *ones, targets.unsqueeze(1)], dim=1).double()
-        r = torch.linalg.qr(torch.cat([r, rows]), mode="r").R
+        block = torch.cat([inputs, *ones, targets.unsqueeze(1)], dim=1).double()
+        r = torch.linalg.qr(torch.cat([r, block]), mode="r").R
     return r
+
+
+def work(rows: int, features: int) -> float:
+    """Operations of the decompositions below, by their order of size."""
+    k = min(rows, features)
+    return rows * features * k + 20 * features * k**2
 
 
 def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
@@ -103,11 +112,6 @@ def excess_loss(r: Tensor, n: int, difference: Tensor) -> float:
     return (r[:, :-1] @ difference).square().sum().item() / n
 
 
-def hessian(r: Tensor, n: int) -> Tensor:
-    """Of the loss, ``2 A^T A / n``; (d [+ 1], d [+ 1])."""
-    return 2 * r[:, :-1].T @ r[:, :-1] / n
-
-
 def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = False, decay: float = 0.0) -> float:
     """Above which SGD on all rows diverges: ``2 (1 + momentum) / (L + decay)`` with heavy-ball momentum.
 
@@ -121,26 +125,17 @@ def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = 
     return 2 * (1 + momentum) / (curvature * (1 + 2 * momentum if nesterov else 1))
 
 
-def contraction(optimum: Optimum, lr: float, momentum: float = 0.0, nesterov: bool = False) -> float:
+def contraction(largest: float, smallest: float, lr: float, momentum: float = 0.0, nesterov: bool = False) -> float:
     """By which a step of SGD on all rows shortens the distance to the optimum in the long run; above 1 it grows.
 
     The largest root of the recursion, at the largest or the smallest curvature ``h``, whichever is slower:
     ``r^2 - (1 + momentum - lr h) r + momentum`` for heavy-ball momentum, ``max |1 - lr h|`` without, and
     ``r^2 - (1 + momentum) (1 - lr h) r + momentum (1 - lr h)`` for Nesterov's. See as above.
     """
-    largest = 2 / optimum.max_stable_lr
     roots = []
-    for h in (largest, largest / optimum.condition_number):
+    for h in (largest, smallest):
         total = (1 + momentum) * (1 - lr * h) if nesterov else 1 + momentum - lr * h
         product = momentum * (1 - lr * h) if nesterov else momentum
         root = cmath.sqrt(total**2 / 4 - product)
         roots += [abs(total / 2 + root), abs(total / 2 - root)]
     return max(roots)
-
-
-def best_momentum(condition_number: float) -> float:
-    """Heavy-ball momentum's best: ``((sqrt(k) - 1) / (sqrt(k) + 1))^2``, at the learning rate ``2 (1 + b) / (L + m)``.
-
-    In the long run a step then shortens the distance by its square root. See Polyak, as above.
-    """
-    return ((sqrt(condition_number) - 1) / (sqrt(condition_number) + 1)) ** 2

@@ -13,18 +13,16 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from torch.nn.functional import mse_loss
 
-from descent.callbacks.budget import Budget
+from descent.callbacks.budget import Budget, gradient_evaluations
 from descent.callbacks.checkpoints import Checkpoints
 from descent.callbacks.converged import Converged
 from descent.callbacks.divergence import Divergence
-from descent.callbacks.telemetry import gradient_evaluations
 from descent.callbacks.to_optimum import ToOptimum
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.hparams import flat_hparams
 from descent.logger import RunLogger
 from descent.model import LinearRegression
-from descent.optimum import hessian
 from descent.result import Result
 
 log = logging.getLogger(__name__)
@@ -40,6 +38,7 @@ def new_result(config: Config, data: RegressionData, command: str | None) -> Res
         command=command or shlex.join(["python", *sys.argv]),
         features=list(rows.feature_names),
         target=rows.target_name,
+        checksum=data.checksum,
         rows={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         hparams=flat_hparams(config),
         optimum=_optimum(data),
@@ -69,29 +68,16 @@ def _optimum(data: RegressionData) -> dict[str, Any] | None:
     if found is None:
         return None
     if not found.unique:
-        log.warning("note: the least-squares solution is not unique; the one nearest to 0 is reported")
+        log.warning(
+            "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is reported"
+        )
     weight, bias = data.standardization.own_units(found.weight, found.bias)
     own: dict[str, Any] = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
     if len(weight) + (bias is not None) == 2:  # for the contours of the loss
-        own["hessian"] = _own_hessian(data)
+        inputs = data.standardization.own_inputs(data.train.x)
+        a = inputs if bias is None else np.column_stack([inputs, np.ones(len(inputs))])
+        own["hessian"] = (2 * a.T @ a / len(a)).tolist()
     return asdict(found) | own
-
-
-def _own_hessian(data: RegressionData) -> list[list[float]]:
-    """The Hessian of the loss in the data's own units."""
-    assert data.triangle is not None
-    units = data.standardization
-    size = data.triangle.shape[1] - 1
-    # the columns: what own_difference makes of one unit of each parameter
-    columns = []
-    for row in np.eye(size).tolist():
-        weight, bias = units.own_difference(*((row[:-1], row[-1]) if data.bias else (row, None)))
-        columns.append([*weight, *([] if bias is None else [bias])])
-    to_training = np.linalg.inv(np.array(columns).T)
-    own: list[list[float]] = (
-        units.loss_unit * to_training.T @ hessian(data.triangle, len(data.train)).numpy() @ to_training
-    ).tolist()
-    return own
 
 
 def predict(model: LinearRegression, inputs: list[list[float]]) -> list[float]:

@@ -1,6 +1,9 @@
 """Pictures of a model: its fit, its errors, and the way that training took."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +13,24 @@ from descent.data.table import Array
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")  # Paul Tol, bright
 STYLES = ("-", "--", ":")
-MOST_POINTS = 2000  # rows drawn; more only take time
+
+
+def png_of(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names in any script are allowed
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def plain(text: str) -> str:
+    """``text`` as it is: what stands between two dollars would be taken for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and style of a line, different for each of the first 24."""
+    return {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
 
 
 def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
@@ -29,12 +49,11 @@ def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], 
         names: of the feature and of the target.
     """
     figure, axes = new_figure()
-    some = slice(None, None, -(-len(y) // MOST_POINTS))
-    axes.plot(x[some], y[some], ".", color="#999999", markersize=4, label="training rows")
+    axes.plot(x, y, ".", color="#999999", markersize=4, label="training rows")
     ends = np.array([x.min(), x.max()])
     for number, (name, (weight, bias)) in enumerate(lines.items()):
-        axes.plot(ends, weight * ends + bias, STYLES[number], color=COLORS[number], linewidth=2, label=name)
-    axes.set(xlabel=names[0], ylabel=names[1])
+        axes.plot(ends, weight * ends + bias, **look(number), linewidth=2, label=name)
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
     axes.legend(fontsize=8)
     return figure
 
@@ -48,9 +67,8 @@ def predicted_against_actual(parts: Mapping[str, tuple[Array, Array]], target: s
     ]
     axes.plot(ends, ends, color="#bbbbbb", label="equal")
     for number, (name, (actual, predicted)) in enumerate(parts.items()):
-        some = slice(None, None, -(-len(actual) // MOST_POINTS))
-        axes.plot(actual[some], predicted[some], ".", color=COLORS[number], markersize=4, label=name)
-    axes.set(xlabel=f"actual {target}", ylabel=f"predicted {target}", aspect="equal")
+        axes.plot(actual, predicted, ".", color=COLORS[number], markersize=4, label=name)
+    axes.set(xlabel=plain(f"actual {target}"), ylabel=plain(f"predicted {target}"), aspect="equal")
     axes.legend(fontsize=8)
     return figure
 
@@ -73,12 +91,12 @@ def paths_over_contours(
     grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low - margin, high + margin, strict=True)))
     difference = np.stack(grid, axis=-1) - np.array(center)
     above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
-    levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
-    axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
+    if above.max() > 0:  # there is a slope
+        levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
+        axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
     for number, (name, path) in enumerate(paths.items()):
-        style, color = STYLES[number // len(COLORS) % len(STYLES)], COLORS[number % len(COLORS)]
-        axes.plot(*path.T, style, marker=".", markersize=3, linewidth=1.2, color=color, label=name)
+        axes.plot(*path.T, marker=".", markersize=3, linewidth=1.2, **look(number), label=plain(name))
     axes.plot(*center, "*", color="#000000", markersize=12, label="least squares")
-    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -17,7 +17,10 @@ SPLITS = ("train", "val", "test")
 
 # Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
 SHOWN = {
-    "stopping": ("patience", "min_delta", "gradient_norm", "loss_change"),
+    "stopping": (
+        *("patience", "min_delta", "gradient_norm", "loss_change"),
+        *("max_samples", "max_gradient_evaluations", "max_seconds"),
+    ),
     "trainer": ("accelerator", "precision", "max_epochs", "max_steps"),
 }
 

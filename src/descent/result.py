@@ -49,11 +49,13 @@ class Result:
             best checkpoint.
         parameters: the final ``{"weight": [w_1, ..], "bias": b or None}``.
         true_parameters: the same of the process that made the data, where it is known.
-        optimum: the least-squares solution, see ``descent.optimum.Optimum``.
+        optimum: the least-squares solution, see ``descent.optimum.Optimum``, loss, weight and bias in the data's own
+            units, curvature and learning rates in those of training; of two parameters also the loss's ``hessian``.
         best: which step ``checkpoints/best.ckpt`` is of, and the monitored value that made it the best.
         predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
         features: their names.
         target: its name.
+        checksum: of the rows and their split; losses of runs with another cannot be compared.
         rows: how many are for ``train``, ``val`` and ``test``.
         steps: of the optimizer.
         epochs: completed.
@@ -78,6 +80,7 @@ class Result:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     features: list[str] = field(default_factory=list)
     target: str = ""
+    checksum: int | None = None
     rows: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     epochs: int = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 
 from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import DivergenceError
@@ -17,7 +18,6 @@ from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.data.sources import LARGEST
-from descent.data.table import Array
 from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.model import LinearRegression
@@ -103,20 +103,22 @@ def _train(config: Config, run_dir: Path, command: str | None, callbacks: Sequen
             _interrupt(result, Interrupted(signals.number))
         if result.status != "interrupted":
             log_final(logger, result)
+        result.write(run_dir)
         if config.figures and result.status == "completed" and not config.trainer.fast_dev_run:
-            from descent.figures import draw_figures  # matplotlib comes in here
-
-            draw_figures(result, data, _path(trainer), logger, run_dir)
+            _draw(result, data, trainer, logger, run_dir)
         if isinstance(logger, RunLogger):  # fast_dev_run has another
             logger.close()
-        result.write(run_dir)
     return result
 
 
-def _path(trainer: Trainer) -> Array | None:
-    """The way that the parameters of a model of two took, (points, 2)."""
+def _draw(result: Result, data: RegressionData, trainer: Trainer, logger: Logger | None, run_dir: Path) -> None:
+    from descent.figures import draw_figures  # matplotlib comes in here
+
     (curves,) = (c for c in trainer.callbacks if isinstance(c, Curves))  # type: ignore[attr-defined]
-    return np.array(curves.path) if curves.path else None
+    try:
+        draw_figures(result, data, np.array(curves.path) if curves.path else None, logger, run_dir)
+    except (ArithmeticError, ValueError, RuntimeError, OSError, UserError) as error:  # the run is no worse for it
+        log.warning("note: not every figure could be drawn: %s", error)
 
 
 def _interrupt(result: Result, interrupted: Interrupted) -> None:

@@ -115,9 +115,11 @@ def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]
 
 
 def _stable_lr(config: Config, data: RegressionData) -> float | None:
-    """Of SGD on all rows; ``None`` for other optimizers, and where the curvature is not known."""
+    """Of SGD on all rows; ``None`` for other optimizers, with clipping, and where the curvature is not known."""
     given = config.optimizer
     if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or data.optimum is None:
+        return None
+    if config.clip.gradient_clip_val is not None:
         return None
     return largest_stable_lr(
         data.optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)

@@ -1,14 +1,15 @@
 """Ending training when a budget is spent, be it of samples, gradient evaluations or seconds."""
 
+import sys
 import time
+from math import ceil
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from descent.callbacks.telemetry import gradient_evaluations
 from descent.callbacks.watcher import Watcher
-from descent.data.batches import Batch
+from descent.data.batches import Batch, InMemoryBatches
 
 
 class Budget(Watcher):
@@ -24,6 +25,15 @@ class Budget(Watcher):
         self.limits = {"samples": samples, "gradient evaluations": evaluations, "seconds": seconds}
         self.samples, self.seconds_before = 0, 0.0
         self.reason: str | None = None  # why it stopped, once it has
+
+    def most_steps(self, batches: InMemoryBatches) -> int:
+        """Fewer where a step computes several gradients, or the seconds are spent before."""
+        samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
+        limits = [sys.maxsize if evaluations is None else int(evaluations)]
+        if samples is not None:
+            passes, rest = divmod(int(samples), len(batches.y))
+            limits.append(passes * len(batches) + ceil(rest / batches.size))
+        return min(limits)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
@@ -54,3 +64,9 @@ class Budget(Watcher):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.samples, self.seconds_before, self.reason = (state_dict[k] for k in ("samples", "seconds", "reason"))
+
+
+def gradient_evaluations(trainer: Trainer) -> int:
+    """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
+    counted: int = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
+    return counted or trainer.global_step

@@ -1,5 +1,6 @@
 """The training curves in TensorBoard."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,11 @@ MAX_WEIGHTS = 20  # curves; a table of a thousand columns would bury the rest
 
 
 class Curves(Points):
-    """Writes ``train/loss``, ``lr`` and ``parameters/*`` as training goes on.
+    """Writes ``train/loss``, ``lr``, ``parameters/*`` and ``train/seconds`` as training goes on.
 
     At x = k stand the loss of the batch that step k used (at the weights before it), the weights after step k, and
-    the learning rate of step k + 1. Parameters and loss are in the data's own units.
+    the learning rate of step k + 1. Parameters and loss are in the data's own units. The seconds are those of training,
+    without the time that an interrupted run lay idle.
 
     Args:
         spacing: where the points are.
@@ -27,11 +29,14 @@ class Curves(Points):
     def __init__(self, spacing: Spacing, weight_names: Sequence[str]) -> None:
         super().__init__(spacing)
         self.path: list[list[float]] = []  # of two parameters, for the picture
+        self.seconds_before = 0.0
         self.tags = [f"parameters/weight_{name}" for name in weight_names[:MAX_WEIGHTS]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
         if trainer.global_step == 0:
             self.path.clear()
+            self.seconds_before = 0.0
             if isinstance(trainer.logger, RunLogger):
                 trainer.logger.log_layout()
         super().on_train_start(trainer, pl_module)
@@ -44,11 +49,15 @@ class Curves(Points):
         points |= zip(self.tags, weight, strict=False)
         if bias is not None:
             points["parameters/bias"] = bias
+        points["train/seconds"] = self._seconds()
         points["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         return points
 
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
     def state_dict(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.path = state_dict["path"]
+        self.path, self.seconds_before = state_dict["path"], state_dict["seconds"]

@@ -42,7 +42,8 @@ class Divergence(Watcher):
         if self.first is None:
             if self.stable_lr is not None and rate > self.stable_lr:
                 log.warning(
-                    "note: the learning rate %g is above %.4g, beyond which the optimizer diverges on all rows at once",
+                    "note: the learning rate %g is above %.4g, beyond which SGD on all rows diverges, "
+                    "unless it comes down in time",
                     *(rate, self.stable_lr),
                 )
             with torch.no_grad():

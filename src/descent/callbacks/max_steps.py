@@ -1,10 +1,12 @@
 """``trainer.max_steps``: the end of training after so many optimizer steps."""
 
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 
+from descent.callbacks.budget import Budget
 from descent.callbacks.watcher import Watcher
+from descent.data.batches import InMemoryBatches
 
 
 class MaxSteps(Watcher):
@@ -28,6 +30,11 @@ class MaxSteps(Watcher):
 
 
 def run_length(trainer: Trainer) -> int:
-    """How many optimizer steps the run is to have."""
-    limits = [c.max_steps for c in trainer.callbacks if isinstance(c, MaxSteps)]  # type: ignore[attr-defined]
-    return min([int(trainer.estimated_stepping_batches), *limits])
+    """How many optimizer steps the run is to have; how many fit into a budget of seconds is not known."""
+    limits = [int(trainer.estimated_stepping_batches)]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
+        if isinstance(callback, MaxSteps):
+            limits.append(callback.max_steps)
+        if isinstance(callback, Budget):
+            limits.append(callback.most_steps(cast(InMemoryBatches, trainer.train_dataloader)))
+    return min(limits)

@@ -8,13 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from descent.callbacks.budget import gradient_evaluations
 from descent.callbacks.points import Points
 from descent.model import LinearRegression
 from descent.spacing import Spacing
 
 
 class Telemetry(Points):
-    """Writes, of the steps that have a point, in the units of training:
+    """Writes, of the steps that have a point, in the units of training and at L-BFGS's last evaluation:
 
     - ``grad/norm`` and ``grad/norm_clipped``: the Euclidean norm of the gradient before and after clipping;
     - ``grad/angle``: between the two, in degrees: 0 for clipping by norm, not for clipping by value;
@@ -26,18 +27,23 @@ class Telemetry(Points):
     def __init__(self, spacing: Spacing) -> None:
         super().__init__(spacing)
         self.seen = self.clipped = 0  # steps with a point
+        self.step = -1  # the last one before which the parameters were looked at
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.spacing.logs(trainer.global_step + 1):
             parameters = list(pl_module.parameters())
-            self.raw, self.before = _flat_gradient(parameters), _flat(parameters)
+            self.raw = _flat_gradient(parameters)
+            if self.step != trainer.global_step:  # L-BFGS comes here several times a step
+                self.step, self.before = trainer.global_step, _flat(parameters)
 
     @torch.no_grad()
     def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
         if loss is None:
             return {}
         parameters = list(model.parameters())
-        raw, clipped = self.raw, _flat_gradient(parameters)
+        raw = self.raw
+        # without clipping it is the same; some optimizers use the gradient's memory for something else
+        clipped = raw if trainer.gradient_clip_val is None else _flat_gradient(parameters)
         norm, norm_clipped = raw.norm().item(), clipped.norm().item()
         self.seen += 1
         self.clipped += not torch.equal(raw, clipped)
@@ -60,15 +66,9 @@ class Telemetry(Points):
         self.seen, self.clipped = state_dict["seen"], state_dict["clipped"]
 
 
-def gradient_evaluations(trainer: Trainer) -> int:
-    """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
-    counted: int = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
-    return counted or trainer.global_step
-
-
 def _flat(tensors: list[torch.nn.Parameter]) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu().double()
 
 
 def _flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).double()
+    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).cpu().double()

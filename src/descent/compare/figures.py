@@ -1,26 +1,19 @@
 """The figures of a comparison, each to be read without a caption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from descent.compare import X_AXES
 from descent.compare.runs import Run
 from descent.compare.tables import Setting, best_of, mean_of, name_of
-from descent.optimum import Optimum
-from descent.optimum import contraction as predicted_contraction
-from descent.pictures import COLORS, STYLES, new_figure, paths_over_contours
+from descent.pictures import look, new_figure, paths_over_contours, plain
 
 MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
-AXES = {
-    "steps": "optimizer steps",
-    "samples": "samples seen",
-    "gradient_evaluations": "gradient evaluations",
-    "seconds": "seconds",
-}
 
 
 @dataclass(frozen=True)
@@ -36,8 +29,9 @@ class Drawn:
 
 
 def excess_over(settings: Sequence[Setting], x: str) -> Drawn | None:
-    """Training loss above the optimum, on a logarithmic axis: the mean over seeds, and their range."""
-    shown = [s for s in settings if any(len(run.excess[0]) for run in s.runs)][:MOST_LINES]
+    """Training loss above the optimum, on a logarithmic axis: the geometric mean over seeds, and their range."""
+    drawable = [s for s in settings if any(len(run.excess[0]) and not run.diverged for run in s.runs)]
+    shown = drawable[:MOST_LINES]
     if not shown:
         return None
     figure, axes = new_figure(7.5)
@@ -45,50 +39,55 @@ def excess_over(settings: Sequence[Setting], x: str) -> Drawn | None:
         grid, values = _together(setting.runs, x)
         if not len(grid):
             continue
-        color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS)]
-        middle = np.exp(np.log(values).mean(axis=0))
-        axes.plot(grid, middle, style, color=color, label=setting.name)
+        axes.plot(grid, np.exp(np.log(values).mean(axis=0)), **look(number), label=plain(setting.name))
         if len(values) > 1:
-            axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
-    axes.set(xlabel=AXES[x], ylabel="training loss above the optimum", yscale="log")
-    left = len(settings) - len(shown)
-    _legend(axes, f"the best {MOST_LINES} of {len(settings)} settings" if left else None)
-    return Drawn(f"excess_over_{x}", f"Training loss above the optimum over {AXES[x]}; bands: range over seeds", figure)
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(grid, low, high, color=look(number)["color"], alpha=0.2, linewidth=0)
+    axes.set(xlabel=X_AXES[x], ylabel="training loss above the optimum", yscale="log")
+    legend(axes, f"the best {len(shown)} of {len(drawable)}" if len(shown) < len(drawable) else None)
+    return Drawn(
+        f"excess_over_{x}", f"Training loss above the optimum over {X_AXES[x]}; bands: range over seeds", figure
+    )
 
 
 def learning_rates(settings: Sequence[Setting], metric: str) -> Drawn | None:
-    """Sensitivity to the learning rate, one line for each optimizer, or what else differs; crosses are divergence."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+    """Sensitivity to the learning rate, one line for each optimizer, or what else differs.
+
+    Points are means over the runs that did not diverge; a cross says that some did.
+    """
+    lines: dict[str, list[Setting]] = {}
     for setting in settings:
         others = {key: value for key, value in setting.values.items() if key != "optimizer.lr"}
-        name, rate = (
-            name_of(others) or str(setting.runs[0].hparams.get("optimizer")),
-            setting.values.get("optimizer.lr"),
-        )
-        if rate is not None:
-            lines.setdefault(name, []).append((rate, mean_of(setting, metric)))
-    lines = {name: line for name, line in lines.items() if len(line) > 1}
+        if setting.values.get("optimizer.lr") is not None:
+            name = name_of(others) or str(setting.runs[0].hparams.get("optimizer"))
+            lines.setdefault(name, []).append(setting)
+    lines = dict(sorted((name, line) for name, line in lines.items() if len(line) > 1)[:MOST_LINES])
     if not lines:
         return None
     figure, axes = new_figure(7.5)
-    for number, (name, line) in enumerate(sorted(lines.items())[:MOST_LINES]):
-        color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS)]
-        axes.plot(*zip(*sorted(line), strict=True), style, marker="o", markersize=4, color=color, label=name)
-        for rate in (rate for rate, value in line if np.isnan(value)):
-            height = 0.97 - 0.035 * (number % 8)  # one row a line, so that they do not hide each other
-            axes.plot(rate, height, "x", color=color, transform=axes.get_xaxis_transform(), markersize=7)
+    crosses = False
+    for number, (name, line) in enumerate(lines.items()):
+        points = sorted((setting.values["optimizer.lr"], mean_of(setting, metric)) for setting in line)
+        axes.plot(*zip(*points, strict=True), **look(number), marker="o", markersize=4, label=plain(name))
+        for setting in line:
+            if any(run.diverged for run in setting.runs):
+                crosses = True
+                height = 0.97 - 0.035 * (number % 8)  # one row a line, so that they do not hide each other
+                rate, color = setting.values["optimizer.lr"], look(number)["color"]
+                axes.plot(rate, height, "x", color=color, transform=axes.get_xaxis_transform(), markersize=7)
     axes.set(xlabel="learning rate", ylabel=metric, xscale="log", yscale=_scale(metric))
-    _legend(axes, "x: diverged" if any(np.isnan(value) for line in lines.values() for _, value in line) else None)
+    legend(axes, "x: diverged" if crosses else None)
     return Drawn("learning_rates", f"{metric} over the learning rate; crosses: runs that diverged", figure)
 
 
 def heat_map(settings: Sequence[Setting], metric: str) -> Drawn | None:
-    """The best setting's mean of ``metric`` for each optimizer and batch size."""
+    """The best setting's mean of ``metric`` for each optimizer and batch size; of those of which no run diverged."""
     cells: dict[tuple[str, str], list[float]] = {}
     for setting in settings:
         hparams = setting.runs[0].hparams
         cell = str(hparams.get("optimizer")), str(hparams.get("batch.size") or "full")
-        cells.setdefault(cell, []).append(mean_of(setting, metric))
+        diverged = any(run.diverged for run in setting.runs)
+        cells.setdefault(cell, []).append(np.nan if diverged else mean_of(setting, metric))
     optimizers = sorted({optimizer for optimizer, _ in cells})
     sizes = sorted({size for _, size in cells}, key=lambda s: float("inf") if s == "full" else int(s))
     if len(optimizers) < 2 or len(sizes) < 2:
@@ -123,12 +122,10 @@ def clipped_over(settings: Sequence[Setting]) -> Drawn | None:
     for number, setting in enumerate(shown):
         for run in setting.runs:
             if "grad/clipped" in run.curves:
-                steps, values, _ = run.curves["grad/clipped"]
-                color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS)]
-                axes.plot(steps, values, style, color=color, alpha=0.6, label=setting.name)
-    axes.set(xlabel=AXES["steps"], ylabel="fraction of steps clipped so far", ylim=(-0.02, 1.02))
-    _legend(axes)
-    return Drawn("clipped", "Fraction of steps whose gradient was clipped", figure)
+                axes.plot(*run.curves["grad/clipped"], **look(number), alpha=0.6, label=plain(setting.name))
+    axes.set(xlabel=X_AXES["steps"], ylabel="fraction clipped so far", ylim=(-0.02, 1.02))
+    legend(axes)
+    return Drawn("clipped", "Of the steps looked at, the fraction whose gradient was clipped", figure)
 
 
 def paths(settings: Sequence[Setting]) -> Drawn | None:
@@ -140,6 +137,8 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
             continue
         tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
         tags += [tag for tag in run.curves if tag == "parameters/bias"]
+        if len(tags) != 2:
+            continue
         ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
         optimum, names = run.result["optimum"], tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
     if not ways:
@@ -149,67 +148,15 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
     return Drawn("paths", "The way over the contours of the training loss, one run of each setting", figure)
 
 
-def contraction(runs: Sequence[Run]) -> Drawn | None:
-    """Predicted against measured shrinking of the distance to the optimum a step, for SGD on all rows."""
-    found = [triple for run in runs if (triple := contraction_of(run)) is not None]
-    if not found:
-        return None
-    figure, axes = new_figure(7.5)
-    predicted, measured, settled = np.array(found).T
-    axes.plot([0, 1], [0, 1], color="#bbbbbb", zorder=0, label="equal")
-    for label, kept, face in (
-        ("settled", settled == 1, COLORS[0]),
-        ("oscillating or not settled", settled == 0, "none"),
-    ):
-        if kept.any():
-            axes.plot(predicted[kept], measured[kept], "o", color=COLORS[0], markerfacecolor=face, label=label)
-    low = min(predicted.min(), measured.min())
-    limits = low - 0.1 * (1 - low) - 1e-3, 1 + 0.1 * (1 - low)
-    axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
-    _legend(axes)
-    return Drawn("contraction", "By which a step shortens the distance to the optimum: theory and practice", figure)
-
-
-def contraction_of(run: Run) -> tuple[float, float, bool] | None:
-    """Of SGD on all rows at a fixed rate: as predicted, as seen in the second half of the run, whether it is settled.
-
-    It is settled when the last two quarters agree. Before, directions of larger curvature still die away; momentum
-    may oscillate for ever.
-    """
-    hparams, rows, optimum = run.hparams, run.result["rows"]["train"], run.result.get("optimum")
-    plain = hparams.get("optimizer._target_") == "torch.optim.SGD" and not any(
-        hparams.get(f"optimizer.{key}") for key in ("weight_decay", "dampening", "maximize")
-    )
-    full = (hparams.get("batch.size") or rows) >= rows
-    free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
-    if run.diverged or not (plain and full and free and optimum):
-        return None
-    exact = Optimum(**{field.name: optimum[field.name] for field in fields(Optimum)})
-    momentum, nesterov = hparams.get("optimizer.momentum") or 0.0, bool(hparams.get("optimizer.nesterov"))
-    steps, excess, _ = run.excess
-    kept = excess > 1e-9 * excess[:1]  # below it is rounding
-    steps, logs = steps[kept], np.log(excess[kept])
-    middle, last = len(steps) // 2, len(steps) - 1
-    late = (middle + last) // 2
-    if not middle < late < last:
-        return None
-
-    def slope(start: int, end: int) -> float:
-        return float((logs[end] - logs[start]) / (2 * (steps[end] - steps[start])))  # the loss goes with the square
-
-    settled = abs(slope(middle, late) - slope(late, last)) < 0.02 * abs(slope(middle, last))
-    predicted = predicted_contraction(exact, hparams["optimizer.lr"], momentum, nesterov)
-    return predicted, float(np.exp(slope(middle, last))), settled
-
-
 def _together(runs: Sequence[Run], x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The runs' excess losses at common places of the x axis, (places,) and (runs, places)."""
+    """The excess losses of runs that did not diverge at common places of the x axis, (places,) and (runs, places)."""
     curves = []
     for run in runs:
-        steps, values, seconds = run.excess
-        kept = np.isfinite(values) & (values > 0)
-        if kept.sum() > 1:
-            curves.append((run.axis(x, steps, seconds)[kept], values[kept]))
+        steps, values = run.excess
+        places = run.axis(x, steps)
+        kept = np.isfinite(places) & (values > 0)
+        if kept.sum() > 1 and not run.diverged:
+            curves.append((places[kept], values[kept]))
     if not curves:
         return np.array([]), np.empty((0, 0))
     end = min(places[-1] for places, _ in curves)
@@ -221,7 +168,7 @@ def _scale(metric: str) -> str:
     return "linear" if metric.endswith("r2") else "log"  # R² can be negative
 
 
-def _legend(axes: Axes, title: str | None = None) -> None:
+def legend(axes: Axes, title: str | None = None) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique:

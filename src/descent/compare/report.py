@@ -2,20 +2,22 @@
 
 import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from descent.compare.figures import clipped_over, contraction, excess_over, heat_map, learning_rates, paths
-from descent.compare.runs import X_AXES, read_runs
+from descent.compare import X_AXES
+from descent.compare.figures import clipped_over, excess_over, heat_map, learning_rates, paths
+from descent.compare.runs import read_runs
 from descent.compare.tables import best_settings, runs_table, settings_of, table_of
+from descent.compare.theory import contractions
 from descent.errors import must
 from descent.files import write_atomically
+from descent.pictures import png_of
 
+DPI = 110
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px } td, th { padding: .2em .7em; text-align: right }
@@ -33,7 +35,7 @@ def compare(
     Args:
         group: hyperparameters to compare by, the best setting for each combination of their values; empty: by all
             that differ.
-        x: of the figures' x axes, ``descent.compare.runs.X_AXES``; ``None``: a figure for each.
+        x: of the figures' x axes, ``descent.compare.X_AXES``; ``None``: a figure for each.
         target: the excess over the optimum's loss, as a fraction of it.
         metric: by which to rank; empty: ``val/loss``, or ``train/loss`` where there is no validation.
 
@@ -45,7 +47,7 @@ def compare(
     metric = metric or ("val/loss" if "val/loss" in known else "train/loss")
     if metric not in known:
         raise must("--metric", f"one of {', '.join(known)}", metric)
-    keys = sorted({key for run in runs for key in run.hparams})
+    keys = sorted({key for run in runs for key in run.hparams} - {"seed"})
     for key in group:
         if key not in keys:
             raise must("--group", f"hyperparameters of the runs ({', '.join(keys)})", key)
@@ -57,14 +59,16 @@ def compare(
     drawn = [
         *(excess_over(settings, axis) for axis in ([x] if x else X_AXES)),
         *(learning_rates(every, metric), heat_map(every, metric), paths(settings), clipped_over(settings)),
-        contraction(runs),
+        contractions(runs),
     ]
-    figures = {figure.name: (figure.title, _png(figure.figure)) for figure in drawn if figure is not None}
+    figures = {figure.name: (figure.title, png_of(figure.figure, DPI)) for figure in drawn if figure is not None}
 
     out = directories[0] / "compare"
     out.mkdir(exist_ok=True)
     for name, frame in (("runs", runs_table(runs)), ("settings", table)):
         write_atomically(out / f"{name}.csv", frame.write_csv().encode())
+    for stale in out.glob("*.png"):  # of a comparison of something else
+        stale.unlink()
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     counted = f"{len(runs)} runs, {len(every)} settings"
@@ -106,9 +110,9 @@ def _page(
     counted: str,
 ) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
-    yield f"<h1>{html.escape(counted)}</h1><p>Ranked by {html.escape(metric)}: its mean over the runs that "
-    yield f"did not diverge. Target: a training loss within {target:g} of the optimum's; medians of the runs that came "
-    yield "to it, the others are misses.</p><div><table><tr>"
+    yield f"<h1>{html.escape(counted)}</h1><p>Ranked by the share of runs that diverged, then by the mean of "
+    yield f"{html.escape(metric)} over the others. Target: a training loss within {target:g} of the optimum's; medians "
+    yield "of the runs that came to it, the others are misses.</p><div><table><tr>"
     yield "".join(f"<th>{html.escape(column)}</th>" for column in table.columns) + "</tr>"
     for row in table.iter_rows():
         yield "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
@@ -119,12 +123,6 @@ def _page(
     if left_out:
         yield "<h2>Left out</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in left_out) + "</ul>"
     yield "</html>"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def _cell(value: object) -> str:

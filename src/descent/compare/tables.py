@@ -1,14 +1,15 @@
 """Settings against each other: mean and deviation over seeds, and what it takes to come to a target."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isnan, nan
 from statistics import fmean, median, stdev
 from typing import Any
 
 import polars as pl
 
-from descent.compare.runs import X_AXES, Run
+from descent.compare import X_AXES
+from descent.compare.runs import Run
 from descent.rules import better
 
 
@@ -32,7 +33,7 @@ def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]
     for run in runs:
         values = {key: run.hparams.get(key) for key in keys}
         setting = Setting(name_of(values) or "all runs", values, [])
-        found.setdefault(tuple(map(repr, values.values())), setting).runs.append(run)
+        found.setdefault(tuple(map(_same, values.values())), setting).runs.append(run)
     return list(found.values())
 
 
@@ -40,7 +41,8 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str
     """One setting for each combination of the values of ``group``: so each optimizer at its own best learning rate.
 
     It is the one with the most runs, which a protocol has chosen to repeat with other seeds; among equals the one of
-    which fewest runs diverged, and then the one with the best mean of ``metric``.
+    which fewest runs diverged, and then the one with the best mean of ``metric``. Where it has seeds that no other
+    setting of its group has, it is measured on those alone: the others were there to choose it.
     """
 
     def merit(setting: Setting) -> tuple[int, int, float]:
@@ -48,11 +50,16 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str
         sign = 1 if better(metric) == "max" else -1
         return len(setting.runs), -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else sign * mean
 
-    groups: dict[tuple[str, ...], Setting] = {}
+    groups: dict[tuple[str, ...], list[Setting]] = {}
     for setting in settings:
-        key = tuple(repr(setting.runs[0].hparams.get(name)) for name in group)
-        groups[key] = max(groups.get(key, setting), setting, key=merit)
-    return list(groups.values())
+        groups.setdefault(tuple(_same(setting.runs[0].hparams.get(name)) for name in group), []).append(setting)
+    chosen = []
+    for members in groups.values():
+        best = max(members, key=merit)
+        seen = {run.result["seed"] for member in members if member is not best for run in member.runs}
+        fresh = [run for run in best.runs if run.result["seed"] not in seen]
+        chosen.append(replace(best, runs=fresh or best.runs))
+    return chosen
 
 
 def name_of(values: Mapping[str, Any]) -> str:
@@ -78,10 +85,10 @@ def to_target(run: Run, target: float) -> dict[str, float] | None:
         target: the excess over the optimum's loss, as a fraction of it; of the first excess, where that loss is 0.
 
     Returns:
-        ``None`` where it never was: a miss.
+        ``None`` where it never was, or the run diverged after all: a miss.
     """
-    steps, values, seconds = run.excess
-    if not len(values):
+    steps, values = run.excess
+    if run.diverged or not len(values):
         return None
     optimum = (run.result["optimum"] or {}).get("loss") or 0.0
     limit = target * (optimum if optimum > 1e-12 * values[0] else values[0])
@@ -89,7 +96,7 @@ def to_target(run: Run, target: float) -> dict[str, float] | None:
     if not len(reached):
         return None
     first = slice(reached[0], reached[0] + 1)
-    return {axis: float(run.axis(axis, steps[first], seconds[first])[0]) for axis in X_AXES}
+    return {axis: float(run.axis(axis, steps[first])[0]) for axis in X_AXES}
 
 
 def table_of(settings: Sequence[Setting], metric: str, target: float) -> pl.DataFrame:
@@ -142,7 +149,7 @@ def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
 
 def _varied(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in run.hparams if key != "seed")
-    differ = [key for key in keys if len({repr(run.hparams.get(key)) for run in runs}) > 1]
+    differ = [key for key in keys if len({_same(run.hparams.get(key)) for run in runs}) > 1]
     groups = [key for key in differ if "." not in key]
     kept = []
     for key in differ:
@@ -157,7 +164,7 @@ def _follows(key: str, group: str, runs: Sequence[Run]) -> bool:
     """Whether the option chosen of ``group`` decides the value of ``key``."""
     seen: dict[Any, str] = {}
     return all(
-        seen.setdefault(run.hparams.get(group), repr(run.hparams.get(key))) == repr(run.hparams.get(key))
+        seen.setdefault(run.hparams.get(group), _same(run.hparams.get(key))) == _same(run.hparams.get(key))
         for run in runs
     )
 
@@ -173,6 +180,11 @@ def _mean_and_deviation(name: str, values: Sequence[float]) -> dict[str, float |
         f"{name} mean": fmean(values) if values else None,
         f"{name} deviation": stdev(values) if len(values) > 1 else None,
     }
+
+
+def _same(value: Any) -> str:
+    """Equal for equal values: 1 and 1.0 are one learning rate."""
+    return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def _text(value: Any) -> str:

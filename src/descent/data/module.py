@@ -17,7 +17,7 @@ from descent.data.split import split
 from descent.data.standardization import Standardization
 from descent.data.table import Array
 from descent.errors import UserError
-from descent.optimum import MOST_WORK, Optimum, least_squares, triangle
+from descent.optimum import MOST_WORK, Optimum, least_squares, triangle, work
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,9 @@ class RegressionData(LightningDataModule):
         batch: size and shuffling of the training batches.
         seed: of the order of batches.
         bias: whether the model has one: only then may standardisation subtract means.
+
+    Attributes:
+        checksum: of the rows in their own units and of the split.
     """
 
     train: Part
@@ -58,6 +61,9 @@ class RegressionData(LightningDataModule):
         train, val, test = (
             (rows.inputs[chosen], rows.targets[chosen]) for chosen in (parts.train, parts.val, parts.test)
         )
+        self.checksum = crc32(repr([len(part[1]) for part in (train, val, test)]).encode())
+        for array in (*train, *val, *test):
+            self.checksum = crc32(np.ascontiguousarray(array).data, self.checksum)
         del rows  # a large table is in memory only once more, and in training precision
         self.standardization = (
             Standardization.fit(*train, bias) if data.standardize else Standardization.identity(self.num_features)
@@ -79,7 +85,7 @@ class RegressionData(LightningDataModule):
     def triangle(self) -> Tensor | None:
         """Of the training rows, see ``descent.optimum.triangle``; ``None`` where it would take too long."""
         rows, features = self.train.x.shape
-        if rows * features**2 > MOST_WORK:
+        if work(rows, features) > MOST_WORK:
             log.warning(
                 "note: the least-squares solution of %d rows and %d features would take minutes, and is left out",
                 *(rows, features),
@@ -93,16 +99,12 @@ class RegressionData(LightningDataModule):
         return None if self.triangle is None else least_squares(self.triangle, len(self.train), self.bias)
 
     def state_dict(self) -> dict[str, int]:
-        """A checksum of the training rows, so that a run is resumed on the data it began with."""
-        return {"checksum": self._checksum}
-
-    @cached_property
-    def _checksum(self) -> int:
-        return crc32(self.train.y.data, crc32(np.ascontiguousarray(self.train.x).data))
+        """So that a run is resumed on the data it began with."""
+        return {"checksum": self.checksum}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         if state_dict != self.state_dict():
-            raise UserError("data must be what the run began with to be resumed: the training rows have changed")
+            raise UserError("data must be what the run began with to be resumed: its rows have changed")
 
     def train_dataloader(self) -> InMemoryBatches:
         return InMemoryBatches(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)

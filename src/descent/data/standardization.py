@@ -49,6 +49,16 @@ class Standardization:
         standardised /= self.y_scale
         return standardised
 
+    def own_inputs(self, standardised: Array) -> Array:
+        """Inputs (rows, features) in their own units again."""
+        own: Array = standardised * np.array(self.x_scale) + np.array(self.x_mean)
+        return own
+
+    def own_targets(self, standardised: Array) -> Array:
+        """The same for targets (rows,)."""
+        own: Array = standardised * self.y_scale + self.y_mean
+        return own
+
     @property
     def loss_unit(self) -> float:
         """What a squared error is multiplied by to be in the data's own units."""

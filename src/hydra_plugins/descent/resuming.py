@@ -70,6 +70,8 @@ class ResumingSweeper(BasicSweeper):
         keys = {_key(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
         if self.then and self.for_each not in keys:
             raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", self.for_each)
+        if self.space and self.params:
+            raise must("hydra.sweeper.params", "null in a search", dict(self.params))
         with locked(sweep_dir, "the sweep"):
             try:
                 returns = self._search(arguments, sweep_dir) if self.space else super().sweep(arguments)
@@ -112,6 +114,8 @@ class ResumingSweeper(BasicSweeper):
             group = next(override for override in job if _key(override) == self.for_each)
             if metric is not None and (group not in best or sign * metric > best[group][0]):
                 best[group] = sign * metric, job
+        if not best:
+            raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
         overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
         (repeats,) = self.split_arguments(overrides, None)
         jobs = [

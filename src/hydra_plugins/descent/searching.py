@@ -59,6 +59,12 @@ def search(
         load_if_exists=True,
         direction="maximize" if better(choose_by) == "max" else "minimize",
     )
+    about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by}
+    if study.user_attrs.get("about", about) != about:
+        before = study.user_attrs["about"]
+        changed = next(key for key in about if about[key] != before[key])
+        raise UserError(f"the search in {sweep_dir} has other {changed}, {before[changed]}: name=... begins another")
+    study.set_user_attr("about", about)
     # with one and the same seed a study that goes on would ask for the same points again
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     for interrupted in study.get_trials(states=(TrialState.RUNNING,)):
@@ -74,7 +80,9 @@ def search(
         trial.set_user_attr("run", run_dir.name)
         trial.set_user_attr("status", result["status"])
         if result["status"] == "completed":
-            study.tell(trial, result["metrics"].get(choose_by))
+            if choose_by not in result["metrics"]:
+                raise must("hydra.sweeper.choose_by", f"one of {', '.join(result['metrics'])}", choose_by)
+            study.tell(trial, result["metrics"][choose_by])
         else:  # of a pruned trial the sampler learns to stay away, of a failed one nothing
             study.tell(trial, state=TrialState.PRUNED if result["status"] == "diverged" else TrialState.FAIL)
     if not study.get_trials(states=(TrialState.COMPLETE,)):

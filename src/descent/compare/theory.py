@@ -1,0 +1,65 @@
+"""Theory and practice: by which factor a step of gradient descent shortens the distance to the optimum."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from descent.compare.figures import Drawn, legend
+from descent.compare.runs import Run
+from descent.optimum import contraction
+from descent.pictures import COLORS, new_figure
+
+
+def contractions(runs: Sequence[Run]) -> Drawn | None:
+    """Predicted against measured shrinking of the distance to the optimum a step, for SGD on all rows."""
+    found = [triple for run in runs if (triple := contraction_of(run)) is not None]
+    if not found:
+        return None
+    figure, axes = new_figure(7.5)
+    predicted, measured, settled = np.array(found).T
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", zorder=0, label="equal")
+    for label, kept, face in (
+        ("settled", settled == 1, COLORS[0]),
+        ("oscillating or not settled", settled == 0, "none"),
+    ):
+        if kept.any():
+            axes.plot(predicted[kept], measured[kept], "o", color=COLORS[0], markerfacecolor=face, label=label)
+    low = min(predicted.min(), measured.min())
+    limits = low - 0.1 * (1 - low) - 1e-3, 1 + 0.1 * (1 - low)
+    axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
+    legend(axes)
+    return Drawn("contraction", "By which a step shortens the distance to the optimum: theory and practice", figure)
+
+
+def contraction_of(run: Run) -> tuple[float, float, bool] | None:
+    """Of SGD on all rows at a fixed rate: as predicted, as seen in the second half of the run, whether it is settled.
+
+    It is settled when the last two quarters agree. Before, directions of larger curvature still die away; momentum
+    may oscillate for ever.
+    """
+    hparams, rows, optimum = run.hparams, run.result["rows"]["train"], run.result.get("optimum")
+    sgd = hparams.get("optimizer._target_") == "torch.optim.SGD" and not any(
+        hparams.get(f"optimizer.{key}") for key in ("weight_decay", "dampening", "maximize")
+    )
+    full = (hparams.get("batch.size") or rows) >= rows
+    free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
+    if run.diverged or not (sgd and full and free and optimum and "optimizer.lr" in hparams):
+        return None
+    steps, excess = run.excess
+    kept = excess > 1e-9 * excess[:1]  # below it is rounding
+    steps, logs = steps[kept], np.log(excess[kept])
+    middle, last = len(steps) // 2, len(steps) - 1
+    late = (middle + last) // 2
+    if not middle < late < last:
+        return None
+
+    def slope(start: int, end: int) -> float:
+        return float((logs[end] - logs[start]) / (2 * (steps[end] - steps[start])))  # the loss goes with the square
+
+    settled = abs(slope(middle, late) - slope(late, last)) < 0.02 * abs(slope(middle, last))
+    largest = 2 / optimum["max_stable_lr"]
+    predicted = contraction(
+        *(largest, largest / optimum["condition_number"], hparams["optimizer.lr"]),
+        *(hparams.get("optimizer.momentum") or 0.0, bool(hparams.get("optimizer.nesterov"))),
+    )
+    return predicted, float(np.exp(slope(middle, last))), settled
