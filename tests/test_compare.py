@@ -120,6 +120,9 @@ def test_lbfgs_is_charged_for_every_gradient(study: Path) -> None:
     reached = to_target(run, 0.01)
     assert reached is not None
     assert reached["gradient_evaluations"] > reached["steps"]
+    axis = run.axis("gradient_evaluations", run.excess[0])
+    assert axis[0] == 0
+    assert axis[-1] == run.result["gradient_evaluations"]
 
 
 def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

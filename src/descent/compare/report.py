@@ -111,9 +111,9 @@ def _page(
 ) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
     yield f"<h1>{html.escape(counted)}</h1><p>Ranked by the share of runs that diverged, then by the mean of "
-    yield f"{html.escape(metric)} over the others. Target: a training loss within {target:g} of the optimum's; medians "
-    yield "of the runs that came to it, the others are misses.</p><div><table><tr>"
-    yield "".join(f"<th>{html.escape(column)}</th>" for column in table.columns) + "</tr>"
+    yield f"{html.escape(metric)} over the others. Target: a training loss at most {target:.3%} above the optimum's; "
+    yield "medians of the runs that came to it, the others are misses.</p><div><table><tr>"
+    yield "".join(f"<th>{html.escape(column.replace('_', ' '))}</th>" for column in table.columns) + "</tr>"
     for row in table.iter_rows():
         yield "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
     yield "</table></div>"

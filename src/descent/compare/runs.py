@@ -66,10 +66,12 @@ class Run:
             passes, rest = np.divmod(steps, -(-rows // size))
             return np.asarray(passes * rows + np.minimum(rest * size, rows), dtype=np.float64)
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
-        end = self.result["steps"], self.result[name]
         if not len(known):
             return np.full(len(steps), np.nan)
-        return np.asarray(np.interp(steps, [*known, end[0]], [*values, end[1]]), dtype=np.float64)
+        if name == "gradient_evaluations":  # which has no point at 0, and none after the last step
+            known = np.array([0, *known, self.result["steps"]])
+            values = np.array([0, *values, self.result["gradient_evaluations"]])
+        return np.asarray(np.interp(steps, known, values), dtype=np.float64)
 
 
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
