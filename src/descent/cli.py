@@ -55,7 +55,7 @@ def run_job(cfg: DictConfig) -> Result:
     sweep = hydra.mode == RunMode.MULTIRUN
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     run_dir = Path(hydra.runtime.output_dir)
-    result = run_safely(lambda: to_config(cfg, hydra.runtime.choices), run_dir, line, resume=sweep)
+    result = run_safely(lambda: to_config(cfg, hydra.runtime.choices), run_dir, line, resume=sweep, brief=sweep)
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)
     return result

@@ -61,12 +61,25 @@ def print_result(result: Result, run_dir: Path) -> None:
             console.print(f"test: with the best checkpoint ({step}); the others: with the last weights\n")
     if result.predictions:
         console.print(_predictions(result))
-    length = f"{_count(result.steps, 'step')}, {_count(result.epochs, 'epoch')}, {result.seconds:.2f} s"
-    stopped = f", stopped early: {result.stopped}" if result.stopped else ""
-    console.print(f"{result.status} after {length}{stopped}", style="bold", soft_wrap=True)
+    console.print(_ending(result), style="bold", soft_wrap=True)
     if result.reason:
         console.print(result.reason, soft_wrap=True)
     console.print(f"{run_dir}\n", soft_wrap=True)
+
+
+def print_line(result: Result, run_dir: Path) -> None:
+    """How a run of a sweep ended, and its predictions if there are any."""
+    console = _console()
+    losses = (f"  {name} {_cell(value)}" for name, value in result.metrics.items() if name.endswith("/loss"))
+    console.print(_ending(result) + "".join(losses), soft_wrap=True)
+    if result.predictions:
+        console.print(_predictions(result))
+
+
+def _ending(result: Result) -> str:
+    length = f"{_count(result.steps, 'step')}, {_count(result.epochs, 'epoch')}, {result.seconds:.2f} s"
+    stopped = f", stopped early: {result.stopped}" if result.stopped else ""
+    return f"{result.status} after {length}{stopped}"
 
 
 def _parameters(result: Result) -> Table:

@@ -38,7 +38,9 @@ def command(main: Callable[[], None]) -> None:
         signals.ignore()
 
 
-def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, resume: bool = False) -> Result:
+def run_safely(
+    configure: Callable[[], Config], run_dir: Path, command: str, resume: bool = False, brief: bool = False
+) -> Result:
     """Trains and reports; whatever happens, ``result.json`` tells how it ended.
 
     An error is one line on the console, and its traceback is in ``train.log``.
@@ -48,6 +50,7 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         run_dir: the run's own directory.
         command: recorded in the result.
         resume: go on from the last checkpoint.
+        brief: print a line in place of the settings and the tables.
     """
     config: Config | None = None
     try:
@@ -60,7 +63,8 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
             gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
         gc.enable()  # scripts/train.py does without it until here
         with suppress(OSError):  # nobody may be reading: that is no reason not to train
-            print_choices(config, run_dir)
+            if not brief:
+                print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume)
     except Exception as error:
         reason = one_line(error)
@@ -73,10 +77,10 @@ def run_safely(configure: Callable[[], Config], run_dir: Path, command: str, res
         with suppress(UserError):  # the disk may be what failed
             result.write(run_dir)
         return result
-    from descent.report import print_result
+    from descent.report import print_line, print_result
 
     with suppress(OSError):
-        print_result(result, run_dir)
+        (print_line if brief else print_result)(result, run_dir)
         if result.status == "interrupted":
             print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
     return result

@@ -1,6 +1,7 @@
 """What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sweep_dir}, as a table in summary.csv", soft_wrap=True
     )
+    console.print(f"python scripts/compare.py {shlex.quote(str(sweep_dir))}   compares them", soft_wrap=True)
 
 
 def _rank(run: tuple[Path, dict[str, Any]]) -> tuple[bool, float]:

@@ -42,8 +42,8 @@ class Divergence(Watcher):
         if self.first is None:
             if self.stable_lr is not None and rate > self.stable_lr:
                 log.warning(
-                    "note: the learning rate %g is above %.4g, beyond which SGD on all rows diverges, "
-                    "unless it comes down in time",
+                    "note: the learning rate %g is above %.4g, beyond which this optimizer diverges on all "
+                    "rows, unless the rate comes down in time",
                     *(rate, self.stable_lr),
                 )
             with torch.no_grad():
@@ -69,7 +69,8 @@ class Divergence(Watcher):
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         advice = "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
         if self.stable_lr is not None:
-            advice += f" (on all rows at once it is stable below {self.stable_lr:.4g})"
+            smaller = "; a batch that is smaller allows less" if rate < self.stable_lr else ""
+            advice += f" (on all rows at once it is stable below {self.stable_lr:.4g}{smaller})"
         raise DivergenceError(
             f"the training loss before step {step} {how} ({loss:.3g}), the learning rate is {rate:g}: {advice}"
         )

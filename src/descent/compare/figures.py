@@ -1,7 +1,7 @@
 """The figures of a comparison, each to be read without a caption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,34 +50,42 @@ def excess_over(settings: Sequence[Setting], x: str) -> Drawn | None:
     )
 
 
-def learning_rates(settings: Sequence[Setting], metric: str) -> Drawn | None:
-    """Sensitivity to the learning rate, one line for each optimizer, or what else differs.
+def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: str) -> Drawn | None:
+    """Sensitivity to the learning rate, one line for each optimizer, or what else differs, in the order of the ranking.
 
-    Points are means over the runs that did not diverge; a cross says that some did.
+    Points are means over the runs that did not diverge, of the seeds that all settings of a line have; a cross says
+    that a run diverged.
     """
-    lines: dict[str, list[Setting]] = {}
-    for setting in settings:
-        others = {key: value for key, value in setting.values.items() if key != "optimizer.lr"}
+    lines: dict[str, list[Setting]] = {_without_rate(setting): [] for setting in ranked}
+    for setting in every:
         if setting.values.get("optimizer.lr") is not None:
-            name = name_of(others) or str(setting.runs[0].hparams.get("optimizer"))
-            lines.setdefault(name, []).append(setting)
-    lines = dict(sorted((name, line) for name, line in lines.items() if len(line) > 1)[:MOST_LINES])
+            lines.setdefault(_without_rate(setting), []).append(setting)
+    lines = {name: line for name, line in lines.items() if len(line) > 1}
     if not lines:
         return None
     figure, axes = new_figure(7.5)
     crosses = False
-    for number, (name, line) in enumerate(lines.items()):
-        points = sorted((setting.values["optimizer.lr"], mean_of(setting, metric)) for setting in line)
-        axes.plot(*zip(*points, strict=True), **look(number), marker="o", markersize=4, label=plain(name))
+    for number, (name, line) in enumerate([*lines.items()][:MOST_LINES]):
+        shared = set.intersection(*({run.result["seed"] for run in setting.runs} for setting in line))
+        points = []
         for setting in line:
-            if any(run.diverged for run in setting.runs):
+            runs = [run for run in setting.runs if run.result["seed"] in shared] or setting.runs
+            rate = setting.values["optimizer.lr"]
+            points.append((rate, mean_of(replace(setting, runs=runs), metric)))
+            if any(run.diverged for run in runs):
                 crosses = True
                 height = 0.97 - 0.035 * (number % 8)  # one row a line, so that they do not hide each other
-                rate, color = setting.values["optimizer.lr"], look(number)["color"]
+                color = look(number)["color"]
                 axes.plot(rate, height, "x", color=color, transform=axes.get_xaxis_transform(), markersize=7)
+        axes.plot(*zip(*sorted(points), strict=True), **look(number), marker="o", markersize=4, label=plain(name))
     axes.set(xlabel="learning rate", ylabel=metric, xscale="log", yscale=_scale(metric))
     legend(axes, "x: diverged" if crosses else None)
     return Drawn("learning_rates", f"{metric} over the learning rate; crosses: runs that diverged", figure)
+
+
+def _without_rate(setting: Setting) -> str:
+    others = {key: value for key, value in setting.values.items() if key != "optimizer.lr"}
+    return name_of(others) or str(setting.runs[0].hparams.get("optimizer"))
 
 
 def heat_map(settings: Sequence[Setting], metric: str) -> Drawn | None:
@@ -129,7 +137,7 @@ def clipped_over(settings: Sequence[Setting]) -> Drawn | None:
 
 
 def paths(settings: Sequence[Setting]) -> Drawn | None:
-    """For models of two parameters: the way of each setting's first run over the contours of the loss."""
+    """For models of two parameters: the path of each setting's first run over the contours of the loss."""
     ways: dict[str, NDArray[np.float64]] = {}
     for setting in settings[:MOST_LINES]:
         run = next((run for run in setting.runs if not run.diverged), None)
@@ -145,7 +153,7 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
         return None
     center = optimum["weight"] + ([] if optimum["bias"] is None else [optimum["bias"]])
     figure = paths_over_contours(ways, center, optimum["hessian"], (names[0], names[1]))
-    return Drawn("paths", "The way over the contours of the training loss, one run of each setting", figure)
+    return Drawn("paths", "Paths over the contours of the training loss, one run of each setting", figure)
 
 
 def _together(runs: Sequence[Run], x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

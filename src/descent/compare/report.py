@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 
 import polars as pl
@@ -58,8 +59,8 @@ def compare(
     settings.sort(key=lambda setting: order[setting.name])
     drawn = [
         *(excess_over(settings, axis) for axis in ([x] if x else X_AXES)),
-        *(learning_rates(every, metric), heat_map(every, metric), paths(settings), clipped_over(settings)),
-        contractions(runs),
+        *(learning_rates(every, settings, metric), heat_map(every, metric), paths(settings), clipped_over(settings)),
+        contractions(settings),
     ]
     figures = {figure.name: (figure.title, png_of(figure.figure, DPI)) for figure in drawn if figure is not None}
 
@@ -72,30 +73,35 @@ def compare(
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     counted = f"{len(runs)} runs, {len(every)} settings"
+    note = ""
     if group:
-        counted += f"; here the best setting of each {' and '.join(group)}"
-    page = "\n".join(_page(table, figures, left_out, metric, target, counted))
+        note = f"of each {' and '.join(group)} its best setting, on seeds that did not choose it where it has such"
+    page = "\n".join(_page(table, figures, left_out, metric, target, counted, note))
     write_atomically(out / "report.html", page.encode())
-    _print(table, metric, left_out, out)
+    _print(table, metric, note, left_out, out)
     return out
 
 
-def _print(table: pl.DataFrame, metric: str, left_out: Sequence[str], out: Path) -> None:
+def _print(table: pl.DataFrame, metric: str, note: str, left_out: Sequence[str], out: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("setting", overflow="fold")
     diverged = ["diverged"] if table["diverged"].sum() else []
-    for column in ("runs", *diverged, metric, "at target", "steps to it"):
+    for column in ("runs", *diverged, metric, "above optimum", "at target", "steps to it"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in table.iter_rows(named=True):
         mean, deviation = row[f"{metric} mean"], row[f"{metric} deviation"]
         value = _cell(mean) if deviation is None else f"{mean:.4g} ± {deviation:.1g}"
-        counts = (row["runs"], *(row[name] for name in diverged), value, row["at target"], row["steps to target"])
+        above = "" if isnan(row["above the optimum"]) else f"{row['above the optimum']:.2g}"
+        reached = f"{row['at target']}/{row['runs']}"
+        counts = (row["runs"], *(row[name] for name in diverged), value, above, reached, row["steps to target"])
         shown.add_row(row["setting"], *map(_cell, counts))
     console = Console(highlight=False, markup=False)
     console.print(shown)
+    if note:
+        console.print(note, soft_wrap=True)
     for line in left_out:
         console.print(f"left out: {line}", soft_wrap=True)
     console.print(f"tables and figures: {out / 'report.html'}", soft_wrap=True)
@@ -108,11 +114,13 @@ def _page(
     metric: str,
     target: float,
     counted: str,
+    note: str,
 ) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
-    yield f"<h1>{html.escape(counted)}</h1><p>Ranked by the share of runs that diverged, then by the mean of "
-    yield f"{html.escape(metric)} over the others. Target: a training loss at most {target:.3%} above the optimum's; "
-    yield "medians of the runs that came to it, the others are misses.</p><div><table><tr>"
+    yield f"<h1>{html.escape(counted)}</h1><p>{html.escape(note)}</p>"
+    yield f"<p>Ranked by the share of runs that diverged, then by the mean of {html.escape(metric)} over the others. "
+    yield f"Target: a training loss at most {100 * target:g}% above the optimum's; medians of the runs that came to "
+    yield "it, the others are misses.</p><div><table><tr>"
     yield "".join(f"<th>{html.escape(column.replace('_', ' '))}</th>" for column in table.columns) + "</tr>"
     for row in table.iter_rows():
         yield "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
-from statistics import fmean, median, stdev
+from statistics import fmean, median_low, stdev
 from typing import Any
 
 import polars as pl
@@ -117,12 +117,13 @@ def table_of(settings: Sequence[Setting], metric: str, target: float) -> pl.Data
                 "runs": len(setting.runs),
                 "diverged": len(setting.runs) - len(whole),
                 **_mean_and_deviation(metric, _finals(setting, metric)),
+                "above the optimum": mean_of(setting, "optimum/excess_loss"),
                 **_mean_and_deviation(
                     f"best {monitor}", [best["value"] for best in bests if best["value"] is not None]
                 ),
                 "at target": len(reached),
                 "missed": len(setting.runs) - len(reached),
-                **{f"{axis} to target": median(r[axis] for r in reached) if reached else None for axis in X_AXES},
+                **{f"{axis} to target": median_low(r[axis] for r in reached) if reached else None for axis in X_AXES},
             }
         )
     share = (pl.col("runs") - pl.col("diverged")) / pl.col("runs")

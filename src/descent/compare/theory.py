@@ -4,31 +4,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from descent.compare.figures import Drawn, legend
+from descent.compare.figures import MOST_LINES, Drawn, legend
 from descent.compare.runs import Run
+from descent.compare.tables import Setting
 from descent.optimum import contraction
-from descent.pictures import COLORS, new_figure
+from descent.pictures import COLORS, look, new_figure, plain
+
+MARKERS = "os^"
 
 
-def contractions(runs: Sequence[Run]) -> Drawn | None:
-    """Predicted against measured shrinking of the distance to the optimum a step, for SGD on all rows."""
-    found = [triple for run in runs if (triple := contraction_of(run)) is not None]
+def contractions(settings: Sequence[Setting]) -> Drawn | None:
+    """Predicted against measured contraction of the distance to the optimum a step, for SGD on all rows."""
+    every = [(setting.name, contraction_of(setting.runs[0])) for setting in settings]
+    found = [(name, *triple) for name, triple in every if triple is not None]
     if not found:
         return None
     figure, axes = new_figure(7.5)
-    predicted, measured, settled = np.array(found).T
     axes.plot([0, 1], [0, 1], color="#bbbbbb", zorder=0, label="equal")
-    for label, kept, face in (
-        ("settled", settled == 1, COLORS[0]),
-        ("oscillating or not settled", settled == 0, "none"),
-    ):
-        if kept.any():
-            axes.plot(predicted[kept], measured[kept], "o", color=COLORS[0], markerfacecolor=face, label=label)
-    low = min(predicted.min(), measured.min())
+    for number, (name, predicted, measured, settled) in enumerate(found):
+        color = look(number)["color"]
+        face, note = (color, "") if settled else ("none", " (not settled)")
+        label = plain(name + note) if number < MOST_LINES else None
+        marker = MARKERS[number // len(COLORS) % len(MARKERS)]
+        axes.plot(predicted, measured, marker, color=color, markerfacecolor=face, label=label)
+    low = min(min(predicted, measured) for _, predicted, measured, _ in found)
     limits = low - 0.1 * (1 - low) - 1e-3, 1 + 0.1 * (1 - low)
     axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
     legend(axes)
-    return Drawn("contraction", "By which a step shortens the distance to the optimum: theory and practice", figure)
+    title = "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory"
+    return Drawn("contraction", title, figure)
 
 
 def contraction_of(run: Run) -> tuple[float, float, bool] | None:

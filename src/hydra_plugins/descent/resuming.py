@@ -6,8 +6,10 @@ a result like any other. So the same command again continues a sweep.
 
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -31,9 +33,9 @@ from hydra_plugins.descent.searching import search
 class ResumingSweeper(BasicSweeper):
     """Every combination of the values, as Hydra's own; ``max_batch_size`` and ``params`` work as there.
 
-    With ``then`` a second round follows: of each value of ``for_each`` the job of the first round with the best
+    With ``then`` a second round follows: of each value of ``for_each`` the setting of the first round with the best
     ``choose_by``, again with every combination of the values of ``then``. So a learning rate is tuned for each
-    optimizer on one seed, and what was chosen is measured on others.
+    optimizer on some seeds, by their mean, and what was chosen is measured on others.
 
     With ``space`` Optuna searches instead, see ``hydra_plugins.descent.searching.search``.
 
@@ -106,27 +108,33 @@ class ResumingSweeper(BasicSweeper):
 
     def _second_round(self, sweep_dir: Path, then: dict[str, str]) -> Sequence[JobReturn]:
         first = [job for batch in self.overrides or [] for job in batch]
-        best: dict[str, tuple[float, Sequence[str]]] = {}
-        sign = 1 if better(self.choose_by) == "max" else -1
-        for job in first:
-            result = read_result(sweep_dir / job_label(job))
-            metric = result["metrics"].get(self.choose_by) if result["status"] == "completed" else None
-            group = next(override for override in job if _key(override) == self.for_each)
-            if metric is not None and (group not in best or sign * metric > best[group][0]):
-                best[group] = sign * metric, job
+        best = self._best(sweep_dir, first, then)
         if not best:
             raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
         overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
         (repeats,) = self.split_arguments(overrides, None)
-        jobs = [
-            [*(override for override in job if _key(override) not in then), *repeat]
-            for _, job in best.values()
-            for repeat in repeats
-        ]
-        print(f"\nthe best run of each {self.for_each} by {self.choose_by}, {len(repeats)} times more:")
+        jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
+        print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
         assert self.overrides is not None and self.launcher is not None
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
+
+    def _best(self, sweep_dir: Path, jobs: Sequence[Sequence[str]], then: Collection[str]) -> list[tuple[str, ...]]:
+        """The setting with the best mean for each value of ``for_each``; one that has not always completed is none."""
+        found: dict[str, dict[tuple[str, ...], list[float]]] = {}
+        for job in jobs:
+            setting = tuple(override for override in job if _key(override) not in then)
+            group = next(override for override in job if _key(override) == self.for_each)
+            result = read_result(sweep_dir / job_label(job))
+            value = result["metrics"].get(self.choose_by) if result["status"] == "completed" else None
+            found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
+        choose = max if better(self.choose_by) == "max" else min
+        best = []
+        for settings in found.values():
+            means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}
+            if means:
+                best.append(choose(means, key=means.__getitem__))
+        return best
 
     def _jobs(self) -> list[str]:
         return [job_label(job) for batch in self.overrides or [] for job in batch]
