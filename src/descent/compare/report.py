@@ -89,14 +89,14 @@ def _print(table: pl.DataFrame, metric: str, note: str, left_out: Sequence[str],
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("setting", overflow="fold")
     diverged = ["diverged"] if table["diverged"].sum() else []
-    for column in ("runs", *diverged, metric, "above optimum", "at target", "steps to it"):
+    for column in (*diverged, metric, "above\noptimum", "at\ntarget", "steps\nto it"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in table.iter_rows(named=True):
         mean, deviation = row[f"{metric} mean"], row[f"{metric} deviation"]
         value = _cell(mean) if deviation is None else f"{mean:.4g} ± {deviation:.1g}"
         above = "" if isnan(row["above the optimum"]) else f"{row['above the optimum']:.2g}"
         reached = f"{row['at target']}/{row['runs']}"
-        counts = (row["runs"], *(row[name] for name in diverged), value, above, reached, row["steps to target"])
+        counts = (*(row[name] for name in diverged), value, above, reached, row["steps to target"])
         shown.add_row(row["setting"], *map(_cell, counts))
     console = Console(highlight=False, markup=False)
     console.print(shown)
