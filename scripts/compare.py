@@ -21,13 +21,11 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.01, help="excess over the optimal loss, as a fraction of it")
     parser.add_argument("--metric", default="", help="by which to rank; by default val/loss")
     arguments = parser.parse_args()
-    if not arguments.target > 0:
-        parser.error(f"--target must be a positive number, got {arguments.target:g}")
 
     def run() -> None:
         from descent.compare.report import compare
 
-        group = [key for key in arguments.group.split(",") if key]
+        group = [key.strip() for key in arguments.group.split(",") if key.strip()]
         compare(arguments.directories, group, arguments.x, arguments.target, arguments.metric)
 
     command(run)

@@ -1,5 +1,6 @@
 """The comparison of runs, held against numbers read off the runs themselves."""
 
+import json
 import re
 import shutil
 import statistics
@@ -63,7 +64,7 @@ def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> Non
         "broken": "its result.json is broken (JSONDecodeError",
         "interrupted": "interrupted",
         "killed": "not finished, it has no result.json",
-        "silent": "it has no event file",
+        "silent": "it has no event file, or a broken one",
     }
 
 
@@ -148,12 +149,54 @@ def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pyt
 def test_a_rerun_of_the_comparison_does_not_compare_itself(study: Path) -> None:
     compare([study])
     assert len(read_runs([study])[0]) == 8
+    assert len(read_runs([study, study / "../" / study.name])[0]) == 8
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *({key: value} for key in ("metrics", "checksum", "steps", "seconds", "rows") for value in (None, "x", [1])),
+        *({key: "x"} for key in ("optimum", "best", "gradient_evaluations", "status", "hparams")),
+        *({"metrics": {"val/loss": "low"}}, {"rows": {"train": "many"}}, {"steps": 31}),
+    ],
+    ids=str,
+)
+def test_a_run_with_a_broken_result_is_named_and_not_compared(
+    broken: dict[str, object], study: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        shutil.copytree(study / f"0.2-{seed}", tmp_path / str(seed))
+    path = tmp_path / "1/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | broken))
+    runs, left_out = read_runs([tmp_path])
+    assert [run.path.name for run in runs] == ["0"]
+    assert len(left_out) == 1 and left_out[0].startswith(f"{tmp_path / '1'}: ")
+
+
+def test_a_damaged_event_file_is_named(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "0.2-0", tmp_path / "0")
+    shutil.copytree(study / "0.2-1", tmp_path / "1")
+    events_file = next((tmp_path / "1").glob("events.out*"))
+    events_file.write_bytes(events_file.read_bytes()[:3000])
+    _, left_out = read_runs([tmp_path])
+    assert re.fullmatch(rf"{tmp_path}/1: its event file is broken: it ends at step \d+ of 30", left_out[0])
+
+
+def test_runs_that_all_diverged_are_compared_and_foreign_files_kept(tmp_path: Path) -> None:
+    for rate in ("10", "100"):
+        made(tmp_path / rate, "batch=full", f"optimizer.lr={rate}")
+    (tmp_path / "compare").mkdir()
+    (tmp_path / "compare/mine.png").write_bytes(b"mine")
+    out = compare([tmp_path])
+    assert pl.read_csv(out / "settings.csv")["diverged"].to_list() == [1, 1]
+    assert (out / "learning_rates.png").is_file()
+    assert (out / "mine.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"group": ["optimzer"]}, "--group must be hyperparameters of the runs"),
+        ({"group": ["optimzer"]}, "--group must be hyperparameters that differ"),
         ({"metric": "val/accuracy"}, "--metric must be one of"),
     ],
 )

@@ -68,6 +68,7 @@ def test_a_trial_that_was_interrupted_is_the_first_to_go_on(tmp_path: Path) -> N
         ([], {"optimizer.lr": {"low": 0.0, "high": 0.1, "log": True}}, 1, "hydra.sweeper.space.optimizer.lr must be"),
         ([], {"optimizer.lr": [0.1, 0.2]}, 1, "hydra.sweeper.space.optimizer.lr must be"),
         ([], SPACE, 0, "hydra.sweeper.n_trials must be a positive integer, got 0"),
+        (["optimizer.lr=1"], SPACE, 1, "optimizer.lr must be either set or in hydra.sweeper.space, got both"),
         (["optimizer=sgd,adam"], SPACE, 1, "optimizer must be a single value in a search, got 'sgd,adam'"),
     ],
 )
@@ -97,6 +98,8 @@ def test_a_metric_that_no_run_has_is_refused_after_the_first(tmp_path: Path) -> 
         (tmp_path / job_label(job)).mkdir()
         Result("completed", seed=0, command="", metrics={"train/loss": 1.0}).write(tmp_path / job_label(job))
 
-    with pytest.raises(UserError, match=r"hydra\.sweeper\.choose_by must be one of train/loss, got 'val/loss'"):
+    with pytest.raises(
+        UserError, match=r"hydra\.sweeper\.choose_by must be a metric of the runs \(train/loss\), got 'val/loss'"
+    ):
         search([], launch, tmp_path, SPACE, 9, "val/loss", 0)
     assert len(list(tmp_path.glob("*/result.json"))) == 1

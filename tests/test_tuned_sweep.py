@@ -1,14 +1,18 @@
 """A sweep that tunes each optimizer and repeats its best with other seeds, from the command line to the ranking."""
 
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import polars as pl
 import pytest
 
+from descent.errors import UserError
 from descent.result import read_result
+from hydra_plugins.descent.resuming import ResumingSweeper, repeats_of
 
 SMALL = ("name=tuned", "data.num_samples=60", "trainer.max_epochs=2", "figures=false")
 TUNED = ("hydra.sweeper.for_each=optimizer", "hydra.sweeper.then={seed: 'range(2,4)'}")
@@ -50,7 +54,6 @@ def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Scri
     ("overrides", "message"),
     [
         (["hydra.sweeper.for_each=batch"], "hydra.sweeper.for_each must be one of the swept keys"),
-        (["hydra.sweeper.choose_by=loss"], "hydra.sweeper.choose_by must be one of train/loss"),
     ],
 )
 def test_a_protocol_that_cannot_be_is_refused_before_the_first_run(
@@ -60,3 +63,24 @@ def test_a_protocol_that_cannot_be_is_refused_before_the_first_run(
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1 and message in done.stderr, done.stderr
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_batch_size": 0}, "hydra.sweeper.max_batch_size must be a positive integer or null (all at once), got 0"),
+        ({"params": "x"}, "hydra.sweeper.params must be keys with their values or null (none), got 'x'"),
+        ({"then": [1]}, "hydra.sweeper.then must be keys with their values or null (none), got [1]"),
+        ({"space": "x"}, "hydra.sweeper.space must be keys with their values or null (none), got 'x'"),
+        ({"choose_by": "loss"}, "hydra.sweeper.choose_by must be one of train/loss"),
+    ],
+)
+def test_nonsense_for_the_sweeper_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        ResumingSweeper(**{"max_batch_size": None, **arguments})
+
+
+@pytest.mark.parametrize("then", [{"name": "x,y"}, {"optimizer": "sgd"}, {1: 2}, {"seed": "1,"}])
+def test_a_second_round_that_cannot_be_is_refused(then: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.then must be"):
+        repeats_of(then, "optimizer", {"optimizer"})

@@ -91,7 +91,7 @@ def paths_over_contours(
     grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low - margin, high + margin, strict=True)))
     difference = np.stack(grid, axis=-1) - np.array(center)
     above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
-    if above.max() > 0:  # there is a slope
+    if above.max() > 1e-200:  # there is a slope
         levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
         axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
     for number, (name, path) in enumerate(paths.items()):

@@ -111,7 +111,10 @@ def read_result(run_dir: Path) -> dict[str, Any]:
 
 def is_finished(run_dir: Path) -> bool:
     """Whether the run has come to its end, be it a good one or divergence."""
-    return (run_dir / "result.json").is_file() and read_result(run_dir)["status"] in ("completed", "diverged")
+    try:
+        return read_result(run_dir)["status"] in ("completed", "diverged")
+    except (OSError, ValueError, KeyError, TypeError):  # there is none yet, or it is broken
+        return False
 
 
 def _finite(value: Any) -> Any:

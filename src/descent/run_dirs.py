@@ -46,6 +46,9 @@ def check_overrides(arguments: Sequence[str]) -> None:
         key = argument.lstrip("+~").partition("=")[0]
         if re.fullmatch(r"hydra\.(run|sweep|output_subdir|callbacks|runtime|job_logging|hydra_logging)(\..*)?", key):
             raise UserError(f"{key} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it")
+        sweeps = any(a in ("-m", "--multirun") or "experiment=" in a or "hydra.mode" in a for a in arguments)
+        if key.startswith("hydra.sweeper.") and not sweeps:
+            raise UserError(f"{key} needs a sweep: -m")
         if key.startswith("hydra.") and key.endswith("_target_"):
             raise UserError(f"{key} must stay as it is: hydra/sweeper=... and hydra/launcher=... choose others")
 

@@ -1,10 +1,12 @@
 """What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
 
 import csv
+import io
 import shlex
 from pathlib import Path
 from typing import Any
 
+from descent.files import write_atomically
 from descent.result import read_result
 
 MOST_ROWS = 30  # on the console
@@ -13,26 +15,34 @@ METRICS = ("train/loss", "val/loss", "test/loss")
 
 def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Prints and writes the summary of the runs in ``sweep_dir``, and returns them with their results."""
-    runs = [(path.parent, read_result(path.parent)) for path in sorted(sweep_dir.glob("*/result.json"))]
-    write_summary(sweep_dir, runs)
+    runs = []
+    for path in sorted(sweep_dir.glob("*/result.json")):
+        try:
+            result = read_result(path.parent)
+            _row(path.parent, result)
+            runs.append((path.parent, result))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"left out: {path} is broken ({type(error).__name__}: {error})")
     print_summary(sweep_dir, runs)
+    write_summary(sweep_dir, runs)
     return runs
 
 
 def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
     """``summary.csv``: a row a run, with its directory, outcome, hyperparameters and metrics."""
-    rows = [
-        {"run": run.name}
-        | {k: result[k] for k in ("status", "reason", "steps", "epochs", "samples", "seconds")}
-        | result["metrics"]
-        | result["hparams"]
-        for run, result in runs
-    ]
+    rows = [_row(run, result) for run, result in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with (sweep_dir / "summary.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(sweep_dir / "summary.csv", text.getvalue().encode())
+
+
+def _row(run: Path, result: dict[str, Any]) -> dict[str, Any]:
+    outcome = {key: result[key] for key in ("status", "reason", "steps", "epochs", "samples", "seconds")}
+    row: dict[str, Any] = {"run": run.name} | outcome | result["metrics"] | result["hparams"]
+    return row
 
 
 def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:

@@ -64,7 +64,7 @@ def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: 
     if not lines:
         return None
     figure, axes = new_figure(7.5)
-    crosses = False
+    crosses, known = False, False
     for number, (name, line) in enumerate([*lines.items()][:MOST_LINES]):
         shared = set.intersection(*({run.result["seed"] for run in setting.runs} for setting in line))
         points = []
@@ -72,13 +72,16 @@ def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: 
             runs = [run for run in setting.runs if run.result["seed"] in shared] or setting.runs
             rate = setting.values["optimizer.lr"]
             points.append((rate, mean_of(replace(setting, runs=runs), metric)))
+            known |= points[-1][1] > 0
             if any(run.diverged for run in runs):
                 crosses = True
                 height = 0.97 - 0.035 * (number % 8)  # one row a line, so that they do not hide each other
                 color = look(number)["color"]
                 axes.plot(rate, height, "x", color=color, transform=axes.get_xaxis_transform(), markersize=7)
         axes.plot(*zip(*sorted(points), strict=True), **look(number), marker="o", markersize=4, label=plain(name))
-    axes.set(xlabel="learning rate", ylabel=metric, xscale="log", yscale=_scale(metric))
+    axes.set(xlabel="learning rate", ylabel=metric, xscale="log")
+    if known:  # a logarithm needs something to be drawn
+        axes.set_yscale(_scale(metric))
     legend(axes, "x: diverged" if crosses else None)
     return Drawn("learning_rates", f"{metric} over the learning rate; crosses: runs that diverged", figure)
 

@@ -2,23 +2,26 @@
 
 import base64
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from math import isnan
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import inf, isnan
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
 
 from descent.compare import X_AXES
-from descent.compare.figures import clipped_over, excess_over, heat_map, learning_rates, paths
+from descent.compare.figures import Drawn, clipped_over, excess_over, heat_map, learning_rates, paths
 from descent.compare.runs import read_runs
-from descent.compare.tables import best_settings, runs_table, settings_of, table_of
+from descent.compare.tables import Setting, best_settings, runs_table, settings_of, table_of
 from descent.compare.theory import contractions
-from descent.errors import must
+from descent.errors import UserError, must
 from descent.files import write_atomically
 from descent.pictures import png_of
 
 DPI = 110
+FIGURES = (*(f"excess_over_{axis}" for axis in X_AXES), "learning_rates", "heat_map", "paths", "clipped", "contraction")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px } td, th { padding: .2em .7em; text-align: right }
@@ -43,33 +46,31 @@ def compare(
     Raises:
         UserError: nothing to compare, or an argument that no run knows.
     """
+    if not 0 < target < inf:
+        raise must("--target", "a positive number", target)
     runs, left_out = read_runs(directories)
     known = sorted({name for run in runs for name in run.result["metrics"]})
     metric = metric or ("val/loss" if "val/loss" in known else "train/loss")
     if metric not in known:
         raise must("--metric", f"one of {', '.join(known)}", metric)
-    keys = sorted({key for run in runs for key in run.hparams} - {"seed"})
-    for key in group:
-        if key not in keys:
-            raise must("--group", f"hyperparameters of the runs ({', '.join(keys)})", key)
     every = settings_of(runs, group)
+    for key in group:
+        if key == "seed" or not any(key in run.hparams for run in runs):
+            raise must("--group", f"hyperparameters that differ ({', '.join(every[0].values)})", key)
     settings = best_settings(every, group, metric) if group else every
     table = table_of(settings, metric, target)
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
-    drawn = [
-        *(excess_over(settings, axis) for axis in ([x] if x else X_AXES)),
-        *(learning_rates(every, settings, metric), heat_map(every, metric), paths(settings), clipped_over(settings)),
-        contractions(settings),
-    ]
-    figures = {figure.name: (figure.title, png_of(figure.figure, DPI)) for figure in drawn if figure is not None}
-
     out = directories[0] / "compare"
-    out.mkdir(exist_ok=True)
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
     for name, frame in (("runs", runs_table(runs)), ("settings", table)):
         write_atomically(out / f"{name}.csv", frame.write_csv().encode())
-    for stale in out.glob("*.png"):  # of a comparison of something else
-        stale.unlink()
+    figures = dict(_drawn(every, settings, metric, [x] if x else [*X_AXES]))
+    for name in FIGURES:
+        (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     counted = f"{len(runs)} runs, {len(every)} settings"
@@ -80,6 +81,27 @@ def compare(
     write_atomically(out / "report.html", page.encode())
     _print(table, metric, note, left_out, out)
     return out
+
+
+def _drawn(
+    every: Sequence[Setting], settings: Sequence[Setting], metric: str, axes: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """The figures that there is something for: name, title and PNG."""
+    draw: dict[str, Callable[[], Drawn | None]] = {
+        **{f"excess_over_{axis}": partial(excess_over, settings, axis) for axis in axes},
+        "learning_rates": lambda: learning_rates(every, settings, metric),
+        "heat_map": lambda: heat_map(every, metric),
+        "paths": lambda: paths(settings),
+        "clipped": lambda: clipped_over(settings),
+        "contraction": lambda: contractions(settings),
+    }
+    for name, function in draw.items():
+        try:
+            drawn = function()
+            if drawn is not None:
+                yield name, (drawn.title, png_of(drawn.figure, DPI))
+        except (ArithmeticError, ValueError) as error:  # the tables are no worse for it
+            print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)
 
 
 def _print(table: pl.DataFrame, metric: str, note: str, left_out: Sequence[str], out: Path) -> None:

@@ -1,10 +1,12 @@
 """Runs read back from their directories: results and curves, and which of them cannot be compared."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,12 @@ from descent.result import read_result
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 COMPARABLE = ("completed", "diverged")
+KINDS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("metrics", "hparams", "rows"), dict),
+    **dict.fromkeys(("checksum", "steps", "gradient_evaluations", "seed", "rows/train"), int),
+    **{"seconds": int | float, "optimum": dict | None, "best": dict | None},
+    **{"hparams/batch.size": int | None, "hparams/optimizer.lr": int | float | None},
+}
 
 
 @dataclass(frozen=True)
@@ -84,38 +92,64 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """
     found: list[Run] = []
     left_out: list[str] = []
-    for path in _run_dirs(directories):
+    for path in _run_dirs(directories, left_out):
         try:
             run = Run(path, read_result(path))
-            if run.result["status"] not in COMPARABLE:
-                left_out.append(f"{path}: {run.result['status']}")
-            elif not run.curves:
-                left_out.append(f"{path}: it has no event file")
-            else:
-                _ = (
-                    run.result["checksum"],
-                    run.hparams["batch.size"],
-                    run.result["rows"]["train"],
-                    run.result["metrics"],
-                )
-                found.append(run)
+            reason = _unfit(run)
         except FileNotFoundError:
-            left_out.append(f"{path}: not finished, it has no result.json")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            left_out.append(f"{path}: its result.json is broken ({type(error).__name__}: {error})")
+            reason = "not finished, it has no result.json"
+        except (OSError, ValueError, RecursionError) as error:
+            reason = f"its result.json is broken ({type(error).__name__}: {error})"
+        if reason:
+            left_out.append(f"{path}: {reason}")
+        else:
+            found.append(run)
     if not found:
-        why = "".join(f"\n  {line}" for line in left_out)
+        some = "; ".join(left_out[:5]) + (f"; and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        why = f" ({some})" if some else ""
         raise UserError(f"DIR must hold finished runs, got {', '.join(map(str, directories))}{why}")
     (most, _), *_ = Counter(run.result["checksum"] for run in found).most_common()
     left_out += [f"{run.path}: another data set" for run in found if run.result["checksum"] != most]
     return [run for run in found if run.result["checksum"] == most], left_out
 
 
-def _run_dirs(directories: Sequence[Path]) -> list[Path]:
-    paths = set()
+def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
+    """Each once, however often its directory is named; what cannot be looked into is said in ``left_out``."""
+
+    def unreadable(error: OSError) -> None:
+        left_out.append(f"{error.filename}: {error.strerror}")
+
+    paths: dict[Path, Path] = {}
     for directory in directories:
-        if not directory.is_dir():
+        if not os.path.isdir(directory):  # noqa: PTH112  # Path raises where a parent cannot be looked into
             raise UserError(f"DIR must be a directory, got {directory}")
-        for pattern in ("result.json", "events.out.tfevents.*"):
-            paths |= {path.parent for path in directory.rglob(pattern)}
-    return sorted(paths)
+        for root, _, names in os.walk(directory, onerror=unreadable):
+            if any(name == "result.json" or name.startswith("events.out.tfevents.") for name in names):
+                paths.setdefault(Path(root).resolve(), Path(root))
+    return sorted(paths.values())
+
+
+def _unfit(run: Run) -> str | None:
+    """Why a run cannot be compared; ``None`` if it can be."""
+    if not isinstance(run.result, dict) or not isinstance(run.result.get("status"), str):
+        return "its result.json is broken (no status)"
+    if run.result["status"] not in COMPARABLE:
+        return str(run.result["status"])
+    for key, kind in KINDS.items():
+        node: Any = run.result
+        for part in key.split("/"):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, kind) or isinstance(node, bool):
+            return f"its result.json is broken ({key} is {node!r:.40})"
+    bad = next((k for k, v in run.result["metrics"].items() if not isinstance(v, int | float | None)), None)
+    if bad is not None:
+        return f"its result.json is broken (metrics/{bad} is {run.result['metrics'][bad]!r:.40})"
+    try:
+        steps, _ = run.curve("train/seconds")
+    except (OSError, ValueError) as error:
+        return f"its event file cannot be read ({error})"
+    if not len(steps):
+        return "it has no event file, or a broken one"
+    if not run.diverged and steps[-1] != run.result["steps"]:
+        return f"its event file is broken: it ends at step {steps[-1]} of {run.result['steps']}"
+    return None

@@ -7,6 +7,7 @@ a result like any other. So the same command again continues a sweep.
 import sys
 import traceback
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -24,10 +26,12 @@ from descent.errors import UserError, must
 from descent.files import locked
 from descent.messages import one_line
 from descent.result import EXIT_CODES, Result, is_finished, read_result
-from descent.rules import MONITOR, better
+from descent.rules import MONITOR, POSITIVE_INTEGER, Rule, better, or_null
 from descent.run_dirs import job_label
 from descent.sweep import summarize
 from hydra_plugins.descent.searching import search
+
+KEYS = Rule("keys with their values", lambda v: isinstance(v, Mapping))
 
 
 class ResumingSweeper(BasicSweeper):
@@ -57,11 +61,19 @@ class ResumingSweeper(BasicSweeper):
         n_trials: int = 20,
         seed: int = 0,
     ) -> None:
+        for key, value, rule in (
+            ("max_batch_size", max_batch_size, or_null(POSITIVE_INTEGER, "all at once")),
+            *(
+                (key, value, or_null(KEYS, "none"))
+                for key, value in (("params", params), ("then", then), ("space", space))
+            ),
+            ("choose_by", choose_by, MONITOR),
+        ):
+            if not rule.accepts(value):
+                raise must(f"hydra.sweeper.{key}", rule.text, value)
         super().__init__(max_batch_size, params)
         self.for_each, self.choose_by, self.then = for_each, choose_by, then
         self.space, self.n_trials, self.seed = space, n_trials, seed
-        if not MONITOR.accepts(choose_by):
-            raise must("hydra.sweeper.choose_by", MONITOR.text, choose_by)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Not before the sweep, which one bad job would keep from beginning: the launcher composes each job."""
@@ -70,15 +82,14 @@ class ResumingSweeper(BasicSweeper):
         assert self.config is not None
         sweep_dir = Path(self.config.hydra.sweep.dir)
         keys = {_key(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
-        if self.then and self.for_each not in keys:
-            raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", self.for_each)
+        repeats = repeats_of(self.then, self.for_each, keys) if self.then else []
         if self.space and self.params:
             raise must("hydra.sweeper.params", "null in a search", dict(self.params))
         with locked(sweep_dir, "the sweep"):
             try:
                 returns = self._search(arguments, sweep_dir) if self.space else super().sweep(arguments)
-                if self.then:
-                    returns += [self._second_round(sweep_dir, self.then)]
+                if repeats:
+                    returns += [self._second_round(sweep_dir, repeats)]
             except SystemExit:  # Ctrl-C or SIGTERM, in a job or between two
                 unfinished = [job for job in self._jobs() if not is_finished(sweep_dir / job)]
                 summarize(sweep_dir)
@@ -106,13 +117,11 @@ class ResumingSweeper(BasicSweeper):
         self.best = search(arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed)
         return returns
 
-    def _second_round(self, sweep_dir: Path, then: dict[str, str]) -> Sequence[JobReturn]:
+    def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         first = [job for batch in self.overrides or [] for job in batch]
-        best = self._best(sweep_dir, first, then)
+        best = self._best(sweep_dir, first, {_key(override) for override in repeats[0]})
         if not best:
             raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
-        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
-        (repeats,) = self.split_arguments(overrides, None)
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
         print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
         assert self.overrides is not None and self.launcher is not None
@@ -165,17 +174,34 @@ class ResumingLauncher(Launcher):
             raise UserError("name must be one for the whole sweep")
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        job = run_job(
-            hydra_context=self.hydra_context,
-            task_function=self.task_function,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        try:
+            job = run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        except OSError as error:  # its directory cannot be made
+            return _not_composed(error, run_dir, overrides)
         result = job.return_value
         if isinstance(result, Result) and result.status == "interrupted":
             raise SystemExit(result.exit_code)
         return job
+
+
+def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[str]) -> list[list[str]]:
+    """The jobs of a second round, of one setting; ``keys`` are those that are swept."""
+    if for_each not in keys:
+        raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
+    if {"name", for_each} & set(then):
+        raise must("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
+    try:
+        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
+        (repeats,) = BasicSweeper.split_arguments(overrides, None)
+    except HydraException as error:
+        raise UserError(f"hydra.sweeper.then must be keys with values as in a sweep: {one_line(error)}") from error
+    return repeats
 
 
 def _key(override: str) -> str:
@@ -186,9 +212,11 @@ def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobR
     """The result of a job with, for example, an option that does not exist."""
     reason = one_line(error)
     print(f"error: {reason}")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "train.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    Result("failed", seed=None, command=f"python scripts/train.py {' '.join(overrides)}", reason=reason).write(run_dir)
+    command = f"python scripts/train.py {' '.join(overrides)}"
+    with suppress(OSError, UserError):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "train.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        Result("failed", seed=None, command=command, reason=reason).write(run_dir)
     return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
 

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from descent.errors import UserError, must
 from descent.result import read_result
-from descent.rules import BOOLEAN, POSITIVE_INTEGER, SEED, better, is_number
+from descent.rules import BOOLEAN, MONITOR, POSITIVE_INTEGER, SEED, better, is_number
 from descent.run_dirs import job_label
 
 RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
@@ -53,12 +53,16 @@ def search(
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
         key: optuna.distributions.FloatDistribution(**limits) for key, limits in space.items()
     }
-    study = optuna.create_study(
-        study_name="study",
-        storage=f"sqlite:///{sweep_dir / 'study.db'}",
-        load_if_exists=True,
-        direction="maximize" if better(choose_by) == "max" else "minimize",
-    )
+    path = sweep_dir / "study.db"
+    try:
+        study = optuna.create_study(
+            study_name="study",
+            storage=f"sqlite:///{path}",
+            load_if_exists=True,
+            direction="maximize" if better(choose_by) == "max" else "minimize",
+        )
+    except Exception as error:  # SQLite's and Optuna's own
+        raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
     about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by}
     if study.user_attrs.get("about", about) != about:
         before = study.user_attrs["about"]
@@ -70,18 +74,18 @@ def search(
     for interrupted in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(interrupted.number, state=TrialState.FAIL)
         study.enqueue_trial(interrupted.params)
-    # those that a run belongs to
-    while sum("run" in trial.user_attrs for trial in study.get_trials(deepcopy=False)) < n_trials:
+    while sum(map(_counts, study.get_trials(deepcopy=False))) < n_trials:
         trial = study.ask(distributions)
         job = [*arguments, *(f"{key}={value:.6g}" for key, value in trial.params.items())]
         launch(job, trial.number)
         run_dir = sweep_dir / job_label(job)
         result = read_result(run_dir)
+        if result["status"] == "completed" and choose_by not in result["metrics"]:
+            known = ", ".join(filter(MONITOR.accepts, result["metrics"]))
+            raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
         trial.set_user_attr("run", run_dir.name)
         trial.set_user_attr("status", result["status"])
         if result["status"] == "completed":
-            if choose_by not in result["metrics"]:
-                raise must("hydra.sweeper.choose_by", f"one of {', '.join(result['metrics'])}", choose_by)
             study.tell(trial, result["metrics"][choose_by])
         else:  # of a pruned trial the sampler learns to stay away, of a failed one nothing
             study.tell(trial, state=TrialState.PRUNED if result["status"] == "diverged" else TrialState.FAIL)
@@ -89,6 +93,11 @@ def search(
         return "no trial was completed"
     values = "  ".join(f"{key}={value:.6g}" for key, value in study.best_params.items())
     return f"best {choose_by} {study.best_value:.6g} with {values}"
+
+
+def _counts(trial: Any) -> bool:
+    """Whether it is one of the ``n_trials``: it ended, and not by an interruption."""
+    return trial.state.name in ("COMPLETE", "PRUNED") or trial.user_attrs.get("status") == "failed"
 
 
 def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: int, seed: int) -> None:
@@ -99,6 +108,8 @@ def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: i
         if not _is_range(limits):
             raise must(f"hydra.sweeper.space.{key}", RANGE, limits)
     for override in OverridesParser.create().parse_overrides([*arguments]):
+        if override.key_or_group in space:
+            raise UserError(f"{override.key_or_group} must be either set or in hydra.sweeper.space, got both")
         if override.is_sweep_override():
             raise must(override.key_or_group, "a single value in a search", str(override.input_line).partition("=")[2])
 
