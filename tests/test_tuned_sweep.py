@@ -12,7 +12,8 @@ import pytest
 
 from descent.errors import UserError
 from descent.result import read_result
-from hydra_plugins.descent.resuming import ResumingSweeper, repeats_of
+from hydra_plugins.descent.resuming import ResumingSweeper
+from hydra_plugins.descent.tuning import repeats_of
 
 SMALL = ("name=tuned", "data.num_samples=60", "trainer.max_epochs=2", "figures=false")
 TUNED = ("hydra.sweeper.for_each=optimizer", "hydra.sweeper.then={seed: 'range(2,4)'}")

@@ -6,18 +6,14 @@ a result like any other. So the same command again continues a sweep.
 
 import sys
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import isnan, nan
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -25,11 +21,12 @@ from omegaconf import DictConfig, open_dict
 from descent.errors import UserError, must
 from descent.files import locked
 from descent.messages import one_line
-from descent.result import EXIT_CODES, Result, is_finished, read_result
-from descent.rules import MONITOR, POSITIVE_INTEGER, Rule, better, or_null
+from descent.result import EXIT_CODES, Result, is_finished
+from descent.rules import MONITOR, POSITIVE_INTEGER, Rule, or_null
 from descent.run_dirs import job_label
 from descent.sweep import summarize
 from hydra_plugins.descent.searching import search
+from hydra_plugins.descent.tuning import best_of_each, key_of, repeats_of
 
 KEYS = Rule("keys with their values", lambda v: isinstance(v, Mapping))
 
@@ -81,7 +78,7 @@ class ResumingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         assert self.config is not None
         sweep_dir = Path(self.config.hydra.sweep.dir)
-        keys = {_key(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
+        keys = {key_of(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
         repeats = repeats_of(self.then, self.for_each, keys) if self.then else []
         if self.space and self.params:
             raise must("hydra.sweeper.params", "null in a search", dict(self.params))
@@ -119,7 +116,10 @@ class ResumingSweeper(BasicSweeper):
 
     def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         first = [job for batch in self.overrides or [] for job in batch]
-        best = self._best(sweep_dir, first, {_key(override) for override in repeats[0]})
+        assert self.for_each is not None
+        best = best_of_each(
+            self.for_each, self.choose_by, sweep_dir, first, {key_of(override) for override in repeats[0]}
+        )
         if not best:
             raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
@@ -127,23 +127,6 @@ class ResumingSweeper(BasicSweeper):
         assert self.overrides is not None and self.launcher is not None
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
-
-    def _best(self, sweep_dir: Path, jobs: Sequence[Sequence[str]], then: Collection[str]) -> list[tuple[str, ...]]:
-        """The setting with the best mean for each value of ``for_each``; one that has not always completed is none."""
-        found: dict[str, dict[tuple[str, ...], list[float]]] = {}
-        for job in jobs:
-            setting = tuple(override for override in job if _key(override) not in then)
-            group = next(override for override in job if _key(override) == self.for_each)
-            result = read_result(sweep_dir / job_label(job))
-            value = result["metrics"].get(self.choose_by) if result["status"] == "completed" else None
-            found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
-        choose = max if better(self.choose_by) == "max" else min
-        best = []
-        for settings in found.values():
-            means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}
-            if means:
-                best.append(choose(means, key=means.__getitem__))
-        return best
 
     def _jobs(self) -> list[str]:
         return [job_label(job) for batch in self.overrides or [] for job in batch]
@@ -188,24 +171,6 @@ class ResumingLauncher(Launcher):
         if isinstance(result, Result) and result.status == "interrupted":
             raise SystemExit(result.exit_code)
         return job
-
-
-def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[str]) -> list[list[str]]:
-    """The jobs of a second round, of one setting; ``keys`` are those that are swept."""
-    if for_each not in keys:
-        raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
-    if {"name", for_each} & set(then):
-        raise must("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
-    try:
-        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
-        (repeats,) = BasicSweeper.split_arguments(overrides, None)
-    except HydraException as error:
-        raise UserError(f"hydra.sweeper.then must be keys with values as in a sweep: {one_line(error)}") from error
-    return repeats
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobReturn:
