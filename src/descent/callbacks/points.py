@@ -1,8 +1,11 @@
 """Points of curves, written straight to the logger every so many steps."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from descent.callbacks.watcher import Watcher
 from descent.model import LinearRegression
@@ -53,3 +56,8 @@ class Points(Watcher):
         points = self.points(trainer, pl_module, loss)
         if points and trainer.logger is not None:
             trainer.logger.log_metrics(points, trainer.global_step)
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of ``tensors`` in a row, float64, on the CPU: not every device has float64."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu().double()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from descent.callbacks.budget import gradient_evaluations
-from descent.callbacks.points import Points
+from descent.callbacks.points import Points, flat
 from descent.model import LinearRegression
 from descent.spacing import Spacing
 
@@ -32,9 +32,9 @@ class Telemetry(Points):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.spacing.logs(trainer.global_step + 1):
             parameters = list(pl_module.parameters())
-            self.raw = _flat_gradient(parameters)
+            self.raw = _gradient(parameters)
             if self.step != trainer.global_step:  # L-BFGS comes here several times a step
-                self.step, self.before = trainer.global_step, _flat(parameters)
+                self.step, self.before = trainer.global_step, flat(parameters)
 
     @torch.no_grad()
     def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
@@ -43,13 +43,13 @@ class Telemetry(Points):
         parameters = list(model.parameters())
         raw = self.raw
         # without clipping it is the same; some optimizers use the gradient's memory for something else
-        clipped = raw if trainer.gradient_clip_val is None else _flat_gradient(parameters)
+        clipped = raw if trainer.gradient_clip_val is None else _gradient(parameters)
         norm, norm_clipped = raw.norm().item(), clipped.norm().item()
         self.seen += 1
         self.clipped += not torch.equal(raw, clipped)
         cosine = (raw @ clipped).item() / (norm * norm_clipped) if norm_clipped else 1.0
         size = self.before.norm().item()
-        update = (_flat(parameters) - self.before).norm().item()
+        update = (flat(parameters) - self.before).norm().item()
         return {
             "grad/norm": norm,
             "grad/norm_clipped": norm_clipped,
@@ -66,9 +66,5 @@ class Telemetry(Points):
         self.seen, self.clipped = state_dict["seen"], state_dict["clipped"]
 
 
-def _flat(tensors: list[torch.nn.Parameter]) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu().double()
-
-
-def _flat_gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).cpu().double()
+def _gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
+    return flat(p.grad for p in parameters if p.grad is not None)

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from descent.callbacks.points import Points
+from descent.callbacks.points import Points, flat
 from descent.model import LinearRegression
 from descent.optimum import Optimum, excess_loss
 from descent.spacing import Spacing
@@ -33,7 +33,7 @@ class ToOptimum(Points):
         self.target = torch.tensor([*optimum.weight, *bias], dtype=torch.float64)
 
     def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
-        difference = torch.cat([p.detach().flatten() for p in model.linear.parameters()]).cpu().double() - self.target
+        difference = flat(model.linear.parameters()) - self.target
         values = difference.tolist()
         split = (values[:-1], values[-1]) if model.hparams["bias"] else (values, None)
         weight, bias = model.units.own_difference(*split)

@@ -18,9 +18,8 @@ MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apar
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure with its file name and what it shows, in a sentence."""
+    """A figure and what it shows, in a sentence."""
 
-    name: str
     title: str
     figure: Figure
 
@@ -45,9 +44,7 @@ def excess_over(settings: Sequence[Setting], x: str) -> Drawn | None:
             axes.fill_between(grid, low, high, color=look(number)["color"], alpha=0.2, linewidth=0)
     axes.set(xlabel=X_AXES[x], ylabel="training loss above the optimum", yscale="log")
     legend(axes, f"the best {len(shown)} of {len(drawable)}" if len(shown) < len(drawable) else None)
-    return Drawn(
-        f"excess_over_{x}", f"Training loss above the optimum over {X_AXES[x]}; bands: range over seeds", figure
-    )
+    return Drawn(f"Training loss above the optimum over {X_AXES[x]}; bands: range over seeds", figure)
 
 
 def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: str) -> Drawn | None:
@@ -83,7 +80,7 @@ def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: 
     if known:  # a logarithm needs something to be drawn
         axes.set_yscale(_scale(metric))
     legend(axes, "x: diverged" if crosses else None)
-    return Drawn("learning_rates", f"{metric} over the learning rate; crosses: runs that diverged", figure)
+    return Drawn(f"{metric} over the learning rate; crosses: runs that diverged", figure)
 
 
 def _without_rate(setting: Setting) -> str:
@@ -121,7 +118,7 @@ def heat_map(settings: Sequence[Setting], metric: str) -> Drawn | None:
         dark = not np.isnan(value) and shades[row, column] > middle
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     figure.colorbar(image, label=f"log10 of {metric}" if logarithmic else f"-{metric}")
-    return Drawn("heat_map", f"{metric} by optimizer and batch size, of the best setting in each cell", figure)
+    return Drawn(f"{metric} by optimizer and batch size, of the best setting in each cell", figure)
 
 
 def clipped_over(settings: Sequence[Setting]) -> Drawn | None:
@@ -136,7 +133,7 @@ def clipped_over(settings: Sequence[Setting]) -> Drawn | None:
                 axes.plot(*run.curves["grad/clipped"], **look(number), alpha=0.6, label=plain(setting.name))
     axes.set(xlabel=X_AXES["steps"], ylabel="fraction clipped so far", ylim=(-0.02, 1.02))
     legend(axes)
-    return Drawn("clipped", "Of the steps looked at, the fraction whose gradient was clipped", figure)
+    return Drawn("Of the steps looked at, the fraction whose gradient was clipped", figure)
 
 
 def paths(settings: Sequence[Setting]) -> Drawn | None:
@@ -156,7 +153,7 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
         return None
     center = optimum["weight"] + ([] if optimum["bias"] is None else [optimum["bias"]])
     figure = paths_over_contours(ways, center, optimum["hessian"], (names[0], names[1]))
-    return Drawn("paths", "Paths over the contours of the training loss, one run of each setting", figure)
+    return Drawn("Paths over the contours of the training loss, one run of each setting", figure)
 
 
 def _together(runs: Sequence[Run], x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

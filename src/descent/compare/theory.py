@@ -32,7 +32,7 @@ def contractions(settings: Sequence[Setting]) -> Drawn | None:
     axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
     legend(axes)
     title = "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory"
-    return Drawn("contraction", title, figure)
+    return Drawn(title, figure)
 
 
 def contraction_of(run: Run) -> tuple[float, float, bool] | None:
