@@ -2,16 +2,17 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from descent import composing
 from descent.config import Config
 from descent.errors import UserError
 from descent.help import help_text
@@ -19,7 +20,6 @@ from descent.hparams import GROUPS
 from descent.parse import parse
 from descent.result import Result
 from descent.run import command, run_safely
-from descent.run_dirs import check_overrides
 
 
 def run(main: Callable[[], None], conf: Path) -> None:
@@ -29,20 +29,18 @@ def run(main: Callable[[], None], conf: Path) -> None:
         main: decorated with ``hydra.main``.
         conf: the directory of the config groups.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(conf))
-        return
+
+    arguments = get_args_parser().parse_args()
 
     def checked() -> None:
-        check_overrides(sys.argv[1:])
-        # To know hydra.mode Hydra composes the whole config a first time, which is half of the time before training.
-        # Only these set it; conf/train.yaml does not.
-        may = "experiment=", "debug=", "hydra", "--config"
-        if not any(argument.lstrip("+").startswith(may) for argument in sys.argv):
-            Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+        if arguments.help:
+            print(help_text(conf))
+            return
+        composing.install(conf, arguments)
         main()
 
-    command(checked)
+    given = vars(arguments)
+    command(checked, prints=any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion")))
 
 
 def run_job(cfg: DictConfig) -> Result:
@@ -55,7 +53,7 @@ def run_job(cfg: DictConfig) -> Result:
     sweep = hydra.mode == RunMode.MULTIRUN
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     run_dir = Path(hydra.runtime.output_dir)
-    result = run_safely(lambda: to_config(cfg, hydra.runtime.choices), run_dir, line, resume=sweep, brief=sweep)
+    result = run_safely(lambda: to_config(cfg, hydra.runtime), run_dir, line, resume=sweep, brief=sweep)
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)
     return result
@@ -75,17 +73,22 @@ def load_config(conf: Path, overrides: Sequence[str]) -> Config:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     keys = [str(key) for key in composed if key != "hydra"]
-    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime.choices)
+    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime)
 
 
-def to_config(cfg: DictConfig, choices: Mapping[str, Any]) -> Config:
-    """Hydra's config as a typed and checked ``Config``."""
-    chosen = {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None}
+def to_config(cfg: DictConfig, runtime: Any) -> Config:
+    """Hydra's config as a typed and checked ``Config``.
+
+    Args:
+        cfg: without the node ``hydra``.
+        runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
+    """
+    chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
-        if group not in choices and (
+        if group not in runtime.choices and (
             group in cfg or group not in GROUPS
         ):  # Hydra takes optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     tree = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(tree, dict)
-    return parse({str(k): v for k, v in tree.items()}, chosen)
+    return parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd))

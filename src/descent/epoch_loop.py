@@ -34,7 +34,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     Args:
         trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)``.
-        spacing: after which epochs to validate, in place of the Trainer's ``check_val_every_n_epoch``.
+        spacing: after which epochs to evaluate, in place of the Trainer's ``check_val_every_n_epoch``.
     """
 
     def __init__(self, trainer: Trainer, spacing: Spacing) -> None:
@@ -72,13 +72,15 @@ class EpochLoop(_TrainingEpochLoop):
         self._batches_that_stepped += 1
         self.trainer.training = True
 
-    def _should_check_val_epoch(self) -> bool:
+    def is_evaluated(self) -> bool:
+        """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
         trainer, epoch = self.trainer, self.trainer.current_epoch + 1
-        if not trainer.enable_validation:
-            return False
         if trainer.should_stop or epoch == trainer.max_epochs or self.spacing.next_validated(epoch) == epoch:
             return True
         return self.spacing.validate_every is None and any(s.reduce_on_plateau for s in trainer.lr_scheduler_configs)
+
+    def _should_check_val_epoch(self) -> bool:
+        return self.trainer.enable_validation and self.is_evaluated()
 
     def _note(self, reason: str | None) -> None:
         self.reason = reason
@@ -109,7 +111,7 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_epoch_end_heard():
             return 1
         epoch = self.trainer.current_epoch
-        heard = self.spacing.next_validated(epoch + 1) if self.trainer.enable_validation else math.inf
+        heard = self.spacing.next_validated(epoch + 1)
         last = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         return int(min(heard - epoch, last - epoch, MOST_AT_ONCE))
 
@@ -130,9 +132,8 @@ class EpochLoop(_TrainingEpochLoop):
                 results.batch, results.batch_size = batch, None
                 step(batch, self.batch_progress.current.ready, wanting if number == count else ())
                 self._count(step.evaluations)
-                if step.loss is not None:
-                    for callback in self.informed:
-                        stop |= callback.on_step(trainer, first_step + number, batch, step.loss)
+                for callback in self.informed:
+                    stop |= callback.on_step(trainer, first_step + number, batch, step.loss)
                 if number < count and (stop or trainer.should_stop or len(results) != logged):
                     break
             else:
@@ -173,7 +174,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _is_epoch_end_heard(self) -> bool:
         last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
-        return last or self.epochs_are_heard or self._should_check_val_epoch()
+        return last or self.epochs_are_heard or self.is_evaluated()
 
     def _turn_epoch(self) -> None:
         """What Lightning's loops do between the last batch of an epoch and the first of the next."""

@@ -1,10 +1,11 @@
 """Files that are whole or not there, and directories that one process at a time works in."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from descent.errors import UserError
 
@@ -31,15 +32,21 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def locked(directory: Path, what: str) -> Iterator[None]:
-    """Within it no other process can lock the directory. A process that is killed leaves it unlocked.
+    """Within it nobody else can lock the directory. A process that is killed leaves it unlocked.
 
     Raises:
-        UserError: another process has it.
+        UserError: somebody else has it, or the lock's file cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{what} {directory} is at work in another process") from None
+    path = directory / ".lock"
+    lock = FileLock(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{what} {directory} is at work in another process") from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer import event_file_writer
 
+# The number at the end of a file's name is the only difference between files of one second. TensorBoard reads them in
+# the order of their names, in which ".10" comes before ".9", so the numbers begin with as many digits as they end with.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(10**9)
+
+EVENTS = "events.out.tfevents.*"
 LAYOUT = {
     "descent": {
         "training and validation loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
@@ -26,6 +32,9 @@ class RunLogger(TensorBoardLogger):
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
+        self.run_dir, self.before = run_dir, set(run_dir.glob(EVENTS))
+        if resumed_at is None and self.before:
+            resumed_at = -1  # of a run in the same directory that had no checkpoint yet
         purge_step = None if resumed_at is None else resumed_at + 1
         super().__init__(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
@@ -56,3 +65,9 @@ class RunLogger(TensorBoardLogger):
 
     def close(self) -> None:
         self.experiment.close()
+
+    def discard(self) -> None:
+        """Closes and removes the event file of this process."""
+        self.close()
+        for path in set(self.run_dir.glob(EVENTS)) - self.before:
+            path.unlink()

@@ -1,7 +1,6 @@
 """What is to be said of a run: its result, from the trained model and the data."""
 
 import logging
-import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +20,7 @@ from descent.callbacks.to_optimum import ToOptimum
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.hparams import flat_hparams
+from descent.identity import config_digest
 from descent.logger import RunLogger
 from descent.model import LinearRegression
 from descent.result import Result
@@ -28,18 +28,19 @@ from descent.result import Result
 log = logging.getLogger(__name__)
 
 
-def new_result(config: Config, data: RegressionData, command: str | None) -> Result:
+def new_result(config: Config, data: RegressionData, command: str) -> Result:
     """What is known of the outcome before training."""
     rows = data.rows
     true = None if rows.true_weight is None else {"weight": list(rows.true_weight), "bias": rows.true_bias}
     return Result(
         status="completed",
         seed=config.seed,
-        command=command or shlex.join(["python", *sys.argv]),
+        command=command,
         features=list(rows.feature_names),
         target=rows.target_name,
         checksum=data.checksum,
         rows={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        config_digest=config_digest(config),
         hparams=flat_hparams(config),
         optimum=_optimum(data),
         true_parameters=true,
@@ -51,8 +52,7 @@ def describe(result: Result, trainer: Trainer, model: LinearRegression, data: Re
     weight, bias = model.own_units()
     result.parameters = {"weight": weight, "bias": bias}
     result.stopped = _why_stopped(trainer)
-    checkpoints = trainer.checkpoint_callback
-    if isinstance(checkpoints, Checkpoints):
+    for checkpoints in (c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)):
         result.seconds += checkpoints.seconds_before
         result.best = {"step": checkpoints.best_step, "monitor": checkpoints.monitor, "value": checkpoints.best_value}
     _count(result, trainer, data)

@@ -1,6 +1,7 @@
 """From plain nested dictionaries to a checked ``Config``: every mistake is one message, before training."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from descent.hyperparameters import check_spec
 from descent.rules import one_of
 
 
-def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Config:
+def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None, cwd: Path | None = None) -> Config:
     """Checks a composed config and returns it typed.
 
     Args:
         tree: plain nested dictionaries, interpolations resolved.
         choices: which option each config group was given; only recorded, with the hyperparameters.
+        cwd: where a relative ``data.path`` starts; ``None``: the current directory. The config has the absolute path.
 
     Raises:
         UserError: a key is missing or unknown, or a value breaks its rule.
@@ -26,6 +28,12 @@ def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> 
     if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
         tree = {**tree, "name": str(tree["name"])}
     config = replace(_typed(Config, tree, ""), choices=chosen)
+    if isinstance(config.data, TableData):
+        path = (cwd or Path.cwd()) / config.data.path
+        if not path.exists():  # "~" may be part of a name
+            path = Path(os.path.expanduser(config.data.path))  # noqa: PTH111  # Path's own fails without a home
+        _check_table(config.data, path)
+        config = replace(config, data=replace(config.data, path=str(path)))
     check_spec(config.optimizer, "optimizer", chosen.get("optimizer"))
     if "_target_" in config.scheduler:
         check_spec(config.scheduler, "scheduler", chosen.get("scheduler"))
@@ -92,8 +100,6 @@ def _check_together(config: Config) -> None:
         )
     if isinstance(data, RowsData) and len(data.inputs) != len(data.targets):
         raise must("data.targets", f"as many as data.inputs ({len(data.inputs)})", data.targets)
-    if isinstance(data, TableData):
-        _check_table(data)
     if (clip.gradient_clip_val is None) != (clip.gradient_clip_algorithm is None):
         raise UserError(
             "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both),"
@@ -124,8 +130,7 @@ def _check_together(config: Config) -> None:
         raise must("model.init_bias", "null when model.bias is false", config.model.init_bias)
 
 
-def _check_table(data: TableData) -> None:
-    path = Path(data.path).expanduser()
+def _check_table(data: TableData, path: Path) -> None:
     if not path.is_file():
         raise must("data.path", "a CSV or Parquet file", data.path)
     if path.suffix.lower() not in (".csv", ".parquet"):

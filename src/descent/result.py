@@ -7,7 +7,8 @@ import subprocess
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args
 
 from descent.errors import UserError
 from descent.files import write_atomically
@@ -15,6 +16,14 @@ from descent.files import write_atomically
 Status = Literal["completed", "diverged", "interrupted", "failed"]
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
+KINDS: dict[str, type | UnionType] = {  # of what others read
+    **dict.fromkeys(("metrics", "hparams", "rows"), dict),
+    **dict.fromkeys(("features", "predictions"), list),
+    **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations"), int),
+    **dict.fromkeys(("reason", "stopped"), str | None),
+    **dict.fromkeys(("parameters", "optimum", "best"), dict | None),
+    **{"status": str, "target": str, "seconds": int | float, "seed": int | None, "checksum": int | None},
+}
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
@@ -60,6 +69,7 @@ class Result:
         steps: of the optimizer.
         epochs: completed.
         samples: rows that the steps have seen, repeats counted.
+        config_digest: of the config, see ``descent.identity``; a checkpoint with another is not of this run.
         gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
         seconds: of training, set-up and final evaluation not counted.
         hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
@@ -88,6 +98,7 @@ class Result:
     gradient_evaluations: int = 0
     seconds: float = 0.0
     signal: int | None = None
+    config_digest: str | None = None
     hparams: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] | None = field(default_factory=git_state)
@@ -102,18 +113,44 @@ class Result:
         text = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
         write_atomically(run_dir / "result.json", f"{text}\n".encode())
 
+    def write_unless_trained(self, run_dir: Path) -> None:
+        """The same, but leaves the result of a run that can still go on from its checkpoint."""
+        if not ((run_dir / "checkpoints" / "last.ckpt").is_file() and (run_dir / "result.json").is_file()):
+            self.write(run_dir)
+
 
 def read_result(run_dir: Path) -> dict[str, Any]:
-    """The ``result.json`` of a run, as it was written."""
-    found: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    """The ``result.json`` of a run, as it was written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is not what a run writes; the message has its path.
+    """
+    path = run_dir / "result.json"
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} must be the result of a run; it cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must be the result of a run, a JSON object, got {found!r:.40}")
+    for key, kind in KINDS.items():
+        if key not in found:
+            raise UserError(f"{path} must be the result of a run; it has no {key}")
+        value = found[key]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{path} must be the result of a run; its {key} is {value!r:.40}")
+    if found["status"] not in get_args(Status):
+        raise UserError(f"{path} must be the result of a run; its status is {found['status']!r:.40}")
     return found
 
 
 def is_finished(run_dir: Path) -> bool:
     """Whether the run has come to its end, be it a good one or divergence."""
     try:
-        return read_result(run_dir)["status"] in ("completed", "diverged")
-    except (OSError, ValueError, KeyError, TypeError):  # there is none yet, or it is broken
+        return bool(read_result(run_dir)["status"] in ("completed", "diverged"))
+    except (OSError, UserError):  # there is none yet, or it is broken
         return False
 
 
@@ -131,9 +168,10 @@ def run_result(run_dir: Path) -> dict[str, Any]:
     Raises:
         UserError: the directory is not one of a run, or the run failed before it knew its data.
     """
-    if not (run_dir / "result.json").is_file():
-        raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}")
-    result = read_result(run_dir)
+    try:
+        result = read_result(run_dir)
+    except FileNotFoundError:
+        raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}") from None
     if not result["features"]:
         raise UserError(f"{run_dir} must have trained; it has not: {result['reason']}")
     return result

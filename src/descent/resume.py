@@ -3,19 +3,18 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from descent import cli
 from descent.config import Config
 from descent.errors import UserError, must
-from descent.files import locked, write_atomically
+from descent.files import write_atomically
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS
-from descent.parse import parse
-from descent.result import Result, read_result
+from descent.identity import LENGTH, config_digest, differences, flat_config
+from descent.result import Result, is_finished, read_result
 from descent.run import run_safely
-
-LENGTH = "trainer.max_epochs"
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
@@ -35,28 +34,81 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         if key != LENGTH:
             raise UserError(f"{key} must stay as the run began with it: only {LENGTH}=N may change")
         saved = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist([override])))
-        config = _lengthened(config, to_config(saved, run_dir))
+        config = _lengthened(config, cli.to_config(saved, _runtime(run_dir)))
     _check_unfinished(run_dir, config)
-    if overrides:
+
+    def keep_length() -> None:
         write_atomically(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved).encode())
+
     command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])
-    with locked(run_dir, "the run"):
-        return run_safely(lambda: config, run_dir, command, resume=True)
+    longer = bool(overrides)
+    return run_safely(
+        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if longer else None
+    )
+
+
+def check_unchanged(run_dir: Path, config: Config) -> None:
+    """Before a sweep takes a run for finished, or goes on with it.
+
+    Raises:
+        UserError: the run began with another config; names the keys, and the values then and now.
+    """
+    began = (run_dir / "checkpoints" / "last.ckpt").is_file() or is_finished(run_dir)
+    if not began:
+        return
+    changed = differences(flat_config(to_config(load_saved(run_dir), run_dir)), flat_config(config))
+    if changed is None and is_finished(run_dir):
+        digest = read_result(run_dir).get("config_digest")
+        changed = None if digest == config_digest(config) else "its config.yaml is not the one that it ran with"
+    if changed:
+        raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
 
 
 def load_saved(run_dir: Path) -> DictConfig:
-    """The config of a run as Hydra saved it."""
-    path = run_dir / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}")
-    return cast(DictConfig, OmegaConf.load(path))
+    """The config of a run as Hydra saved it.
+
+    Raises:
+        UserError: there is none, or it is not YAML with keys.
+    """
+    return _load(run_dir, "config.yaml")
 
 
 def to_config(saved: DictConfig, run_dir: Path) -> Config:
-    """The same, typed and checked."""
-    choices = OmegaConf.load(run_dir / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    tree: Any = OmegaConf.to_container(saved, resolve=True)
-    return parse(tree, {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None})
+    """The same, typed and checked.
+
+    Raises:
+        UserError: a file in ``.hydra`` is not what a run leaves there; names the file, and the key.
+    """
+    runtime = _runtime(run_dir)
+    try:
+        return cli.to_config(saved, runtime)
+    except UserError as error:
+        raise UserError(f"{run_dir / '.hydra' / 'config.yaml'}: {error}") from error
+
+
+def _runtime(run_dir: Path) -> DictConfig:
+    runtime = OmegaConf.select(_load(run_dir, "hydra.yaml"), "hydra.runtime")
+    for key, kind in (("choices", DictConfig), ("cwd", str)):
+        if not isinstance(runtime, DictConfig) or not isinstance(runtime.get(key), kind):
+            raise UserError(
+                f"{run_dir / '.hydra' / 'hydra.yaml'} must be what Hydra wrote; it has no hydra.runtime.{key}"
+            )
+    return cast(DictConfig, runtime)
+
+
+def _load(run_dir: Path, name: str) -> DictConfig:
+    path = run_dir / ".hydra" / name
+    try:
+        loaded = OmegaConf.load(path)
+        OmegaConf.to_container(loaded, resolve=name == "config.yaml")
+    except FileNotFoundError:
+        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}") from None
+    except Exception as error:  # YAML's, OmegaConf's, and the disk's
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must be what Hydra wrote, keys with values")
+    return loaded
 
 
 def _lengthened(config: Config, longer: Config) -> Config:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from descent.errors import UserError, must
+from descent.errors import must
 from descent.rules import NAME
 
 MAX_LENGTH = 120  # of a directory's name; file systems end at 255
@@ -34,23 +34,6 @@ def register(logs: Path) -> None:
     resolvers: dict[str, Callable[..., str]] = {"run_dir": run_dir, "sweep_dir": sweep_dir, "job_dir": job_label}
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-
-
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Keeps output below ``logs/`` and foreign code out of Hydra, before Hydra sees the command line.
-
-    Raises:
-        UserError: an override of an output directory, or of what Hydra itself instantiates.
-    """
-    for argument in arguments:
-        key = argument.lstrip("+~").partition("=")[0]
-        if re.fullmatch(r"hydra\.(run|sweep|output_subdir|callbacks|runtime|job_logging|hydra_logging)(\..*)?", key):
-            raise UserError(f"{key} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it")
-        sweeps = any(a in ("-m", "--multirun") or "experiment=" in a or "hydra.mode" in a for a in arguments)
-        if key.startswith("hydra.sweeper.") and not sweeps:
-            raise UserError(f"{key} needs a sweep: -m")
-        if key.startswith("hydra.") and key.endswith("_target_"):
-            raise UserError(f"{key} must stay as it is: hydra/sweeper=... and hydra/launcher=... choose others")
 
 
 def job_label(overrides: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from descent.errors import UserError
 from descent.files import write_atomically
 from descent.result import read_result
 
@@ -21,8 +22,8 @@ def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
             result = read_result(path.parent)
             _row(path.parent, result)
             runs.append((path.parent, result))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"left out: {path} is broken ({type(error).__name__}: {error})")
+        except (OSError, UserError) as error:
+            print(f"left out: {error}")
     print_summary(sweep_dir, runs)
     write_summary(sweep_dir, runs)
     return runs

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import shlex
+import sys
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,14 +16,19 @@ from lightning.pytorch.loggers import Logger
 
 from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import DivergenceError
-from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
 from descent.data.sources import LARGEST
 from descent.errors import UserError, must
+from descent.files import locked
+from descent.hparams import flat_hparams
+from descent.identity import config_digest, flat_config
+from descent.libraries import libraries_as_here
 from descent.logger import RunLogger
+from descent.messages import one_line
 from descent.model import LinearRegression
 from descent.outcome import describe, log_final, loss_limit, new_result, predict
+from descent.restoring import Start, check_checkpoint, restoring
 from descent.result import Result
 from descent.signals import Interrupted, deferred
 from descent.trainer import build_trainer, monitored
@@ -35,10 +42,13 @@ def train(
     command: str | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
+    longer: bool = False,
+    on_start: Callable[[], None] | None = None,
 ) -> Result:
     """Trains, evaluates, and leaves checkpoints, TensorBoard events and ``result.json`` in ``run_dir``.
 
-    SIGINT and SIGTERM end training at the next step from which it can be resumed.
+    SIGINT, SIGTERM and SIGHUP end training at the next step from which it can be resumed. Where a run that is resumed
+    fails before its first new step, nothing of what it had is changed.
 
     Args:
         config: from ``descent.parse.parse``.
@@ -46,40 +56,58 @@ def train(
         command: recorded in the result; ``None``: the command line of this process.
         callbacks: further Lightning callbacks.
         resume: go on from ``checkpoints/last.ckpt``, where there is one.
+        longer: ``trainer.max_epochs`` may then be larger than the run began with.
+        on_start: called right before the first step.
 
     Raises:
         UserError: the data cannot be used, torch refuses an argument of the optimizer or the scheduler, a
-            checkpoint cannot be loaded, or the disk not written to.
+            checkpoint cannot be loaded or is of another config or other data, the disk cannot be written to, or
+            another process trains in ``run_dir``.
     """
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):  # they bring handlers of their own
-        logging.getLogger(library).handlers.clear()
-        logging.getLogger(library).propagate = True
-    # The first step of each fit: Lightning calls torch's tree functions in a way that torch has deprecated.
-    warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning)
+    start = Start(on_start)
+    with libraries_as_here(), locked(run_dir, "the run"):
+        try:
+            return _train(config, run_dir, command, callbacks, resume, longer, start)
+        except Exception as error:
+            shown = error
+            if isinstance(error, OSError):  # TensorBoard's writer; checkpoints and results say it themselves
+                shown = UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}")
+            reason, hparams = one_line(shown), flat_hparams(config)
+            result = Result("failed", config.seed, _command(command), reason, hparams=hparams)
+            result.config_digest = config_digest(config)
+            with suppress(UserError):  # the disk may be what failed
+                result.write(run_dir) if start.made else result.write_unless_trained(run_dir)
+            if shown is error:
+                raise
+            raise shown from error
 
-    try:
-        return _train(config, run_dir, command, callbacks, resume)
-    except OSError as error:  # TensorBoard's writer; checkpoints and results say it themselves
-        raise UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}") from error
 
-
-def _train(config: Config, run_dir: Path, command: str | None, callbacks: Sequence[Callback], resume: bool) -> Result:
+def _train(
+    config: Config,
+    run_dir: Path,
+    command: str | None,
+    callbacks: Sequence[Callback],
+    resume: bool,
+    longer: bool,
+    start: Start,
+) -> Result:
     data = RegressionData(config.data, config.batch, seed=config.seed, bias=config.model.bias)
     _check_data(config, data)
+    identity = {"config_digest": config_digest(config), "checksum": data.checksum, "config": flat_config(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
     checkpoint = last if resume and last.is_file() else None
-    resumed_at = read_checkpoint(last)["global_step"] if checkpoint else None
+    resumed_at = check_checkpoint(last, identity, longer) if checkpoint else None
     with deferred() as signals:
-        trainer = build_trainer(config, data, run_dir, callbacks, signals, resumed_at)
+        trainer = build_trainer(config, data, run_dir, callbacks, signals, resumed_at, identity, start)
         logger = trainer.logger
         model = _build_model(config, data, trainer)
-        result = new_result(config, data, command)
+        result = new_result(config, data, _command(command))
         before = predict(model, config.predict_at)
         started = time.perf_counter()
         try:
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            with restoring(checkpoint, start, logger):
+                trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except DivergenceError as error:
             result.status, result.reason = "diverged", str(error)
         except Interrupted as interrupted:
@@ -111,13 +139,17 @@ def _train(config: Config, run_dir: Path, command: str | None, callbacks: Sequen
     return result
 
 
+def _command(command: str | None) -> str:
+    return command or shlex.join(["python", *sys.argv])
+
+
 def _draw(result: Result, data: RegressionData, trainer: Trainer, logger: Logger | None, run_dir: Path) -> None:
     from descent.figures import draw_figures  # matplotlib comes in here
 
     (curves,) = (c for c in trainer.callbacks if isinstance(c, Curves))  # type: ignore[attr-defined]
     try:
         draw_figures(result, data, np.array(curves.path) if curves.path else None, logger, run_dir)
-    except (ArithmeticError, ValueError, RuntimeError, OSError, UserError) as error:  # the run is no worse for it
+    except Exception as error:  # whatever it is, the run is no worse for it
         log.warning("note: not every figure could be drawn: %s", error)
 
 

@@ -1,8 +1,9 @@
 """The Trainer and its callbacks, from the config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -54,6 +55,8 @@ def build_trainer(
     callbacks: Sequence[Callback] = (),
     signals: Deferred | None = None,
     resumed_at: int | None = None,
+    identity: dict[str, Any] | None = None,
+    on_start: Callable[[], None] | None = None,
 ) -> Trainer:
     """A Trainer that logs to TensorBoard and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
 
@@ -61,6 +64,8 @@ def build_trainer(
         callbacks: further ones, after the project's own.
         signals: where a signal shows that asks the run to end; ``None``: none will.
         resumed_at: the step from which a resumed run goes on.
+        identity: of the run, kept in its checkpoints.
+        on_start: called right before the first step.
     """
     options = config.trainer
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
@@ -89,7 +94,7 @@ def build_trainer(
             callbacks=[
                 *_own_callbacks(config, data, spacing),
                 *callbacks,
-                *_checkpoints(config, data, run_dir, signals),
+                *_checkpoints(config, data, run_dir, signals, identity or {}, on_start),
             ],
             enable_progress_bar=False,  # Progress takes its place
             enable_model_summary=False,
@@ -111,7 +116,8 @@ def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]
     monitors = any(getattr(callback, "monitor", None) for callback in callbacks)
     if every is None and (config.stopping.patience or config.scheduler.get("monitor") or monitors):
         every = 1  # something waits for it
-    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch, data.val.x.size)
+    evaluated = data.val if len(data.val) else data.train
+    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch, evaluated.x.size)
 
 
 def _stable_lr(config: Config, data: RegressionData) -> float | None:
@@ -164,10 +170,21 @@ def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> li
     return callbacks
 
 
-def _checkpoints(config: Config, data: RegressionData, run_dir: Path, signals: Deferred | None) -> list[Callback]:
+def _checkpoints(
+    config: Config,
+    data: RegressionData,
+    run_dir: Path,
+    signals: Deferred | None,
+    identity: dict[str, Any],
+    on_start: Callable[[], None] | None,
+) -> list[Callback]:
     if config.trainer.fast_dev_run:
         return []
     monitor = monitored("val/loss", len(data.val) > 0)
     every = config.checkpoint
     directory = run_dir / "checkpoints"
-    return [Checkpoints(directory, monitor, every.every_seconds, every.every_steps, signals or Deferred())]
+    return [
+        Checkpoints(
+            *(directory, monitor, every.every_seconds, every.every_steps, signals or Deferred(), identity, on_start)
+        )
+    ]

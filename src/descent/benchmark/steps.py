@@ -35,6 +35,7 @@ class Setting:
     rows: int
     features: int
     steps: int
+    validation: bool = True  # on an eighth as many rows more
 
     @property
     def clip_val(self) -> float | None:
@@ -46,16 +47,20 @@ class Setting:
 
     def overrides(self) -> list[str]:
         batches = -(-self.rows // (self.size or self.rows))
+        rows = ["data.val_fraction=0", "data.test_fraction=0"] if not self.validation else []
+        samples = self.rows * 5 // 4 if self.validation else self.rows
         return [
+            *rows,
             *(f"optimizer={self.optimizer}", f"optimizer.lr={LEARNING_RATE}", f"batch={BATCH[self.size]}"),
-            *(f"clip={self.clip}", f"data.num_samples={self.rows * 5 // 4}", f"data.num_features={self.features}"),
+            *(f"clip={self.clip}", f"data.num_samples={samples}", f"data.num_features={self.features}"),
             *(f"trainer.max_epochs={-(-self.steps // batches)}", f"trainer.max_steps={self.steps}"),
             *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false"),
         ]
 
     def __str__(self) -> str:
         batch = f"batch {self.size}" if self.size else f"full batch of {self.rows:,} x {self.features}"
-        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}"
+        validation = "" if self.validation else ", no validation"
+        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}{validation}"
 
 
 def here(conf: Path, setting: Setting) -> float:
@@ -76,6 +81,8 @@ def step_rows(conf: Path, quick: bool) -> Iterator[Row]:
                 continue
             setting = Setting(optimizer, size, clip, 1000, 5, steps)
             yield from _against_loops(conf, setting, rounds, bar)
+    for size, steps in ((32, 20_000 // share), (None, 2_000)):
+        yield from _against_loops(conf, Setting("sgd", size, "none", 1000, 5, steps, validation=False), rounds, 1.25)
     for size, steps in ((32, 1_000), (1, 1_000), (None, 100))[: 1 if quick else 3]:
         setting = Setting("sgd", size, "none", 1000, 5, steps // share)
         x, y = setting.data()

@@ -38,7 +38,7 @@ class Budget(Watcher):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
 
-    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         self.samples += len(batch[1])
         spent = {
             "samples": self.samples,
@@ -54,7 +54,7 @@ class Budget(Watcher):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.on_step(trainer, trainer.global_step, batch, outputs["loss"])
+        self.on_step(trainer, trainer.global_step, batch, None)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started

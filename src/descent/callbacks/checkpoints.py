@@ -2,18 +2,22 @@
 
 import math
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
+from descent.callbacks.training_loss import full_loss
 from descent.callbacks.watcher import Watcher
 from descent.data.batches import Batch, InMemoryBatches
 from descent.epoch_loop import EpochLoop
+from descent.random_state import random_state, set_random_state
 from descent.signals import Deferred
 
 
@@ -36,6 +40,8 @@ class Checkpoints(Watcher, Checkpoint):
         every_seconds: at most about so long between two writes; ``None``: no such rule.
         every_steps: the same in optimizer steps.
         signals: where a signal shows that asks the run to end.
+        identity: of the run, kept in both files under ``run``; see ``descent.identity``.
+        on_start: called right before the first step.
     """
 
     def __init__(
@@ -45,8 +51,11 @@ class Checkpoints(Watcher, Checkpoint):
         every_seconds: float | None,
         every_steps: int | None,
         signals: Deferred,
+        identity: dict[str, Any],
+        on_start: Callable[[], None] | None = None,
     ) -> None:
         self.directory, self.monitor, self.signals = directory, monitor, signals
+        self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.every_steps = math.inf if every_steps is None else every_steps
         self.best_value, self.best_step = math.inf, 0
@@ -55,10 +64,14 @@ class Checkpoints(Watcher, Checkpoint):
         self.seconds_before = 0.0  # of training, in the processes before this one
         self.stopped = False  # by a stopping rule
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
-        self.optimizer_states: list[dict[str, Any]] = []  # as they were saved, in a resumed run
+        # of the checkpoint that a resumed run goes on from
+        self.optimizer_states: list[dict[str, Any]] = []
+        self.random_state: dict[str, Any] | None = None
+        self.resumed_step = 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
+        self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
@@ -73,14 +86,18 @@ class Checkpoints(Watcher, Checkpoint):
         batches.load_state_dict({"position": trainer.global_step % int(trainer.num_training_batches)})
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
             _restore_dtypes(optimizer, saved)
+        if self.on_start is not None:
+            self.on_start()
+        self._restore_random_state(trainer)
 
     def next_wanted(self, trainer: Trainer, step: int) -> float:
         return step if self._is_due(step) else self.written_step + self.every_steps
 
-    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         return self._is_due(step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore_random_state(trainer)  # what came since may have drawn numbers
         if self.epoch_end is not None:
             self._safe_point(trainer)
             self.epoch_end = None
@@ -93,19 +110,19 @@ class Checkpoints(Watcher, Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._compare(trainer, pl_module)
+            self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.enable_validation:
-            self._compare(trainer, pl_module)
+        if not trainer.enable_validation and cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():
+            self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped = trainer.should_stop
-        if trainer.enable_validation and self.compared_step != trainer.global_step:
-            cast(EpochLoop, trainer.fit_loop.epoch_loop).validate_last()
+        if self.compared_step != trainer.global_step:
+            self._evaluate_last(trainer, pl_module)
         if self.best_value == math.inf:  # no validation has taken place: the run was shorter than an epoch
             self._keep(trainer, pl_module, math.inf)
         self.write(trainer)
@@ -122,6 +139,7 @@ class Checkpoints(Watcher, Checkpoint):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if self.epoch_end is not None:
             checkpoint["loops"]["fit_loop"] = self.epoch_end
+        checkpoint |= {"run": self.identity, "random_state": random_state()}
         trainer.strategy.save_checkpoint(checkpoint, self.directory / "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +152,11 @@ class Checkpoints(Watcher, Checkpoint):
             setattr(self, name, state_dict[name])
         self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
 
+    def _restore_random_state(self, trainer: Trainer) -> None:
+        """Puts the states back that the checkpoint was written with, until the first new step."""
+        if self.random_state is not None and trainer.global_step == self.resumed_step:
+            set_random_state(self.random_state)
+
     def _safe_point(self, trainer: Trainer) -> None:
         if self._is_due(trainer.global_step):
             self.write(trainer)
@@ -143,9 +166,16 @@ class Checkpoints(Watcher, Checkpoint):
         late = time.monotonic() - self.written_at >= self.every_seconds
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
 
-    def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _evaluate_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of the weights at the end, where no epoch's evaluation was of them."""
+        if trainer.enable_validation:
+            cast(EpochLoop, trainer.fit_loop.epoch_loop).validate_last()
+        else:
+            with torch.no_grad():
+                self._compare(trainer, pl_module, full_loss(trainer, pl_module).item())
+
+    def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
         self.compared_step = trainer.global_step
-        value = trainer.callback_metrics[self.monitor].item()
         if value < self.best_value:
             self._keep(trainer, pl_module, value)
 
@@ -162,6 +192,7 @@ class Checkpoints(Watcher, Checkpoint):
         if self.unwritten is not None:
             # save_checkpoint would write the weights of now
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True) | self.unwritten
+            checkpoint["run"] = self.identity
             trainer.strategy.save_checkpoint(checkpoint, self.directory / "best.ckpt")
             self.unwritten = None
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.callbacks.training_loss import full_loss
-from descent.callbacks.watcher import Watcher
+from descent.callbacks.watcher import Watcher, loss_of
 from descent.data.batches import Batch, InMemoryBatches
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ class Divergence(Watcher):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._check(trainer, trainer.global_step, outputs["loss"].item())
+        self._check(trainer, trainer.global_step, loss_of(outputs))
 
-    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
-        self._check(trainer, step, loss.item())
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
+        self._check(trainer, step, None if loss is None else loss.item())
         return False
 
-    def _check(self, trainer: Trainer, step: int, loss: float) -> None:
-        if not loss <= self.limit:  # nan is not
+    def _check(self, trainer: Trainer, step: int, loss: float | None) -> None:
+        if loss is not None and not loss <= self.limit:  # nan is not
             self._give_up(trainer, step, loss)
 
     def _give_up(self, trainer: Trainer, step: int, loss: float) -> None:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from descent.callbacks.watcher import Watcher
+from descent.callbacks.watcher import Watcher, loss_of
 from descent.model import LinearRegression
 from descent.spacing import Spacing
 
@@ -28,7 +28,8 @@ class Points(Watcher):
         """The values by tag, none where there is nothing to be said.
 
         Args:
-            loss: of the last step's batch, at the weights before it; ``None`` at 0, and at an end between two points.
+            loss: of the last step's batch, at the weights before it; ``None`` at 0, at an end between two points, and
+                where ``training_step`` returned none.
         """
         raise NotImplementedError
 
@@ -44,7 +45,7 @@ class Points(Watcher):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.spacing.logs(trainer.global_step):
-            self._write(trainer, pl_module, outputs["loss"].item())
+            self._write(trainer, pl_module, loss_of(outputs))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self.written:

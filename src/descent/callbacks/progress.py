@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
 from descent.callbacks.max_steps import run_length
-from descent.callbacks.watcher import Watcher
+from descent.callbacks.watcher import Watcher, loss_of
 from descent.spacing import Spacing
 
 
@@ -42,7 +42,7 @@ class Progress(Watcher):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.spacing.logs(trainer.global_step):
-            self._move(trainer, outputs["loss"].item())
+            self._move(trainer, loss_of(outputs))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.update(trainer.global_step - self.bar.n)
@@ -52,6 +52,7 @@ class Progress(Watcher):
         if hasattr(self, "bar"):
             self.bar.close()
 
-    def _move(self, trainer: Trainer, loss: float) -> None:
-        self.bar.set_postfix(loss=f"{loss * self.loss_unit:.4g}", refresh=False)
+    def _move(self, trainer: Trainer, loss: float | None) -> None:
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss * self.loss_unit:.4g}", refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)

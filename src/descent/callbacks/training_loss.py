@@ -1,10 +1,14 @@
 """The loss on the whole training set, for what monitors it."""
 
+from typing import cast
+
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from descent.callbacks.watcher import Watcher
 from descent.data.batches import InMemoryBatches
+from descent.epoch_loop import EpochLoop
 
 
 def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
@@ -16,14 +20,15 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     return loss
 
 
-class TrainingLoss(Callback):
-    """Makes ``train/loss`` known to checkpoints, schedulers and stopping rules at the end of every epoch.
+class TrainingLoss(Watcher):
+    """Makes ``train/loss`` known to checkpoints, schedulers and stopping rules, after the epochs that are evaluated.
 
     Needed where there is no validation. It is the loss of all training rows at the epoch's last weights, and not
     the mean over the epoch's batches, which belong to as many different weights.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with torch.no_grad():
-            loss = full_loss(trainer, pl_module)
-        pl_module.log("train/loss", loss, logger=False)
+        if cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():
+            with torch.no_grad():
+                loss = full_loss(trainer, pl_module)
+            pl_module.log("train/loss", loss, logger=False)

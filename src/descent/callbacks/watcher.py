@@ -1,11 +1,19 @@
 """Callbacks that leave most training steps alone."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from descent.data.batches import Batch
+
+
+def loss_of(outputs: Any) -> float | None:
+    """The loss of a step, from what ``on_train_batch_end`` gets; ``None``: ``training_step`` returned none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    return None if loss is None else loss.item()
 
 
 class Watcher(Callback):
@@ -23,12 +31,12 @@ class Watcher(Callback):
         """
         return math.inf
 
-    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         """After every step outside of Lightning's loop; called only where it is overridden. It may raise, but not log.
 
         Args:
             step: which it was; ``trainer.global_step`` may be behind.
-            loss: of the batch at the weights before the step, with its graph.
+            loss: of the batch at the weights before the step, with its graph; ``None``: there is none.
 
         Returns:
             whether ``next_wanted`` has changed.

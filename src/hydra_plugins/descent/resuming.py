@@ -16,12 +16,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from descent import signals
+from descent.cli import to_config
 from descent.errors import UserError, must
 from descent.files import locked
 from descent.messages import one_line
 from descent.result import EXIT_CODES, Result, is_finished
+from descent.resume import check_unchanged
 from descent.rules import MONITOR, POSITIVE_INTEGER, Rule, or_null
 from descent.run_dirs import job_label
 from descent.sweep import summarize
@@ -144,15 +147,19 @@ class ResumingLauncher(Launcher):
         return [self._job(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
 
     def _job(self, number: int, overrides: list[str]) -> JobReturn:
+        signals.exit_if_received()
         run_dir = Path(self.config.hydra.sweep.dir) / job_label(overrides)
         print(f"#{number} {run_dir.name}", flush=True)
+        try:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            checked = to_config(tree, config.hydra.runtime)
+        except Exception as error:
+            return _not_composed(error, run_dir, overrides)
+        check_unchanged(run_dir, checked)
         if is_finished(run_dir):
             print("finished before")
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-        try:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        except Exception as error:
-            return _not_composed(error, run_dir, overrides)
         if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
             raise UserError("name must be one for the whole sweep")
         with open_dict(config):
@@ -175,13 +182,14 @@ class ResumingLauncher(Launcher):
 
 def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobReturn:
     """The result of a job with, for example, an option that does not exist."""
+    signals.exit_if_received()
     reason = one_line(error)
     print(f"error: {reason}")
     command = f"python scripts/train.py {' '.join(overrides)}"
     with suppress(OSError, UserError):
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "train.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        Result("failed", seed=None, command=command, reason=reason).write(run_dir)
+        Result("failed", seed=None, command=command, reason=reason).write_unless_trained(run_dir)
     return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
 

@@ -1,0 +1,157 @@
+"""Hydra's composed config, judged before Hydra acts on anything in it.
+
+The command line belongs to the user, so this is no sandbox. It keeps a run's output where it can be found, and refuses
+what would run code, however it is spelled.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.hydra as hydra_internals
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobRuntime
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from descent.errors import UserError, must
+
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
+LONGEST = 20_000  # characters; Hydra's parser takes a second for some thousand
+
+
+def install(conf: Path, arguments: argparse.Namespace) -> None:
+    """Makes Hydra's command line use ``Loader``.
+
+    Args:
+        conf: the directory of the config groups; its ``train.yaml`` says where output goes.
+        arguments: the command line, as Hydra's own parser reads it.
+
+    Raises:
+        UserError: the command line asks for what is never done.
+    """
+    if arguments.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs"
+        )
+    for override in arguments.overrides:
+        if len(override) > LONGEST:
+            raise must(
+                override.partition("=")[0],
+                f"at most {LONGEST:,} characters long on the command line; a YAML file in conf/ may hold more",
+                f"{override[:40]}...",
+            )
+    Loader.conf, Loader.is_sweep = conf, arguments.multirun
+    hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
+    Hydra.get_mode = _mode  # type: ignore[assignment, method-assign]
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, with a check of every config that it composes. Composes the config of a single run only once."""
+
+    conf: Path
+    is_sweep: bool  # by -m
+    kept: tuple[Any, DictConfig] | None = None
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        kept, self.kept = self.kept, None
+        if kept is not None and kept[0] == (config_name, [*overrides[:-1]], run_mode):
+            return kept[1]  # the last override is the mode, which Hydra adds
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        if config_name is not None:  # a help text of Hydra's own has none
+            check(config.hydra, self.conf, config_name)
+        return config
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """The mode that the config asks for; ``None``: none. Hydra's own hides errors, and composes once more."""
+    loader: Any = hydra.config_loader
+    if Loader.is_sweep:
+        return None
+    config = loader.load_configuration(config_name, overrides, RunMode.RUN, validate_sweep_overrides=False)
+    mode: RunMode | None = config.hydra.mode
+    if mode != RunMode.MULTIRUN:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+        for override in parsed:
+            if override.key_or_group.startswith("hydra.sweeper."):
+                raise UserError(f"{override.key_or_group} needs a sweep: -m")
+        loader.kept = (config_name, [*overrides], RunMode.RUN), config
+    return mode
+
+
+def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
+    """Refuses a config whose output would go elsewhere, or whose ``hydra`` node names code of somebody else's.
+
+    Args:
+        hydra: the node of that name.
+        conf: the directory of ``train.yaml``, whose own settings are allowed.
+
+    Raises:
+        UserError: with the key.
+    """
+    given: Any = OmegaConf.to_container(hydra, resolve=False)
+    for key, expected in _expected(conf).items():
+        if different := next(_differences(f"hydra.{key}", expected, given[key]), None):
+            if config_name != "train":
+                raise must("--config-name", "a config that has conf/train.yaml among its defaults", config_name)
+            raise UserError(
+                f"{different} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it"
+            )
+    name = JobRuntime().get("name")
+    if given["job"]["name"] != name:
+        raise must("hydra.job.name", f"{name}, which names the log file", given["job"]["name"])
+    for group in ("sweeper", "launcher"):
+        for path, target in _targets(given[group], f"hydra.{group}"):
+            if not str(target).startswith(PLUGINS):
+                raise must(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
+
+
+_references: dict[Path, dict[str, Any]] = {}
+
+
+def _expected(conf: Path) -> dict[str, Any]:
+    """What decides where output goes, and what Hydra makes objects of: Hydra's defaults below ``train.yaml``."""
+    if conf not in _references:
+        own: Any = OmegaConf.to_container(OmegaConf.load(conf / "train.yaml"), resolve=False)
+        own = own.get("hydra", {})
+        expected: dict[str, Any] = {"output_subdir": ".hydra", "callbacks": {}, "run": {}, "sweep": {}}
+        for key in ("job_logging", "hydra_logging"):
+            default = files("hydra") / "conf" / "hydra" / key / "default.yaml"
+            expected[key] = OmegaConf.to_container(OmegaConf.create(default.read_text("utf-8")), resolve=False)
+        merged = OmegaConf.merge(expected, {key: own[key] for key in expected if key in own})
+        _references[conf] = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
+    return _references[conf]
+
+
+def _differences(path: str, expected: Any, given: Any) -> Iterator[str]:
+    """The keys below ``path`` that differ."""
+    if isinstance(expected, dict) and isinstance(given, dict):
+        for key in [*expected, *(key for key in given if key not in expected)]:
+            yield from _differences(f"{path}.{key}", expected.get(key), given.get(key))
+    elif expected != given:
+        yield path
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    items: Sequence[tuple[Any, Any]] = []
+    if isinstance(node, dict):
+        items = [*node.items()]
+    elif isinstance(node, list):
+        items = [*enumerate(node)]
+    for key, value in items:
+        if key == "_target_":
+            yield f"{path}._target_", value
+        else:
+            yield from _targets(value, f"{path}.{key}")

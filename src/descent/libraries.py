@@ -1,0 +1,33 @@
+"""What Lightning logs and warns of while a run lasts; the caller's own settings come back after it."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LIGHTNING = ("lightning", "lightning.pytorch", "lightning.fabric")
+IGNORED: tuple[tuple[str, type[Warning]], ...] = (
+    # At the first step of each fit: Lightning calls torch's tree functions in a way that torch has deprecated.
+    (r".*LeafSpec.*", FutureWarning),
+    # Lightning says it wherever Slurm is installed, as on a login node.
+    (r"The `srun` command is available on your system but is not used", UserWarning),
+)
+
+
+@contextmanager
+def libraries_as_here() -> Iterator[None]:
+    """Within it Lightning's messages go where the caller's do, and known warnings of libraries are not shown."""
+    loggers = [logging.getLogger(name) for name in LIGHTNING]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    with warnings.catch_warnings():
+        for message, category in IGNORED:
+            warnings.filterwarnings("ignore", message, category)
+        for logger in loggers:
+            logger.handlers.clear()
+            logger.propagate = True
+        try:
+            yield
+        finally:
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers[:], logger.propagate = handlers, propagate
+                logger.setLevel(level)

@@ -1,0 +1,220 @@
+"""A run goes on with its own config and data, or is refused; until its first new step nothing of it changes."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run, config_of
+from omegaconf import OmegaConf
+from test_resume import SMALL, SignalAt
+
+from descent.checkpoint_io import read_checkpoint
+from descent.errors import UserError
+from descent.files import locked
+from descent.identity import config_digest, differences
+from descent.result import read_result
+from descent.resume import check_unchanged, resume
+
+
+def contents(run_dir: Path) -> dict[str, bytes]:
+    """Of all files but the log, which tells of the attempt."""
+    files = (path for path in run_dir.rglob("*") if path.is_file() and path.name != "train.log")
+    return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
+
+
+def save_as_hydra_does(run_dir: Path, *overrides: str) -> None:
+    from conftest import CONF
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", list(overrides), return_hydra_config=True)
+    (run_dir / ".hydra").mkdir(parents=True)
+    keys = [str(key) for key in composed if key != "hydra"]
+    OmegaConf.save(OmegaConf.masked_copy(composed, keys), run_dir / ".hydra/config.yaml")
+    runtime = {"choices": composed.hydra.runtime.choices, "cwd": str(Path.cwd())}
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": runtime}}), run_dir / ".hydra/hydra.yaml")
+
+
+@pytest.fixture
+def finished(run: Run, tmp_path: Path) -> Path:
+    run_dir = tmp_path / "run"
+    save_as_hydra_does(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
+    run(*SMALL, run_dir=run_dir)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("optimizer.lr=0.001", "optimizer.lr was 0.05 and is 0.001"),
+        ("+optimizer.momentum=0.9", "optimizer.momentum was not set and is 0.9"),
+        ("batch.size=4", "batch.size was 8 and is 4"),
+        ("trainer.max_epochs=9", "trainer.max_epochs was 4 and is 9"),
+        ("seed=1", "seed was 0 and is 1"),
+        ("predict_at=[[1,2,3,4,5]]", "predict_at was [] and is [[1, 2, 3, 4, 5]]"),
+    ],
+)
+def test_an_interrupted_run_does_not_go_on_with_another_config(
+    changed: str, message: str, run: Run, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run(*SMALL, callbacks=[SignalAt(7)], run_dir=run_dir)
+    before = contents(run_dir)
+    with pytest.raises(UserError, match=re.escape(message)):
+        run(*SMALL, changed, run_dir=run_dir, resume=True)
+    assert contents(run_dir) == before
+    assert run(*SMALL, "checkpoint.every_steps=3", "name=x", run_dir=run_dir, resume=True).status == "completed"
+
+
+def test_the_digest_is_in_the_result_and_in_both_checkpoints(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, run_dir=tmp_path / "run")
+    digest = config_digest(config_of("trainer.enable_progress_bar=false", "figures=false", *SMALL))
+    assert read_result(tmp_path / "run")["config_digest"] == digest
+    for name in ("best", "last"):
+        saved = read_checkpoint(tmp_path / f"run/checkpoints/{name}.ckpt")["run"]
+        assert saved["config_digest"] == digest
+        assert saved["checksum"] == read_result(tmp_path / "run")["checksum"]
+
+
+def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing() -> None:
+    base = config_digest(config_of())
+    free = ("name=x", "checkpoint.every_seconds=9", "trainer.enable_progress_bar=false", "trainer.max_epochs=7")
+    assert {config_digest(config_of(override)) for override in free} == {base}
+    others = (
+        *("optimizer.lr=0.1", "seed=1", "data.seed=1", "batch.shuffle=false", "clip=norm", "scheduler=step"),
+        *("stopping.patience=2", "figures=false", "model.bias=false", "trainer.log_every_n_steps=7"),
+    )
+    assert len({base, *(config_digest(config_of(override)) for override in others)}) == len(others) + 1
+    assert config_digest(config_of("optimizer.lr=1")) == config_digest(config_of("optimizer.lr=1.0"))
+
+
+def test_differences_name_both_values() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1.0, "b": 2}) is None
+    assert differences({"a": 1, "b": None}, {"a": 2, "c": "x"}) == (
+        "a was 1 and is 2, b was null and is not set, c was not set and is 'x'"
+    )
+    assert differences({"a": 1, "b": 1}, {"a": 2, "b": 2}, allowed=["a"]) == "b was 1 and is 2"
+
+
+def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Path) -> None:
+    own = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
+    check_unchanged(finished, config_of(*own))
+    for changed in ("optimizer.lr=0.001", "trainer.max_epochs=5"):
+        with pytest.raises(UserError, match=rf"was begun with another config: {changed.partition('=')[0]} was "):
+            check_unchanged(finished, config_of(*own, changed))
+    path = finished / ".hydra/config.yaml"
+    path.write_text(path.read_text().replace("lr: 0.05", "lr: 0.01"))
+    with pytest.raises(UserError, match=r"its config\.yaml is not the one that it ran with"):
+        check_unchanged(finished, config_of(*own, "optimizer.lr=0.01"))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def drop_optimizer(path: Path) -> None:
+    torch.save({**torch.load(path, weights_only=True), "optimizer_states": [{"state": {}, "param_groups": []}]}, path)
+
+
+def drop_loops(path: Path) -> None:
+    torch.save({**torch.load(path, weights_only=True), "loops": {"fit_loop": []}}, path)
+
+
+def other_shape(path: Path) -> None:
+    loaded = torch.load(path, weights_only=True)
+    torch.save(loaded | {"state_dict": {"linear.weight": torch.zeros(1, 9), "linear.bias": torch.zeros(1)}}, path)
+
+
+@pytest.mark.parametrize("harm", [truncate, drop_optimizer, drop_loops, other_shape])
+def test_a_finished_run_is_as_it_was_where_it_cannot_be_made_longer(harm: Any, finished: Path) -> None:
+    harm(finished / "checkpoints/last.ckpt")
+    before = contents(finished)
+    result = resume(finished, ["trainer.max_epochs=6"])
+    assert result.status == "failed"
+    assert result.reason is not None and str(finished / "checkpoints/last.ckpt") in result.reason
+    assert contents(finished) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused_and_nothing_changes(finished: Path, run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "optimizer=adam", run_dir=tmp_path / "other")
+    (finished / "checkpoints/last.ckpt").write_bytes((tmp_path / "other/checkpoints/last.ckpt").read_bytes())
+    before = contents(finished)
+    result = resume(finished, ["trainer.max_epochs=6"])
+    assert result.reason is not None and "optimizer._target_ was 'torch.optim.Adam'" in result.reason
+    assert contents(finished) == before
+
+
+def test_a_lengthened_run_keeps_its_new_length(finished: Path) -> None:
+    assert resume(finished, ["trainer.max_epochs=6"]).epochs == 6
+    assert OmegaConf.load(finished / ".hydra/config.yaml").trainer.max_epochs == 6
+    assert read_result(finished)["hparams"]["trainer.max_epochs"] == 6
+    assert resume(finished, ["trainer.max_epochs=7"]).epochs == 7
+
+
+def test_a_run_that_is_at_work_elsewhere_is_left_alone(finished: Path) -> None:
+    before = contents(finished)
+    with locked(finished, "the run"):
+        result = resume(finished, ["trainer.max_epochs=6"])
+        assert result.reason == f"the run {finished} is at work in another process"
+    assert contents(finished) == before
+
+
+def test_a_relative_path_is_read_from_where_the_run_was_started(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/rows.csv").write_text("x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(40)))
+    (tmp_path / "rows.csv").write_text("x,y\n" + "".join(f"{i},{-i}\n" for i in range(40)))
+    monkeypatch.chdir(tmp_path / "a")
+    rows = ("data=table", "data.path=rows.csv", "data.target=y", "trainer=float64", "trainer.max_epochs=3")
+    free = ("trainer.enable_progress_bar=false", "figures=false")
+    save_as_hydra_does(tmp_path / "run", *free, *rows)
+    result = run(*rows, run_dir=tmp_path / "run")
+    assert result.hparams["data.path"] == str(tmp_path / "a/rows.csv")
+    monkeypatch.chdir(tmp_path)
+    longer = resume(tmp_path / "run", ["trainer.max_epochs=4"])
+    assert (longer.status, longer.checksum) == ("completed", result.checksum)
+
+
+@pytest.mark.parametrize(
+    ("name", "junk", "message"),
+    [
+        ("config.yaml", "a: [", "config.yaml must be what Hydra wrote; it cannot be read"),
+        ("config.yaml", "[1, 2]", "config.yaml must be what Hydra wrote, keys with values"),
+        ("config.yaml", "", "config.yaml: seed is missing"),
+        ("config.yaml", "seed: ${nothing}", "config.yaml must be what Hydra wrote; it cannot be read"),
+        ("hydra.yaml", "", "hydra.yaml must be what Hydra wrote; it has no hydra.runtime.choices"),
+        ("hydra.yaml", "hydra: {runtime: {choices: 3}}", "it has no hydra.runtime.choices"),
+        ("hydra.yaml", "hydra: {runtime: {choices: {}}}", "it has no hydra.runtime.cwd"),
+        ("hydra.yaml", "\0\0", "hydra.yaml must be what Hydra wrote; it cannot be read"),
+    ],
+)
+def test_a_broken_file_of_hydras_is_named(name: str, junk: str, message: str, finished: Path) -> None:
+    (finished / ".hydra" / name).write_text(junk)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        resume(finished)
+    assert str(finished) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    ["", "{", "null", "[]", "3", "{}", '{"status": "completed"}', '{"status": 3}', '"x"', "\xff", "[" * 10_000],
+)
+def test_a_broken_result_is_named(junk: str, finished: Path) -> None:
+    (finished / "result.json").write_bytes(junk.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{finished}/result\.json must be the result of a run") as raised:
+        resume(finished)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["metrics", "hparams", "steps", "features", "best", "reason", "status", "seconds"])
+@pytest.mark.parametrize("value", ["absent", True])
+def test_a_result_with_a_key_of_another_kind_is_named(key: str, value: Any, finished: Path) -> None:
+    written = json.loads((finished / "result.json").read_text())
+    written = {k: v for k, v in written.items() if k != key} | ({} if value == "absent" else {key: value})
+    (finished / "result.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=rf"{finished}/result\.json must be the result of a run; .*{key}"):
+        read_result(finished)
