@@ -4,7 +4,6 @@ import gc
 import logging
 import multiprocessing
 import random
-import resource
 import signal
 import time
 from pathlib import Path
@@ -113,6 +112,8 @@ def test_equal_commands_at_once_get_a_directory_each(start: Any, tmp_path: Path)
 
 
 def test_a_hundred_jobs_leave_memory_files_and_handlers_flat(run: Run) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has none")
+
     def state() -> tuple[int, int, int]:
         gc.collect()
         handlers = sum(

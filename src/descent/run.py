@@ -39,7 +39,7 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
     finally:
         signals.ignore()
         if why := output.lost():
-            print(f"error: cannot write to standard output: {why}", file=sys.stderr)
+            print(f"{'error' if prints else 'note'}: cannot write to standard output: {why}", file=sys.stderr)
     if prints and why:
         sys.exit(1)
 

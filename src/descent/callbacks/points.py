@@ -61,4 +61,5 @@ class Points(Watcher):
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All numbers of ``tensors`` in a row, float64, on the CPU: not every device has float64."""
-    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu().double()
+    rows = [tensor.detach().flatten() for tensor in tensors]  # none, where a step had no loss and so no gradient
+    return torch.cat(rows).cpu().double() if rows else torch.empty(0, dtype=torch.float64)

@@ -1,0 +1,230 @@
+"""Hydra's composed config is judged, however it was asked for; nobody has to read what a command prints."""
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONF, ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from descent import signals
+from descent.composing import check
+from descent.errors import UserError
+from descent.output import Output
+from hydra_plugins.descent.resuming import ResumingLauncher
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def hydra_node(*overrides: str, conf: Path = CONF, name: str = "train") -> Any:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose(name, list(overrides), return_hydra_config=True).hydra
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("hydra.run.dir=/tmp/x", "hydra.run.dir"),
+        ("hydra={run: {dir: /tmp/x}}", "hydra.run.dir"),
+        ("++hydra={sweep: {subdir: ../../x}}", "hydra.sweep.subdir"),
+        ("hydra.sweep.dir=/tmp/x", "hydra.sweep.dir"),
+        ("++hydra={output_subdir: ../../x}", "hydra.output_subdir"),
+        ("hydra.output_subdir=null", "hydra.output_subdir"),
+        ("++hydra={callbacks: {a: {_target_: os.system}}}", "hydra.callbacks.a"),
+        ("+hydra.callbacks.a._target_=os.system", "hydra.callbacks.a"),
+        ("++hydra.job_logging.handlers.file.filename=/tmp/x", "hydra.job_logging.handlers.file.filename"),
+        ("++hydra.job_logging.handlers.mine.class=logging.handlers.SMTPHandler", "hydra.job_logging.handlers.mine"),
+        ("++hydra.hydra_logging.handlers.console.class=a.B", "hydra.hydra_logging.handlers.console.class"),
+        ("hydra/job_logging=none", "hydra.job_logging.formatters"),
+        ("hydra.job.name=../../x", "hydra.job.name"),
+        ("+hydra.launcher.a={_target_: os.system}", "hydra.launcher.a._target_"),
+        ("+hydra.sweeper.a=[{_target_: os.system}]", "hydra.sweeper.a.0._target_"),
+        ("hydra.sweeper._target_=os.system", "hydra.sweeper._target_"),
+    ],
+)
+def test_what_would_run_code_or_write_elsewhere_is_refused_in_any_spelling(override: str, key: str) -> None:
+    check(hydra_node("optimizer=adam", "hydra.mode=RUN", "hydra.verbose=true"), CONF)
+    with pytest.raises(UserError) as raised:
+        check(hydra_node(override), CONF)
+    assert str(raised.value).startswith(f"{key}") and "\n" not in str(raised.value)
+
+
+def test_an_option_of_somebodys_own_is_judged_as_well(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text())
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (tmp_path / group.name).symlink_to(group)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/elsewhere.yaml").write_text("# @package _global_\nhydra: {run: {dir: /tmp/x}}\n")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir must stay as conf/train\.yaml sets it"):
+        check(hydra_node("+study=elsewhere", conf=tmp_path), tmp_path)
+
+
+def test_what_train_yaml_itself_sets_is_allowed(tmp_path: Path) -> None:
+    own = OmegaConf.load(CONF / "train.yaml")
+    own.hydra.run.dir = "elsewhere"
+    own.hydra.job_logging.handlers.console.level = "INFO"
+    OmegaConf.save(own, tmp_path / "train.yaml")
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (tmp_path / group.name).symlink_to(group)
+    check(hydra_node(conf=tmp_path), tmp_path)
+
+
+def test_another_primary_config_needs_ours_among_its_defaults() -> None:
+    with pytest.raises(UserError, match="--config-name must be a config that has"):
+        check(hydra_node(name="optimizer/sgd"), CONF, "optimizer/sgd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experimental-rerun", "x.pickle"], "--experimental-rerun must not be given"),
+        (["--experimental", "x.pickle"], "--experimental-rerun must not be given"),
+        (["--config-name", "optimizer/sgd"], "--config-name must be a config"),
+        ([f"predict_at=[[{','.join(map(str, range(20_000)))}]]"], "predict_at must be at most 20,000 characters long"),
+        (["hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials needs a sweep: -m"),
+        (["hydra.mode=RUN", "optimizer=sgd,adam"], "Ambiguous value for argument 'optimizer=sgd,adam'"),
+    ],
+    ids=lambda value: value[0][:30] if isinstance(value, list) else "",
+)
+def test_a_refused_command_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, script: Script, tmp_path: Path
+) -> None:
+    done = script("train.py", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+    assert done.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_an_option_of_any_group_may_ask_for_a_sweep(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "own/study").mkdir(parents=True)
+    (tmp_path / "own/study/two.yaml").write_text(
+        "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    )
+    done = script(
+        "train.py", "--config-dir", str(tmp_path / "own"), "+study=two", "trainer.max_epochs=1", "figures=false"
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("logs/sweeps/*/*/result.json")]
+    assert sorted(result["seed"] for result in results) == [1, 2]
+
+
+def closed_pipe() -> int:
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "where", "code"),
+    [
+        (["--help"], "pipe", 0),
+        (["--help"], "full", 1),
+        (["--cfg", "job"], "pipe", 0),
+        (["--cfg", "job"], "closed", 0),
+        (["--cfg", "job"], "full", 1),
+    ],
+    ids=str,
+)
+def test_output_that_cannot_be_written_is_no_traceback(arguments: list[str], where: str, code: int) -> None:
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *arguments]
+    options: dict[str, Any] = {"preexec_fn": lambda: os.close(1)} if where == "closed" else {}
+    if where != "closed":
+        options["stdout"] = closed_pipe() if where == "pipe" else os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)
+    assert done.returncode == code
+    full = "error: cannot write to standard output: No space left on device\n"
+    assert done.stderr == (full if code else "")
+
+
+def test_a_reader_that_goes_away_takes_nothing_from_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/train.py"), "trainer.max_epochs=2"]
+    environment = {**os.environ, "DESCENT_LOGS": str(tmp_path)}
+    done = subprocess.run(command, stdout=closed_pipe(), stderr=closed_pipe(), env=environment, check=False)
+    assert done.returncode == 0
+    (path,) = tmp_path.glob("runs/*/result.json")
+    result = json.loads(path.read_text())
+    assert (result["status"], result["epochs"]) == ("completed", 2)
+    assert (path.parent / "figures/predicted.png").is_file()
+
+
+class Broken(io.StringIO):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.file = os.open(os.devnull, os.O_WRONLY)
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def fileno(self) -> int:
+        return self.file
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_a_stream_that_breaks_keeps_its_first_error(number: int) -> None:
+    output = Output(Broken(number))
+    assert output.error is None
+    assert output.write("text") == 4
+    output.flush()
+    assert output.error is not None and output.error.errno == number
+    assert output.encoding is None  # as the stream's own
+
+
+@pytest.fixture
+def nothing_received() -> Iterator[None]:
+    signals._received.clear()
+    yield
+    signals._received.clear()
+
+
+@pytest.mark.usefixtures("nothing_received")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_job_is_composed_ends_the_sweep_and_fails_no_job(number: int, tmp_path: Path) -> None:
+    class Swallows:
+        def load_sweep_config(self, *args: Any) -> None:
+            try:
+                signals.exit_at_once(number)
+            except SystemExit:  # as in a destructor, or in a library
+                raise AttributeError("half composed") from None
+
+    launcher = ResumingLauncher()
+    context = type("Context", (), {"config_loader": Swallows()})()
+    launcher.setup(
+        hydra_context=context,
+        task_function=lambda config: None,
+        config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}),
+    )
+    with pytest.raises(SystemExit) as raised:
+        launcher._job(0, ["seed=1"])
+    assert raised.value.code == 128 + number
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_process_that_was_started_by_nohup_outlives_its_terminal() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from descent import signals; signals.install();"
+        "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, signal.getsignal(signal.SIGINT).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "exit_at_once"]
+
+
+def test_nothing_is_imported_at_the_top_that_windows_lacks() -> None:
+    posix = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "posix", "syslog"}
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("tests/*.py")]:
+        imported = re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.M)
+        assert not posix & set(imported), path
