@@ -89,7 +89,7 @@ def test_a_table_is_read_as_polars_reads_it(kind: str, tmp_path: Path) -> None:
         ("x,y\n1,2\n,3\n", "column x of .* must be a finite number in data row 2, got null"),
         ("x,y\n1,2\n2,nan\n", "column y of .* must be a finite number in data row 2, got 'nan'"),
         ("x,y\n1,2\n2,oops\n", "column y of .* must be a finite number in data row 2, got 'oops'"),
-        ("x,y\n1,2\n2,inf\n", "column y of .* must be a finite number in data row 2, got inf"),
+        ("x,y\n1,2\n2,inf\n", "column y of .* must be a finite number in data row 2, got .inf."),
         ("x,x,y\n1,2,3\n", "different column names, got x twice"),
         ("x,y\na,2\nb,3\n", "no numeric column besides the target 'y'"),
     ],

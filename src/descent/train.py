@@ -17,7 +17,7 @@ from descent.callbacks.divergence import DivergenceError
 from descent.checkpoint_io import read_checkpoint
 from descent.config import Config
 from descent.data.module import RegressionData
-from descent.data.sources import LARGEST
+from descent.data.table import LARGEST
 from descent.errors import UserError, must
 from descent.logger import RunLogger
 from descent.model import LinearRegression
