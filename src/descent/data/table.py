@@ -52,7 +52,8 @@ def read_table(path: str, target: str, features: list[str] | None) -> tuple[Arra
         if target not in schema:
             raise must("data.target", f"a column of {path} ({', '.join(schema)})", target)
         found = features or [name for name in schema if name != target and _may_be_numeric(schema[name])]
-        numbers = frame.select(as_numbers(frame, [*found, target], file)).collect(engine="streaming")
+        cells = [*as_numbers(frame, found, file), *as_numbers(frame, [target], file)]
+        numbers = frame.select(cells).collect(engine="streaming")
         if features is None:
             found = _numeric(frame, numbers, found)
             left_out = [name for name in schema if name != target and name not in found]
