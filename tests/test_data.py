@@ -113,7 +113,7 @@ def test_a_first_fraction_after_149_integers_is_read_as_it_is(tmp_path: Path) ->
     cells = [str(i) for i in range(149)] + ["0.1", "1e-3", "17"]
     path = tmp_path / "rows.csv"
     path.write_text("x,y\n" + "".join(f"{cell},{cell}\n" for cell in cells))
-    inputs, targets, _ = read_table(str(path), "y", None)
+    inputs, targets, _ = read_table(path, "y", None)
     assert inputs[:, 0].tolist() == targets.tolist() == [float(cell) for cell in cells]
 
 
@@ -125,13 +125,13 @@ def test_a_cell_of_text_is_the_number_that_python_reads(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("x,y\n" + "".join(f"{cell},1\n" for cell in cells))
     expected = np.array([float(cell.strip('"')) for cell in cells])
-    assert read_table(str(path), "y", None)[0].tobytes() == expected.tobytes()
+    assert read_table(path, "y", None)[0].tobytes() == expected.tobytes()
 
 
 def test_true_and_false_are_numbers_and_other_words_are_not(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("flag,mixed,word,y\ntrue,TRUE,yes,1\nFalse,0.5,no,0\n\n,,,\nfalse,2,true,True\n")
-    inputs, targets, names = read_table(str(path), "y", None)
+    inputs, targets, names = read_table(path, "y", None)
     assert names == ("flag", "mixed")
     assert inputs.tolist() == [[1, 1], [0, 0.5], [0, 2]]
     assert targets.tolist() == [1, 0, 1]
@@ -142,8 +142,20 @@ def test_a_column_named_like_a_pattern_is_that_column(tmp_path: Path) -> None:
     for kind in ("csv", "parquet"):
         path = tmp_path / f"rows.{kind}"
         frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
-        assert read_table(str(path), "y", ["^x.$", "*"])[0].tolist() == [[3, 1], [4, 2]]
-        assert read_table(str(path), "*", None)[2] == ("^x.$", "x1", "y")
+        assert read_table(path, "y", ["^x.$", "*"])[0].tolist() == [[3, 1], [4, 2]]
+        assert read_table(path, "*", None)[2] == ("^x.$", "x1", "y")
+
+
+def test_a_tilde_is_the_home_directory_only_where_a_path_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for number, name in enumerate(("home/a.csv", "~/a.csv", "~a.csv")):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f"x,y\n{number},0\n")
+    for number, path in ((0, "~/a.csv"), (1, "./~/a.csv"), (2, "~a.csv"), (2, "./~a.csv")):
+        assert load(config_of("data=table", f"data.path='{path}'", "data.target=y").data).inputs.item() == number
 
 
 def test_a_parquet_column_that_is_neither_text_nor_numeric_is_no_feature(tmp_path: Path) -> None:
@@ -151,11 +163,11 @@ def test_a_parquet_column_that_is_neither_text_nor_numeric_is_no_feature(tmp_pat
     small = pl.Series([1.5, 2.5], dtype=pl.Float32)
     frame = pl.DataFrame({"day": days, "x": [Decimal("0.1"), Decimal("2")], "s": small, "t": ["1", "2"], "y": [1, 2]})
     frame.write_parquet(tmp_path / "rows.parquet")
-    inputs, _, names = read_table(f"{tmp_path}/rows.parquet", "y", None)
+    inputs, _, names = read_table(tmp_path / "rows.parquet", "y", None)
     assert names == ("x", "s", "t")
     assert inputs.tolist() == [[0.1, 1.5, 1], [2, 2.5, 2]]
     with pytest.raises(UserError, match=r"column day of .* must be numeric, got 'Date'"):
-        read_table(f"{tmp_path}/rows.parquet", "y", ["day"])
+        read_table(tmp_path / "rows.parquet", "y", ["day"])
 
 
 @pytest.mark.parametrize(

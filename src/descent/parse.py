@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 from descent.config import SOURCES, Config, DataConfig, RowsData, TableData
@@ -125,7 +124,7 @@ def _check_together(config: Config) -> None:
 
 
 def _check_table(data: TableData) -> None:
-    path = Path(data.path).expanduser()
+    path = data.file
     if not path.is_file():
         raise must("data.path", "a CSV or Parquet file", data.path)
     if path.suffix.lower() not in (".csv", ".parquet"):

@@ -70,7 +70,7 @@ def diabetes(config: DiabetesData) -> Rows:
 
 def table(config: TableData) -> Rows:
     """A CSV or Parquet file: the target column, and the feature columns named or found."""
-    inputs, targets, names = read_table(config.path, config.target, config.features)
+    inputs, targets, names = read_table(config.file, config.target, config.features)
     return Rows(inputs, targets, names, config.target)
 
 

@@ -31,11 +31,11 @@ LARGEST = 1e15  # the squared errors of larger numbers are too large to be summe
 SUFFIXES = (".csv", ".parquet")
 
 
-def read_table(path: str, target: str, features: list[str] | None) -> tuple[Array, Array, tuple[str, ...]]:
+def read_table(path: Path, target: str, features: list[str] | None) -> tuple[Array, Array, tuple[str, ...]]:
     """Reads a table for training.
 
     Args:
-        path: a ``.csv`` or ``.parquet`` file; ``~`` is the home directory.
+        path: a ``.csv`` or ``.parquet`` file.
         target: the column to predict.
         features: the columns to predict it from; ``None``: every other numeric one.
 
@@ -45,14 +45,13 @@ def read_table(path: str, target: str, features: list[str] | None) -> tuple[Arra
     Raises:
         UserError: the file cannot be read, a column is missing or not numeric, or a cell holds no finite number.
     """
-    file = Path(path).expanduser()
-    with readable("data.path", file):
-        frame = scan(file, "data.path")
+    with readable("data.path", path):
+        frame = scan(path, "data.path")
         schema = frame.collect_schema()
         if target not in schema:
             raise must("data.target", f"a column of {path} ({', '.join(schema)})", target)
         found = features or [name for name in schema if name != target and _may_be_numeric(schema[name])]
-        cells = [*as_numbers(frame, found, file), *as_numbers(frame, [target], file)]
+        cells = [*as_numbers(frame, found, path), *as_numbers(frame, [target], path)]
         numbers = frame.select(cells).collect(engine="streaming")
         if features is None:
             found = _numeric(frame, numbers, found)
@@ -61,7 +60,7 @@ def read_table(path: str, target: str, features: list[str] | None) -> tuple[Arra
                 log.warning("not numeric and left out: %s", ", ".join(left_out))
             if not found and numbers.height:
                 raise UserError(f"data.features: {path} has no numeric column besides the target '{target}'")
-        table = _checked(frame, numbers, [*found, target], file, "data.path")
+        table = _checked(frame, numbers, [*found, target], path, "data.path")
     return table[:, :-1], table[:, -1], tuple(found)
 
 
