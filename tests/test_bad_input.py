@@ -107,7 +107,7 @@ TABLES: list[tuple[str, bytes | str, str]] = [
     ("blank cell", "x,y\n1,2\n,3\n4,5\n", "column x of .* must be a finite number in data row 2, got null"),
     ("text cell", "x,y\n1,2\noops,3\n4,5\n", "column x of .* must be a finite number in data row 2, got 'oops'"),
     ("nan cell", "x,y\n1,2\nnan,3\n4,5\n", "column x of .* must be a finite number in data row 2, got"),
-    ("inf cell", "x,y\n1,2\ninf,3\n4,5\n", "column x of .* must be a finite number in data row 2, got inf"),
+    ("inf cell", "x,y\n1,2\ninf,3\n4,5\n", "column x of .* must be a finite number in data row 2, got .inf."),
     ("blank target", "x,y\n1,2\n3,\n4,5\n", "column y of .* must be a finite number in data row 2, got null"),
     ("text target", "x,y\n1,a\n3,b\n4,c\n", "column y of .* must be a finite number in data row 1, got 'a'"),
     ("duplicate columns", "x,x,y\n1,2,3\n1,2,3\n", "must have different column names, got x twice"),
@@ -115,7 +115,7 @@ TABLES: list[tuple[str, bytes | str, str]] = [
     ("no numeric column", "x,y\na,2\nb,3\n", "has no numeric column besides the target 'y'"),
     ("other separator", "x;y\n1;2\n3;4\n", "data.target must be a column of .*, got 'y'"),
     ("constant target and one row", "x,y\n1,2\n", "data.val_fraction must be 0 or at least 2 of the 1 rows"),
-    ("huge", "x,y\n1e200,2\n2e200,3\n", "column x must be numbers up to 1e.15, .* got 2e.200"),
+    ("huge", "x,y\n1e200,2\n2e200,3\n", "column x of .* must be a number up to 1e.15, .* in data row 1, got .1e200."),
 ]
 
 

@@ -1,7 +1,12 @@
 """Rows, splits, standardisation and batches, held against NumPy, scikit-learn and polars."""
 
+import os
+import tracemalloc
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +16,14 @@ from conftest import config_of
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
+from descent.config import SyntheticData
 from descent.data.batches import InMemoryBatches
 from descent.data.module import RegressionData
+from descent.data.size import check_size, needed_bytes
 from descent.data.sources import load
 from descent.data.split import split
 from descent.data.standardization import Standardization
+from descent.data.table import read_table
 from descent.errors import UserError
 
 
@@ -89,7 +97,7 @@ def test_a_table_is_read_as_polars_reads_it(kind: str, tmp_path: Path) -> None:
         ("x,y\n1,2\n,3\n", "column x of .* must be a finite number in data row 2, got null"),
         ("x,y\n1,2\n2,nan\n", "column y of .* must be a finite number in data row 2, got 'nan'"),
         ("x,y\n1,2\n2,oops\n", "column y of .* must be a finite number in data row 2, got 'oops'"),
-        ("x,y\n1,2\n2,inf\n", "column y of .* must be a finite number in data row 2, got inf"),
+        ("x,y\n1,2\n2,inf\n", "column y of .* must be a finite number in data row 2, got .inf."),
         ("x,x,y\n1,2,3\n", "different column names, got x twice"),
         ("x,y\na,2\nb,3\n", "no numeric column besides the target 'y'"),
     ],
@@ -99,6 +107,121 @@ def test_a_bad_table_is_refused_with_the_place(text: str, message: str, tmp_path
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load(config_of("data=table", f"data.path={path}", "data.target=y").data)
+
+
+def test_a_first_fraction_after_149_integers_is_read_as_it_is(tmp_path: Path) -> None:
+    cells = [str(i) for i in range(149)] + ["0.1", "1e-3", "17"]
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y\n" + "".join(f"{cell},{cell}\n" for cell in cells))
+    inputs, targets, _ = read_table(path, "y", None)
+    assert inputs[:, 0].tolist() == targets.tolist() == [float(cell) for cell in cells]
+
+
+def test_a_cell_of_text_is_the_number_that_python_reads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cells = [repr(float(x)) for x in rng.standard_normal(300) * 10.0 ** rng.integers(-300, 14, 300)]
+    cells += [f"{x:.{digits}f}" for x in rng.standard_normal(100) for digits in (0, 3, 60)]
+    cells += [str(n) for n in rng.integers(-(10**15), 10**15, 100)] + ["+1", ".5", "5.", "1E5", "1e+05", "007", '"2.5"']
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y\n" + "".join(f"{cell},1\n" for cell in cells))
+    expected = np.array([float(cell.strip('"')) for cell in cells])
+    assert read_table(path, "y", None)[0].tobytes() == expected.tobytes()
+
+
+def test_true_and_false_are_numbers_and_other_words_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("flag,mixed,word,y\ntrue,TRUE,yes,1\nFalse,0.5,no,0\n\n,,,\nfalse,2,true,True\n")
+    inputs, targets, names = read_table(path, "y", None)
+    assert names == ("flag", "mixed")
+    assert inputs.tolist() == [[1, 1], [0, 0.5], [0, 2]]
+    assert targets.tolist() == [1, 0, 1]
+
+
+def test_a_column_named_like_a_pattern_is_that_column(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"*": [1.0, 2.0], "^x.$": [3.0, 4.0], "x1": [5.0, 6.0], "y": [7.0, 8.0]})
+    for kind in ("csv", "parquet"):
+        path = tmp_path / f"rows.{kind}"
+        frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
+        assert read_table(path, "y", ["^x.$", "*"])[0].tolist() == [[3, 1], [4, 2]]
+        assert read_table(path, "*", None)[2] == ("^x.$", "x1", "y")
+
+
+def test_a_tilde_is_the_home_directory_only_where_a_path_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for number, name in enumerate(("home/a.csv", "~/a.csv", "~a.csv")):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f"x,y\n{number},0\n")
+    for number, path in ((0, "~/a.csv"), (1, "./~/a.csv"), (2, "~a.csv"), (2, "./~a.csv")):
+        assert load(config_of("data=table", f"data.path='{path}'", "data.target=y").data).inputs.item() == number
+
+
+def test_a_parquet_column_that_is_neither_text_nor_numeric_is_no_feature(tmp_path: Path) -> None:
+    days = [date(2024, 1, 1), date(2024, 1, 2)]
+    small = pl.Series([1.5, 2.5], dtype=pl.Float32)
+    frame = pl.DataFrame({"day": days, "x": [Decimal("0.1"), Decimal("2")], "s": small, "t": ["1", "2"], "y": [1, 2]})
+    frame.write_parquet(tmp_path / "rows.parquet")
+    inputs, _, names = read_table(tmp_path / "rows.parquet", "y", None)
+    assert names == ("x", "s", "t")
+    assert inputs.tolist() == [[0.1, 1.5, 1], [2, 2.5, 2]]
+    with pytest.raises(UserError, match=r"column day of .* must be numeric, got 'Date'"):
+        read_table(tmp_path / "rows.parquet", "y", ["day"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.num_features=1000000000"], "data.num_features must be at most 7000: .*, got 1000000000"),
+        (["data.num_features=7001"], "data.num_features must be at most 7000: .*, got 7001"),
+        (
+            ["data.num_samples=2000000000", "data.num_features=7000"],
+            "data.num_samples must be .* fit into memory: .* GiB",
+        ),
+    ],
+)
+def test_synthetic_data_that_are_too_large_are_refused_before_they_are_drawn(
+    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("it began to draw"))
+    with pytest.raises(UserError, match=message) as raised:
+        load(config_of(*overrides).data)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("answer", [None, -1, OSError, ValueError], ids=str)
+def test_a_platform_that_does_not_tell_its_memory_has_a_fixed_bound(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sysconf(name: str) -> int:
+        if isinstance(answer, int):
+            return answer
+        raise answer
+
+    if answer is None:
+        monkeypatch.delattr(os, "sysconf")
+    else:
+        monkeypatch.setattr(os, "sysconf", sysconf)
+    fits = config_of("data.num_samples=1000000000", "data.num_features=3").data
+    assert isinstance(fits, SyntheticData)
+    check_size(fits)  # 64 GB
+    with pytest.raises(UserError, match=r"data.num_samples .*there are 64.0 GiB, got 1100000000"):
+        check_size(replace(fits, num_samples=1_100_000_000))
+
+
+def test_drawing_synthetic_data_takes_about_the_memory_that_is_asked_for() -> None:
+    for overrides in (
+        ["data.num_samples=200000", "data.num_features=10"],
+        ["data.num_samples=10", "data.num_features=400"],
+    ):
+        data = config_of(*overrides).data
+        assert isinstance(data, SyntheticData)
+        tracemalloc.start()
+        load(data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak == pytest.approx(needed_bytes(data), rel=0.3)
 
 
 def test_splits_are_disjoint_complete_and_decided_by_the_data_seed() -> None:

@@ -1,42 +1,56 @@
 """The commands on a finished run: its metrics again, and predictions for a table."""
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Run, config_of
+import torch
+from conftest import CONF, Run, config_of
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from sklearn.metrics import mean_squared_error, r2_score
 
 from descent.data.sources import load
+from descent.data.table import read_table
 from descent.errors import UserError
 from descent.evaluate import evaluate
 from descent.load import load_model
 from descent.predict import predict_file
 from descent.result import read_result
+from descent.train import train
 
 OVERRIDES = ("data=diabetes", "optimizer=adam", "trainer.max_epochs=20")
 
 
-@pytest.fixture
-def run_dir(run: Run, tmp_path: Path) -> Path:
-    """A finished run on the diabetes data, with the config that Hydra would have saved."""
-    directory = tmp_path / "run"
-    run(*OVERRIDES, run_dir=directory)
+def trained(directory: Path, *overrides: str) -> Path:
+    """A finished run, with the config that Hydra would have saved."""
+    quiet = "trainer.enable_progress_bar=false", "figures=false"
+    train(config_of(*quiet, *overrides), directory)
     (directory / ".hydra").mkdir()
-    from conftest import CONF
-    from hydra import compose, initialize_config_dir
-
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", list(OVERRIDES), return_hydra_config=True)
+        composed = compose("train", list(overrides), return_hydra_config=True)
     keys = [str(key) for key in composed if key != "hydra"]
     OmegaConf.save(OmegaConf.masked_copy(composed, keys), directory / ".hydra/config.yaml")
     choices = {"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}
     OmegaConf.save(OmegaConf.create(choices), directory / ".hydra/hydra.yaml")
     return directory
+
+
+@pytest.fixture(scope="module")
+def diabetes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "run", *OVERRIDES)
+
+
+@pytest.fixture
+def run_dir(diabetes_run: Path, tmp_path: Path) -> Path:
+    """A finished run on the diabetes data, of the test's own."""
+    return Path(shutil.copytree(diabetes_run, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -153,3 +167,332 @@ def test_metrics_are_right_for_targets_of_any_scale_and_offset(
     for name in ("val/r2", "test/r2", "val/loss", "val/mae", "train/loss"):
         assert result.metrics[name] == pytest.approx(reference.metrics[name], rel=1e-3)
     assert result.metrics["train/loss"] == pytest.approx(result.optimum["loss"], rel=0.05)  # type: ignore[index]
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def rewrite_checkpoint(run_dir: Path, change: Change) -> None:
+    """Replaces ``best.ckpt`` by what ``change`` makes of it."""
+    path = run_dir / "checkpoints/best.ckpt"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+
+
+def having(part: str, values: dict[str, Any]) -> Change:
+    """``values`` in a part of the checkpoint."""
+    return lambda c: c | {part: c[part] | values}
+
+
+def without(part: str, name: str | None = None) -> Change:
+    """No such part, or nothing of that name in it."""
+    if name is None:
+        return lambda c: {key: value for key, value in c.items() if key != part}
+    return lambda c: c | {part: {key: value for key, value in c[part].items() if key != name}}
+
+
+def refused(run_dir: Path, table: pl.DataFrame, message: str, output: Path) -> None:
+    """Evaluating and predicting say ``message`` in one line, and write nothing."""
+    source = output.with_name("given.parquet")
+    table.write_parquet(source)
+    commands: list[Callable[[], Any]] = [
+        lambda: evaluate(run_dir),
+        lambda: evaluate(run_dir, data=source),
+        lambda: predict_file(run_dir, source, output),
+    ]
+    for command in commands:
+        with pytest.raises(UserError, match=message) as raised:
+            command()
+        assert "best.ckpt" in str(raised.value) and "\n" not in str(raised.value)
+    assert not output.exists() and not list(output.parent.glob("*.tmp"))
+    assert not (run_dir / "evaluation.json").exists()
+
+
+@pytest.fixture(scope="module")
+def line() -> pl.DataFrame:
+    """40 rows of a number and a boolean, and a target that is nearly linear in them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(40)
+    flag = x > 0
+    return pl.DataFrame({"x": x, "flag": flag, "y": 2 * x + flag + 0.1 * rng.standard_normal(40)})
+
+
+TABLE = ("data=table", "data.target=y", "optimizer=adam", "optimizer.lr=0.1", "trainer.max_epochs=5")
+
+
+def test_a_table_that_has_changed_since_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    line.write_csv(path)
+    run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
+    assert evaluate(run_dir)["test/r2"] == pytest.approx(read_result(run_dir)["metrics"]["test/r2"])
+    (run_dir / "evaluation.json").unlink()
+    for changed in (pl.concat([line, line[:1]]), line[:-1], line.reverse(), line.with_columns(x=-pl.col("x"))):
+        changed.write_csv(path)
+        with pytest.raises(UserError, match=r"rows.csv must have the rows that .*run was trained on"):
+            evaluate(run_dir)
+        assert not (run_dir / "evaluation.json").exists()
+        evaluate(run_dir, data=path)  # asked for by name
+        (run_dir / "evaluation.json").unlink()
+
+
+def test_data_of_a_config_that_has_changed_since_are_not_evaluated(run_dir: Path) -> None:
+    config = run_dir / ".hydra/config.yaml"
+    config.write_text(config.read_text().replace("test_fraction: 0.1", "test_fraction: 0.2"))
+    with pytest.raises(UserError, match=r"data=diabetes must have the rows that .* was trained on"):
+        evaluate(run_dir)
+
+
+@pytest.mark.parametrize("named", [{"config_digest": "a"}, {"checksum": 1}, {}, None, "a"], ids=str)
+def test_a_checkpoint_that_names_another_run_is_refused(
+    named: Any, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    result = read_result(run_dir) | {"config_digest": "b"}
+    (run_dir / "result.json").write_text(json.dumps(result))
+    own = {"config_digest": "b", "checksum": result["checksum"], "config": {}}
+    rewrite_checkpoint(run_dir, lambda c: c | {"run": own})
+    evaluate(run_dir)
+    (run_dir / "evaluation.json").unlink()
+    rewrite_checkpoint(run_dir, lambda c: c | {"run": own | named if named and isinstance(named, dict) else named})
+    refused(run_dir, table, r"best.ckpt must be of the run .*; it is of another run", tmp_path / "out.csv")
+
+
+OF_ANOTHER_RUN: dict[str, Change] = {
+    "optimizer": having("hyper_parameters", {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.5}}),
+    "model.bias": having("hyper_parameters", {"bias": False}),
+    "model.init_weight": having("hyper_parameters", {"init_weight": 1.0}),
+    "data": having("RegressionData", {"checksum": 1}),
+    "number of features": having("hyper_parameters", {"num_features": 10**12}),
+}
+
+
+@pytest.mark.parametrize("what", OF_ANOTHER_RUN)
+def test_a_checkpoint_that_names_no_run_is_known_by_its_model_and_its_data(
+    what: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    rewrite_checkpoint(run_dir, without("run"))
+    evaluate(run_dir)
+    (run_dir / "evaluation.json").unlink()
+    rewrite_checkpoint(run_dir, OF_ANOTHER_RUN[what])
+    refused(run_dir, table, f"best.ckpt must be of the run .*; it is of another run: its {what}", tmp_path / "out.csv")
+
+
+def test_the_checkpoint_of_another_run_in_its_place_is_refused(
+    run: Run, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    run(*OVERRIDES, "trainer.max_epochs=1", "data.seed=1", run_dir=tmp_path / "other")
+    shutil.copy(tmp_path / "other/checkpoints/best.ckpt", run_dir / "checkpoints/best.ckpt")
+    refused(run_dir, table, r"best.ckpt must be of the run .*; it is of another run", tmp_path / "out.csv")
+
+
+def weights(**values: Any) -> Change:
+    return having("state_dict", {f"linear.{name}": value for name, value in values.items()})
+
+
+def units(**values: Any) -> Change:
+    return having("hyper_parameters", {"standardization": UNITS | values})
+
+
+UNITS = {"x_mean": [0.0] * 10, "x_scale": [1.0] * 10, "y_mean": 0.0, "y_scale": 1.0}
+JUNK: dict[str, tuple[Change, str]] = {
+    "a list": (lambda c: [1, 2], "with named parts, got a list"),
+    "a tensor": (lambda c: torch.ones(2), "with named parts, got a Tensor"),
+    "empty": (lambda c: {}, "with a state_dict of tensors"),
+    "no state_dict": (without("state_dict"), "with a state_dict of tensors"),
+    "a list for a state_dict": (lambda c: c | {"state_dict": [1]}, "with a state_dict of tensors"),
+    "a number for a tensor": (weights(bias=1.0), "with a state_dict of tensors"),
+    "no global_step": (without("global_step"), "global_step .* must be an integer, 0 or more, got null"),
+    "text for global_step": (lambda c: c | {"global_step": "1"}, "must be an integer, 0 or more, got '1'"),
+    "no hyper_parameters": (without("hyper_parameters"), "with hyper_parameters"),
+    "an unknown argument": (having("hyper_parameters", {"depth": 3}), "of a LinearRegression; .* 'depth'"),
+    "a tensor for a number": (having("hyper_parameters", {"bias": torch.ones(2)}), "of a LinearRegression"),
+    "no weight": (without("state_dict", "linear.weight"), "it has no linear.weight"),
+    "no bias": (without("state_dict", "linear.bias"), "Missing key.*linear.bias"),
+    "another weight": (weights(other=torch.ones(1)), "Unexpected key.*linear.other"),
+    "another shape": (weights(weight=torch.ones(1, 3)), "size mismatch for linear.weight"),
+    "integers": (weights(weight=torch.ones(1, 10).int(), bias=torch.ones(1).int()), "all be of single or all of"),
+    "two precisions": (weights(bias=torch.ones(1).double()), "all be of single or all of double precision"),
+    "a nan weight": (weights(weight=torch.full((1, 10), math.nan)), "finite weights; linear.weight has nan or inf"),
+    "an inf bias": (weights(bias=torch.full((1,), math.inf)), "finite weights; linear.bias has nan or inf"),
+    "one mean and scale": (units(x_mean=[0.0], x_scale=[1.0]), "a mean and a scale for each of 10 features"),
+    "text in the units": (units(x_mean=["a"] * 10), "of a LinearRegression; it is not"),
+    "nan in the units": (units(x_mean=[math.nan] * 10), "means and scales must be finite numbers"),
+    "a scale of 0": (units(y_scale=0.0), "scales must be greater than 0"),
+    "other units": (units(z_scale=1.0), "of a LinearRegression; .* 'z_scale'"),
+}
+
+
+@pytest.mark.parametrize("kind", JUNK)
+def test_a_checkpoint_that_is_none_is_refused_by_name(
+    kind: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    change, message = JUNK[kind]
+    rewrite_checkpoint(run_dir, change)
+    refused(run_dir, table, message, tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"abc" * 100, bytes(range(256)) * 9], ids=len)
+def test_a_file_of_bytes_for_a_checkpoint_is_refused_by_name(
+    content: bytes, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    (run_dir / "checkpoints/best.ckpt").write_bytes(content)
+    refused(run_dir, table, r"best.ckpt must be a whole checkpoint", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("cell", ["1e300", "-1e16", "1e400", "nan", "inf", "", "oops"])
+def test_prediction_and_evaluation_refuse_the_cells_that_training_refuses(
+    cell: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    text = table.cast(pl.String).with_columns(
+        bmi=pl.when(pl.col("id") == "300").then(pl.lit(cell)).otherwise(pl.col("bmi"))
+    )
+    text.write_csv(source)
+    message = r"column bmi of .*in.csv must be a (finite )?number .*in data row 301, got "
+    commands: list[Callable[[], Any]] = [
+        lambda: predict_file(run_dir, source, output),
+        lambda: evaluate(run_dir, data=source),
+        lambda: read_table(source, "progression", None),
+    ]
+    said = []
+    for command in commands:
+        with pytest.raises(UserError, match=message) as raised:
+            command()
+        said.append(str(raised.value))
+    assert said[0] == said[1] == said[2]
+    assert not output.exists() and not (run_dir / "evaluation.json").exists()
+
+
+def test_a_prediction_or_a_metric_that_is_not_finite_is_refused(
+    run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.parquet", tmp_path / "out.csv"
+    table.with_columns(s3=pl.when(pl.col("id") == "007").then(1e14).otherwise(pl.col("s3"))).write_parquet(source)
+    predict_file(run_dir, source, output)  # large, but finite
+    output.unlink()
+    rewrite_checkpoint(run_dir, weights(weight=torch.full((1, 10), 1e30)))
+    message = (
+        r"the prediction in data row 8 of .* must be a finite number, got -?(inf|nan): column s3 is 1e.14, .*best.ckpt"
+    )
+    with pytest.raises(UserError, match=message):
+        predict_file(run_dir, source, output)
+    assert not output.exists() and not list(tmp_path.glob("*.tmp"))
+    for data in (source, None):
+        with pytest.raises(UserError, match=r"test/loss of .* with .*best.ckpt must be a finite number, got inf"):
+            evaluate(run_dir, data=data)
+    assert not (run_dir / "evaluation.json").exists()
+
+
+NAMES = ("[a].csv", "*.csv", "a?.csv", "~a.csv", "~", "[a].parquet", "*.parquet", "x=1")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_name_is_no_pattern(
+    name: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = table.drop("id")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = Path(name) if "." in name else Path(name) / "a.parquet"  # or a directory of that name
+    write = pl.DataFrame.write_parquet if path.suffix == ".parquet" else pl.DataFrame.write_csv
+    for other in (f"a{path.suffix}", f"ab{path.suffix}", f"home/a{path.suffix}"):
+        Path(other).parent.mkdir(exist_ok=True)
+        write(table.with_columns(bmi=pl.col("bmi") + 1), other)
+    with pytest.raises(UserError, match="must be a CSV or Parquet file, got"):
+        evaluate(run_dir, data=path)
+    with pytest.raises(UserError, match="INPUT must be a CSV or Parquet file, got"):
+        predict_file(run_dir, path, Path("out.csv"))
+    path.parent.mkdir(exist_ok=True)
+    write(table, path.absolute())  # to polars a leading ~ is the home directory
+    inputs, _, names = read_table(path, "progression", None)
+    assert names == tuple(table.columns[:10])  # none from the name of a directory
+    assert np.array_equal(inputs, table[:, :10].to_numpy())
+    predict_file(run_dir, path, Path("out.csv"))
+    predicted = pl.read_csv("out.csv")["prediction"].to_numpy()
+    np.testing.assert_allclose(predicted, expected(run_dir, table), rtol=1e-5)
+    targets = table["progression"].to_numpy()
+    found = evaluate(run_dir, data=path)["test/loss"]
+    assert found == pytest.approx(mean_squared_error(targets, predicted), rel=1e-4)
+    predict_file(run_dir, path, Path("out*.csv"))
+    assert Path("out*.csv").is_file()
+
+
+def test_what_training_reads_prediction_and_evaluation_read_alike(line: pl.DataFrame, tmp_path: Path) -> None:
+    first_fraction = [str(i % 7) for i in range(149)] + ["0.5"] + [f"{i / 8}" for i in range(50)]
+    flags = [("true", "false", "True", "FALSE")[i % 4] for i in range(200)]
+    odd = [("+3", "1e2", '"4.5"', "007", "-0.0")[i % 5] for i in range(200)]
+    lines = [f"{i:03},{a},{b},{c},{i}\r\n" for i, (a, b, c) in enumerate(zip(first_fraction, flags, odd, strict=True))]
+    lines.insert(100, "\r\n")
+    lines.append("\r\n\r\n")
+    path, output = tmp_path / "rows.csv", tmp_path / "out.csv"
+    path.write_bytes("\ufeffid,late,flag,odd,y\r\n".encode() + "".join(lines).encode())
+    run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}", "data.features=[late,flag,odd]")
+    inputs = np.array(
+        [
+            [float(a), float(b.lower() == "true"), float(c.strip('"'))]
+            for a, b, c in zip(first_fraction, flags, odd, strict=True)
+        ]
+    )
+    rows = load(config_of(*TABLE, f"data.path={path}", "data.features=[late,flag,odd]").data)
+    assert np.array_equal(rows.inputs, inputs)
+    predict_file(run_dir, path, output)
+    weight, bias = load_model(run_dir).own_units()
+    written = pl.read_csv(output, infer_schema=False)
+    assert written["id"].to_list() == [f"{i:03}" for i in range(200)]
+    assert written["odd"].to_list() == [cell.strip('"') for cell in odd]
+    predicted = written["prediction"].cast(pl.Float64).to_numpy()
+    np.testing.assert_allclose(predicted, inputs @ np.array(weight) + bias, rtol=1e-5)
+    found = evaluate(run_dir, data=path)["test/loss"]
+    assert found == pytest.approx(mean_squared_error(np.arange(200.0), predicted), rel=1e-4)
+
+
+def test_a_boolean_column_is_trained_evaluated_and_predicted(line: pl.DataFrame, tmp_path: Path) -> None:
+    for kind in ("csv", "parquet"):
+        path, output = tmp_path / f"rows.{kind}", tmp_path / "out.parquet"
+        line.write_csv(path) if kind == "csv" else line.write_parquet(path)
+        run_dir = trained(tmp_path / kind, *TABLE, f"data.path={path}")
+        assert read_result(run_dir)["features"] == ["x", "flag"]
+        evaluate(run_dir)
+        predict_file(run_dir, path, output)
+        (slope, step), bias = load_model(run_dir).own_units()
+        reference = line["x"].to_numpy() * slope + line["flag"].to_numpy() * step + bias
+        np.testing.assert_allclose(pl.read_parquet(output)["prediction"].to_numpy(), reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("repeated", ["bmi", "id"])
+@pytest.mark.parametrize("before", ["", "\n\n"], ids=["", "blank lines"])
+def test_a_column_twice_is_refused_by_prediction_and_evaluation(
+    before: str, repeated: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    text = table.rename({"progression": "p"}).with_columns(progression="p").write_csv()
+    source.write_text(before + text.replace(",p,", f",{repeated},", 1))
+    with pytest.raises(UserError, match=f"INPUT must have different column names, got {repeated} twice in .*in.csv"):
+        predict_file(run_dir, source, output)
+    with pytest.raises(UserError, match=f"--data must have different column names, got {repeated} twice in .*in.csv"):
+        evaluate(run_dir, data=source)
+    assert not output.exists()
+
+
+FILES: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("a.csv", b"", "got an empty file"),
+    "header only": ("a.csv", b"age,y\n", "must have the columns"),
+    "bytes": ("a.csv", bytes(range(256)) * 9, "must be a readable CSV or Parquet file"),
+    "no Parquet": ("a.parquet", b"PAR1" + bytes(range(256)) + b"PAR1", "must be a readable CSV or Parquet file"),
+    "cut Parquet": ("a.parquet", b"PAR1", "must be a readable CSV or Parquet file"),
+    "no line feeds": ("a.csv", b"age,y\r1,2\r3,4\r", "lines that end in a line feed"),
+    "another name": ("a.txt", b"age,y\n1,2\n", "must be a file named .csv or .parquet"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_that_is_no_table_is_refused_in_one_line(kind: str, run_dir: Path, tmp_path: Path) -> None:
+    name, content, message = FILES[kind]
+    path = tmp_path / name
+    path.write_bytes(content)
+    said = []
+    for command in (lambda: evaluate(run_dir, data=path), lambda: predict_file(run_dir, path, tmp_path / "out.csv")):
+        with pytest.raises(UserError, match=message) as raised:
+            command()
+        assert path.name in str(raised.value) and "\n" not in str(raised.value)
+        said.append(str(raised.value))
+    if kind != "header only":
+        assert [text.split(" ")[0] for text in said] == ["--data", "INPUT"]

@@ -3,7 +3,9 @@
 ``descent.parse`` turns the composed config into these plain, typed objects. Nothing here imports torch.
 """
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from descent.rules import (
@@ -71,6 +73,11 @@ class TableData(DataConfig):
     path: Annotated[str, TEXT]
     target: Annotated[str, TEXT]
     features: Annotated[list[str] | None, or_null(TEXTS, "every numeric column but the target")]
+
+    @property
+    def file(self) -> Path:
+        """``path``; a ``~`` that it begins with is the home directory."""
+        return Path(os.path.expanduser(self.path))  # noqa: PTH111  # to pathlib ./~ is ~
 
 
 SOURCES: dict[str, type[DataConfig]] = {

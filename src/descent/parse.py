@@ -1,10 +1,8 @@
 """From plain nested dictionaries to a checked ``Config``: every mistake is one message, before training."""
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 from descent.config import SOURCES, Config, DataConfig, RowsData, TableData
@@ -29,9 +27,7 @@ def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None, cwd
         tree = {**tree, "name": str(tree["name"])}
     config = replace(_typed(Config, tree, ""), choices=chosen)
     if isinstance(config.data, TableData):
-        path = (cwd or Path.cwd()) / config.data.path
-        if not path.exists():  # "~" may be part of a name
-            path = Path(os.path.expanduser(config.data.path))  # noqa: PTH111  # Path's own fails without a home
+        path = (cwd or Path.cwd()) / config.data.file
         _check_table(config.data, path)
         config = replace(config, data=replace(config.data, path=str(path)))
     check_spec(config.optimizer, "optimizer", chosen.get("optimizer"))

@@ -2,22 +2,27 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from descent.data.table import SUFFIXES, as_numbers, bad_cell, first_line, readable, scan, usable
 from descent.errors import UserError, must
-from descent.load import CheckpointName, load_model
+from descent.load import CheckpointName, checkpoint_path, load_model
 from descent.model import LinearRegression
 from descent.result import run_result
 
 COLUMN = "prediction"
-SUFFIXES = (".csv", ".parquet")
+
+
+class _NotFiniteError(Exception):
+    """A feature's cell, or a prediction; which one is looked for then."""
 
 
 def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName = "best") -> None:
     """Writes the rows of ``source`` with a column ``prediction`` to ``output``.
 
-    The run's features are found by name, in any order; other columns are kept as they are. The run's own
-    standardisation is applied, and the prediction is in the target's own units.
+    The run's features are found by name, in any order; other columns are kept as they are, and blank lines are left
+    out. The run's own standardisation is applied, and the prediction is in the target's own units.
 
     Args:
         run_dir: of a run that has trained.
@@ -26,55 +31,59 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
         checkpoint: which of the run's two.
 
     Raises:
-        UserError: a column is missing, a feature's cell holds no finite number, or a file cannot be read or written.
+        UserError: a column is missing or there twice, a feature's cell holds no finite number or one above
+            ``LARGEST``, a prediction is not finite, a file cannot be read or written, or the checkpoint not be used.
     """
-    features = run_result(run_dir)["features"]
+    features: list[str] = run_result(run_dir)["features"]
     model = load_model(run_dir, checkpoint)
-    for name, path in (("INPUT", source), ("OUTPUT", output)):
-        if path.suffix.lower() not in SUFFIXES:
-            raise must(name, "a file named .csv or .parquet", str(path))
-    if not source.is_file():
-        raise must("INPUT", "a CSV or Parquet file", str(source))
+    if output.suffix.lower() not in SUFFIXES:
+        raise must("OUTPUT", "a file named .csv or .parquet", str(output))
+    with readable("INPUT", source):
+        frame = scan(source, "INPUT")
+        numbers = as_numbers(frame, features, source)
+        if COLUMN in frame.collect_schema():
+            raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
         raise must("OUTPUT", "another file than INPUT", str(output))
-    temporary = output.with_name(f"{output.name}.tmp")
+    temporary = output.absolute().with_name(f"{output.name}.tmp")
     try:
-        predicted = _predicted(model, features, source)
+        predicted = frame.with_columns(_prediction(model, numbers))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet
         sink(temporary)
         temporary.replace(output)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot predict from {source} to {output}: {reason}") from error
+    except _NotFiniteError:
+        raise _not_finite(frame, features, source, model, checkpoint_path(run_dir, checkpoint)) from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise UserError(f"cannot predict from {source} to {output}: {first_line(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _predicted(model: LinearRegression, features: list[str], source: Path) -> pl.LazyFrame:
-    # CSV as text: what is not a feature stays letter by letter
-    csv = source.suffix.lower() == ".csv"
-    frame = pl.scan_csv(source, infer_schema=False) if csv else pl.scan_parquet(source)
-    present = frame.collect_schema().names()
-    missing = [name for name in features if name not in present]
-    if missing:
-        raise UserError(f"{source} must have the columns {', '.join(features)}; {', '.join(missing)} missing")
-    if COLUMN in present:
-        raise UserError(f"{source} must not have a column {COLUMN} yet")
-    numbers = [pl.col(name).cast(pl.Float64, strict=False) for name in features]
-    _check_cells(frame, features, numbers, source)
-
+def _prediction(model: LinearRegression, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:
     def predict(rows: pl.Series) -> pl.Series:
-        return pl.Series(model.predict_rows(rows.struct.unnest().to_numpy()))
+        inputs = rows.struct.unnest().to_numpy()
+        with np.errstate(all="ignore"):  # what is not finite is an error of its own
+            predicted = model.predict_rows(inputs)
+        if checked and not (usable(inputs) and np.isfinite(predicted).all()):
+            raise _NotFiniteError
+        return pl.Series(predicted)
 
-    return frame.with_columns(
-        pl.struct(numbers).map_batches(predict, return_dtype=pl.Float64, is_elementwise=True).alias(COLUMN)
+    return pl.struct(numbers).map_batches(predict, return_dtype=pl.Float64, is_elementwise=True).alias(COLUMN)
+
+
+def _not_finite(
+    frame: pl.LazyFrame, features: list[str], source: Path, model: LinearRegression, checkpoint: Path
+) -> UserError:
+    """The error for the first cell without a number that can be used, or else for the first bad prediction."""
+    if error := bad_cell(frame, features, source):
+        return error
+    numbers = as_numbers(frame, features, source)
+    predicted = frame.select(_prediction(model, numbers, checked=False)).with_row_index("row")
+    row, value = predicted.filter(~pl.col(COLUMN).is_finite()).head(1).collect(engine="streaming").row(0)
+    inputs = frame.slice(row, 1).select(numbers).collect(engine="streaming").to_numpy()
+    with np.errstate(all="ignore"):
+        largest = int(np.abs(model.units.inputs(inputs)[0]).argmax())
+    return UserError(
+        f"the prediction in data row {row + 1} of {source} must be a finite number, got {value}: column"
+        f" {features[largest]} is {inputs[0, largest]:g}, which is too large for the weights in {checkpoint}"
     )
-
-
-def _check_cells(frame: pl.LazyFrame, features: list[str], numbers: list[pl.Expr], source: Path) -> None:
-    finite = [number.is_finite().fill_null(False) for number in numbers]
-    indexed = frame.with_row_index("_row").filter(~pl.all_horizontal(finite)).head(1)
-    bad = indexed.with_columns(*(ok.alias(f"_finite_{i}") for i, ok in enumerate(finite))).collect(engine="streaming")
-    if bad.height:
-        column = next(name for i, name in enumerate(features) if not bad[f"_finite_{i}"][0])
-        raise must(f"column {column} of {source}", f"a finite number in data row {bad['_row'][0] + 1}", bad[column][0])

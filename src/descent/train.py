@@ -18,7 +18,7 @@ from descent.callbacks.curves import Curves
 from descent.callbacks.divergence import DivergenceError
 from descent.config import Config
 from descent.data.module import RegressionData
-from descent.data.sources import LARGEST
+from descent.data.table import LARGEST
 from descent.errors import UserError, must
 from descent.files import locked
 from descent.hparams import flat_hparams

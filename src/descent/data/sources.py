@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from descent.config import DataConfig, DiabetesData, RowsData, SyntheticData, TableData
-from descent.data.table import Array, read_table
+from descent.data.size import check_size
+from descent.data.table import LARGEST, Array, read_table
 from descent.errors import UserError, must
-
-LARGEST = 1e15  # the squared errors of larger numbers are too large to be summed in single precision
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ def synthetic(config: SyntheticData) -> Rows:
     the shape of the loss, not its scale. ``w``, ``b`` and ``e`` are standard normal. A fraction of the targets,
     ``outlier_fraction``, is moved by ten standard deviations of the target, up or down.
     """
+    check_size(config)
     rng = np.random.default_rng(config.seed)
     n, d = config.num_samples, config.num_features
     weight, bias = rng.standard_normal(d), rng.standard_normal()
@@ -70,7 +70,7 @@ def diabetes(config: DiabetesData) -> Rows:
 
 def table(config: TableData) -> Rows:
     """A CSV or Parquet file: the target column, and the feature columns named or found."""
-    inputs, targets, names = read_table(config.path, config.target, config.features)
+    inputs, targets, names = read_table(config.file, config.target, config.features)
     return Rows(inputs, targets, names, config.target)
 
 
@@ -99,7 +99,7 @@ def load(config: DataConfig) -> Rows:
         raise UserError(f"data={config.source} must fit into the memory of this machine; it does not") from None
     for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
         largest = float(np.abs(cells).max())
-        if largest > LARGEST:
+        if not largest <= LARGEST:  # true for nan as well
             raise must(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
     limit = config.max_rows
     if limit is None or limit >= len(found.targets):
