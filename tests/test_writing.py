@@ -14,9 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from conftest import CONF, ROOT, Run
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import ROOT, Run, save_config
 from tensorboard.summary.writer import event_file_writer
 from test_resume import SMALL, SignalAt
 from test_stepping import curve
@@ -160,13 +158,7 @@ def interrupted(run: Run, tmp_path: Path) -> Path:
     """A run that was interrupted in its second epoch of four, with the config that Hydra would have saved."""
     overrides = [*SMALL, "figures=false", "trainer.enable_progress_bar=false"]
     assert run(*overrides, callbacks=[SignalAt(7)], run_dir=tmp_path / "r").status == "interrupted"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", overrides, return_hydra_config=True)
-    (tmp_path / "r/.hydra").mkdir()
-    keys = [str(key) for key in composed if key != "hydra"]
-    OmegaConf.save(OmegaConf.masked_copy(composed, keys), tmp_path / "r/.hydra/config.yaml")
-    choices = {"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}
-    OmegaConf.save(OmegaConf.create(choices), tmp_path / "r/.hydra/hydra.yaml")
+    save_config(tmp_path / "r", *overrides)
     return tmp_path / "r"
 
 
