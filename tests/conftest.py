@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback
+from omegaconf import OmegaConf
 
 from descent import cli
 from descent.config import Config
@@ -30,6 +32,17 @@ def options(group: str) -> list[str]:
 def config_of(*overrides: str) -> Config:
     """The checked config of a command line."""
     return cli.load_config(CONF, overrides)
+
+
+def save_config(run_dir: Path, *overrides: str) -> None:
+    """The config of a command line as Hydra saves it for a run."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", list(overrides), return_hydra_config=True)
+    (run_dir / ".hydra").mkdir()
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    OmegaConf.save(own, run_dir / ".hydra/config.yaml")
+    choices = {"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}
+    OmegaConf.save(OmegaConf.create(choices), run_dir / ".hydra/hydra.yaml")
 
 
 Run = Callable[..., Result]

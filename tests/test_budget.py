@@ -26,12 +26,6 @@ def test_a_budget_of_gradients_counts_those_within_a_step(run: Run) -> None:
     assert result.stopped == "its budget of 12 gradient evaluations is spent"
 
 
-def test_a_budget_of_seconds_ends_training(run: Run) -> None:
-    result = run(*SMALL, "trainer.max_epochs=1000000", "stopping.max_seconds=0.3")
-    assert result.stopped == "its budget of 0.3 seconds is spent"
-    assert result.seconds >= 0.3
-
-
 def test_a_resumed_run_has_what_is_left_of_its_budget(run: Run, tmp_path: Path) -> None:
     budget = "stopping.max_samples=1000"
     assert_resumes_exactly(run, tmp_path, [SignalAt(7), SignalAt(20)], *SMALL, budget, "trainer=float64")

@@ -9,10 +9,13 @@ import textwrap
 import time
 import tomllib
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, Run, options
+from conftest import CONF, ROOT, Run, options, save_config
+
+from descent.result import read_result
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -58,10 +61,49 @@ def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "logs/runs/notebook/result.json").is_file()
 
 
-@pytest.mark.parametrize("script", re.findall(r"`python (scripts/\w+\.py) RUN_DIR", README))
-def test_every_command_on_a_run_says_how_it_is_used(script: str) -> None:
-    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
-    assert "RUN_DIR" in done.stdout
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_dir(run: Run, tmp_path: Path) -> Path:
+    """Of a run of one epoch, whose best weights are its last."""
+    overrides = "data.num_features=1", "trainer.max_epochs=1", "figures=false"
+    run(*overrides, run_dir=tmp_path / "r")
+    save_config(tmp_path / "r", *overrides)
+    return tmp_path / "r"
+
+
+def test_the_commands_on_a_run_are_these() -> None:
+    found = re.findall(r"`python scripts/(\w+\.py) RUN_DIR([^`]*)`", README)
+    assert found == [("resume.py", ""), ("evaluate.py", ""), ("predict.py", " INPUT OUTPUT")]
+
+
+def test_resume_on_a_finished_run_makes_it_longer(script: Script, run_dir: Path) -> None:
+    done = script("resume.py", str(run_dir))
+    assert done.returncode == 1 and "is finished: trainer.max_epochs=N with N above 1 makes it longer" in done.stderr
+    assert script("resume.py", str(run_dir), "trainer.max_epochs=2").returncode == 0
+    assert (read_result(run_dir)["status"], read_result(run_dir)["epochs"]) == ("completed", 2)
+
+
+def test_evaluate_on_a_run_prints_its_test_metrics(script: Script, run_dir: Path) -> None:
+    done = script("evaluate.py", str(run_dir))
+    assert done.returncode == 0, done.stderr
+    for name in ("test/loss", "test/mae", "test/r2"):
+        (printed,) = re.findall(rf"{name}\W+([-\d.e]+)", done.stdout)
+        assert float(printed) == pytest.approx(read_result(run_dir)["metrics"][name], rel=1e-3)
+
+
+def test_predict_on_a_run_adds_a_column(script: Script, run_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "rows.csv", tmp_path / "predicted.csv"
+    source.write_text("x_1,id\n0,a\n1,b\n")
+    done = script("predict.py", str(run_dir), str(source), str(output))
+    assert done.returncode == 0, done.stderr
+    header, *rows = (line.split(",") for line in output.read_text().splitlines())
+    assert header == ["x_1", "id", "prediction"]
+    assert [row[:2] for row in rows] == [["0", "a"], ["1", "b"]]
+    parameters = read_result(run_dir)["parameters"]
+    assert float(rows[0][2]) == pytest.approx(parameters["bias"], rel=1e-5)
+    assert float(rows[1][2]) == pytest.approx(parameters["bias"] + parameters["weight"][0], rel=1e-5)
 
 
 def test_tensorboard_serves_the_runs(run: Run, tmp_path: Path) -> None:

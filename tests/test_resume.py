@@ -150,7 +150,8 @@ def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, 
 
     size = [] if batch == "mini" else ["batch=full", "batch.size=null"]
     epochs = f"trainer.max_epochs={40 if batch == 'mini' else 200}"
-    run(*SMALL, *size, epochs, "checkpoint.every_steps=30", callbacks=[Written()])
+    intervals = "checkpoint.every_steps=30", "checkpoint.every_seconds=null"
+    run(*SMALL, *size, epochs, *intervals, callbacks=[Written()])
     assert written == pytest.approx([30, 60, 90, 120, 150, 180, 200], abs=7)
 
 

@@ -1,6 +1,5 @@
 """Kills, signals, full disks and continued sweeps, through the commands."""
 
-import json
 import os
 import re
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from test_resume import SMALL, SignalAt, Trace
 
 from descent.checkpoint_io import read_checkpoint
@@ -63,28 +63,34 @@ def test_a_signal_before_training_ends_the_process_without_a_traceback(
 
 
 def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, run: Run, tmp_path: Path) -> None:
-    common = ["trainer=float64", "checkpoint.every_seconds=0.1", "trainer.max_epochs=60", "figures=false"]
+    intervals = ["checkpoint.every_steps=500", "checkpoint.every_seconds=null"]
+    common = ["trainer=float64", "figures=false", *intervals]
     sweep = ["-m", "name=s", *common]
-    process = start("train.py", *sweep, "seed=1,2,3")
+    process = start("train.py", *sweep, "trainer.max_epochs=1,300,2")
     directory = tmp_path / "logs/sweeps/s"
-    wait_for(directory, "*seed=1*/result.json")
-    wait_for(directory, "*seed=2*/checkpoints/last.ckpt")
+    second = wait_for(directory, "*max_epochs=300,*/checkpoints/last.ckpt").parents[1]
     process.kill()
     process.wait()
-    first = next(directory.glob("*seed=1*/result.json"))
-    untouched = first.stat().st_mtime_ns
-    done = script("train.py", *sweep, "seed=1,2,3,4")
+    (first,) = directory.glob("*max_epochs=1,*")
+    assert not (second / "result.json").exists() and not list(directory.glob("*max_epochs=2,*"))
+    reached = read_checkpoint(second / "checkpoints/last.ckpt")["global_step"]
+    assert 0 < reached < 300 * 25
+    begun = set(second.glob("events.out.tfevents*"))
+    untouched = (first / "result.json").stat().st_mtime_ns
+    done = script("train.py", *sweep, "trainer.max_epochs=1,300,2,3")
     assert done.returncode == 0, done.stderr
-    assert first.stat().st_mtime_ns == untouched
-    found = [json.loads(path.read_text()) for path in directory.glob("*/result.json")]
-    results = {f"seed={result['seed']}": result for result in found}
-    assert {name: result["status"] for name, result in results.items()} == dict.fromkeys(
-        ["seed=1", "seed=2", "seed=3", "seed=4"], "completed"
-    )
-    run(*common, "seed=2", run_dir=tmp_path / "alone")
-    expected = read_result(tmp_path / "alone")
+    assert (first / "result.json").stat().st_mtime_ns == untouched
+    results = [read_result(path.parent) for path in directory.glob("*/result.json")]
+    assert sorted((result["steps"], result["status"]) for result in results) == [
+        (epochs * 25, "completed") for epochs in (1, 2, 3, 300)
+    ]
+    (resumed,) = set(second.glob("events.out.tfevents*")) - begun
+    points = [event.step for event in EventFileLoader(str(resumed)).Load() if event.HasField("summary")]
+    assert min(points) > reached  # it did not begin again
+    run(*common, "trainer.max_epochs=300", run_dir=tmp_path / "alone")
+    expected, found = read_result(tmp_path / "alone"), read_result(second)
     for key in ("parameters", "metrics", "best", "steps"):
-        assert results["seed=2"][key] == expected[key]
+        assert found[key] == expected[key]
 
 
 def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: Path) -> None:

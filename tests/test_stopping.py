@@ -1,0 +1,166 @@
+"""What ends a run and how long it took: small changes in succession, seconds, signals; over interruptions too."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run
+from lightning.pytorch import Callback, LightningModule, Trainer
+from sklearn.metrics import mean_squared_error
+from test_resume import SignalAt, Trace
+from test_stepping import PER_EPOCH, SMALL, curve, rows
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from descent.callbacks.watcher import Watcher
+from descent.model import LinearRegression
+from descent.result import Result
+
+
+class LossOfAllRows(Callback):
+    """The training loss of all rows after each epoch, by NumPy."""
+
+    def __init__(self, *overrides: str) -> None:
+        inputs, targets, parts = rows(*overrides)
+        self.x, self.y = inputs[parts.train], targets[parts.train]
+        self.losses: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LinearRegression)
+        weight, bias = pl_module.own_units()
+        self.losses.append(float(np.mean((self.x @ np.array(weight) + bias - self.y) ** 2)))
+
+
+def assert_validated_at_the_end(result: Result, run_dir: Path) -> None:
+    """Though its last epoch, after the 20th, is one that has no validation of its own."""
+    validated = curve(run_dir, "val/loss")
+    assert list(validated) == [*range(PER_EPOCH, 20 * PER_EPOCH + 1, PER_EPOCH), result.steps]
+    assert result.steps > 21 * PER_EPOCH
+    x, y, parts = rows(*SMALL)
+    assert result.parameters is not None
+    predicted = x[parts.val] @ result.parameters["weight"] + result.parameters["bias"]
+    assert validated[result.steps] == pytest.approx(mean_squared_error(y[parts.val], predicted), rel=1e-6)
+
+
+def test_three_small_changes_of_the_loss_of_all_rows_must_come_in_succession(run: Run, tmp_path: Path) -> None:
+    overrides = [*SMALL, "optimizer.lr=0.05", "trainer.max_epochs=100", "stopping.loss_change=0.0012"]
+    loss = LossOfAllRows(*overrides)
+    result = run(*overrides, callbacks=[loss])
+    changes = [abs(after - before) / before for before, after in pairwise(loss.losses)]
+    small = [epoch for epoch, change in enumerate(changes, 2) if change < 0.0012]
+    assert len(small) > 4 and small[2] < small[-1] - 4  # a count of all small changes would have ended it earlier
+    assert small[-3:] == [result.epochs - 2, result.epochs - 1, result.epochs]
+    assert not any({epoch + 1, epoch + 2} <= set(small) for epoch in small[:-3])
+    assert result.stopped is not None and result.stopped.startswith("relative change of the training loss")
+    assert_validated_at_the_end(result, tmp_path / "0")
+    # interrupted after a small change that stays alone, and after the first and the second of three
+    for number, epoch in enumerate([small[0], small[-3], small[-2], None]):
+        callbacks = [] if epoch is None else [SignalAt(epoch * PER_EPOCH + 2)]
+        found = run(*overrides, callbacks=callbacks, run_dir=tmp_path / "r", resume=number > 0)
+        assert found.status == ("completed" if epoch is None else "interrupted")
+    assert (found.epochs, found.stopped, found.parameters) == (result.epochs, result.stopped, result.parameters)
+
+
+class Clock:
+    """Time that stands still but for the steps of optimizers: a second each."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def step(self, *_: Any) -> None:
+        self.now += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, clock)
+    hook = register_optimizer_step_post_hook(clock.step)
+    yield clock
+    hook.remove()
+
+
+@pytest.mark.parametrize("steps", [[], [7, 20, 22]], ids=str)
+def test_seconds_are_those_of_all_steps_and_none_between_them(
+    steps: list[int], clock: Clock, run: Run, tmp_path: Path
+) -> None:
+    overrides = [*SMALL, "trainer.max_epochs=6", "trainer.log_every_n_steps=1", "stopping.max_seconds=29.5"]
+    for number, step in enumerate([*steps, -1]):
+        result = run(*overrides, callbacks=[SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
+        assert result.status == ("completed" if step == -1 else "interrupted")
+        assert result.seconds == result.steps
+        clock.now += 60  # it lies idle
+    assert result.stopped == "its budget of 29.5 seconds is spent"
+    assert result.seconds == result.steps == 30
+    assert curve(tmp_path / "r", "train/seconds") == {step: step for step in range(31)}
+
+
+class SignalTwice(Watcher):
+    """Two signals, one after the other, in the middle of an epoch."""
+
+    def __init__(self, step: int, *numbers: signal.Signals) -> None:
+        self.step, self.numbers = step, numbers
+
+    def on_step(self, trainer: Trainer, step: int, *_: Any) -> bool:
+        for number in self.numbers if step == self.step else ():
+            os.kill(os.getpid(), number)
+        return False
+
+
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["130", "143"])
+def test_a_second_signal_ends_the_process_at_once(
+    second: signal.Signals, code: int, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = Trace()
+    with pytest.raises(SystemExit) as ended:
+        run(*SMALL, callbacks=[trace, SignalTwice(8, signal.SIGINT, second)], run_dir=tmp_path / "r")
+    assert ended.value.code == code
+    assert max(trace.steps) == 8
+    assert not (tmp_path / "r/checkpoints/last.ckpt").exists()
+    assert capsys.readouterr().err.count("once more: at once") == 1
+
+
+class Fails(Watcher):
+    def on_step(self, trainer: Trainer, step: int, *_: Any) -> bool:
+        raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "callback", "status"),
+    [
+        ([], None, "completed"),
+        ([], lambda: SignalAt(8, signal.SIGINT), "interrupted"),
+        (["optimizer.lr=100"], None, "diverged"),
+        ([], Fails, RuntimeError),
+        ([], lambda: SignalTwice(8, signal.SIGINT, signal.SIGINT), SystemExit),
+    ],
+    ids=["completed", "interrupted", "diverged", "failed", "twice"],
+)
+def test_signals_are_handled_after_training_as_before_it(
+    overrides: list[str], callback: Callable[[], Callback] | None, status: Any, run: Run
+) -> None:
+    def mine(number: int, frame: Any) -> None:
+        raise AssertionError("a signal of the training has come to the handler of before")
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, mine) for number in numbers}
+    try:
+        callbacks = [callback()] if callback else []
+        if isinstance(status, str):
+            assert run(*SMALL, *overrides, callbacks=callbacks).status == status
+        else:
+            with pytest.raises(status):
+                run(*SMALL, *overrides, callbacks=callbacks)
+        assert [signal.getsignal(number) for number in numbers] == [mine, mine]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
