@@ -19,7 +19,8 @@ from test_train import events
 from descent.compare.figures import excess_over
 from descent.compare.report import compare
 from descent.compare.runs import read_runs
-from descent.compare.tables import best_settings, settings_of, table_of, to_target
+from descent.compare.settings import best_settings, settings_of
+from descent.compare.tables import table_of, to_target
 from descent.compare.theory import contraction_of
 from descent.errors import UserError
 from descent.result import read_result

@@ -1,8 +1,9 @@
 """A search by Optuna that goes on where it was. Needs ``pip install -e '.[optuna]'``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -11,6 +12,7 @@ from descent.result import read_result
 from descent.rules import BOOLEAN, MONITOR, POSITIVE_INTEGER, SEED, better, is_number
 from descent.run_dirs import job_label
 
+Direction = Literal["minimize", "maximize"]
 RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
 
 
@@ -54,7 +56,7 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = sweep_dir / "study.db"
-    direction = "maximize" if better(choose_by) == "max" else "minimize"
+    direction: Direction = "maximize" if better(choose_by) == "max" else "minimize"
     try:
         study = optuna.create_study(
             study_name="study", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
@@ -70,8 +72,8 @@ def search(
     # in one order, whatever that of the keys: the sampler draws one after another
     distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
     for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
-        if was.log != distributions[key].log:  # type: ignore[attr-defined]  # Optuna knows no study with both
-            other = f"other log of {key}, {show(was.log)}"
+        if (log := getattr(was, "log", None)) != distributions[key].log:  # Optuna knows no study with both
+            other = f"other log of {key}, {show(log)}"
             raise UserError(f"the search in {sweep_dir} has {other}: name=... begins another")
     open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if open_trials:  # an earlier version wrote a trial before its job had ended
@@ -91,21 +93,22 @@ def search(
                 state=optuna.trial.TrialState[state],
                 value=value,
                 params=params,
-                distributions=distributions,
+                distributions={**distributions},
                 user_attrs={"run": run_dir.name, "status": status},
             )
         )
 
-    completed = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    completed = [(trial.value, trial.params) for trial in ended if trial.value is not None]
     if not completed:
         return "no trial was completed"
-    choose = max if direction == "maximize" else min
-    best = choose(completed, key=lambda trial: trial.value)
-    values = "  ".join(f"{key}={value:.6g}" for key, value in best.params.items())
-    return f"best {choose_by} {best.value:.6g} with {values}"
+    value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
+    values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
+    return f"best {choose_by} {value:.6g} with {values}"
 
 
-def _next_point(ended: Sequence[Any], distributions: Mapping[str, Any], direction: str, seed: int) -> dict[str, float]:
+def _next_point(
+    ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int
+) -> dict[str, float]:
     """What Optuna asks for after the trials ``ended``, by a sampler that remembers nothing but them."""
     import numpy as np
     import optuna
