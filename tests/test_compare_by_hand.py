@@ -126,7 +126,7 @@ def test_medians_are_the_middle_of_three_and_of_those_that_came_to_the_target() 
     assert row["samples to target"] == 30 * ROWS
 
 
-def test_the_steps_between_the_points_before_the_target_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_steps_between_the_points_before_the_target_are_said() -> None:
     fine, coarse = run_of(falls_at(4), every=5), run_of(falls_at(4), every=25, seed=1)
     for runs, expected in (([fine], 5), ([coarse], 25), ([fine, coarse], 25)):
         assert table_of(settings_of(runs), "train/loss", 0.01)["steps between points"].to_list() == [expected]
