@@ -19,7 +19,7 @@ def main() -> None:
     )
     parser.add_argument("--x", choices=X_AXES, help="of the loss figures; by default one for each")
     parser.add_argument("--target", type=float, default=0.01, help="excess over the optimal loss, as a fraction of it")
-    parser.add_argument("--metric", default="", help="by which to rank; by default val/loss")
+    parser.add_argument("--metric", default="", help="what to report, and rank by: val/loss, with --group test/loss")
     arguments = parser.parse_args()
 
     def run() -> None:

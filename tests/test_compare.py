@@ -1,5 +1,7 @@
 """The comparison of runs, held against numbers read off the runs themselves."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import pytest
@@ -19,11 +22,42 @@ from test_train import events
 from descent.compare.figures import excess_over
 from descent.compare.report import compare
 from descent.compare.runs import read_runs
-from descent.compare.tables import best_settings, settings_of, table_of, to_target
+from descent.compare.settings import best_settings, settings_of
+from descent.compare.tables import table_of, to_target
 from descent.compare.theory import contraction_of
 from descent.errors import UserError
 from descent.result import read_result
 from descent.train import train
+
+
+class Page(HTMLParser):
+    """The cells and images of a page, of which every tag that must be closed is closed in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.images: list[bytes] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "img":
+            kind, _, data = (dict(attrs)["src"] or "").partition(",")
+            assert kind == "data:image/png;base64"
+            self.images.append(base64.b64decode(data, validate=True))
+        elif tag != "meta":  # neither has an end
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
 
 SMALL = ("data.num_samples=100", "data.num_features=1", "trainer.enable_progress_bar=false", "trainer.max_epochs=30")
 RATES = ("0.02", "0.2", "2.0")  # the last one diverges
@@ -58,14 +92,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> None:
     runs, left_out = read_runs([study])
     assert len(runs) == 8
-    reasons = {re.sub(".*/", "", line.split(": ")[0]): line.split(": ")[1] for line in left_out}
-    assert reasons == {
+    reasons = {
         "other": "another data set",
-        "broken": "its result.json is broken (JSONDecodeError",
+        "broken": "result.json",
         "interrupted": "interrupted",
         "killed": "not finished, it has no result.json",
         "silent": "it has no event file, or a broken one",
     }
+    assert len(left_out) == len(reasons)
+    for name, reason in reasons.items():
+        (line,) = (line for line in left_out if line.startswith(f"{study / name}: "))
+        assert reason in line.removeprefix(f"{study / name}: ")
 
 
 def test_the_table_has_means_and_deviations_over_seeds(study: Path) -> None:
@@ -135,9 +172,19 @@ def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pyt
         *(f"excess_over_{axis}" for axis in ("steps", "samples", "gradient_evaluations", "seconds")),
         *("learning_rates", "heat_map", "paths", "contraction"),
     }
-    assert page.count("data:image/png;base64,") == len(figures)
     assert "://" not in page
-    HTMLParser().feed(page)
+    read = Page()
+    read.feed(page)
+    assert read.open == []
+    assert sorted(read.images) == sorted((out / f"{name}.png").read_bytes() for name in figures)
+    for image in read.images:
+        height, width, _ = plt.imread(io.BytesIO(image)).shape
+        assert min(height, width) > 100
+    table = pl.read_csv(out / "settings.csv")
+    assert read.rows[0] == [column.replace("_", " ") for column in table.columns]
+    assert [row[0] for row in read.rows[1:]] == table["setting"].to_list()
+    means = [f"{value:.4g}" if value is not None else "" for value in table["val/loss mean"]]
+    assert [row[table.columns.index("val/loss mean")] for row in read.rows[1:]] == means
     assert "another data set" in page
     printed = capsys.readouterr().out
     assert "left out:" in printed
@@ -248,11 +295,24 @@ def test_a_diverged_seed_is_a_miss_and_takes_nothing_from_the_others(study: Path
     assert np.max(line.get_xdata()) == 30
 
 
-def test_the_time_that_a_run_lay_idle_does_not_count(run: Run, tmp_path: Path) -> None:
-    run("trainer.max_epochs=4", callbacks=[SignalAt(30)], run_dir=tmp_path / "r")
-    time.sleep(1.5)
+def test_the_time_that_a_run_lay_idle_does_not_count(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def clock() -> float:  # each look at it takes a second
+        nonlocal now
+        now += 1.0
+        return now
+
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    stopped = run("trainer.max_epochs=4", callbacks=[SignalAt(30)], run_dir=tmp_path / "r")
+    assert stopped.status == "interrupted"
+    spent, idle = now - 1000.0, 1e6
+    now += idle
     result = run("trainer.max_epochs=4", run_dir=tmp_path / "r", resume=True)
+    total = now - 1000.0 - idle
     (found,) = read_runs([tmp_path])[0]
     points = found.axis("seconds", found.excess[0])
     assert list(points) == sorted(points)
-    assert points[-1] <= result.seconds < 1.5 + points[0]
+    assert 0 < points[1] < spent < points[-1] < total
+    assert spent / 2 < result.seconds < total

@@ -1,10 +1,12 @@
 """The exact answer, held against torch.linalg.lstsq, NumPy's pseudo-inverse and the Hessian itself."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Run
 from torch.autograd.functional import hessian
 
 from descent.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, triangle
@@ -19,6 +21,12 @@ def problem(n: int = 50, d: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch
 
 def least_squares(x: torch.Tensor, y: torch.Tensor, bias: bool) -> Optimum:
     return least_squares_of(triangle(x, y, bias), len(y), bias)
+
+
+def loss_hessian(a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Of the mean squared error of ``a p``, by autograd."""
+    found: torch.Tensor = hessian(lambda p: ((a @ p - y) ** 2).mean(), torch.zeros(a.shape[1], dtype=a.dtype))
+    return found
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -36,8 +44,7 @@ def test_the_solution_is_that_of_lstsq(bias: bool) -> None:
 def test_curvature_is_that_of_the_hessian(bias: bool) -> None:
     x, y = problem()
     a = torch.cat([x, torch.ones(50, 1)], 1) if bias else x
-    h = hessian(lambda p: ((a @ p - y) ** 2).mean(), torch.zeros(a.shape[1], dtype=torch.float64))
-    eigenvalues = torch.linalg.eigvalsh(h)
+    eigenvalues = torch.linalg.eigvalsh(loss_hessian(a, y))
     found = least_squares(x, y, bias)
     assert found.condition_number == pytest.approx((eigenvalues[-1] / eigenvalues[0]).item(), rel=1e-8)
     assert found.max_stable_lr == pytest.approx(2 / eigenvalues[-1].item(), rel=1e-10)
@@ -57,6 +64,29 @@ def test_a_repeated_column_is_not_a_unique_optimum() -> None:
     found = least_squares(x, y, bias=True)
     assert not found.unique
     assert found.weight[0] == pytest.approx(found.weight[-1])
+    eigenvalues = torch.linalg.eigvalsh(loss_hessian(torch.cat([x, torch.ones(50, 1)], 1), y))
+    assert abs(eigenvalues[0] / eigenvalues[1]) < 1e-9  # the direction that changes nothing
+    assert found.condition_number == pytest.approx((eigenvalues[-1] / eigenvalues[1]).item(), rel=1e-6)
+    assert found.best_lr == pytest.approx(2 / (eigenvalues[-1] + eigenvalues[1]).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("standardize", ["true", "false"])
+def test_the_hessian_in_the_result_is_that_of_the_loss_on_the_rows_of_the_table(
+    bias: bool, standardize: str, run: Run, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = 3 * torch.randn(20, 1 if bias else 2, generator=generator, dtype=torch.float64) + 1
+    y = 2 * x[:, 0] + torch.randn(20, generator=generator, dtype=torch.float64)
+    lines = [",".join(["y", *(f"x{i}" for i in range(x.shape[1]))])]
+    lines += [",".join(map(repr, row)) for row in torch.cat([y[:, None], x], 1).tolist()]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    table = ("data=table", f"data.path={tmp_path}/rows.csv", "data.target=y", f"data.standardize={standardize}")
+    parts = ("data.val_fraction=0", "data.test_fraction=0", f"model.bias={str(bias).lower()}", "trainer.max_epochs=1")
+    result = run(*table, *parts, "trainer=float64")
+    assert result.optimum is not None
+    a = torch.cat([x, torch.ones(20, 1)], 1) if bias else x
+    assert np.array(result.optimum["hessian"]) == pytest.approx(loss_hessian(a, y).numpy(), rel=1e-10)
 
 
 def test_a_table_of_several_blocks_has_the_same_optimum() -> None:

@@ -1,64 +1,187 @@
 """A search by Optuna, from the command line to the study."""
 
 import re
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from math import log10, nan
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, Popen
 from typing import Any
 
 import pytest
+from conftest import config_of
 
 from descent.errors import UserError
 from descent.result import Result, read_result
 from descent.run_dirs import job_label
+from descent.train import train
 from hydra_plugins.descent.searching import check_search, search
 
 optuna = pytest.importorskip("optuna")
 
 SMALL = ("experiment=search", "data.num_samples=100", "trainer.max_epochs=2")
+SPACE: dict[str, dict[str, Any]] = {"optimizer.lr": {"low": 1e-3, "high": 1.0, "log": True}}
+PLANE = {**SPACE, "optimizer.momentum": {"low": 0.0, "high": 0.9}}
+
+Launch = Callable[[list[str], int], None]
+
+
+def trials_of(sweep_dir: Path) -> list[tuple[Any, ...]]:
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{sweep_dir}/study.db")
+    return [(t.number, t.state.name, t.value, t.params, t.user_attrs) for t in study.get_trials()]
 
 
 @pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
-def test_a_search_goes_on_with_new_points_past_trials_that_diverge(
-    script: Callable[..., CompletedProcess[str]], tmp_path: Path
+def test_a_search_that_was_killed_ends_as_one_that_was_not_and_goes_on_with_new_points(
+    start: Callable[..., Popen[str]], script: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    wild = "hydra.sweeper.space={optimizer.lr:{low:1e-4,high:1e3,log:true}}"
-    first = script("train.py", *SMALL, "hydra.sweeper.n_trials=5", wild)
-    assert first.returncode == 0, first.stderr
-    second = script("train.py", *SMALL, "hydra.sweeper.n_trials=7", wild)
+    # the momentum's is the experiment's
+    wild = {"optimizer.lr": {"low": 1e-4, "high": 1e3, "log": True}, "optimizer.momentum": {"low": 0.0, "high": 0.99}}
+    asked = (*SMALL, "hydra.sweeper.space={optimizer.lr:{low:1e-4,high:1e3,log:true}}")
+    killed = start("train.py", *asked, "hydra.sweeper.n_trials=5")
+    sweep_dir = tmp_path / "logs/sweeps/search"
+    while len(list(sweep_dir.glob("*/result.json"))) < 2:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert len(trials_of(sweep_dir)) < 5
+    second = script("train.py", *asked, "hydra.sweeper.n_trials=7")
     assert second.returncode == 0, second.stderr
-    assert "best val/loss" in second.stdout
-    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path}/logs/sweeps/search/study.db")
-    assert len(study.trials) == 7
-    assert len({trial.params["optimizer.lr"] for trial in study.trials}) == 7
-    statuses = {trial.user_attrs["status"] for trial in study.trials}
-    assert statuses == {"completed", "diverged"}
-    for trial in study.trials:
-        result = read_result(tmp_path / "logs/sweeps/search" / trial.user_attrs["run"])
-        assert result["hparams"]["optimizer.lr"] == pytest.approx(trial.params["optimizer.lr"], rel=1e-5)
-        assert trial.state.name == {"completed": "COMPLETE", "diverged": "PRUNED"}[result["status"]]
-        assert trial.value == (result["metrics"]["val/loss"] if result["status"] == "completed" else None)
+
+    def launch(job: list[str], number: int) -> None:
+        train(config_of(*job), tmp_path / "whole" / job_label(job))
+
+    (tmp_path / "whole").mkdir()
+    best = search(SMALL, launch, tmp_path / "whole", wild, 7, "val/loss", 0)
+    assert best in second.stdout
+    trials = trials_of(sweep_dir)
+    assert trials == trials_of(tmp_path / "whole")
+    assert sorted(path.parent.name for path in sweep_dir.glob("*/result.json")) == sorted(t[4]["run"] for t in trials)
+    assert {attributes["status"] for *_, attributes in trials} == {"completed", "diverged"}
+    for _, state, value, params, attributes in trials:
+        result = read_result(sweep_dir / attributes["run"])
+        assert result["hparams"]["optimizer.lr"] == pytest.approx(params["optimizer.lr"], rel=1e-5)
+        assert state == {"completed": "COMPLETE", "diverged": "PRUNED"}[result["status"]]
+        assert value == (result["metrics"]["val/loss"] if result["status"] == "completed" else None)
 
 
-SPACE = {"optimizer.lr": {"low": 1e-3, "high": 1.0, "log": True}}
+def outcome(job: list[str], number: int = 0) -> Result:
+    """Of a run that was not made: a loss with its minimum at 0.03 and 0.5, one rate diverges, one momentum fails."""
+    rate, momentum = (float(override.partition("=")[2]) for override in job)
+    loss = log10(rate / 0.03) ** 2 + (momentum - 0.5) ** 2
+    status = "diverged" if rate > 0.5 else "failed" if momentum < 0.1 else "completed"
+    return Result(status, seed=0, command="", metrics={"val/loss": loss, "val/r2": -loss})  # type: ignore[arg-type]
+
+
+def launcher(sweep_dir: Path, result_of: Callable[[list[str], int], Result] = outcome) -> Launch:
+    def launch(job: list[str], number: int) -> None:
+        (sweep_dir / job_label(job)).mkdir(parents=True, exist_ok=True)
+        result_of(job, number).write(sweep_dir / job_label(job))
+
+    return launch
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_trial_that_was_interrupted_is_the_first_to_go_on(tmp_path: Path) -> None:
+def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not(tmp_path: Path) -> None:
+    n_trials = 14  # Optuna draws the first 10 without looking at what came out
+    (tmp_path / "whole").mkdir()
+    expected = search([], launcher(tmp_path / "whole"), tmp_path / "whole", PLANE, n_trials, "val/loss", 0)
+    sweep_dir = tmp_path / "interrupted"
+    sweep_dir.mkdir()
     asked: list[str] = []
 
     def launch(job: list[str], number: int) -> None:
         asked.append(job_label(job))
-        if len(asked) == 3:
-            raise SystemExit(130)
-        (tmp_path / job_label(job)).mkdir()
-        Result("completed", seed=0, command="", metrics={"val/loss": number}).write(tmp_path / job_label(job))
+        times = asked.count(job_label(job))
+        if times == 1:
+            raise SystemExit(143)
+        launcher(sweep_dir)(job, number)
+        if times == 2:  # it has ended, and the study does not know it yet
+            raise SystemExit(143)
 
-    with pytest.raises(SystemExit):
-        search([], launch, tmp_path, SPACE, 4, "val/loss", 0)
-    search([], launch, tmp_path, SPACE, 4, "val/loss", 0)
-    assert asked[3] == asked[2]
-    assert len(asked) == 5 and len(set(asked)) == 4
+    found = ""
+    while not found:
+        with suppress(SystemExit):
+            found = search([], launch, sweep_dir, PLANE, n_trials, "val/loss", 0)
+    assert found == expected
+    trials = trials_of(sweep_dir)
+    assert trials == trials_of(tmp_path / "whole")
+    assert {state for _, state, *_ in trials} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert asked == [attributes["run"] for *_, attributes in trials for _ in range(3)]
+    assert len(set(asked)) == n_trials
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_search_in_parts_is_the_one_in_one(tmp_path: Path) -> None:
+    for name, parts in (("whole", [12]), ("parts", [3, 11, 12])):
+        (tmp_path / name).mkdir()
+        for n_trials in parts:
+            best = search([], launcher(tmp_path / name), tmp_path / name, PLANE, n_trials, "val/loss", 5)
+    assert trials_of(tmp_path / "parts") == trials_of(tmp_path / "whole")
+    losses = [value for _, state, value, *_ in trials_of(tmp_path / "whole") if state == "COMPLETE"]
+    assert best.startswith(f"best val/loss {min(losses):.6g} with ")
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_the_largest_r2_is_searched_as_the_smallest_loss_is(tmp_path: Path) -> None:
+    found = {}
+    for metric in ("val/loss", "val/r2"):  # each the other's negative
+        directory = tmp_path / metric
+        directory.mkdir(parents=True)
+        found[metric] = search([], launcher(directory), directory, PLANE, 14, metric, 0).split(" with ")
+    losses, r2 = trials_of(tmp_path / "val/loss"), trials_of(tmp_path / "val/r2")
+    assert [params for *_, params, _ in r2] == [params for *_, params, _ in losses]
+    assert found["val/r2"][1] == found["val/loss"][1]
+    largest = max(value for _, state, value, *_ in r2 if state == "COMPLETE")
+    assert found["val/r2"][0] == f"best val/r2 {largest:.6g}"
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_another_seed_asks_for_other_points(tmp_path: Path) -> None:
+    points = set()
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        search([], launcher(tmp_path / str(seed)), tmp_path / str(seed), PLANE, 3, "val/loss", seed)
+        points |= {params["optimizer.lr"] for *_, params, _ in trials_of(tmp_path / str(seed))}
+    assert len(points) == 6
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_trials_of_an_earlier_version_that_had_not_ended_are_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(study_name="study", storage=f"sqlite:///{tmp_path}/study.db")
+    study.set_user_attr("about", {"overrides": [], "space": [*PLANE], "choose_by": "val/loss"})
+    distributions = {key: optuna.distributions.FloatDistribution(**limits) for key, limits in PLANE.items()}
+    done, stopped, _ = (study.ask(distributions) for _ in range(3))
+    for key, value in {"run": "0", "status": "completed"}.items():
+        done.set_user_attr(key, value)
+    study.tell(done, 0.5)
+    study.tell(stopped, state=optuna.trial.TrialState.FAIL)  # as interrupted ones were
+    study.enqueue_trial(stopped.params)
+    search([], launcher(tmp_path), tmp_path, PLANE, 4, "val/loss", 0)
+    assert f"note: 2 of the trials in {tmp_path}/study.db had not ended" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*/result.json"))) == 3  # the first has no directory
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_completed_run_whose_metric_is_not_finite_is_no_better_than_a_diverged_one(tmp_path: Path) -> None:
+    def result_of(job: list[str], number: int) -> Result:
+        return Result("completed", seed=0, command="", metrics={"val/loss": nan if number else 1.0})
+
+    best = search([], launcher(tmp_path, result_of), tmp_path, SPACE, 3, "val/loss", 0)
+    assert best.startswith("best val/loss 1 with")
+    assert [state for _, state, *_ in trials_of(tmp_path)] == ["COMPLETE", "PRUNED", "PRUNED"]
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_search_whose_scale_has_changed_does_not_go_on(tmp_path: Path) -> None:
+    search([], launcher(tmp_path), tmp_path, PLANE, 2, "val/loss", 0)
+    linear = PLANE | {"optimizer.lr": {"low": 1e-3, "high": 1.0}}
+    with pytest.raises(UserError, match=r"has other log of optimizer\.lr, true"):
+        search([], launcher(tmp_path), tmp_path, linear, 3, "val/loss", 0)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +204,7 @@ def test_a_search_that_cannot_be_is_refused(
 
 @pytest.mark.filterwarnings("ignore")  # as above
 def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
-    def launch(job: list[str], number: int) -> None:
-        (tmp_path / job_label(job)).mkdir()
-        Result("completed", seed=0, command="", metrics={"val/loss": 1.0}).write(tmp_path / job_label(job))
-
+    launch = launcher(tmp_path, lambda job, number: Result("completed", 0, "", metrics={"val/loss": 1.0}))
     search(["batch=full"], launch, tmp_path, SPACE, 1, "val/loss", 0)
     with pytest.raises(UserError, match=r"has other overrides, \['batch=full'\]: name=... begins another"):
         search(["batch=mini"], launch, tmp_path, SPACE, 2, "val/loss", 0)
@@ -94,10 +214,7 @@ def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # as above
 def test_a_metric_that_no_run_has_is_refused_after_the_first(tmp_path: Path) -> None:
-    def launch(job: list[str], number: int) -> None:
-        (tmp_path / job_label(job)).mkdir()
-        Result("completed", seed=0, command="", metrics={"train/loss": 1.0}).write(tmp_path / job_label(job))
-
+    launch = launcher(tmp_path, lambda job, number: Result("completed", 0, "", metrics={"train/loss": 1.0}))
     with pytest.raises(
         UserError, match=r"hydra\.sweeper\.choose_by must be a metric of the runs \(train/loss\), got 'val/loss'"
     ):

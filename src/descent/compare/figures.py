@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from descent.compare import X_AXES
 from descent.compare.runs import Run
-from descent.compare.tables import Setting, best_of, mean_of, name_of
+from descent.compare.settings import Setting, mean_of, name_of
 from descent.pictures import look, new_figure, paths_over_contours, plain
+from descent.rules import better
 
 MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
 
@@ -88,25 +90,33 @@ def _without_rate(setting: Setting) -> str:
     return name_of(others) or str(setting.runs[0].hparams.get("optimizer"))
 
 
-def heat_map(settings: Sequence[Setting], metric: str) -> Drawn | None:
-    """The best setting's mean of ``metric`` for each optimizer and batch size; of those of which no run diverged."""
-    cells: dict[tuple[str, str], list[float]] = {}
+def heat_map(settings: Sequence[Setting], chosen_by: str, metric: str) -> Drawn | None:
+    """The mean of ``metric`` for each optimizer and batch size, of the setting with the best mean of ``chosen_by``.
+
+    Settings of which a run diverged are not chosen.
+    """
+    cells: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         hparams = setting.runs[0].hparams
         cell = str(hparams.get("optimizer")), str(hparams.get("batch.size") or "full")
-        diverged = any(run.diverged for run in setting.runs)
-        cells.setdefault(cell, []).append(np.nan if diverged else mean_of(setting, metric))
+        cells.setdefault(cell, [])
+        if not any(run.diverged for run in setting.runs) and not isnan(mean_of(setting, chosen_by)):
+            cells[cell].append(setting)
     optimizers = sorted({optimizer for optimizer, _ in cells})
     sizes = sorted({size for _, size in cells}, key=lambda s: float("inf") if s == "full" else int(s))
     if len(optimizers) < 2 or len(sizes) < 2:
         return None
     table = np.full((len(optimizers), len(sizes)), np.nan)
-    for (optimizer, size), values in cells.items():
-        known = [v for v in values if not np.isnan(v)]
-        table[optimizers.index(optimizer), sizes.index(size)] = best_of(known, metric) if known else np.nan
+    choose = max if better(chosen_by) == "max" else min
+    for (optimizer, size), found in cells.items():
+        if found:
+            best = choose(found, key=lambda setting: mean_of(setting, chosen_by))
+            table[optimizers.index(optimizer), sizes.index(size)] = mean_of(best, metric)
     figure, axes = new_figure(7.5, 1.2 + 0.35 * len(optimizers))
     logarithmic = _scale(metric) == "log"
-    shades = np.log10(table) if logarithmic else -table
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shades = np.log10(table) if logarithmic else -table
+    shades[~np.isfinite(shades)] = np.nan  # a loss of 0
     image = axes.imshow(shades, cmap="viridis_r", aspect="auto")
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set_yticks(range(len(optimizers)), optimizers)
@@ -115,10 +125,10 @@ def heat_map(settings: Sequence[Setting], metric: str) -> Drawn | None:
     for (row, column), value in np.ndenumerate(table):
         tried = (optimizers[row], sizes[column]) in cells
         text = f"{value:.3g}" if not np.isnan(value) else "diverged" if tried else "no run"
-        dark = not np.isnan(value) and shades[row, column] > middle
+        dark = shades[row, column] > middle  # false for nan
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     figure.colorbar(image, label=f"log10 of {metric}" if logarithmic else f"-{metric}")
-    return Drawn(f"{metric} by optimizer and batch size, of the best setting in each cell", figure)
+    return Drawn(f"{metric} by optimizer and batch size, of each cell's best setting by {chosen_by}", figure)
 
 
 def clipped_over(settings: Sequence[Setting]) -> Drawn | None:
@@ -141,18 +151,20 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
     ways: dict[str, NDArray[np.float64]] = {}
     for setting in settings[:MOST_LINES]:
         run = next((run for run in setting.runs if not run.diverged), None)
-        if run is None or (run.result.get("optimum") or {}).get("hessian") is None:
+        optimum = run.result.get("optimum") if run is not None else None
+        if run is None or optimum is None or optimum.get("hessian") is None:
             continue
         tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
         tags += [tag for tag in run.curves if tag == "parameters/bias"]
-        if len(tags) != 2:
+        point = optimum["weight"] + ([] if optimum.get("bias") is None else [optimum["bias"]])
+        if len(tags) != 2 or len(point) != 2 or None in point or np.shape(optimum["hessian"]) != (2, 2):
             continue
+        center, hessian = point, optimum["hessian"]
         ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
-        optimum, names = run.result["optimum"], tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
+        names = tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
     if not ways:
         return None
-    center = optimum["weight"] + ([] if optimum["bias"] is None else [optimum["bias"]])
-    figure = paths_over_contours(ways, center, optimum["hessian"], (names[0], names[1]))
+    figure = paths_over_contours(ways, center, hessian, (names[0], names[1]))
     return Drawn("Paths over the contours of the training loss, one run of each setting", figure)
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from descent.compare import X_AXES
 from descent.compare.figures import Drawn, clipped_over, excess_over, heat_map, learning_rates, paths
-from descent.compare.runs import read_runs
-from descent.compare.tables import Setting, best_settings, runs_table, settings_of, table_of
+from descent.compare.runs import Run, read_runs
+from descent.compare.settings import Setting, best_settings, chooser_of, settings_of
+from descent.compare.tables import runs_table, table_of
 from descent.compare.theory import contractions
 from descent.errors import UserError, must
 from descent.files import write_atomically
@@ -41,7 +42,9 @@ def compare(
             that differ.
         x: of the figures' x axes, ``descent.compare.X_AXES``; ``None``: a figure for each.
         target: the excess over the optimum's loss, as a fraction of it.
-        metric: by which to rank; empty: ``val/loss``, or ``train/loss`` where there is no validation.
+        metric: what is reported, and by which to rank; empty: ``val/loss``, or ``train/loss`` where there is no
+            validation; with ``group`` ``test/loss``, where the runs have it. The best settings are chosen by it, or
+            where it is of test rows by the same of validation: test rows choose nothing.
 
     Raises:
         UserError: nothing to compare, or an argument that no run knows.
@@ -50,15 +53,17 @@ def compare(
         raise must("--target", "a positive number", target)
     runs, left_out = read_runs(directories)
     known = sorted({name for run in runs for name in run.result["metrics"]})
-    metric = metric or ("val/loss" if "val/loss" in known else "train/loss")
+    reported = ("test/loss", "val/loss") if group else ("val/loss",)
+    metric = metric or next((name for name in reported if name in known), "train/loss")
     if metric not in known:
         raise must("--metric", f"one of {', '.join(known)}", metric)
     every = settings_of(runs, group)
     for key in group:
         if key == "seed" or not any(key in run.hparams for run in runs):
             raise must("--group", f"hyperparameters that differ ({', '.join(every[0].values)})", key)
-    settings = best_settings(every, group, metric) if group else every
-    table = table_of(settings, metric, target)
+    chosen_by = chooser_of(metric, known)
+    settings = best_settings(every, group, chosen_by) if group else every
+    table = table_of(settings, metric, target, chosen_by if group else None)
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
     out = directories[0] / "compare"
@@ -68,29 +73,49 @@ def compare(
         raise UserError(f"cannot write {out}: {error.strerror}") from error
     for name, frame in (("runs", runs_table(runs)), ("settings", table)):
         write_atomically(out / f"{name}.csv", frame.write_csv().encode())
-    figures = dict(_drawn(every, settings, metric, [x] if x else [*X_AXES]))
+    figures = dict(_drawn(every, settings, chosen_by, metric, [x] if x else [*X_AXES]))
     for name in FIGURES:
         (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     counted = f"{len(runs)} runs, {len(every)} settings"
-    note = ""
-    if group:
-        note = f"of each {' and '.join(group)} its best setting, on seeds that did not choose it where it has such"
-    page = "\n".join(_page(table, figures, left_out, metric, target, counted, note))
+    notes = [*_notes(runs, group, chosen_by, metric), *_resolution(table)]
+    page = "\n".join(_page(table, figures, left_out, metric, target, counted, notes))
     write_atomically(out / "report.html", page.encode())
-    _print(table, metric, note, left_out, out)
+    _print(table, metric, notes, left_out, out)
     return out
 
 
+def _notes(runs: Sequence[Run], group: Sequence[str], chosen_by: str, metric: str) -> Iterator[str]:
+    """What chose the settings, and what is reported of them."""
+    if group:
+        yield f"chosen: of each {' and '.join(group)} the setting with the most runs, then the best by {chosen_by}"
+    if metric.startswith("test/"):
+        monitors = {best["monitor"] for run in runs if (best := run.result.get("best"))}
+        checkpoint = f", at the checkpoint with the best {' or '.join(sorted(monitors))}" if monitors else ""
+        yield f"reported: {metric}, of rows that chose nothing{checkpoint}"
+    elif group:
+        yield f"reported: {metric}, of the rows that chose"
+    if group:
+        yield "of seeds that did not choose the setting, where it has such"
+
+
+def _resolution(table: pl.DataFrame) -> Iterator[str]:
+    apart = table["steps between points"].drop_nulls()
+    if len(apart):
+        low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
+        steps = f"{high}" if low == high else f"{low} to {high}"
+        yield f"steps to the target are as fine as the logged points before it: {steps} apart"
+
+
 def _drawn(
-    every: Sequence[Setting], settings: Sequence[Setting], metric: str, axes: Sequence[str]
+    every: Sequence[Setting], settings: Sequence[Setting], chosen_by: str, metric: str, axes: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, bytes]]]:
     """The figures that there is something for: name, title and PNG."""
     draw: dict[str, Callable[[], Drawn | None]] = {
         **{f"excess_over_{axis}": partial(excess_over, settings, axis) for axis in axes},
-        "learning_rates": lambda: learning_rates(every, settings, metric),
-        "heat_map": lambda: heat_map(every, metric),
+        "learning_rates": lambda: learning_rates(every, settings, chosen_by),
+        "heat_map": lambda: heat_map(every, chosen_by, metric),
         "paths": lambda: paths(settings),
         "clipped": lambda: clipped_over(settings),
         "contraction": lambda: contractions(settings),
@@ -104,7 +129,7 @@ def _drawn(
             print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)
 
 
-def _print(table: pl.DataFrame, metric: str, note: str, left_out: Sequence[str], out: Path) -> None:
+def _print(table: pl.DataFrame, metric: str, notes: Sequence[str], left_out: Sequence[str], out: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -122,8 +147,8 @@ def _print(table: pl.DataFrame, metric: str, note: str, left_out: Sequence[str],
         shown.add_row(row["setting"], *map(_cell, counts))
     console = Console(highlight=False, markup=False)
     console.print(shown)
-    if note:
-        console.print(note, soft_wrap=True)
+    for line in notes:
+        console.print(line, soft_wrap=True)
     for line in left_out:
         console.print(f"left out: {line}", soft_wrap=True)
     console.print(f"tables and figures: {out / 'report.html'}", soft_wrap=True)
@@ -136,10 +161,11 @@ def _page(
     metric: str,
     target: float,
     counted: str,
-    note: str,
+    notes: Sequence[str],
 ) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
-    yield f"<h1>{html.escape(counted)}</h1><p>{html.escape(note)}</p>"
+    yield f"<h1>{html.escape(counted)}</h1>"
+    yield "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     yield f"<p>Ranked by the share of runs that diverged, then by the mean of {html.escape(metric)} over the others. "
     yield f"Target: a training loss at most {100 * target:g}% above the optimum's; medians of the runs that came to "
     yield "it, the others are misses.</p><div><table><tr>"

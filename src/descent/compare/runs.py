@@ -6,23 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
 from descent.result import read_result
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
-COMPARABLE = ("completed", "diverged")
-KINDS: dict[str, type | UnionType] = {
-    **dict.fromkeys(("metrics", "hparams", "rows"), dict),
-    **dict.fromkeys(("checksum", "steps", "gradient_evaluations", "seed", "rows/train"), int),
-    **{"seconds": int | float, "optimum": dict | None, "best": dict | None},
-    **{"hparams/batch.size": int | None, "hparams/optimizer.lr": int | float | None},
-}
 
 
 @dataclass(frozen=True)
@@ -98,6 +91,8 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
             reason = _unfit(run)
         except FileNotFoundError:
             reason = "not finished, it has no result.json"
+        except UserError as error:
+            reason = str(error)
         except (OSError, ValueError, RecursionError) as error:
             reason = f"its result.json is broken ({type(error).__name__}: {error})"
         if reason:
@@ -131,23 +126,13 @@ def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
 
 def _unfit(run: Run) -> str | None:
     """Why a run cannot be compared; ``None`` if it can be."""
-    if not isinstance(run.result, dict) or not isinstance(run.result.get("status"), str):
-        return "its result.json is broken (no status)"
-    if run.result["status"] not in COMPARABLE:
-        return str(run.result["status"])
-    for key, kind in KINDS.items():
-        node: Any = run.result
-        for part in key.split("/"):
-            node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, kind) or isinstance(node, bool):
-            return f"its result.json is broken ({key} is {node!r:.40})"
-    bad = next((k for k, v in run.result["metrics"].items() if not isinstance(v, int | float | None)), None)
-    if bad is not None:
-        return f"its result.json is broken (metrics/{bad} is {run.result['metrics'][bad]!r:.40})"
+    reason = why_not_comparable(run.result)
+    if reason:
+        return reason
     try:
         steps, _ = run.curve("train/seconds")
-    except (OSError, ValueError) as error:
-        return f"its event file cannot be read ({error})"
+    except Exception as error:  # whatever TensorBoard's reader says of a file that is none of its own
+        return f"its event file cannot be read ({type(error).__name__}: {error})"
     if not len(steps):
         return "it has no event file, or a broken one"
     if not run.diverged and steps[-1] != run.result["steps"]:

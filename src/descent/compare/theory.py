@@ -6,7 +6,7 @@ import numpy as np
 
 from descent.compare.figures import MOST_LINES, Drawn, legend
 from descent.compare.runs import Run
-from descent.compare.tables import Setting
+from descent.compare.settings import Setting
 from descent.optimum import contraction
 from descent.pictures import COLORS, look, new_figure, plain
 
@@ -47,7 +47,9 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
     )
     full = (hparams.get("batch.size") or rows) >= rows
     free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
-    if run.diverged or not (sgd and full and free and optimum and "optimizer.lr" in hparams):
+    if run.diverged or not (sgd and full and free and optimum and hparams.get("optimizer.lr")):
+        return None
+    if not (optimum.get("max_stable_lr") and optimum.get("condition_number")):  # all inputs are 0: no curvature
         return None
     steps, excess = run.excess
     kept = excess > 1e-9 * excess[:1]  # below it is rounding

@@ -1,16 +1,18 @@
 """A search by Optuna that goes on where it was. Needs ``pip install -e '.[optuna]'``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from descent.errors import UserError, must
+from descent.errors import UserError, must, show
 from descent.result import read_result
 from descent.rules import BOOLEAN, MONITOR, POSITIVE_INTEGER, SEED, better, is_number
 from descent.run_dirs import job_label
 
+Direction = Literal["minimize", "maximize"]
 RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
 
 
@@ -25,8 +27,12 @@ def search(
 ) -> str:
     """Asks Optuna for one trial after another; the study is ``study.db`` (SQLite) beside the runs.
 
-    The same command again goes on: finished trials stay, one that was interrupted is run to its end, new ones are new
-    points. A trial that diverges is told to Optuna as pruned, one that fails as failed, and the study goes on.
+    The next point depends on ``seed`` and on the trials that have ended, and on nothing else; a trial is written to the
+    study after its job has ended, in one transaction. So after a kill at any moment the same command asks for the same
+    point again: its job has the same directory, where it goes on or is found finished, and the search ends as one that
+    was never killed.
+
+    A trial that diverges is told to Optuna as pruned, one that fails as failed, and the study goes on.
 
     Args:
         arguments: overrides that all trials have in common.
@@ -47,19 +53,13 @@ def search(
         import optuna
     except ImportError:
         raise UserError("a search needs Optuna: pip install -c constraints.txt -e '.[optuna]'") from None
-    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {
-        key: optuna.distributions.FloatDistribution(**limits) for key, limits in space.items()
-    }
     path = sweep_dir / "study.db"
+    direction: Direction = "maximize" if better(choose_by) == "max" else "minimize"
     try:
         study = optuna.create_study(
-            study_name="study",
-            storage=f"sqlite:///{path}",
-            load_if_exists=True,
-            direction="maximize" if better(choose_by) == "max" else "minimize",
+            study_name="study", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
         )
     except Exception as error:  # SQLite's and Optuna's own
         raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
@@ -69,34 +69,78 @@ def search(
         changed = next(key for key in about if about[key] != before[key])
         raise UserError(f"the search in {sweep_dir} has other {changed}, {before[changed]}: name=... begins another")
     study.set_user_attr("about", about)
-    # with one and the same seed a study that goes on would ask for the same points again
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    for interrupted in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(interrupted.number, state=TrialState.FAIL)
-        study.enqueue_trial(interrupted.params)
-    while sum(map(_counts, study.get_trials(deepcopy=False))) < n_trials:
-        trial = study.ask(distributions)
-        job = [*arguments, *(f"{key}={value:.6g}" for key, value in trial.params.items())]
-        launch(job, trial.number)
+    # in one order, whatever that of the keys: the sampler draws one after another
+    distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
+    for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
+        if (log := getattr(was, "log", None)) != distributions[key].log:  # Optuna knows no study with both
+            other = f"other log of {key}, {show(log)}"
+            raise UserError(f"the search in {sweep_dir} has {other}: name=... begins another")
+    open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if open_trials:  # an earlier version wrote a trial before its job had ended
+        print(f"note: {open_trials} of the trials in {path} had not ended; they are left out")
+
+    while len(ended := [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]) < n_trials:
+        params = _next_point(ended, distributions, direction, seed)
+        job = [*arguments, *(f"{key}={value:.6g}" for key, value in params.items())]
+        launch(job, len(ended))
         run_dir = sweep_dir / job_label(job)
         result = read_result(run_dir)
-        if result["status"] == "completed" and choose_by not in result["metrics"]:
-            known = ", ".join(filter(MONITOR.accepts, result["metrics"]))
-            raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
-        trial.set_user_attr("run", run_dir.name)
-        trial.set_user_attr("status", result["status"])
-        if result["status"] == "completed":
-            study.tell(trial, result["metrics"][choose_by])
-        else:  # of a pruned trial the sampler learns to stay away, of a failed one nothing
-            study.tell(trial, state=TrialState.PRUNED if result["status"] == "diverged" else TrialState.FAIL)
-    if not study.get_trials(states=(TrialState.COMPLETE,)):
+        if result["status"] == "interrupted":
+            raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
+        state, value, status = _outcome(result, choose_by)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=value,
+                params=params,
+                distributions={**distributions},
+                user_attrs={"run": run_dir.name, "status": status},
+            )
+        )
+
+    completed = [(trial.value, trial.params) for trial in ended if trial.value is not None]
+    if not completed:
         return "no trial was completed"
-    values = "  ".join(f"{key}={value:.6g}" for key, value in study.best_params.items())
-    return f"best {choose_by} {study.best_value:.6g} with {values}"
+    value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
+    values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
+    return f"best {choose_by} {value:.6g} with {values}"
+
+
+def _next_point(
+    ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int
+) -> dict[str, float]:
+    """What Optuna asks for after the trials ``ended``, by a sampler that remembers nothing but them."""
+    import numpy as np
+    import optuna
+
+    # one and the same seed would ask for the same points again while there are too few trials to learn from
+    own_seed = int(np.random.SeedSequence((seed, len(ended))).generate_state(1)[0])
+    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=own_seed))
+    study.add_trials(ended)
+    point: dict[str, float] = study.ask({**distributions}).params
+    return point
+
+
+def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | None, str]:
+    """Optuna's state for it, the value, the run's status.
+
+    Of a pruned trial the sampler learns to stay away, of a failed one nothing.
+
+    Raises:
+        UserError: the completed run has no such metric.
+    """
+    status, metrics = result["status"], result["metrics"]
+    if status != "completed":
+        return "PRUNED" if status == "diverged" else "FAIL", None, status
+    if choose_by not in metrics:
+        known = ", ".join(filter(MONITOR.accepts, metrics))
+        raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
+    value = metrics[choose_by]
+    return "PRUNED" if value is None else "COMPLETE", value, status  # one that is not finite is null
 
 
 def _counts(trial: Any) -> bool:
-    """Whether it is one of the ``n_trials``: it ended, and not by an interruption."""
+    """Whether it is one of the ``n_trials``: it ended, and not by an interruption, as one of an earlier version may."""
     return trial.state.name in ("COMPLETE", "PRUNED") or trial.user_attrs.get("status") == "failed"
 
 
