@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 from descent.config import SOURCES, Config, DataConfig, RowsData, TableData
