@@ -20,6 +20,8 @@ from descent.train import train
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to processes")
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 

@@ -1,6 +1,5 @@
 """A run that is interrupted at any step and resumed equals one that was not, bit for bit in double precision."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class SignalAt(Watcher):
     def _send(self, step: int) -> None:
         if step == self.step and not self.sent:
             self.sent = True
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 def tags(run_dir: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, config_of, options
+from conftest import Run, config_of, options, posix
 from test_conf import needs_full_batch
 from test_resume import SMALL, SignalAt, assert_resumes_exactly
 from test_survival import wait_for
@@ -86,6 +86,7 @@ def test_kill_9_at_any_moment_leaves_readable_checkpoints_and_resumes_exactly(tr
         assert read_result(run_dir)[key] == read_result(whole)[key]
 
 
+@posix
 @pytest.mark.parametrize("trial", range(40))
 def test_a_signal_at_any_moment_of_training_is_told_truthfully(trial: int, start: Any, tmp_path: Path) -> None:
     draw = random.Random(trial)
@@ -99,6 +100,29 @@ def test_a_signal_at_any_moment_of_training_is_told_truthfully(trial: int, start
     assert (result["status"], process.returncode) in (("interrupted", code), ("completed", 0), ("completed", code))
     assert result["status"] == "interrupted" or result["epochs"] == 30
     assert "Traceback" not in errors
+
+
+@posix
+@pytest.mark.parametrize("trial", range(20))
+def test_a_signal_at_any_moment_of_a_sweep_ends_it_and_fails_no_job(trial: int, start: Any, tmp_path: Path) -> None:
+    draw = random.Random(trial)
+    number, code = draw.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    sweep = ("-m", "name=s", "trainer.max_epochs=3", "figures=false", "seed=range(12)", "trainer=float64")
+    process = start("train.py", *sweep)
+    if trial % 4:  # else while the first job is composed and torch imported
+        wait_for(tmp_path, "logs/sweeps/s/*/result.json")
+    time.sleep(draw.uniform(0, 3))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert "Traceback" not in errors and "failed" not in output
+    results = [read_result(path.parent) for path in (tmp_path / "logs/sweeps").glob("*/*/result.json")]
+    assert {result["status"] for result in results} <= {"completed", "interrupted"}
+    assert process.returncode == code or (process.returncode == 0 and len(results) == 12)
+    process = start("train.py", *sweep)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    results = [read_result(path.parent) for path in (tmp_path / "logs/sweeps/s").glob("*/result.json")]
+    assert [result["status"] for result in results] == ["completed"] * 12
 
 
 def test_equal_commands_at_once_get_a_directory_each(start: Any, tmp_path: Path) -> None:

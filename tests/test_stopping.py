@@ -1,6 +1,5 @@
 """What ends a run and how long it took: small changes in succession, seconds, signals; over interruptions too."""
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -112,7 +111,7 @@ class SignalTwice(Watcher):
 
     def on_step(self, trainer: Trainer, step: int, *_: Any) -> bool:
         for number in self.numbers if step == self.step else ():
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return False
 
 

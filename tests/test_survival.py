@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, posix
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from test_resume import SMALL, SignalAt, Trace
 
@@ -34,10 +35,12 @@ def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
     raise TimeoutError(f"no {pattern} in {path}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@posix
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_in_training_saves_and_says_how_to_go_on(
-    number: signal.Signals, code: int, start: Any, script: Script, tmp_path: Path
+    name: str, code: int, start: Any, script: Script, tmp_path: Path
 ) -> None:
+    number = getattr(signal, name)
     process = start("train.py", "name=r", *LONG)
     run_dir = wait_for(tmp_path, "logs/runs/*/checkpoints/last.ckpt").parents[1]
     process.send_signal(number)
@@ -50,6 +53,7 @@ def test_a_signal_in_training_saves_and_says_how_to_go_on(
     assert read_checkpoint(run_dir / "checkpoints/last.ckpt")["global_step"] == result["steps"] > 0
 
 
+@posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_before_training_ends_the_process_without_a_traceback(
     number: signal.Signals, code: int, start: Any, tmp_path: Path
@@ -111,6 +115,7 @@ def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: 
         assert "Traceback" in log.read_text()
 
 
+@posix
 def test_a_sweep_that_is_interrupted_lists_what_is_left(start: Any, tmp_path: Path) -> None:
     process = start("train.py", "-m", "name=s", *LONG, "seed=1,2,3")
     wait_for(tmp_path, "logs/sweeps/s/*/checkpoints/last.ckpt")
@@ -198,6 +203,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("needs mount")
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system needs root")

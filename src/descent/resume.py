@@ -59,7 +59,7 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     changed = differences(flat_config(to_config(load_saved(run_dir), run_dir)), flat_config(config))
     if changed is None and is_finished(run_dir):
         digest = read_result(run_dir).get("config_digest")
-        changed = None if digest == config_digest(config) else "its config.yaml is not the one that it ran with"
+        changed = None if digest in (None, config_digest(config)) else "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
 
