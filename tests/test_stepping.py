@@ -55,6 +55,10 @@ def test_the_last_validation_is_of_the_weights_after_max_steps(
     loss = mean_squared_error(y[parts.val], predicted)
     assert validated[max_steps] == pytest.approx(loss, rel=1e-6)
     assert result.metrics["val/loss"] == pytest.approx(loss, rel=1e-12)
+    assert list(curve(tmp_path / "0", "parameters/bias").items())[-1] == (
+        max_steps,
+        pytest.approx(result.parameters["bias"], rel=1e-6),
+    )
 
 
 @pytest.mark.parametrize("log_every", [1, 50])  # with 50 many steps are taken in a row
