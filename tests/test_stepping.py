@@ -125,6 +125,12 @@ def test_patience_on_r2_stops_when_it_no_longer_rises(run: Run, tmp_path: Path) 
     assert result.epochs == len(found) < 1000
 
 
+def test_an_improvement_below_min_delta_is_none(run: Run) -> None:
+    patience = "stopping=patience", "stopping.patience=3"
+    assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=0").epochs == 9
+    assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=1000").epochs == 1 + 3
+
+
 @pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_lbfgs_clips_the_gradient_of_every_evaluation(

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from test_resume import SignalAt, Trace
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from descent.callbacks.curves import Curves
 from descent.callbacks.watcher import Watcher
 from descent.errors import UserError
 from descent.model import LinearRegression
@@ -143,6 +144,25 @@ def test_a_run_that_has_made_its_max_steps_is_finished(run: Run, tmp_path: Path)
     save_config(tmp_path / "r", *SMALL, "trainer.max_steps=13")
     with pytest.raises(UserError, match=r"r is finished: it has made the 13 steps of trainer.max_steps"):
         resume(tmp_path / "r")
+
+
+class Path2d(Callback):
+    """What the picture of the path will be drawn from, at the end of training."""
+
+    path: Sequence[Sequence[float]] = ()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (curves,) = (callback for callback in trainer.callbacks if isinstance(callback, Curves))  # type: ignore[attr-defined]
+        self.path = curves.path
+
+
+def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -> None:
+    overrides, path = [*SMALL, "data.num_features=1", "trainer.log_every_n_steps=1"], Path2d()
+    for number, step in enumerate([7, 20, -1]):
+        run(*overrides, callbacks=[path, SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
+    weight, bias = (curve(tmp_path / "r", f"parameters/{name}") for name in ("weight_1", "bias"))
+    assert len(path.path) == len(weight) == 20 * PER_EPOCH + 1
+    assert path.path == [pytest.approx([weight[step], bias[step]], rel=1e-6) for step in sorted(weight)]
 
 
 class SignalTwice(Watcher):
