@@ -121,6 +121,22 @@ def test_plateau_on_r2_waits_for_it_to_rise(run: Run, tmp_path: Path) -> None:
     assert [rates[3 * epoch + 1] for epoch in range(1, 40)] == pytest.approx(expected[:-1], rel=1e-5)
 
 
+def test_plateau_on_the_training_loss_looks_at_each_epoch_validated_or_not(run: Run, tmp_path: Path) -> None:
+    overrides = [*SMALL, "optimizer.lr=0.1", "trainer.max_epochs=30", "trainer.log_every_n_steps=1"]
+    overrides += ["scheduler=plateau", "scheduler.monitor=train/loss", "scheduler.patience=1"]
+    overrides += ["trainer.check_val_every_n_epoch=4"]
+    run(*overrides)
+    weights = [curve(tmp_path / "0", f"parameters/{name}") for name in ("weight_1", "weight_2", "bias")]
+    inputs, targets, parts = rows(*overrides)
+    a = np.c_[inputs[parts.train], np.ones(len(parts.train))]
+    ends = range(PER_EPOCH, 30 * PER_EPOCH, PER_EPOCH)
+    losses = [np.mean((a @ [curve[step] for curve in weights] - targets[parts.train]) ** 2) for step in ends]
+    expected = plateau([-loss for loss in losses], 0.1, 1)
+    rates = curve(tmp_path / "0", "lr")
+    assert len(set(expected)) > 3
+    assert [rates[step + 1] for step in ends] == pytest.approx(expected, rel=1e-5)
+
+
 def test_patience_on_r2_stops_when_it_no_longer_rises(run: Run, tmp_path: Path) -> None:
     patience = "stopping=patience", "stopping.monitor=val/r2", "stopping.patience=3"
     result = run(*R2, "optimizer.lr=0.05", "trainer.max_epochs=1000", *patience)

@@ -144,14 +144,15 @@ def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> li
     ]
     if data.triangle is not None and data.optimum is not None:
         callbacks.append(ToOptimum(spacing, data.triangle, len(data.train), data.optimum))
-    watched = {stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")}
+    monitors = stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")
+    watched = "train/loss" in {monitored(monitor, has_validation) for monitor in monitors if monitor}
     if config.trainer.max_steps is not None:
         callbacks.append(MaxSteps(config.trainer.max_steps))
     budget = stopping.max_samples, stopping.max_gradient_evaluations, stopping.max_seconds
     if any(limit is not None for limit in budget):
         callbacks.append(Budget(*budget))
-    if not has_validation or "train/loss" in watched:
-        callbacks.append(TrainingLoss())
+    if not has_validation or watched:
+        callbacks.append(TrainingLoss(every_epoch=watched))
     if stopping.patience is not None:
         callbacks.append(
             EarlyStopping(

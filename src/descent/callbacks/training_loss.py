@@ -25,10 +25,16 @@ class TrainingLoss(Watcher):
 
     Needed where there is no validation. It is the loss of all training rows at the epoch's last weights, and not
     the mean over the epoch's batches, which belong to as many different weights.
+
+    Args:
+        every_epoch: a scheduler or a stopping rule looks at it after each epoch, evaluated or not.
     """
 
+    def __init__(self, every_epoch: bool) -> None:
+        self.every_epoch = every_epoch
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():
+        if self.every_epoch or cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
             pl_module.log("train/loss", loss, logger=False)
