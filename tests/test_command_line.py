@@ -213,6 +213,28 @@ def test_a_signal_while_a_job_is_composed_ends_the_sweep_and_fails_no_job(number
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "failed"])
+def test_a_job_that_no_longer_composes_leaves_the_result_of_a_run_that_has_trained(
+    trained: bool, tmp_path: Path
+) -> None:
+    class Refuses:
+        def load_sweep_config(self, *args: Any) -> None:
+            raise ValueError("there is no such option any more")
+
+    launcher = ResumingLauncher()
+    context = type("Context", (), {"config_loader": Refuses()})()
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    launcher.setup(hydra_context=context, task_function=lambda config: None, config=config)
+    run_dir = tmp_path / "optimizer=mine"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "result.json").write_text('{"status": "completed"}')
+    if trained:
+        (run_dir / "checkpoints/last.ckpt").touch()
+    launcher._job(0, ["optimizer=mine"])
+    found = json.loads((run_dir / "result.json").read_text())
+    assert found["status"] == ("completed" if trained else "failed")
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_process_that_was_started_by_nohup_outlives_its_terminal() -> None:
     code = (

@@ -15,6 +15,7 @@ from conftest import Run, config_of, save_config
 from sklearn.metrics import mean_squared_error, r2_score
 
 from descent.data.sources import load
+from descent.data.split import split
 from descent.data.table import read_table
 from descent.errors import UserError
 from descent.evaluate import evaluate
@@ -224,6 +225,30 @@ def test_a_table_that_has_changed_since_is_not_evaluated(line: pl.DataFrame, tmp
         assert not (run_dir / "evaluation.json").exists()
         evaluate(run_dir, data=path)  # asked for by name
         (run_dir / "evaluation.json").unlink()
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_change_in_one_row_of_any_part_is_noticed(part: str, line: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    line.write_csv(path)
+    run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
+    row = getattr(split(config_of(*TABLE, f"data.path={path}").data, len(line)), part)[0]
+    line.with_columns(y=pl.when(pl.int_range(pl.len()) == row).then(pl.col("y") + 1).otherwise("y")).write_csv(path)
+    with pytest.raises(UserError, match=r"rows.csv must have the rows that .*run was trained on"):
+        evaluate(run_dir)
+
+
+def test_two_rows_are_enough_for_metrics_and_one_is_not(run_dir: Path, table: pl.DataFrame) -> None:
+    path = run_dir / "rows.csv"
+    two = table[:2]
+    two.write_csv(path)
+    targets, predicted = two["progression"].to_numpy(), expected(run_dir, two)
+    found = evaluate(run_dir, data=path)
+    assert found["test/loss"] == pytest.approx(mean_squared_error(targets, predicted), rel=1e-4)
+    assert found["test/r2"] == pytest.approx(r2_score(targets, predicted), rel=1e-4)
+    table[:1].write_csv(path)
+    with pytest.raises(UserError, match=r"--data must be a file with at least 2 rows, got 1 in .*rows.csv"):
+        evaluate(run_dir, data=path)
 
 
 def test_data_of_a_config_that_has_changed_since_are_not_evaluated(run_dir: Path) -> None:

@@ -25,11 +25,20 @@ def rates(run: Run, directory: Path, *overrides: str) -> list[float]:
         (["scheduler=exponential"], lambda k: 0.04 * 0.9 ** (k // 4)),
         (["scheduler=cosine"], lambda k: 0.02 * (1 + math.cos(math.pi * k / STEPS))),
         (["scheduler=linear_warmup"], lambda k: 0.04 * (0.1 + 0.9 * min(k / 10, 1))),
+        (
+            [
+                "scheduler=linear_warmup",
+                "scheduler.start_factor=1",
+                "+scheduler.end_factor=0",
+                "scheduler.total_iters=20",
+            ],
+            lambda k: 0.04 * max(1 - k / 20, 0),
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_the_learning_rate_follows_its_closed_form(overrides, expected, run: Run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert rates(run, tmp_path, *overrides) == pytest.approx([expected(k) for k in range(STEPS)], rel=1e-5)
+    assert rates(run, tmp_path, *overrides) == pytest.approx([expected(k) for k in range(STEPS)], rel=1e-5, abs=1e-9)
 
 
 def test_one_cycle_rises_to_the_learning_rate_and_falls_below_its_start(run: Run, tmp_path: Path) -> None:
@@ -51,6 +60,12 @@ def test_plateau_halves_the_rate_when_validation_no_longer_improves(run: Run, tm
 def test_cosine_by_epoch_ends_with_the_run(run: Run, tmp_path: Path) -> None:
     found = rates(run, tmp_path, "scheduler=cosine", "scheduler.interval=epoch")
     assert found == pytest.approx([0.02 * (1 + math.cos(math.pi * (k // 4) / 10)) for k in range(STEPS)], rel=1e-5)
+
+
+def test_cosine_by_epoch_counts_a_last_epoch_that_max_steps_cuts_short(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "scheduler=cosine", "scheduler.interval=epoch", "trainer.max_steps=10")  # two epochs of 4 steps, and 2
+    found = [point.value for point in events(tmp_path / "0").Scalars("lr")][:10]
+    assert found == pytest.approx([0.02 * (1 + math.cos(math.pi * (k // 4) / 3)) for k in range(10)], rel=1e-5)
 
 
 def test_training_stops_where_the_full_gradient_vanishes(run: Run) -> None:

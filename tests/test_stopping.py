@@ -69,6 +69,27 @@ def test_three_small_changes_of_the_loss_of_all_rows_must_come_in_succession(run
     assert (found.epochs, found.stopped, found.parameters) == (result.epochs, result.stopped, result.parameters)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["stopping.monitor=train/loss"],
+        ["stopping.monitor=train/loss", "trainer.check_val_every_n_epoch=4"],
+        ["stopping.monitor=val/r2", "data.val_fraction=0"],
+    ],
+    ids=",".join,
+)
+def test_patience_on_the_training_loss_looks_at_that_of_all_rows_after_each_epoch(
+    overrides: list[str], run: Run
+) -> None:
+    overrides = [*SMALL, "stopping=patience", "stopping.patience=3", "optimizer.lr=0.05", *overrides]
+    loss = LossOfAllRows(*overrides)
+    result = run(*overrides, callbacks=[loss])
+    assert result.stopped == "train/loss has not improved for 3 validations"
+    assert result.epochs == len(loss.losses) < 1000
+    assert loss.losses.index(min(loss.losses)) == len(loss.losses) - 1 - 3 > 4
+    assert loss.losses[:5] == sorted(loss.losses[:5], reverse=True)
+
+
 class Clock:
     """Time that stands still but for the steps of optimizers: a second each."""
 
@@ -188,6 +209,18 @@ def test_a_second_signal_ends_the_process_at_once(
     assert max(trace.steps) == 8
     assert not (tmp_path / "r/checkpoints/last.ckpt").exists()
     assert capsys.readouterr().err.count("once more: at once") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("by_nohup", [True, False], ids=["nohup", "terminal"])
+def test_a_run_that_was_started_by_nohup_trains_on_after_its_terminal_is_closed(by_nohup: bool, run: Run) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if by_nohup else signal.SIG_DFL)
+    try:
+        result = run(*SMALL, "trainer.max_epochs=3", callbacks=[SignalAt(8, signal.SIGHUP)])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.status == ("completed" if by_nohup else "interrupted")
+    assert result.steps == 3 * PER_EPOCH or not by_nohup
 
 
 class Fails(Watcher):

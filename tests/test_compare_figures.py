@@ -1,0 +1,75 @@
+"""What the figures of a comparison show, read off their lines and texts, of results written by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from test_compare_by_hand import run_of, runs_of, write
+
+from descent.compare.figures import Drawn, excess_over, heat_map, learning_rates
+from descent.compare.report import compare
+from descent.compare.settings import settings_of
+
+
+def axes_of(drawn: Drawn | None) -> Axes:
+    assert drawn is not None
+    return drawn.figure.axes[0]
+
+
+def points_of(axes: Axes) -> list[list[tuple[float, float]]]:
+    """Of each line with more than one point."""
+    lines = ([(float(x), float(y)) for x, y in zip(*line.get_data(), strict=True)] for line in axes.lines)
+    return [line for line in lines if len(line) > 1]
+
+
+def test_the_curve_of_a_setting_is_the_geometric_mean_as_far_as_all_its_seeds_go() -> None:
+    long, short = run_of([16.0, 8.0, 4.0, 2.0]), run_of([4.0, 2.0], seed=1)
+    (line,) = points_of(axes_of(excess_over(settings_of([long, short]), "steps")))
+    assert line == [(0.0, pytest.approx(8.0)), (10.0, pytest.approx(4.0))]
+
+
+def test_learning_rates_are_compared_by_the_seeds_that_all_of_them_have() -> None:
+    runs = [*runs_of(0.1, [1.0, 3.0, 50.0]), *runs_of(0.2, [4.0, 6.0]), *runs_of(0.4, [8.0, None, 2.0])]
+    axes = axes_of(learning_rates(settings_of(runs), settings_of(runs), "val/loss"))
+    (line,) = points_of(axes)
+    assert line == [(0.1, 2.0), (0.2, 5.0), (0.4, 8.0)]
+    (cross,) = (line for line in axes.lines if line.get_marker() == "x")
+    assert cross.get_xdata() == [0.4]
+
+
+def test_a_cell_of_the_heat_map_is_the_reported_metric_of_the_setting_that_was_chosen_by_the_other() -> None:
+    runs = []
+    for optimizer, size, losses in (
+        ("sgd", 8, {0.1: (1.0, 40.0), 0.2: (2.0, 30.0)}),  # validation chooses the first rate, a test the second
+        ("sgd", None, {0.1: (3.0, 20.0)}),
+        ("adam", 8, {0.1: (5.0, None)}),
+    ):
+        for lr, (val, test) in losses.items():
+            metrics = {"val/loss": val, "test/loss": test}
+            status = "completed" if test is not None else "diverged"
+            hparams: dict[str, Any] = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
+            runs.append(run_of(hparams=hparams, metrics=metrics, status=status))
+    axes = axes_of(heat_map(settings_of(runs), "val/loss", "test/loss"))
+    columns, rows = (
+        [text.get_text() for text in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())
+    )
+    cells = {(rows[int(t.get_position()[1])], columns[int(t.get_position()[0])]): t.get_text() for t in axes.texts}
+    assert cells == {
+        **{("sgd", "8"): "40", ("sgd", "full"): "20"},
+        **{("adam", "8"): "diverged", ("adam", "full"): "no run"},
+    }
+
+
+def test_the_lines_of_a_figure_come_in_the_order_of_the_ranking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("descent.compare.report.png_of", lambda figure, dpi: figures.append(figure) or b"")
+    for lr, loss in ((0.1, 2.0), (0.2, 3.0), (0.3, 1.0)):
+        write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics={"val/loss": loss})
+    compare([tmp_path], x="steps")
+    legend = figures[0].axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["lr=0.3", "lr=0.1", "lr=0.2"]
