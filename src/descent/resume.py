@@ -41,9 +41,10 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         write_atomically(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved).encode())
 
     command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])
-    longer = bool(overrides)
+    # without a new length as well: a run that was killed as it became longer has it in its config alone
+    longer = not _is_laid_out(config)
     return run_safely(
-        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if longer else None
+        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if overrides else None
     )
 
 
@@ -114,10 +115,15 @@ def _load(run_dir: Path, name: str) -> DictConfig:
 def _lengthened(config: Config, longer: Config) -> Config:
     if longer.trainer.max_epochs <= config.trainer.max_epochs:
         raise must(LENGTH, f"above {config.trainer.max_epochs}, what the run was begun with", longer.trainer.max_epochs)
-    if any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS):
+    if _is_laid_out(config):
         option = config.choices.get("scheduler")
         raise UserError(f"{LENGTH} must stay {config.trainer.max_epochs}: scheduler={option} is laid out for it")
     return longer
+
+
+def _is_laid_out(config: Config) -> bool:
+    """Whether the scheduler depends on the length of the run."""
+    return any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS)
 
 
 def _check_unfinished(run_dir: Path, config: Config) -> None:
