@@ -40,11 +40,11 @@ def save_config(run_dir: Path, *overrides: str) -> None:
     """The config of a command line as Hydra saves it for a run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
-    (run_dir / ".hydra").mkdir()
+    (run_dir / ".hydra").mkdir(parents=True)
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     OmegaConf.save(own, run_dir / ".hydra/config.yaml")
-    choices = {"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}
-    OmegaConf.save(OmegaConf.create(choices), run_dir / ".hydra/hydra.yaml")
+    runtime = {"choices": composed.hydra.runtime.choices, "cwd": str(Path.cwd())}
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": runtime}}), run_dir / ".hydra/hydra.yaml")
 
 
 Run = Callable[..., Result]

@@ -39,7 +39,7 @@ def test_a_process_is_measured_with_its_memory(tmp_path: Path) -> None:
     found = process("-c", REPORTING, str(tmp_path / "own"))
     outer = time.perf_counter() - started
     seconds, peak = map(float, (tmp_path / "own").read_text().split())
-    assert found.mebibytes == pytest.approx(peak, rel=0.05)
+    assert found.mebibytes == pytest.approx(peak, rel=0.01)
     assert seconds <= found.seconds <= outer
 
 

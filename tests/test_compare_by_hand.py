@@ -16,12 +16,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from descent.compare.checks import why_not_comparable
+from descent.compare.figures import paths
 from descent.compare.report import compare
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import runs_table, table_of, to_target
 from descent.compare.theory import contraction_of
-from descent.result import Result
+from descent.errors import UserError
+from descent.result import Result, read_result
 from hydra_plugins.descent.tuning import best_of_each
 
 ROWS = 80
@@ -257,6 +259,7 @@ def test_runs_without_test_rows_are_reported_by_the_rows_that_chose(
 JUNK: list[Any] = [
     *(None, "x", "", 0, -1, 1.5, 10**30, True, [], [None], {}, {"a": 1}, "a\nb"),
     *(float("nan"), float("inf"), 1e308, "\ud800"),
+    *([None, 1.0], ["x", 1.0], [[None, 1.0], [1.0, 1.0]], [["x", 1.0], [1.0, 1.0]]),
 ]
 
 
@@ -269,7 +272,9 @@ def places(node: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 def test_anything_anywhere_in_a_result_is_refused_in_a_line_or_compared() -> None:
-    good = run_of(falls_at(3), seed=1, metrics={"val/loss": 1.0})
+    flat = OPTIMUM | {"weight": [1.0, 2.0], "hessian": [[2.0, 0.0], [0.0, 1.0]]}
+    good = run_of(falls_at(3), seed=1, metrics={"val/loss": 1.0}, optimum=flat)
+    good.curves.update({f"parameters/weight_{i}": good.excess for i in (1, 2)})
     refused = 0
     for place in places(good.result):
         for junk in [*JUNK, "missing"]:
@@ -293,6 +298,8 @@ def test_anything_anywhere_in_a_result_is_refused_in_a_line_or_compared() -> Non
             assert table_of(chosen, "val/loss", 0.01).write_csv().encode()
             assert runs_table([run, good]).write_csv().encode()
             contraction_of(run)
+            if place[0] == "optimum":
+                paths(settings)
     assert refused > 200
 
 
@@ -307,6 +314,22 @@ BROKEN = {
     },
     **{"object": "{}", "deep": "[" * 100_000, "nan": '{"status": NaN}', "status": '{"status": []}'},
 }
+
+
+def test_a_result_that_breaks_a_rule_of_its_reader_is_left_out_in_the_readers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(run_dir: Path) -> dict[str, Any]:
+        if run_dir.name == "bad":
+            raise UserError(f"{run_dir / 'result.json'} must have a status")
+        return read_result(run_dir)
+
+    monkeypatch.setattr("descent.compare.runs.read_result", read)
+    for name in ("good", "bad"):
+        write(tmp_path / name)
+    runs, left_out = read_runs([tmp_path])
+    assert [run.path.name for run in runs] == ["good"]
+    assert left_out == [f"{tmp_path / 'bad'}: {tmp_path / 'bad/result.json'} must have a status"]
 
 
 def test_a_comparison_names_every_file_that_is_no_result_and_goes_on(

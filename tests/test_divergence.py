@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, save_config
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
 
 from descent.checkpoint_io import read_checkpoint
+from descent.errors import UserError
+from descent.resume import resume
 
 
 def losses_by_hand(steps: int, lr: float) -> list[float]:
@@ -23,20 +25,20 @@ def losses_by_hand(steps: int, lr: float) -> list[float]:
     return losses
 
 
+@pytest.mark.parametrize("share", [0.999, 1.001])  # of the loss before the ninth step
 @pytest.mark.parametrize("steps", [[], [2, 5]], ids=str)
 def test_a_run_diverges_at_the_step_whose_loss_is_too_many_times_the_first_one(
-    steps: list[int], run: Run, tmp_path: Path
+    steps: list[int], share: float, run: Run, tmp_path: Path
 ) -> None:
-    losses = losses_by_hand(100, lr=1.1)
-    limit = 1e4 * losses[0]  # that of predicting 0, too
-    expected = next(step for step, loss in enumerate(losses, 1) if loss > limit)
-    assert expected > 8
-    options = [*SMALL, *FULL, "optimizer.lr=1.1", "trainer.max_epochs=100", "stopping.diverged_above=1e4"]
+    losses = losses_by_hand(10, lr=1.1)
+    factor = share * losses[8] / losses[0]  # the first is that of predicting 0, too
+    expected = 9 if share < 1 else 10
+    options = [*SMALL, *FULL, "optimizer.lr=1.1", "trainer.max_epochs=100", f"stopping.diverged_above={factor}"]
     for number, step in enumerate([*steps, -1]):
         result = run(*options, callbacks=[SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
         assert result.status == ("diverged" if step == -1 else "interrupted")
     assert result.reason is not None
-    assert result.reason.startswith(f"the training loss before step {expected} is over 10000 times the first")
+    assert result.reason.startswith(f"the training loss before step {expected} is over {factor:g} times the first")
     found = re.search(r"first \((.+?)\), the learning rate is 1.1:", result.reason)
     assert found is not None and float(found[1]) == pytest.approx(losses[expected - 1], rel=1e-2)
 
@@ -71,3 +73,38 @@ def test_a_diverged_run_leaves_its_best_checkpoint(epochs: int, run: Run, tmp_pa
     loss = np.mean((x[parts.val] @ np.array(weights[0]) + weights[1] - y[parts.val]) ** 2)
     assert loss < np.mean(y[parts.val] ** 2)
     assert curve(tmp_path / "r", "val/loss")[12] == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_diverged_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
+    overrides = *SMALL, "optimizer.lr=1e6"
+    reason = run(*overrides, run_dir=tmp_path / "r").reason
+    save_config(tmp_path / "r", *overrides)
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'r'} has diverged, and would again: {reason}")):
+        resume(tmp_path / "r")
+
+
+def test_a_last_step_that_leaves_all_bounds_is_divergence(run: Run) -> None:
+    result = run(*SMALL, *FULL, "optimizer.lr=1e9", "trainer.max_epochs=1")
+    assert (result.status, result.steps) == ("diverged", 1)
+    assert result.reason == "the training loss after the last step is not finite, or far above the first"
+
+
+def test_clipping_is_advised_where_there_is_none(run: Run) -> None:
+    plain, clipped = (
+        run(*SMALL, *options, "optimizer.lr=1e9").reason
+        for options in ([], ["clip=norm", "clip.gradient_clip_val=1e6"])
+    )
+    assert plain is not None and "try a lower optimizer.lr, or clip=norm" in plain
+    assert clipped is not None and "try a lower optimizer.lr" in clipped and "clip=" not in clipped
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [(["scheduler=linear_warmup"], True), (["+optimizer.dampening=0.5"], False)],
+    ids=["warmup", "dampening"],
+)
+def test_the_rate_that_is_noted_is_the_largest_of_a_warm_up_and_none_with_dampening(
+    options: list[str], noted: bool, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(*SMALL, *FULL, "optimizer=momentum", "optimizer.lr=5", *options, "trainer.max_epochs=2")
+    assert ("note: the learning rate 5 is above" in caplog.text) == noted

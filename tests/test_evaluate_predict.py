@@ -11,9 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import CONF, Run, config_of
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import Run, config_of, save_config
 from sklearn.metrics import mean_squared_error, r2_score
 
 from descent.data.sources import load
@@ -32,13 +30,7 @@ def trained(directory: Path, *overrides: str) -> Path:
     """A finished run, with the config that Hydra would have saved."""
     quiet = "trainer.enable_progress_bar=false", "figures=false"
     train(config_of(*quiet, *overrides), directory)
-    (directory / ".hydra").mkdir()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", list(overrides), return_hydra_config=True)
-    keys = [str(key) for key in composed if key != "hydra"]
-    OmegaConf.save(OmegaConf.masked_copy(composed, keys), directory / ".hydra/config.yaml")
-    choices = {"hydra": {"runtime": {"choices": composed.hydra.runtime.choices}}}
-    OmegaConf.save(OmegaConf.create(choices), directory / ".hydra/hydra.yaml")
+    save_config(directory, *quiet, *overrides)
     return directory
 
 

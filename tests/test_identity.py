@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, config_of
+from conftest import Run, config_of, save_config
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
@@ -26,23 +26,10 @@ def contents(run_dir: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
 
-def save_as_hydra_does(run_dir: Path, *overrides: str) -> None:
-    from conftest import CONF
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", list(overrides), return_hydra_config=True)
-    (run_dir / ".hydra").mkdir(parents=True)
-    keys = [str(key) for key in composed if key != "hydra"]
-    OmegaConf.save(OmegaConf.masked_copy(composed, keys), run_dir / ".hydra/config.yaml")
-    runtime = {"choices": composed.hydra.runtime.choices, "cwd": str(Path.cwd())}
-    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": runtime}}), run_dir / ".hydra/hydra.yaml")
-
-
 @pytest.fixture
 def finished(run: Run, tmp_path: Path) -> Path:
     run_dir = tmp_path / "run"
-    save_as_hydra_does(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
+    save_config(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
     run(*SMALL, run_dir=run_dir)
     return run_dir
 
@@ -198,7 +185,7 @@ def test_a_relative_path_is_read_from_where_the_run_was_started(
     monkeypatch.chdir(tmp_path / "a")
     rows = ("data=table", "data.path=rows.csv", "data.target=y", "trainer=float64", "trainer.max_epochs=3")
     free = ("trainer.enable_progress_bar=false", "figures=false")
-    save_as_hydra_does(tmp_path / "run", *free, *rows)
+    save_config(tmp_path / "run", *free, *rows)
     result = run(*rows, run_dir=tmp_path / "run")
     assert result.hparams["data.path"] == str(tmp_path / "a/rows.csv")
     monkeypatch.chdir(tmp_path)

@@ -107,10 +107,13 @@ def test_every_scheduler_resumes_exactly(scheduler: str, run: Run, tmp_path: Pat
     "where", ["on_validation_start", "on_validation_end", "on_train_epoch_end", "on_train_end", "on_test_start"]
 )
 def test_signals_outside_of_a_step_resume_exactly(where: str, run: Run, tmp_path: Path) -> None:
-    plateau = ["scheduler=plateau", "scheduler.patience=0", "stopping=patience", "stopping.patience=1"]
-    overrides = ["optimizer=adam", *plateau, "optimizer.lr=0.3"]
-    step = 20 if where in ("on_train_end", "on_test_start") else 10
-    assert_resumes_exactly(run, tmp_path, [SignalAt(step, where=where)], *SMALL, *overrides)
+    plateau = ["scheduler=plateau", "scheduler.patience=0"]
+    patience = ["stopping=patience", "stopping.patience=1", "trainer.max_epochs=4"]
+    overrides = ["optimizer=adam", *plateau, *patience, "optimizer.lr=0.3"]
+    last = where in ("on_train_end", "on_test_start")
+    interruption = SignalAt(run(*SMALL, *overrides).steps if last else 10, where=where)
+    assert_resumes_exactly(run, tmp_path, [interruption], *SMALL, *overrides)
+    assert interruption.sent
 
 
 @pytest.mark.parametrize("scheduler", ["none", "plateau", "cosine"])

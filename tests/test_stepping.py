@@ -22,6 +22,7 @@ from descent.config import DataConfig
 from descent.data.batches import InMemoryBatches
 from descent.data.sources import load
 from descent.data.split import Split, split
+from descent.errors import UserError
 
 SMALL = ("trainer=float64", "data.num_samples=60", "data.num_features=2", "data.noise_std=0.5", "batch.size=8")
 PER_EPOCH = 6  # 48 training rows
@@ -55,6 +56,10 @@ def test_the_last_validation_is_of_the_weights_after_max_steps(
     loss = mean_squared_error(y[parts.val], predicted)
     assert validated[max_steps] == pytest.approx(loss, rel=1e-6)
     assert result.metrics["val/loss"] == pytest.approx(loss, rel=1e-12)
+    assert list(curve(tmp_path / "0", "parameters/bias").items())[-1] == (
+        max_steps,
+        pytest.approx(result.parameters["bias"], rel=1e-6),
+    )
 
 
 @pytest.mark.parametrize("log_every", [1, 50])  # with 50 many steps are taken in a row
@@ -78,10 +83,14 @@ def test_a_schedule_of_every_third_step_or_epoch_has_its_closed_form(  # type: i
     assert list(rates)[-1] == 10 * PER_EPOCH
 
 
-@pytest.mark.xfail(strict=True, reason="Lightning counts the batches of each epoch from 0; T_max is as if it did not")
 def test_a_schedule_of_every_fourth_step_ends_at_nought_where_epochs_have_six(run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_epochs=10", "scheduler=cosine", "scheduler.frequency=4")
     assert curve(tmp_path / "0", "lr")[10 * PER_EPOCH] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_frequency_above_the_steps_of_an_epoch_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match=f"scheduler.frequency must be at most {PER_EPOCH}, the steps of an epoch"):
+        run(*SMALL, "scheduler=cosine", f"scheduler.frequency={PER_EPOCH + 1}")
 
 
 def plateau(values: Sequence[float], rate: float, patience: int) -> list[float]:
@@ -119,6 +128,12 @@ def test_patience_on_r2_stops_when_it_no_longer_rises(run: Run, tmp_path: Path) 
     assert result.stopped == "val/r2 has not improved for 3 validations"
     assert found.index(max(found)) == len(found) - 1 - 3 > 8
     assert result.epochs == len(found) < 1000
+
+
+def test_an_improvement_below_min_delta_is_none(run: Run) -> None:
+    patience = "stopping=patience", "stopping.patience=3"
+    assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=0").epochs == 9
+    assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=1000").epochs == 1 + 3
 
 
 @pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])

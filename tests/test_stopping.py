@@ -1,24 +1,28 @@
 """What ends a run and how long it took: small changes in succession, seconds, signals; over interruptions too."""
 
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, save_config
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.metrics import mean_squared_error
 from test_resume import SignalAt, Trace
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from descent.callbacks.curves import Curves
 from descent.callbacks.watcher import Watcher
+from descent.errors import UserError
 from descent.model import LinearRegression
 from descent.result import Result
+from descent.resume import resume
 
 
 class LossOfAllRows(Callback):
@@ -101,6 +105,64 @@ def test_seconds_are_those_of_all_steps_and_none_between_them(
     assert result.stopped == "its budget of 29.5 seconds is spent"
     assert result.seconds == result.steps == 30
     assert curve(tmp_path / "r", "train/seconds") == {step: step for step in range(31)}
+
+
+def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -> None:
+    written = [0]
+
+    class Written(Watcher):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            if "optimizer_states" in checkpoint:  # last.ckpt
+                written.append(trainer.global_step)
+
+    run(*SMALL, "trainer.max_epochs=6", "checkpoint.every_seconds=8", callbacks=[Written()])
+    assert written[-1] == 36
+    # at the next safe point, which is one step later, or two at the end of an epoch
+    assert all(8 <= after - before <= 10 for before, after in pairwise(written[:-1]))
+    assert len(written) in (5, 6)
+
+
+def test_a_loss_of_exactly_0_has_settled(run: Run) -> None:
+    exact = "model.init_weight=2", "model.init_bias=0"  # y = 2 x
+    result = run("data=line", "batch=full", *exact, "stopping.loss_change=1e-6", "trainer.max_epochs=9")
+    assert result.metrics["train/loss"] == 0
+    assert result.epochs == 4
+    assert result.stopped is not None and result.stopped.startswith("relative change of the training loss 0 below")
+
+
+def test_a_run_trains_in_a_thread_too(run: Run) -> None:
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(run(*SMALL)))
+    thread.start()
+    thread.join()
+    assert [result.status for result in results] == ["completed"]
+    assert results[0].parameters == run(*SMALL).parameters
+
+
+def test_a_run_that_has_made_its_max_steps_is_finished(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "trainer.max_steps=13", run_dir=tmp_path / "r")
+    save_config(tmp_path / "r", *SMALL, "trainer.max_steps=13")
+    with pytest.raises(UserError, match=r"r is finished: it has made the 13 steps of trainer.max_steps"):
+        resume(tmp_path / "r")
+
+
+class Path2d(Callback):
+    """What the picture of the path will be drawn from, at the end of training."""
+
+    path: Sequence[Sequence[float]] = ()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (curves,) = (callback for callback in trainer.callbacks if isinstance(callback, Curves))  # type: ignore[attr-defined]
+        self.path = curves.path
+
+
+def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -> None:
+    overrides, path = [*SMALL, "data.num_features=1", "trainer.log_every_n_steps=1"], Path2d()
+    for number, step in enumerate([7, 20, -1]):
+        run(*overrides, callbacks=[path, SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
+    weight, bias = (curve(tmp_path / "r", f"parameters/{name}") for name in ("weight_1", "bias"))
+    assert len(path.path) == len(weight) == 20 * PER_EPOCH + 1
+    assert path.path == [pytest.approx([weight[step], bias[step]], rel=1e-6) for step in sorted(weight)]
 
 
 class SignalTwice(Watcher):

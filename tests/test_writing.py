@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -97,10 +96,11 @@ def test_a_result_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_pa
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_checkpoint_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"weight": torch.ones(1000)}, path)
+    checkpoint = {"state_dict": {"weight": torch.ones(1000)}, "global_step": 1}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(UserError, match=r"cannot write .*last\.ckpt: "), BROKEN[how]():
-        AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(1000)}, path)
-    assert torch.equal(read_checkpoint(path)["weight"], torch.ones(1000))
+        AtomicCheckpointIO().save_checkpoint(checkpoint | {"global_step": 2}, path)
+    assert read_checkpoint(path)["global_step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -168,20 +168,18 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 def test_a_run_that_another_process_works_on_is_refused_and_left_as_it_is(interrupted: Path) -> None:
     before = contents(interrupted)
-    with (
-        at_work(interrupted),
-        pytest.raises(UserError, match=re.escape(f"the run {interrupted} is at work in another process")),
-    ):
-        resume(interrupted)
+    with at_work(interrupted):
+        refused = resume(interrupted)
+    assert refused.status == "failed"
+    assert refused.reason == f"the run {interrupted} is at work in another process"
     assert contents(interrupted) == before
     assert resume(interrupted).steps == 4 * 5
 
 
-@pytest.mark.xfail(strict=True, reason="the new length is written before the lock is taken")
 def test_a_run_that_another_process_works_on_is_not_made_longer(interrupted: Path) -> None:
     before = contents(interrupted)
-    with at_work(interrupted), pytest.raises(UserError, match="is at work in another process"):
-        resume(interrupted, ["trainer.max_epochs=6"])
+    with at_work(interrupted):
+        assert resume(interrupted, ["trainer.max_epochs=6"]).status == "failed"
     assert contents(interrupted) == before
 
 

@@ -34,9 +34,7 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
         UserError: the class or an argument of it is not valid, or the run has no length.
     """
     given = arguments(spec, "scheduler")
-    steps = run_length(trainer)
-    epochs = -(-steps // int(trainer.num_training_batches))
-    length = (steps if spec["interval"] == "step" else epochs) // spec["frequency"]
+    length = _calls(run_length(trainer), int(trainer.num_training_batches), spec)
     given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})
     if spec["_target_"].endswith(".ReduceLROnPlateau"):
         given = {"mode": better(spec["monitor"])} | given
@@ -44,6 +42,20 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
         raise must("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
     scheduler = _build(spec, "scheduler", optimizer, given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
+
+
+def _calls(steps: int, batches: int, spec: dict[str, Any]) -> int:
+    """How often Lightning calls a scheduler in ``steps`` steps of epochs of ``batches``.
+
+    It counts the steps of each epoch anew, so with ``interval=step`` the last of them may have no call.
+    """
+    frequency: int = spec["frequency"]
+    if spec["interval"] == "epoch":
+        return -(-steps // batches) // frequency
+    if frequency > batches:
+        raise must("scheduler.frequency", f"at most {batches}, the steps of an epoch, with interval=step", frequency)
+    epochs, rest = divmod(steps, batches)
+    return epochs * (batches // frequency) + rest // frequency
 
 
 def _build(spec: dict[str, Any], group: str, first: Any, given: dict[str, Any]) -> Any:

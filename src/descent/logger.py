@@ -8,8 +8,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import event_file_writer
 
 # The number at the end of a file's name is the only difference between files of one second. TensorBoard reads them in
-# the order of their names, in which ".10" comes before ".9", so the numbers begin with as many digits as they end with.
-event_file_writer._global_uid = event_file_writer.AtomicCounter(10**9)
+# the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
+FIRST_FILE = 10**9
 
 EVENTS = "events.out.tfevents.*"
 LAYOUT = {
@@ -32,6 +32,8 @@ class RunLogger(TensorBoardLogger):
     """
 
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
+        if event_file_writer._global_uid.get() < FIRST_FILE:
+            event_file_writer._global_uid = event_file_writer.AtomicCounter(FIRST_FILE)
         self.run_dir, self.before = run_dir, set(run_dir.glob(EVENTS))
         if resumed_at is None and self.before:
             resumed_at = -1  # of a run in the same directory that had no checkpoint yet

@@ -13,7 +13,7 @@ from types import FrameType
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-_received: list[int] = []  # the signal that this process was to end by
+_received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
@@ -76,7 +76,7 @@ class Deferred:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
-            exit_at_once(number)
+            raise SystemExit(128 + number)
         self.number = number
         with suppress(OSError):  # the terminal may be gone
             print("\nstopping at the next step from which training can go on; once more: at once", file=sys.stderr)

@@ -18,8 +18,9 @@ class Curves(Points):
     """Writes ``train/loss``, ``lr``, ``parameters/*`` and ``train/seconds`` as training goes on.
 
     At x = k stand the loss of the batch that step k used (at the weights before it), the weights after step k, and
-    the learning rate of step k + 1. Parameters and loss are in the data's own units. The seconds are those of training,
-    without the time that an interrupted run lay idle.
+    the learning rate of step k + 1; a scheduler that watches a metric changes it after the validation. Parameters and
+    loss are in the data's own units. The seconds are those of training, without the time that an interrupted run lay
+    idle.
 
     Args:
         spacing: where the points are.

@@ -157,7 +157,9 @@ def paths(settings: Sequence[Setting]) -> Drawn | None:
         tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
         tags += [tag for tag in run.curves if tag == "parameters/bias"]
         point = optimum["weight"] + ([] if optimum.get("bias") is None else [optimum["bias"]])
-        if len(tags) != 2 or len(point) != 2 or None in point or np.shape(optimum["hessian"]) != (2, 2):
+        if len(tags) != 2 or len(point) != 2 or [len(row) for row in optimum["hessian"]] != [2, 2]:
+            continue
+        if None in (*point, *optimum["hessian"][0], *optimum["hessian"][1]):  # not finite
             continue
         center, hessian = point, optimum["hessian"]
         ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
