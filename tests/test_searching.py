@@ -11,12 +11,11 @@ from subprocess import CompletedProcess, Popen
 from typing import Any
 
 import pytest
-from conftest import CONF, config_of
+from conftest import CONF, config_of, save_config
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
-from test_identity import save_as_hydra_does
 
 from descent.errors import UserError
 from descent.result import Result, read_result
@@ -196,7 +195,7 @@ def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -
     now.setup(hydra_context=context, task_function=lambda _: None, config=config)
 
     def launch(job: list[str], number: int) -> None:
-        save_as_hydra_does(sweep_dir / job_label(job), *job)
+        save_config(sweep_dir / job_label(job), *job)
         train(config_of(*job), sweep_dir / job_label(job))
 
     search(asked, launch, sweep_dir, SPACE, 2, "val/loss", 0, now.check)
