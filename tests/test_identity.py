@@ -17,7 +17,7 @@ from descent.errors import UserError
 from descent.files import locked
 from descent.identity import config_digest, differences
 from descent.result import read_result
-from descent.resume import check_unchanged, resume
+from descent.resume import check_unchanged, load_saved, resume, to_config
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -97,6 +97,22 @@ def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Pa
     path.write_text(path.read_text().replace("lr: 0.05", "lr: 0.01"))
     with pytest.raises(UserError, match=r"its config\.yaml is not the one that it ran with"):
         check_unchanged(finished, config_of(*own, "optimizer.lr=0.01"))
+
+
+def test_a_sweep_does_not_take_a_run_on_other_rows_for_finished(run: Run, tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "rows.csv", tmp_path / "run"
+    table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(40))
+    path.write_text(table)
+    own = ("data=table", f"data.path={path}", "data.target=y", "trainer.max_epochs=1", "figures=false")
+    save_config(run_dir, *own)
+    run(*own, run_dir=run_dir)
+    config = to_config(load_saved(run_dir), run_dir)
+    check_unchanged(run_dir, config)
+    path.write_text(table.replace("\n5,2\n", "\n5,9\n"))
+    with pytest.raises(UserError, match=rf"{path} must have the rows that {run_dir} was trained on"):
+        check_unchanged(run_dir, config)
+    path.write_text(table)
+    check_unchanged(run_dir, config)
 
 
 def truncate(path: Path) -> None:

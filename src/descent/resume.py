@@ -8,7 +8,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from descent import cli
-from descent.config import Config
+from descent.config import BatchConfig, Config, TableData
 from descent.errors import UserError, must
 from descent.files import write_atomically
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS
@@ -52,7 +52,8 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     """Before a sweep takes a run for finished, or goes on with it.
 
     Raises:
-        UserError: the run began with another config; names the keys, and the values then and now.
+        UserError: the run began with another config; names the keys, and the values then and now. Or it is finished,
+            and its table has changed since.
     """
     began = (run_dir / "checkpoints" / "last.ckpt").is_file() or is_finished(run_dir)
     if not began:
@@ -63,6 +64,27 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
         changed = None if digest in (None, config_digest(config)) else "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
+    if not isinstance(config.data, TableData) or not is_finished(run_dir):
+        return  # training looks for itself
+    if _table_checksum(config.data, config.batch) != read_result(run_dir)["checksum"]:
+        raise UserError(
+            f"{config.data.path} must have the rows that {run_dir} was trained on: its rows or their split have"
+            " changed; name=... begins anew"
+        )
+
+
+_checksums: dict[str, int] = {}
+
+
+def _table_checksum(data: TableData, batch: BatchConfig) -> int:
+    """Of the rows and their split as they are now. A table is read once, and again where it has changed."""
+    about = data.file.stat()
+    key = repr((data, about.st_ino, about.st_size, about.st_mtime_ns))
+    if key not in _checksums:
+        from descent.data.module import RegressionData  # torch comes in here
+
+        _checksums[key] = RegressionData(data, batch).checksum
+    return _checksums[key]
 
 
 def load_saved(run_dir: Path) -> DictConfig:
