@@ -57,7 +57,7 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
     assert run_dir.name.startswith("optimizer=adam,")
     found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if "tfevents" not in path.name}
     assert found == {
-        *(".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *(".lock", ".hydra", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *("figures", "figures/predicted.png"),
         *("checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "result.json", "train.log"),
     }

@@ -41,6 +41,7 @@ def result_of(seed: int = 0, status: str = "completed", **given: Any) -> dict[st
         **{"status": status, "reason": None, "stopped": None, "seed": seed, "checksum": 1, "rows": {"train": ROWS}},
         **{"steps": 100, "epochs": 100, "samples": 100 * ROWS, "gradient_evaluations": 100, "seconds": 1.0},
         **{"optimum": OPTIMUM, "best": {"step": 9, "monitor": "val/loss", "value": 1.0}},
+        **{"features": ["x_1"], "target": "y", "predictions": [], "parameters": {"weight": [1.0], "bias": None}},
         "metrics": {"train/loss": 1.0} | given.pop("metrics", {}),
         "hparams": hparams | given.pop("hparams", {}),
     }

@@ -168,9 +168,14 @@ def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(sc
 
 
 def test_resuming_on_other_data_is_refused(run: Run, tmp_path: Path) -> None:
-    run(*SMALL, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
-    with pytest.raises(UserError, match="data must be what the run began with to be resumed"):
-        run(*SMALL, "data.seed=5", run_dir=tmp_path / "r", resume=True)
+    table = tmp_path / "rows.csv"
+    table.write_text("x,y\n" + "".join(f"{k},{k % 7}\n" for k in range(50)))
+    rows = ("data=table", f"data.path={table}", "data.target=y", "trainer.max_epochs=4", "batch.size=8")
+    run(*rows, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
+    for changed in ("50,1", "49,1"):
+        table.write_text(table.read_text().replace("49,0", changed))
+        with pytest.raises(UserError, match="data must be what the run began with to be resumed"):
+            run(*rows, run_dir=tmp_path / "r", resume=True)
 
 
 class Payload:
