@@ -97,6 +97,12 @@ def test_the_best_rate_is_chosen_by(what: str, tmp_path: Path) -> None:
     assert repeated == ("optimizer=sgd", f"optimizer.lr={best}")
 
 
+def test_a_run_that_is_there_twice_does_not_choose_its_setting() -> None:
+    runs = [*runs_of(0.1, [5.0]), *runs_of(0.1, [5.0]), *runs_of(0.2, [1.0])]
+    (chosen,) = best_settings(settings_of(runs), ["optimizer"], "val/loss")
+    assert chosen.values["optimizer.lr"] == 0.2
+
+
 def test_what_a_sweep_repeated_is_measured_on_the_seeds_that_did_not_choose_it() -> None:
     # the rate 0.1 was chosen by the seeds 0 and 1, and is worse on the others
     runs = [*runs_of(0.1, [1.0, 1.0, 5.0, 7.0]), *runs_of(0.2, [2.0, 2.0])]

@@ -247,6 +247,15 @@ def test_two_rows_are_enough_for_metrics_and_one_is_not(run_dir: Path, table: pl
         evaluate(run_dir, data=path)
 
 
+def test_a_table_whose_columns_have_changed_places_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    line.write_csv(path)
+    run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
+    line.rename({"x": "flag", "flag": "x"}).write_csv(path)  # the same numbers under other names
+    with pytest.raises(UserError, match=r"rows.csv must have the rows that .* split or columns have changed"):
+        evaluate(run_dir)
+
+
 def test_data_of_a_config_that_has_changed_since_are_not_evaluated(run_dir: Path) -> None:
     config = run_dir / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("test_fraction: 0.1", "test_fraction: 0.2"))
@@ -294,6 +303,21 @@ def test_the_checkpoint_of_another_run_in_its_place_is_refused(
     run(*OVERRIDES, "trainer.max_epochs=1", "data.seed=1", run_dir=tmp_path / "other")
     shutil.copy(tmp_path / "other/checkpoints/best.ckpt", run_dir / "checkpoints/best.ckpt")
     refused(run_dir, table, r"best.ckpt must be of the run .*; it is of another run", tmp_path / "out.csv")
+
+
+def test_the_best_checkpoint_of_a_run_of_another_length_is_refused(
+    run: Run, run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    run(*OVERRIDES, "trainer.max_epochs=2", run_dir=tmp_path / "other")
+    shutil.copy(tmp_path / "other/checkpoints/best.ckpt", run_dir / "checkpoints/best.ckpt")
+    refused(run_dir, table, r"best.ckpt must be of step \d+, the best in result.json", tmp_path / "out.csv")
+
+
+def test_a_file_of_the_users_beside_the_output_stays(run_dir: Path, table: pl.DataFrame, tmp_path: Path) -> None:
+    table.write_csv(tmp_path / "in.csv")
+    (tmp_path / "out.csv.tmp").write_text("mine")
+    predict_file(run_dir, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv.tmp").read_text() == "mine"
 
 
 def weights(**values: Any) -> Change:

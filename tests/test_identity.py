@@ -11,12 +11,13 @@ from conftest import Run, config_of, save_config
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
+from descent.callbacks.checkpoints import Checkpoints
 from descent.checkpoint_io import read_checkpoint
 from descent.errors import UserError
 from descent.files import locked
 from descent.identity import config_digest, differences
 from descent.result import read_result
-from descent.resume import check_unchanged, resume
+from descent.resume import check_unchanged, load_saved, resume, to_config
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -98,6 +99,22 @@ def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Pa
         check_unchanged(finished, config_of(*own, "optimizer.lr=0.01"))
 
 
+def test_a_sweep_does_not_take_a_run_on_other_rows_for_finished(run: Run, tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "rows.csv", tmp_path / "run"
+    table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(40))
+    path.write_text(table)
+    own = ("data=table", f"data.path={path}", "data.target=y", "trainer.max_epochs=1", "figures=false")
+    save_config(run_dir, *own)
+    run(*own, run_dir=run_dir)
+    config = to_config(load_saved(run_dir), run_dir)
+    check_unchanged(run_dir, config)
+    path.write_text(table.replace("\n5,2\n", "\n5,9\n"))
+    with pytest.raises(UserError, match=rf"{path} must have the rows that {run_dir} was trained on"):
+        check_unchanged(run_dir, config)
+    path.write_text(table)
+    check_unchanged(run_dir, config)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
@@ -139,6 +156,32 @@ def test_a_lengthened_run_keeps_its_new_length(finished: Path) -> None:
     assert OmegaConf.load(finished / ".hydra/config.yaml").trainer.max_epochs == 6
     assert read_result(finished)["hparams"]["trainer.max_epochs"] == 6
     assert resume(finished, ["trainer.max_epochs=7"]).epochs == 7
+
+
+def test_a_run_that_was_killed_as_it_became_longer_goes_on(
+    finished: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: Any) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_start", killed)  # the first hook after the new length is kept
+        with pytest.raises(SystemExit):
+            resume(finished, ["trainer.max_epochs=6"])
+    assert read_checkpoint(finished / "checkpoints/last.ckpt")["run"]["config"]["trainer.max_epochs"] == 4
+    result = resume(finished)
+    assert (result.status, result.epochs) == ("completed", 6)
+    assert result.parameters == run(*SMALL, "trainer.max_epochs=6", run_dir=tmp_path / "whole").parameters
+
+
+def test_a_run_does_not_become_shorter(finished: Path) -> None:
+    path = finished / ".hydra/config.yaml"
+    path.write_text(path.read_text().replace("max_epochs: 4", "max_epochs: 2"))
+    (finished / "result.json").unlink()
+    before = contents(finished)
+    reason = resume(finished).reason
+    assert reason is not None and "trainer.max_epochs was 4 and is 2" in reason
+    assert {**contents(finished), "result.json": b""} == {**before, "result.json": b""}
 
 
 def test_a_run_that_is_at_work_elsewhere_is_left_alone(finished: Path) -> None:

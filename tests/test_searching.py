@@ -6,16 +6,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import log10, nan
 from pathlib import Path
+from shutil import copytree
 from subprocess import CompletedProcess, Popen
 from typing import Any
 
 import pytest
-from conftest import config_of
+from conftest import CONF, config_of, save_config
+from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext
 
 from descent.errors import UserError
 from descent.result import Result, read_result
 from descent.run_dirs import job_label
 from descent.train import train
+from hydra_plugins.descent.resuming import ResumingLauncher
 from hydra_plugins.descent.searching import check_search, search
 
 optuna = pytest.importorskip("optuna")
@@ -174,6 +180,32 @@ def test_a_completed_run_whose_metric_is_not_finite_is_no_better_than_a_diverged
     best = search([], launcher(tmp_path, result_of), tmp_path, SPACE, 3, "val/loss", 0)
     assert best.startswith("best val/loss 1 with")
     assert [state for _, state, *_ in trials_of(tmp_path)] == ["COMPLETE", "PRUNED", "PRUNED"]
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -> None:
+    asked = ["trainer.enable_progress_bar=false", "figures=false", "data.num_samples=40", "trainer.max_epochs=1"]
+    conf, sweep_dir = tmp_path / "conf", tmp_path / "sweep"
+    copytree(CONF, conf)
+    sweep_dir.mkdir()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("train", [*asked, f"hydra.sweep.dir={sweep_dir}"], return_hydra_config=True)
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+    now = ResumingLauncher()
+    now.setup(hydra_context=context, task_function=lambda _: None, config=config)
+
+    def launch(job: list[str], number: int) -> None:
+        save_config(sweep_dir / job_label(job), *job)
+        train(config_of(*job), sweep_dir / job_label(job))
+
+    search(asked, launch, sweep_dir, SPACE, 2, "val/loss", 0, now.check)
+    search(asked, launch, sweep_dir, SPACE, 3, "val/loss", 0, now.check)
+    trials = trials_of(sweep_dir)
+    edited = (conf / "data/synthetic.yaml").read_text().replace("noise_std: 0.5", "noise_std: 3.0")
+    (conf / "data/synthetic.yaml").write_text(edited)
+    with pytest.raises(UserError, match=r"was begun with another config: data\.noise_std was 0\.5 and is 3\.0"):
+        search(asked, launch, sweep_dir, SPACE, 4, "val/loss", 0, now.check)
+    assert trials_of(sweep_dir) == trials
 
 
 @pytest.mark.filterwarnings("ignore")  # as above

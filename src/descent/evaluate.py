@@ -57,10 +57,11 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
 def _own_rows(run_dir: Path, result: dict[str, Any]) -> Part:
     config = to_config(load_saved(run_dir), run_dir)
     own = RegressionData(config.data, config.batch, config.seed, config.model.bias)
-    if own.checksum != result.get("checksum"):  # another number of rows would draw training rows for the test
+    same = own.checksum == result.get("checksum") and [*own.rows.feature_names] == result["features"]
+    if not same:  # another number of rows would draw training rows for the test
         name = config.data.path if isinstance(config.data, TableData) else f"data={config.data.source}"
         raise UserError(
-            f"{name} must have the rows that {run_dir} was trained on: its rows or their split have changed"
+            f"{name} must have the rows that {run_dir} was trained on: its rows, split or columns have changed"
         )
     if len(own.test) == 0:
         raise UserError(f"{run_dir} has no test rows (data.test_fraction=0): --data FILE names others")

@@ -17,8 +17,8 @@ def one_line(error: BaseException) -> str:
     while cause and not isinstance(cause, UserError):  # Hydra wraps what its resolvers raise
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
-        return str(cause)
-    text = re.sub(r"\s*\n\s*", " ", str(error)).strip()
+        return _joined(str(cause))  # a column's name may have a line feed
+    text = _joined(str(error))
     if found := re.search(r"Could not find '([\w-]+)/(.+?)' Available options in '.+?': (.+?) Config search", text):
         group, option, options = found.groups()
         return f"{group} must be one of {', '.join(options.split())}, got {option!r}"
@@ -33,6 +33,10 @@ def one_line(error: BaseException) -> str:
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return text.removesuffix(" object_type=dict")
     return f"{type(error).__name__}: {text}"
+
+
+def _joined(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
 def unknown(key: str) -> str:

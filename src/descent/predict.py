@@ -1,5 +1,6 @@
 """Predictions for a table, in a stream: memory does not grow with its rows."""
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
             raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
         raise must("OUTPUT", "another file than INPUT", str(output))
-    temporary = output.absolute().with_name(f"{output.name}.tmp")
+    temporary = output.absolute().with_name(f"{output.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
     try:
         predicted = frame.with_columns(_prediction(model, numbers))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet

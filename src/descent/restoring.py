@@ -58,8 +58,10 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> int:
                 f"{last} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
                 f" its {path} is {value!r:.40}"
             )
-    saved = loaded["run"]
-    changed = differences(saved["config"], identity["config"], allowed=[LENGTH] if longer else [])
+    saved, now = loaded["run"], identity["config"]
+    began_with = saved["config"].get(LENGTH)
+    longer = longer and isinstance(began_with, int) and began_with <= now[LENGTH]
+    changed = differences(saved["config"], now, allowed=[LENGTH] if longer else [])
     if changed:
         raise UserError(f"{last} must be of the same config, to be resumed: {changed}")
     if saved["checksum"] != identity["checksum"]:

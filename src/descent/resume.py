@@ -8,7 +8,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from descent import cli
-from descent.config import Config
+from descent.config import BatchConfig, Config, TableData
 from descent.errors import UserError, must
 from descent.files import write_atomically
 from descent.hyperparameters import RUN_LENGTH_ARGUMENTS
@@ -41,9 +41,10 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         write_atomically(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved).encode())
 
     command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])
-    longer = bool(overrides)
+    # without a new length as well: a run that was killed as it became longer has it in its config alone
+    longer = not _is_laid_out(config)
     return run_safely(
-        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if longer else None
+        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if overrides else None
     )
 
 
@@ -51,7 +52,8 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     """Before a sweep takes a run for finished, or goes on with it.
 
     Raises:
-        UserError: the run began with another config; names the keys, and the values then and now.
+        UserError: the run began with another config; names the keys, and the values then and now. Or it is finished,
+            and its table has changed since.
     """
     began = (run_dir / "checkpoints" / "last.ckpt").is_file() or is_finished(run_dir)
     if not began:
@@ -62,6 +64,27 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
         changed = None if digest in (None, config_digest(config)) else "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
+    if not isinstance(config.data, TableData) or not is_finished(run_dir):
+        return  # training looks for itself
+    if _table_checksum(config.data, config.batch) != read_result(run_dir)["checksum"]:
+        raise UserError(
+            f"{config.data.path} must have the rows that {run_dir} was trained on: its rows or their split have"
+            " changed; name=... begins anew"
+        )
+
+
+_checksums: dict[str, int] = {}
+
+
+def _table_checksum(data: TableData, batch: BatchConfig) -> int:
+    """Of the rows and their split as they are now. A table is read once, and again where it has changed."""
+    about = data.file.stat()
+    key = repr((data, about.st_ino, about.st_size, about.st_mtime_ns))
+    if key not in _checksums:
+        from descent.data.module import RegressionData  # torch comes in here
+
+        _checksums[key] = RegressionData(data, batch).checksum
+    return _checksums[key]
 
 
 def load_saved(run_dir: Path) -> DictConfig:
@@ -114,10 +137,15 @@ def _load(run_dir: Path, name: str) -> DictConfig:
 def _lengthened(config: Config, longer: Config) -> Config:
     if longer.trainer.max_epochs <= config.trainer.max_epochs:
         raise must(LENGTH, f"above {config.trainer.max_epochs}, what the run was begun with", longer.trainer.max_epochs)
-    if any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS):
+    if _is_laid_out(config):
         option = config.choices.get("scheduler")
         raise UserError(f"{LENGTH} must stay {config.trainer.max_epochs}: scheduler={option} is laid out for it")
     return longer
+
+
+def _is_laid_out(config: Config) -> bool:
+    """Whether the scheduler depends on the length of the run."""
+    return any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS)
 
 
 def _check_unfinished(run_dir: Path, config: Config) -> None:

@@ -89,7 +89,7 @@ def compare(
 def _notes(runs: Sequence[Run], group: Sequence[str], chosen_by: str, metric: str) -> Iterator[str]:
     """What chose the settings, and what is reported of them."""
     if group:
-        yield f"chosen: of each {' and '.join(group)} the setting with the most runs, then the best by {chosen_by}"
+        yield f"chosen: of each {' and '.join(group)} the setting with the most seeds, then the best by {chosen_by}"
     if metric.startswith("test/"):
         monitors = {best["monitor"] for run in runs if (best := run.result.get("best"))}
         checkpoint = f", at the checkpoint with the best {' or '.join(sorted(monitors))}" if monitors else ""

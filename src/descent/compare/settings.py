@@ -37,7 +37,7 @@ def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]
 def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str) -> list[Setting]:
     """One setting for each combination of the values of ``group``: so each optimizer at its own best learning rate.
 
-    It is the one with the most runs, which a protocol has chosen to repeat with other seeds; among equals the one of
+    It is the one with the most seeds, which a protocol has chosen to repeat with others; among equals the one of
     which fewest runs diverged, then the one with the best mean of ``metric``, then the first. Where it has seeds that
     no other setting of its group has, it is measured on those alone: the others were there to choose it.
     """
@@ -45,7 +45,8 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str
     def merit(setting: Setting) -> tuple[int, int, float]:
         mean = mean_of(setting, metric)
         sign = 1 if better(metric) == "max" else -1
-        return len(setting.runs), -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else sign * mean
+        seeds = len({run.result["seed"] for run in setting.runs})  # a run that is there twice chooses nothing
+        return seeds, -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else sign * mean
 
     groups: dict[tuple[str, ...], list[Setting]] = {}
     for setting in settings:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from descent import signals
 from descent.cli import to_config
+from descent.config import Config
 from descent.errors import UserError, must
 from descent.files import locked
 from descent.messages import one_line
@@ -113,8 +114,12 @@ class ResumingSweeper(BasicSweeper):
             self.overrides = [*(self.overrides or []), [job]]
             returns.append(self.launcher.launch([job], initial_job_idx=number))
 
+        def check(job: list[str]) -> None:
+            if isinstance(self.launcher, ResumingLauncher):
+                self.launcher.check(job)
+
         assert self.space is not None
-        self.best = search(arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed)
+        self.best = search(arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check)
         return returns
 
     def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
@@ -146,14 +151,25 @@ class ResumingLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return [self._job(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
 
+    def check(self, overrides: list[str]) -> None:
+        """Raises an error where the job has begun with another config than it has today."""
+        check_unchanged(self._run_dir(overrides), self._composed(overrides)[1])
+
+    def _run_dir(self, overrides: Sequence[str]) -> Path:
+        return Path(self.config.hydra.sweep.dir) / job_label(overrides)
+
+    def _composed(self, overrides: list[str]) -> tuple[DictConfig, Config]:
+        """The config of a job, as Hydra has it and checked."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return config, to_config(tree, config.hydra.runtime)
+
     def _job(self, number: int, overrides: list[str]) -> JobReturn:
         signals.exit_if_received()
-        run_dir = Path(self.config.hydra.sweep.dir) / job_label(overrides)
+        run_dir = self._run_dir(overrides)
         print(f"#{number} {run_dir.name}", flush=True)
         try:
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            checked = to_config(tree, config.hydra.runtime)
+            config, checked = self._composed(overrides)
         except Exception as error:
             return _not_composed(error, run_dir, overrides)
         check_unchanged(run_dir, checked)

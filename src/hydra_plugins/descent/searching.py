@@ -24,6 +24,7 @@ def search(
     n_trials: int,
     choose_by: str,
     seed: int,
+    check: Callable[[list[str]], Any] = lambda job: None,
 ) -> str:
     """Asks Optuna for one trial after another; the study is ``study.db`` (SQLite) beside the runs.
 
@@ -41,6 +42,7 @@ def search(
         n_trials: how many the study is to have in all.
         choose_by: the metric.
         seed: of Optuna's sampler (TPE).
+        check: raises an error where the job of an earlier trial, given its overrides, would have another config today.
 
     Returns:
         the best trial in words.
@@ -79,9 +81,14 @@ def search(
     if open_trials:  # an earlier version wrote a trial before its job had ended
         print(f"note: {open_trials} of the trials in {path} had not ended; they are left out")
 
+    def job_at(point: Mapping[str, float]) -> list[str]:
+        return [*arguments, *(f"{key}={value:.6g}" for key, value in point.items())]
+
+    for trial in filter(_counts, study.get_trials(deepcopy=False)):
+        check(job_at(trial.params))
     while len(ended := [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]) < n_trials:
         params = _next_point(ended, distributions, direction, seed)
-        job = [*arguments, *(f"{key}={value:.6g}" for key, value in params.items())]
+        job = job_at(params)
         launch(job, len(ended))
         run_dir = sweep_dir / job_label(job)
         result = read_result(run_dir)
