@@ -101,3 +101,7 @@ def test_arguments_of_the_optimizer_class_may_be_added() -> None:
 
 def test_a_name_of_digits_is_a_text() -> None:
     assert config_of("name=2024").name == "2024"
+
+
+def test_a_name_with_a_line_feed_does_not_make_a_message_two_lines() -> None:
+    assert one_line(UserError("column a\n  b of x.csv must be numeric")) == "column a b of x.csv must be numeric"
