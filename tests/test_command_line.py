@@ -92,6 +92,8 @@ def test_another_primary_config_needs_ours_among_its_defaults() -> None:
         (["--experimental-rerun", "x.pickle"], "--experimental-rerun must not be given"),
         (["--experimental", "x.pickle"], "--experimental-rerun must not be given"),
         (["--config-name", "optimizer/sgd"], "--config-name must be a config"),
+        (["--config-path", "pkg://antigravity"], "--config-path must be directories on the command line"),
+        (["hydra.searchpath=[pkg://antigravity]"], "hydra.searchpath must be directories on the command line"),
         ([f"predict_at=[[{','.join(map(str, range(20_000)))}]]"], "predict_at must be at most 10,000 characters long"),
         (["hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials needs a sweep: -m"),
         (["hydra.mode=RUN", "optimizer=sgd,adam"], "Ambiguous value for argument 'optimizer=sgd,adam'"),

@@ -5,13 +5,17 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from descent.errors import UserError
-from descent.result import read_result
+from descent.result import Result, read_result
+from descent.run_dirs import job_label
 from hydra_plugins.descent.resuming import ResumingSweeper
 from hydra_plugins.descent.tuning import repeats_of
 
@@ -85,3 +89,29 @@ def test_nonsense_for_the_sweeper_is_refused(arguments: dict[str, Any], message:
 def test_a_second_round_that_cannot_be_is_refused(then: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"hydra\.sweeper\.then must be"):
         repeats_of(then, "optimizer", {"optimizer"})
+
+
+def test_a_finished_job_that_any_launcher_reports_as_refused_fails_the_sweep(tmp_path: Path) -> None:
+    class Foreign:
+        """As Hydra's own launchers: it runs every job again, and the run refuses another config."""
+
+        refuses = False
+
+        def launch(self, jobs: Any, initial_job_idx: int) -> list[JobReturn]:
+            for job in jobs:
+                Result("completed", seed=0, command="").write(tmp_path / job_label(job))
+            outcome = Result("failed" if self.refuses else "completed", seed=0, command="", reason="another config")
+            return [JobReturn(overrides=job, status=JobStatus.COMPLETED, _return_value=outcome) for job in jobs]
+
+    def sweep(refuses: bool) -> None:
+        sweeper, launcher = ResumingSweeper(None), Foreign()
+        launcher.refuses = refuses
+        sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+        sweeper.launcher = launcher  # type: ignore[assignment]
+        sweeper.hydra_context = SimpleNamespace(config_loader=None)  # type: ignore[assignment]
+        sweeper.sweep(["seed=1,2"])
+
+    sweep(refuses=False)
+    with pytest.raises(SystemExit) as raised:
+        sweep(refuses=True)
+    assert raised.value.code == 1

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from descent.errors import UserError, must
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
+DIRECTORY = "directories on the command line: a package would be imported"
 LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice as many
 
 
@@ -38,6 +39,8 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
         raise UserError(
             "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs"
         )
+    if str(arguments.config_path).startswith("pkg:"):
+        raise must("--config-path", DIRECTORY, arguments.config_path)
     for override in arguments.overrides:
         if len(override) > LONGEST:
             raise must(
@@ -56,6 +59,12 @@ class Loader(ConfigLoaderImpl):
     conf: Path
     is_sweep: bool  # by -m
     kept: tuple[Any, DictConfig] | None = None
+
+    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
+        for override in parsed_overrides:
+            if override.get_key_element() == "hydra.searchpath" and "pkg:" in str(override.value()):
+                raise must("hydra.searchpath", DIRECTORY, override.value())
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
     def load_configuration(
         self,

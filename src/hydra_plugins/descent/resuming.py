@@ -102,7 +102,9 @@ class ResumingSweeper(BasicSweeper):
                 print(self.best)
             if not self._jobs() and not self.space:
                 raise UserError("a sweep must have at least one job")
-            if not all(is_finished(sweep_dir / job) for job in self._jobs()):
+            results = [job.return_value for batch in returns for job in batch]
+            refused = any(isinstance(result, Result) and result.status == "failed" for result in results)
+            if refused or not all(is_finished(sweep_dir / job) for job in self._jobs()):
                 sys.exit(EXIT_CODES["failed"])
             return returns
 
