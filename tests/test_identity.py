@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run, config_of, save_config
+from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
 from descent.callbacks.checkpoints import Checkpoints
+from descent.callbacks.watcher import Watcher
 from descent.checkpoint_io import read_checkpoint
 from descent.errors import UserError
 from descent.files import locked
@@ -248,3 +250,21 @@ def test_a_result_with_a_key_of_another_kind_is_named(key: str, value: Any, fini
     (finished / "result.json").write_text(json.dumps(written))
     with pytest.raises(UserError, match=rf"{finished}/result\.json must be the result of a run; .*{key}"):
         read_result(finished)
+
+
+def test_a_run_holds_the_lock_of_its_directory_while_it_trains(run: Run, tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    class Intruder(Watcher):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            with (
+                pytest.raises(UserError, match="is at work in another process") as raised,
+                locked(tmp_path / "r", "it"),
+            ):
+                pass
+            tried.append(str(raised.value))
+
+    assert run(*SMALL, callbacks=[Intruder()], run_dir=tmp_path / "r").status == "completed"
+    assert len(tried) == 1
+    with locked(tmp_path / "r", "it"):  # it is free again
+        pass
