@@ -218,9 +218,3 @@ def test_a_config_that_is_refused_leaves_the_result_of_a_run_that_can_go_on(inte
     before = contents(interrupted)
     assert run_safely(refuse, interrupted, "").status == "failed"
     assert contents(interrupted) == before
-
-
-def test_the_last_failure_of_a_run_that_has_not_trained_is_the_one_in_its_result(tmp_path: Path) -> None:
-    for reason in ("the first", "the second"):
-        Result("failed", seed=None, command="", reason=reason).write_unless_trained(tmp_path)
-        assert json.loads((tmp_path / "result.json").read_text())["reason"] == reason
