@@ -73,3 +73,29 @@ def test_the_lines_of_a_figure_come_in_the_order_of_the_ranking(
     legend = figures[0].axes[0].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["lr=0.3", "lr=0.1", "lr=0.2"]
+
+
+def test_a_cell_of_the_heat_map_chosen_by_r2_is_of_the_setting_with_the_largest() -> None:
+    runs = []
+    for optimizer, size in (("sgd", 8), ("sgd", None), ("adam", 8), ("adam", None)):
+        for lr, (val, test) in {0.1: (0.5, 0.2), 0.2: (0.9, 0.7), 0.3: (-1.0, 0.1)}.items():
+            hparams: dict[str, Any] = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
+            runs.append(run_of(hparams=hparams, metrics={"val/r2": val, "test/r2": test}))
+    axes = axes_of(heat_map(settings_of(runs), "val/r2", "test/r2"))
+    assert [text.get_text() for text in axes.texts] == ["0.7"] * 4
+
+
+def test_no_figure_of_an_earlier_comparison_stays(tmp_path: Path) -> None:
+    earlier = ("excess_over_seconds", "learning_rates", "heat_map", "paths", "clipped", "contraction")
+    (tmp_path / "compare").mkdir()
+    for name in earlier:
+        (tmp_path / f"compare/{name}.png").write_bytes(b"earlier")
+    write(tmp_path / "run", hparams={"batch.size": 8}, metrics={"val/loss": 1.0})
+    out = compare([tmp_path], x="steps")
+    assert [path.name for path in out.glob("*.png")] == ["excess_over_steps.png"]
+
+
+def test_the_report_says_the_target_in_percent(tmp_path: Path) -> None:
+    write(tmp_path / "run", metrics={"val/loss": 1.0})
+    page = (compare([tmp_path], x="steps", target=0.05) / "report.html").read_text()
+    assert "at most 5% above the optimum" in page

@@ -1,13 +1,17 @@
 """Bad input: one line that names the key, the rule and the value, before anything trains."""
 
 import re
+from pathlib import Path
 
 import pytest
-from conftest import config_of
+from conftest import config_of, options
 from hydra.errors import HydraException
 
 from descent.errors import UserError
+from descent.help import help_text
+from descent.hparams import flat_hparams
 from descent.messages import one_line
+from descent.run_dirs import job_label
 
 BAD = [
     ("optimizer=foo", "optimizer must be one of adadelta, adagrad, adam,.* got 'foo'"),
@@ -105,3 +109,29 @@ def test_a_name_of_digits_is_a_text() -> None:
 
 def test_a_name_with_a_line_feed_does_not_make_a_message_two_lines() -> None:
     assert one_line(UserError("column a\n  b of x.csv must be numeric")) == "column a b of x.csv must be numeric"
+
+
+@pytest.mark.parametrize("group", ["experiment", "debug"])
+def test_two_experiments_at_once_are_refused(group: str) -> None:
+    first, second = options(group)[:2]
+    with pytest.raises(UserError, match=rf"^{group} must be one option"):
+        config_of(f"{group}=[{first},{second}]")
+
+
+def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# What is\n# mine. And more.\nseed: 1\n")
+    assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
+
+
+def test_the_hyperparameters_name_the_experiment_and_the_debug_option() -> None:
+    found = flat_hparams(config_of("experiment=two_features", "debug=overfit"))
+    assert (found["experiment"], found["debug"]) == ("two_features", "overfit")
+
+
+def test_jobs_that_differ_in_what_a_file_name_should_not_have_are_told_apart() -> None:
+    jobs = ["data.path=a/b", "data.path=a_b", "data.path=a b", "data.path=a:b", "data.path=a_b."]
+    labels = {job_label([job]) for job in jobs}
+    assert len(labels) == len(jobs)
+    assert all(re.fullmatch(r"[\w.,=+-]+", label) for label in labels)
+    assert job_label(["b=2", "a=1"]) == job_label(["a=1", "b=2"]) == "a=1,b=2"

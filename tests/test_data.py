@@ -294,3 +294,17 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_without_shuffling_rows_come_in_order() -> None:
     assert batches(4, shuffle=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize(("words", "numeric"), [(4, True), (5, True), (6, False)])
+def test_a_column_of_which_at_least_half_is_numbers_is_a_feature_whose_other_cells_are_mistakes(
+    words: int, numeric: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.csv"
+    cells = ["word"] * words + ["1"] * (10 - words)
+    path.write_text("a,b,y\n" + "".join(f"{number},{cell},2\n" for number, cell in enumerate(cells)))
+    if numeric:
+        with pytest.raises(UserError, match=r"column b of .* must be a finite number in data row 1, got 'word'"):
+            read_table(path, "y", None)
+    else:
+        assert read_table(path, "y", None)[2] == ("a",)

@@ -533,3 +533,23 @@ def test_a_file_that_is_no_table_is_refused_in_one_line(kind: str, run_dir: Path
         said.append(str(raised.value))
     if kind != "header only":
         assert [text.split(" ")[0] for text in said] == ["--data", "INPUT"]
+
+
+def test_evaluation_json_says_what_was_evaluated(run_dir: Path, table: pl.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    table.head(50).write_csv(path)
+    for checkpoint, data, said, rows in (("best", None, "test", 44), ("last", path, str(path), 50)):
+        evaluate(run_dir, checkpoint, data)  # type: ignore[arg-type]
+        kept = json.loads((run_dir / "evaluation.json").read_text())
+        assert (kept["checkpoint"], kept["data"], kept["rows"]) == (checkpoint, said, rows)
+
+
+def test_the_input_is_not_overwritten_under_another_spelling_of_its_path(run_dir: Path, table: pl.DataFrame) -> None:
+    source, link = run_dir / "rows.csv", run_dir / "link.csv"
+    table.write_csv(source)
+    link.symlink_to(source)
+    before = source.read_bytes()
+    for output in (link, run_dir / ".." / run_dir.name / "rows.csv"):
+        with pytest.raises(UserError, match="OUTPUT must be another file than INPUT"):
+            predict_file(run_dir, source, output)
+        assert source.read_bytes() == before

@@ -71,7 +71,10 @@ def test_the_digest_is_in_the_result_and_in_both_checkpoints(run: Run, tmp_path:
 
 def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing() -> None:
     base = config_digest(config_of())
-    free = ("name=x", "checkpoint.every_seconds=9", "trainer.enable_progress_bar=false", "trainer.max_epochs=7")
+    free = (
+        *("name=x", "checkpoint.every_seconds=9", "checkpoint.every_steps=9", "trainer.max_epochs=7"),
+        *("trainer.enable_progress_bar=false", "trainer.profiler=simple"),
+    )
     assert {config_digest(config_of(override)) for override in free} == {base}
     others = (
         *("optimizer.lr=0.1", "seed=1", "data.seed=1", "batch.shuffle=false", "clip=norm", "scheduler=step"),

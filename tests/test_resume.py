@@ -161,3 +161,14 @@ def test_a_signal_within_epochs_that_nobody_hears_of_resumes_exactly(run: Run, t
     assert_resumes_exactly(
         run, tmp_path, [SignalAt(101), SignalAt(123)], *SMALL, "trainer.max_epochs=40", "optimizer=momentum"
     )
+
+
+def test_a_resumed_run_knows_the_best_step_of_before(run: Run, tmp_path: Path) -> None:
+    # the learning rate is too large: each step makes the loss worse, so that the first validation is the best
+    worse = ("batch=full", "batch.size=null", "optimizer.lr=1.5", "stopping.diverged_above=1e20")
+    whole = run(*SMALL, *worse, run_dir=tmp_path / "whole")
+    assert run(*SMALL, *worse, callbacks=[SignalAt(2)], run_dir=tmp_path / "r").status == "interrupted"
+    resumed = run(*SMALL, *worse, run_dir=tmp_path / "r", resume=True)
+    assert resumed.steps == 4
+    assert whole.best is not None and whole.best["step"] == 1
+    assert resumed.best == whole.best

@@ -1,5 +1,6 @@
 """Kills, signals, full disks and continued sweeps, through the commands."""
 
+import csv
 import os
 import re
 import shutil
@@ -125,6 +126,8 @@ def test_a_sweep_that_is_interrupted_lists_what_is_left(start: Any, tmp_path: Pa
     assert "Traceback" not in errors
     left = output[output.index("not finished:") :]
     assert all(f"seed={seed}" in left for seed in (1, 2, 3))
+    with (tmp_path / "logs/sweeps/s/summary.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["interrupted"]
 
 
 def test_a_job_of_a_sweep_equals_the_same_job_alone(run: Run) -> None:

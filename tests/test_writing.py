@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,18 +14,20 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, Run, save_config
+from conftest import ROOT, Run, config_of, save_config
 from tensorboard.summary.writer import event_file_writer
 from test_resume import SMALL, SignalAt
 from test_stepping import curve
 from test_survival import Script
 
 from descent.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from descent.config import Config
 from descent.errors import UserError
 from descent.logger import RunLogger
 from descent.predict import predict_file
 from descent.result import Result
 from descent.resume import resume
+from descent.run import run_safely
 
 
 def best_step(checkpoint: dict[str, Any]) -> int:
@@ -195,3 +198,23 @@ def test_the_curves_of_a_run_that_is_resumed_many_times_within_a_second_are_whol
         logger.close()
     expected = {**{step: float(step) for step in range(15)}, 15: -1.0}
     assert list(curve(tmp_path, "loss").items()) == list(expected.items())
+
+
+def test_an_interrupted_run_in_a_directory_with_a_space_says_a_command_that_a_shell_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = Result("interrupted", seed=0, command="", reason="interrupted by SIGINT", signal=2)
+    monkeypatch.setattr("descent.train.train", lambda *_, **__: stopped)
+    run_safely(config_of, tmp_path / "my runs/a", "", brief=True)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[:3] == ["python", "scripts/resume.py", str(tmp_path / "my runs/a")]
+
+
+def refuse() -> Config:
+    raise UserError("seed must be an integer")
+
+
+def test_a_config_that_is_refused_leaves_the_result_of_a_run_that_can_go_on(interrupted: Path) -> None:
+    before = contents(interrupted)
+    assert run_safely(refuse, interrupted, "").status == "failed"
+    assert contents(interrupted) == before
