@@ -103,8 +103,10 @@ def test_a_finished_job_that_any_launcher_reports_as_refused_fails_the_sweep(tmp
             outcome = Result("failed" if self.refuses else "completed", seed=0, command="", reason="another config")
             return [JobReturn(overrides=job, status=JobStatus.COMPLETED, _return_value=outcome) for job in jobs]
 
+    from hydra_plugins.descent import resuming  # Hydra imports its plugins anew when it looks for them
+
     def sweep(refuses: bool) -> None:
-        sweeper, launcher = ResumingSweeper(None), Foreign()
+        sweeper, launcher = resuming.ResumingSweeper(None), Foreign()
         launcher.refuses = refuses
         sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
         sweeper.launcher = launcher  # type: ignore[assignment]
