@@ -1,5 +1,6 @@
 """TensorBoard, with one event file for a run."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tensorboard.summary.writer import event_file_writer
 # the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
 FIRST_FILE = 10**9
 
+MOST_PENDING, MOST_SECONDS = 50, 1.0  # points that wait to be written, and how long; a checkpoint writes them first
 EVENTS = "events.out.tfevents.*"
 LAYOUT = {
     "descent": {
@@ -34,6 +36,8 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
         if event_file_writer._global_uid.get() < FIRST_FILE:
             event_file_writer._global_uid = event_file_writer.AtomicCounter(FIRST_FILE)
+        self.pending: dict[int, tuple[float, dict[str, float]]] = {}  # by step, with the time of day
+        self.written_at = time.monotonic()
         self.run_dir, self.before = run_dir, set(run_dir.glob(EVENTS))
         if resumed_at is None and self.before:
             resumed_at = -1  # of a run in the same directory that had no checkpoint yet
@@ -46,8 +50,20 @@ class RunLogger(TensorBoardLogger):
         points = {name: value for name, value in metrics.items() if name != "epoch"}
         if step is not None and any(name.startswith("val/") for name in points):
             step += 1  # Lightning counts the batch that validation follows as not done yet
-        values = [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in points.items()]
-        self.experiment.file_writer.add_summary(Summary(value=values), step)  # one event: a tenth of the time of many
+        if step is None:
+            step = 0
+        _, pending = self.pending.setdefault(step, (time.time(), {}))
+        pending |= {tag: float(value) for tag, value in points.items()}
+        if len(self.pending) >= MOST_PENDING or time.monotonic() - self.written_at > MOST_SECONDS:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        """Hands the points over to the writer's thread, which takes time from training each time it wakes up."""
+        for step, (wall_time, points) in self.pending.items():
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+            self.experiment.file_writer.add_summary(Summary(value=values), step, wall_time)
+        self.pending.clear()
+        self.written_at = time.monotonic()
 
     def log_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
         """A picture, in TensorBoard's Images."""
@@ -60,12 +76,14 @@ class RunLogger(TensorBoardLogger):
 
     def save(self) -> None:
         if self._experiment is not None:  # it is where the disk could not be written to
+            self._write_pending()
             self.experiment.flush()
 
     def finalize(self, status: str) -> None:
         self.save()
 
     def close(self) -> None:
+        self._write_pending()
         self.experiment.close()
 
     def discard(self) -> None:
