@@ -55,18 +55,17 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
         UserError: the run began with another config; names the keys, and the values then and now. Or it is finished,
             and its table has changed since.
     """
-    began = (run_dir / "checkpoints" / "last.ckpt").is_file() or is_finished(run_dir)
-    if not began:
-        return
+    result = read_result(run_dir) if is_finished(run_dir) else None
+    if result is None and not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        return  # it has not begun
     changed = differences(flat_config(to_config(load_saved(run_dir), run_dir)), flat_config(config))
-    if changed is None and is_finished(run_dir):
-        digest = read_result(run_dir).get("config_digest")
-        changed = None if digest in (None, config_digest(config)) else "its config.yaml is not the one that it ran with"
+    if changed is None and result is not None and result.get("config_digest") not in (None, config_digest(config)):
+        changed = "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
-    if not isinstance(config.data, TableData) or not is_finished(run_dir):
-        return  # training looks for itself
-    if _table_checksum(config.data, config.batch) != read_result(run_dir)["checksum"]:
+    if result is None or not isinstance(config.data, TableData):
+        return  # training looks at its rows for itself
+    if _table_checksum(config.data, config.batch) != result["checksum"]:
         raise UserError(
             f"{config.data.path} must have the rows that {run_dir} was trained on: its rows or their split have"
             " changed; name=... begins anew"

@@ -64,7 +64,6 @@ def run_safely(
         resume, longer, on_start: as in ``descent.train.train``.
         brief: print a line in place of the settings and the tables.
     """
-    config: Config | None = None
     try:
         config = configure()
     except Exception as error:
