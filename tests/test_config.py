@@ -14,62 +14,139 @@ from descent.messages import one_line
 from descent.run_dirs import job_label
 
 BAD = [
-    ("optimizer=foo", "optimizer must be one of adadelta, adagrad, adam,.* got 'foo'"),
+    (
+        "optimizer=foo",
+        "optimizer must be one of adadelta, adagrad, adam, adamax, adamw, asgd, lbfgs, momentum, nadam, "
+        "nesterov, radam, rmsprop, rprop, sgd, got 'foo'",
+    ),
     ("optimzer=adam", "optimzer is not a key: did you mean optimizer?"),
     ("batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
     ("+batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
     (
         "optimizer.lrr=1",
-        r"optimizer.lrr is not set in this config: did you mean optimizer.lr. \+optimizer.lrr=\.\.\. would pass it",
+        "optimizer.lrr is not set in this config: did you mean optimizer.lr? +optimizer.lrr=... would pass it"
+        " to the class",
     ),
-    ("+optimizer.lrr=1", "optimizer.lrr is not a key: optimizer=sgd takes lr, momentum, dampening,"),
-    ("+scheduler.gama=1", "scheduler must be empty, or have a _target_"),
+    (
+        "+optimizer.lrr=1",
+        "optimizer.lrr is not a key: optimizer=sgd takes lr, momentum, dampening, weight_decay, nesterov, "
+        "maximize, foreach, differentiable, fused",
+    ),
+    ("+scheduler.gama=1", "scheduler must be empty, or have a _target_, got {'gama': 1}"),
     ("optimizer.lr=abc", "optimizer.lr must be a number greater than 0 and below 1e30, got 'abc'"),
-    ("optimizer.lr=0", "optimizer.lr must be a number greater than 0 .*, got 0"),
-    ("optimizer.lr=nan", "optimizer.lr must be a number .*, got nan"),
-    ("optimizer.lr=inf", "optimizer.lr must be a number .*, got inf"),
-    ("optimizer.lr=null", "optimizer.lr must be .*, got null"),
+    ("optimizer.lr=0", "optimizer.lr must be a number greater than 0 and below 1e30, got 0"),
+    ("optimizer.lr=nan", "optimizer.lr must be a number greater than 0 and below 1e30, got nan"),
+    ("optimizer.lr=inf", "optimizer.lr must be a number greater than 0 and below 1e30, got inf"),
+    ("optimizer.lr=null", "optimizer.lr must be a number greater than 0 and below 1e30, got null"),
     ("+optimizer.momentum=-1", "optimizer.momentum must be a number from 0 up to 1e30, got -1"),
     ("optimizer._target_=os.system", "optimizer._target_ must be a class in torch.optim or descent, got 'os.system'"),
     ("optimizer._target_=torch.optim.SGDD", "optimizer._target_ must be a class that exists, got 'torch.optim.SGDD'"),
-    ("optimizer=null", "an option of a config group must be a name"),
-    ("optimizer=[sgd,adam]", r"optimizer must be one option: -m optimizer=\.\.\. runs several"),
-    ("batch.size=-1", r"batch.size must be a positive integer or null \(the whole training set\), got -1"),
-    ("batch.size=0", "batch.size must be a positive integer .*, got 0"),
-    ("batch.size=1.5", "batch.size must be a positive integer .*, got 1.5"),
-    ("batch.size=true", "batch.size must be a positive integer .*, got true"),
+    ("optimizer=null", "an option of a config group must be a name: --help lists the groups and their options"),
+    ("optimizer=[sgd,adam]", "optimizer must be one option: -m optimizer=... runs several, one after another"),
+    ("batch.size=-1", "batch.size must be a positive integer or null (the whole training set), got -1"),
+    ("batch.size=0", "batch.size must be a positive integer or null (the whole training set), got 0"),
+    ("batch.size=1.5", "batch.size must be a positive integer or null (the whole training set), got 1.5"),
+    ("batch.size=true", "batch.size must be a positive integer or null (the whole training set), got true"),
     ("batch.shuffle=1", "batch.shuffle must be true or false, got 1"),
     ("trainer.max_epochs=1.5", "trainer.max_epochs must be a positive integer, got 1.5"),
     ("trainer.max_epochs=0", "trainer.max_epochs must be a positive integer, got 0"),
-    ("trainer.max_steps=0", "trainer.max_steps must be a positive integer or null"),
-    ("trainer.precision=7", "trainer.precision must be one of 32-true, 64-true,.* got 7"),
+    ("trainer.max_steps=0", "trainer.max_steps must be a positive integer or null (no limit), got 0"),
+    ("trainer.precision=7", "trainer.precision must be one of 32-true, 64-true, 16-mixed, bf16-mixed, got 7"),
     ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a positive integer, got 0"),
     ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
     ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
-    ("seed=null", "seed must be .*, got null"),
-    ("clip.gradient_clip_val=1", "must be set together .*, got 1 and null"),
-    ("clip.gradient_clip_algorithm=norm", "must be set together .*, got null and 'norm'"),
-    ("clip.gradient_clip_val=-1", "clip.gradient_clip_val must be a number greater than 0 .* or null"),
+    ("seed=null", "seed must be an integer from 0 to 4294967295, got null"),
+    (
+        "clip.gradient_clip_val=1",
+        "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), "
+        "got 1 and null",
+    ),
+    (
+        "clip.gradient_clip_algorithm=norm",
+        "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), "
+        "got null and 'norm'",
+    ),
+    (
+        "clip.gradient_clip_val=-1",
+        "clip.gradient_clip_val must be a number greater than 0 and below 1e30 or null (no clipping), got -1",
+    ),
     ("data.val_fraction=1", "data.val_fraction must be a number from 0 up to, not including, 1, got 1"),
-    ("data.val_fraction=-0.1", "data.val_fraction must be .*, got -0.1"),
-    ("data.val_fraction=0.95", r"data.val_fraction \+ data.test_fraction must be below 1"),
+    ("data.val_fraction=-0.1", "data.val_fraction must be a number from 0 up to, not including, 1, got -0.1"),
+    (
+        "data.val_fraction=0.95",
+        "data.val_fraction + data.test_fraction must be below 1, to leave training rows, got 1.05",
+    ),
     ("data.num_samples=0", "data.num_samples must be a positive integer, got 0"),
     ("data.condition_number=0.5", "data.condition_number must be a number from 1 up to 1e30, got 0.5"),
     ("data.outlier_fraction=2", "data.outlier_fraction must be a number from 0 to 1, got 2"),
-    ("data.path=x", "data.path is not a key of the data option chosen here"),
-    ("data=table", r"data.path must be given: data.path=\.\.\."),
+    ("data.path=x", "data.path is not a key of the data option chosen here: --cfg job prints those that are"),
+    ("data=table", "data.path must be given: data.path=..."),
     ("data.source=web", "data.source must be one of synthetic, rows, diabetes, table, got 'web'"),
-    ("predict_at=[[1],[1,2]]", r"predict_at must be a list of rows, .*, got \[\[1\], \[1, 2\]\]"),
-    ("predict_at=4", "predict_at must be a list of rows, .*, got 4"),
-    ("model.init_weight=abc", "model.init_weight must be a number below 1e30 in size or null"),
-    ("stopping.patience=0", "stopping.patience must be a positive integer or null"),
-    ("checkpoint.every_seconds=-1", "checkpoint.every_seconds must be a number from 0 up to 1e30 or null .*, got -1"),
-    ("name=../x", "name must be letters, digits,.* got '../x'"),
-    ("name=a/b", "name must be letters, digits,.* got 'a/b'"),
+    (
+        "predict_at=[[1],[1,2]]",
+        "predict_at must be a list of rows, each a list of numbers, all of one length, got [[1], [1, 2]]",
+    ),
+    ("predict_at=4", "predict_at must be a list of rows, each a list of numbers, all of one length, got 4"),
+    (
+        "model.init_weight=abc",
+        "model.init_weight must be a number below 1e30 in size or null (torch's default initialisation), got 'abc'",
+    ),
+    ("stopping.patience=0", "stopping.patience must be a positive integer or null (off), got 0"),
+    (
+        "checkpoint.every_seconds=-1",
+        "checkpoint.every_seconds must be a number from 0 up to 1e30 or null (no such interval), got -1",
+    ),
+    (
+        "name=../x",
+        "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 "
+        "or null (named after the overrides), got '../x'",
+    ),
+    (
+        "name=a/b",
+        "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 "
+        "or null (named after the overrides), got 'a/b'",
+    ),
     ("~batch", "batch is missing"),
-    ("batch=7", "an option of a config group must be a name"),
-    ("+foo=1", "foo is not a key"),
-    ("foo", "Error parsing override 'foo'"),
+    ("batch=7", "an option of a config group must be a name: --help lists the groups and their options"),
+    (
+        "+foo=1",
+        "foo is not a key: the keys here are seed, name, predict_at, figures, data, model, optimizer, "
+        "scheduler, batch, clip, stopping, trainer, checkpoint",
+    ),
+    (
+        "foo",
+        "Error parsing override 'foo' missing EQUAL at '<EOF>' See "
+        "https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
+    ),
+    ("x/y=z", "x/y is not a key: --cfg job prints all keys"),
+    (
+        "+optimizer=foo",
+        "optimizer must be one of adadelta, adagrad, adam, adamax, adamw, asgd, lbfgs, momentum, nadam, "
+        "nesterov, radam, rmsprop, rprop, sgd, got 'foo'",
+    ),
+    ("+data.num_sample=3", "data.num_sample is not a key: did you mean data.num_samples?"),
+    ("data.zzzzz=3", "data.zzzzz is not a key: --cfg job prints all keys"),
+    ("optimizer.lr=${nope}", "Interpolation key 'nope' not found full_key: optimizer.lr"),
+    ("+batch.qqqqqqq=1", "batch.qqqqqqq is not a key: the keys here are batch.size, batch.shuffle"),
+    ("debug.x=1", "debug.x is not a key: did you mean debug?"),
+    ("data=null", "an option of a config group must be a name: --help lists the groups and their options"),
+    (
+        "predict_at=[1",
+        "no viable alternative at input '[1' See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
+    ),
+    ("batch=full/x", "batch must be one of full, mini, single, got 'full/x'"),
+    ("hydra/launcher=foo", "hydra/launcher must be one of basic, resuming, got 'foo'"),
+    ("stopping.diverged_above=0", "stopping.diverged_above must be a number greater than 0 and below 1e30, got 0"),
+    (
+        "scheduler.step_siz=1",
+        "scheduler.step_siz is not set in this config: did you mean scheduler.step_size? "
+        "+scheduler.step_siz=... would pass it to the class",
+    ),
+    (
+        "optimizer.qqqqq=1",
+        "optimizer.qqqqq is not set in this config: did you mean optimizer.t0? +optimizer.qqqqq=... would "
+        "pass it to the class",
+    ),
 ]
 
 
@@ -77,9 +154,7 @@ BAD = [
 def test_bad_input_is_one_line_that_names_the_key(override: str, message: str) -> None:
     with pytest.raises((UserError, HydraException, ValueError)) as raised:
         config_of(override)
-    line = one_line(raised.value)
-    assert "\n" not in line
-    assert re.search(message, line), line
+    assert one_line(raised.value) == message
 
 
 @pytest.mark.parametrize(

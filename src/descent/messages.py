@@ -19,10 +19,10 @@ def one_line(error: BaseException) -> str:
     if cause is not None:
         return _joined(str(cause))  # a column's name may have a line feed
     text = _joined(str(error))
-    if found := re.search(r"Could not find '([\w-]+)/(.+?)' Available options in '.+?': (.+?) Config search", text):
-        group, option, options = found.groups()
-        return f"{group} must be one of {', '.join(options.split())}, got {option!r}"
-    if found := re.search(r"Could not find '([\w-]+)/(.+?)'", text):
+    if found := re.search(r"Could not find '(.+?)' Available options in '(.+?)': (.+?) Config search", text):
+        option, group, options = found.groups()
+        return f"{group} must be one of {', '.join(options.split())}, got {option.removeprefix(f'{group}/')!r}"
+    if found := re.search(r"Could not find '([^']+)/([^']+)'", text):
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
         return unknown(found[1])

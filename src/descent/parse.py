@@ -55,7 +55,7 @@ def _typed(schema: type[T], node: Any, path: str) -> T:
         raise must(path.rstrip("."), "a group of keys", node)
     if schema is DataConfig:
         source = node.get("source")
-        if source not in SOURCES:
+        if not isinstance(source, str) or source not in SOURCES:
             raise must(f"{path}source", one_of(*SOURCES).text, source)
         schema = cast(type[T], SOURCES[source])
     known = keys_of(schema)
