@@ -9,7 +9,6 @@ from conftest import CONF, Run, config_of, options
 
 from descent.errors import UserError
 
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 NEEDED = {"table": ("data.path=rows.csv", "data.target=y")}  # what an option cannot do without
 SMALL = ("data.num_samples=40", "trainer.max_epochs=2")
 
@@ -17,17 +16,6 @@ SMALL = ("data.num_samples=40", "trainer.max_epochs=2")
 def needs_full_batch(optimizer: str) -> bool:
     text = (CONF / "optimizer" / f"{optimizer}.yaml").read_text()
     return bool(yaml.safe_load(text).get("full_batch_only"))
-
-
-@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
-def test_every_option_composes_into_a_valid_config(
-    group: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
-    full = ["batch=full"] if group == "optimizer" and needs_full_batch(option) else []
-    config = config_of(f"{group}={option}", *NEEDED.get(option, ()), *full)
-    assert config.choices[group] == option
 
 
 def test_defaults_are_those_of_the_interface() -> None:
