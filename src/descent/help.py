@@ -23,7 +23,7 @@ def help_text(conf: Path) -> str:
     lines = [HEAD]
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         options = sorted(group.glob("*.yaml"))
-        width = max(len(option.stem) for option in options)
+        width = max((len(option.stem) for option in options), default=0)
         lines.append(f"{group.name}=")
         for option in options:
             lines += textwrap.wrap(
@@ -31,7 +31,7 @@ def help_text(conf: Path) -> str:
                 width=get_terminal_size().columns,
                 initial_indent=f"  {option.stem:<{width}}  ",
                 subsequent_indent=" " * (width + 4),
-            )
+            ) or [f"  {option.stem}"]
     return "\n".join(lines)
 
 

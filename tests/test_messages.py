@@ -1,0 +1,138 @@
+"""What the console says of a mistake, and --help: whole texts, line by line."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from descent.errors import UserError
+from descent.help import first_sentence, help_text
+from descent.messages import known_keys, one_line, unknown
+
+
+def raised_by(error: Exception, cause: BaseException | None = None, context: BaseException | None = None) -> Exception:
+    error.__cause__, error.__context__ = cause, context
+    return error
+
+
+LISTS = "--help lists the groups and their options"
+QUOTES = "a value with spaces or special characters needs quotes, key='\"value\"'"
+ADDED = "=... would pass it to the class"
+MINE = UserError("  seed must\n   be 1 ")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MINE, "seed must be 1"),
+        (raised_by(HydraException("Error in a"), cause=MINE), "seed must be 1"),
+        (raised_by(HydraException("Error in a"), context=MINE), "seed must be 1"),
+        (raised_by(ValueError("a"), cause=KeyError("b"), context=MINE), "ValueError: a"),
+        (raised_by(ValueError("a"), cause=raised_by(KeyError("b"), context=MINE)), "seed must be 1"),
+        (ValueError("a\n  b"), "ValueError: a b"),
+        (ValueError("a: b object_type=dict"), "ValueError: a: b object_type=dict"),
+        (HydraException("a\nobject_type=dict"), "a"),
+        (OmegaConfBaseException("a\n    object_type=dict"), "a"),
+        (
+            HydraException("Could not find 'a/b'\n\nAvailable options in 'a':\n\tc\n\td\nConfig search path:"),
+            "a must be one of c, d, got 'b'",
+        ),
+        (HydraException("Could not find 'a-b/c'\nConfig search path:"), f"a-b has no option 'c': {LISTS}"),
+        (HydraException("Could not override 'optimzer'.\nNo match."), "optimzer is not a key: did you mean optimizer?"),
+        (
+            ValueError("Config group override must be a string"),
+            f"an option of a config group must be a name: {LISTS}",
+        ),
+        (
+            HydraException("mismatched input 'x' expecting <EOF>\nSee https://hydra.cc for details"),
+            f"mismatched input 'x' expecting <EOF>: {QUOTES}",
+        ),
+        (HydraException("LexerNoViableAltException: a"), f"LexerNoViableAltException: a: {QUOTES}"),
+    ],
+)
+def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str) -> None:
+    assert one_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("optimizer", "optimizer is not a key of the optimizer option chosen here: --cfg job prints those that are"),
+        ("data.path", "data.path is not a key of the data option chosen here: --cfg job prints those that are"),
+        (
+            "scheduler.gama",
+            f"scheduler.gama is not set in this config: did you mean scheduler.gamma? +scheduler.gama{ADDED}",
+        ),
+        (
+            "optimizer.zzzzzzzzzzzzzzzzzzzzzz",
+            f"optimizer.zzzzzzzzzzzzzzzzzzzzzz is not set in this config: +optimizer.zzzzzzzzzzzzzzzzzzzzzz{ADDED}",
+        ),
+        ("batch.sise", "batch.sise is not a key: did you mean batch.size?"),
+        ("experimnt", "experimnt is not a key: did you mean experiment?"),
+        ("x", "x is not a key: --cfg job prints all keys"),
+    ],
+)
+def test_a_key_that_is_not_there_is_answered_with_the_nearest(key: str, line: str) -> None:
+    assert unknown(key) == line
+
+
+def test_the_keys_that_are_known_are_those_of_all_sources_and_groups() -> None:
+    assert set(known_keys()) == {
+        *("seed", "name", "predict_at", "figures", "experiment", "debug", "checkpoint"),
+        *("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer"),
+        *(f"data.{name}" for name in ("source", "val_fraction", "test_fraction", "standardize", "seed", "max_rows")),
+        *(f"data.{name}" for name in ("num_samples", "num_features", "noise_std", "condition_number")),
+        *(f"data.{name}" for name in ("outlier_fraction", "inputs", "targets", "path", "target", "features")),
+        *("model.bias", "model.init_weight", "model.init_bias", "batch.size", "batch.shuffle"),
+        *("clip.gradient_clip_val", "clip.gradient_clip_algorithm", "stopping.max_epochs", "stopping.patience"),
+        *("stopping.min_delta", "stopping.monitor", "stopping.gradient_norm", "stopping.loss_change"),
+        *("stopping.max_samples", "stopping.max_gradient_evaluations", "stopping.max_seconds"),
+        *("stopping.diverged_above", "trainer.accelerator", "trainer.precision", "trainer.max_epochs"),
+        *("trainer.max_steps", "trainer.log_every_n_steps", "trainer.check_val_every_n_epoch"),
+        *("trainer.deterministic", "trainer.fast_dev_run", "trainer.profiler", "trainer.enable_progress_bar"),
+        *("checkpoint.every_seconds", "checkpoint.every_steps"),
+    }
+
+
+HELP = """\
+Train a linear regression by gradient descent.
+
+  python scripts/train.py optimizer=adam batch=full     choose options (below)
+  python scripts/train.py optimizer.lr=0.1 seed=1       set any key of the config
+  python scripts/train.py -m optimizer=sgd,adam         a sweep: every combination
+  python scripts/train.py --cfg job [...]               print the config, run nothing
+  python scripts/train.py --hydra-help                  further flags
+
+Config groups and their options:
+
+a=
+  longer  The name is short, and the
+          text is not
+  s       Short.
+b=
+  one    Größe, of a... which it is
+         one.
+  three  Before the line
+  two
+c=
+"""
+
+
+def test_help_is_this_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "36")
+    files = {
+        "b/one.yaml": "# Größe, of a...\n# which it is one. Then more.\n",
+        "b/two.yaml": "seed: 1 # no comment\n",
+        "b/three.yaml": "# Before the line\n#\n# and not this\n",
+        "a/s.yaml": "# @package _global_\n# Short.\n# More.\n",
+        "a/longer.yaml": "# The name is short, and the text is not\nseed: 1\n# not this\n",
+        "a/no.txt": "# no option\n",
+        "train.yaml": "# no group\n",
+    }
+    (tmp_path / "c").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert [line.rstrip() for line in help_text(tmp_path).splitlines()] == HELP.splitlines()
+    assert first_sentence(tmp_path / "b/one.yaml") == "Größe, of a... which it is one."
