@@ -1,0 +1,241 @@
+"""What each script takes from its command line, and hands on: called in this process, with its function replaced."""
+
+import gc
+import runpy
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from descent import signals
+from descent.errors import UserError
+from descent.result import Result
+
+Calls = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Runs a script's ``main`` with these arguments; the process is afterwards as it was."""
+    handlers = {number: signal.getsignal(number) for number in signals.HANDLED}
+    monkeypatch.setattr("descent.run.command", lambda run: run())  # what it does of its own is tested by itself
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def main(name: str, *arguments: str) -> None:
+        path = str(ROOT / "scripts" / name)
+        monkeypatch.setattr(sys, "argv", [path, *arguments])
+        script = runpy.run_path(path)
+        assert all(signal.getsignal(number) is signals.exit_at_once for number in signals.HANDLED)
+        script["main"]()
+
+    yield main
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["a"], ([Path("a")], [], None, 0.01, "")),
+        (
+            [
+                "a",
+                "b",
+                "--group",
+                " optimizer, ,batch.size,",
+                "--x",
+                "samples",
+                "--target",
+                "0.5",
+                "--metric",
+                "val/r2",
+            ],
+            ([Path("a"), Path("b")], ["optimizer", "batch.size"], "samples", 0.5, "val/r2"),
+        ),
+        *((["a", "--x", x], ([Path("a")], [], x, 0.01, "")) for x in ("steps", "gradient_evaluations", "seconds")),
+    ],
+)
+def test_compare_is_called_with_what_is_asked_for(
+    arguments: list[str], call: tuple[Any, ...], main: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    monkeypatch.setattr("descent.compare.report.compare", lambda *given: calls.append(given))
+    main("compare.py", *arguments)
+    assert calls == [call]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls: Calls = []
+    monkeypatch.setattr("descent.result.run_result", lambda *given: calls.append(("result", *given)))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["r"], (Path("r"), "best", None)),
+        (["r", "--checkpoint", "last", "--data", "f.csv"], (Path("r"), "last", Path("f.csv"))),
+        (["--checkpoint", "best", "r"], (Path("r"), "best", None)),
+    ],
+)
+def test_evaluate_prints_a_metric_a_line(
+    arguments: list[str],
+    call: tuple[Any, ...],
+    main: Any,
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def evaluate(*given: Any) -> dict[str, float]:
+        calls.append(("evaluate", *given))
+        return {"test/loss": 123.4567891, "test/r2": 1.0, "test/a_long_name": -1e-9}
+
+    monkeypatch.setattr("descent.evaluate.evaluate", evaluate)
+    main("evaluate.py", *arguments)
+    assert calls == [("result", Path("r")), ("evaluate", *call)]
+    assert capsys.readouterr().out == "test/loss  123.457\ntest/r2    1\ntest/a_long_name -1e-09\n"
+
+
+@pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
+def test_predict_says_where_its_predictions_are(
+    arguments: list[str],
+    checkpoint: str,
+    main: Any,
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("descent.predict.predict_file", lambda *given: calls.append(("predict", *given)))
+    main("predict.py", "r", "in.csv", "out.csv", *arguments)
+    assert calls == [("result", Path("r")), ("predict", Path("r"), Path("in.csv"), Path("out.csv"), checkpoint)]
+    assert capsys.readouterr().out == "out.csv\n"
+
+
+@pytest.mark.parametrize("name", ["evaluate.py", "predict.py"])
+def test_a_directory_without_a_run_is_refused_before_anything_else(
+    name: str, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("descent.evaluate.evaluate", None)
+    monkeypatch.setattr("descent.predict.predict_file", None)
+    rest = ["in.csv", "out.csv"] if name == "predict.py" else []
+    with pytest.raises(UserError, match="RUN_DIR must be the directory of a run"):
+        main(name, str(tmp_path), *rest)
+
+
+@pytest.mark.parametrize("is_run", [True, False])
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("diverged", 3)])
+def test_resume_ends_with_the_code_of_the_run_and_logs_where_there_is_one(
+    status: Any, code: int, is_run: bool, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: Calls = []
+
+    def resume(*given: Any) -> Result:
+        calls.append(("resume", *given))
+        return Result(status, seed=0, command="")
+
+    monkeypatch.setattr("descent.resume.resume", resume)
+    monkeypatch.setattr("descent.run.log_to", lambda *given: calls.append(("log", *given)))
+    if is_run:
+        (tmp_path / ".hydra").mkdir()
+    with pytest.raises(SystemExit) as raised:
+        main("resume.py", str(tmp_path), "trainer.max_epochs=3", "seed=1")
+    assert raised.value.code == code
+    log = [("log", tmp_path)] if is_run else []
+    assert calls == [*log, ("resume", tmp_path, ["trainer.max_epochs=3", "seed=1"])]
+
+
+HELP = {
+    "compare.py": """\
+usage: compare.py [-h] [--group GROUP] [--x {steps,samples,gradient_evaluations,seconds}]
+ [--target TARGET] [--metric METRIC] DIR [DIR ...]
+Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/.
+positional arguments:
+ DIR with runs at any depth
+options:
+ -h, --help show this help message and exit
+ --group GROUP hyperparameters to compare, each at its best setting: optimizer,batch.size
+ --x {steps,samples,gradient_evaluations,seconds} of the loss figures; by default one for each
+ --target TARGET excess over the optimal loss, as a fraction of it
+ --metric METRIC what to report, and rank by: val/loss, with --group test/loss""",
+    "evaluate.py": """\
+usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
+Test metrics of a finished run's best checkpoint; also kept in its evaluation.json.
+positional arguments:
+ RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
+options:
+ -h, --help show this help message and exit
+ --checkpoint {best,last}
+ --data FILE CSV or Parquet with other rows than the test rows""",
+    "predict.py": """\
+usage: predict.py [-h] [--checkpoint {best,last}] RUN_DIR INPUT OUTPUT
+Predictions of a finished run: CSV or Parquet in, the same rows with a column "prediction" out.
+positional arguments:
+ RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
+ INPUT CSV or Parquet with the run's features
+ OUTPUT CSV or Parquet
+options:
+ -h, --help show this help message and exit
+ --checkpoint {best,last}""",
+    "resume.py": """\
+usage: resume.py [-h] RUN_DIR [trainer.max_epochs=N ...]
+Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer.
+positional arguments:
+ RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
+ trainer.max_epochs=N a new length for the run
+options:
+ -h, --help show this help message and exit""",
+}
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_the_help_of_a_script_is_this_text(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(name, "--help")
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.split() == HELP[name].split()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("compare.py", []),
+        ("compare.py", ["a", "--x", "epochs"]),
+        ("compare.py", ["a", "--target", "half"]),
+        ("evaluate.py", []),
+        ("evaluate.py", ["r", "--checkpoint", "first"]),
+        ("predict.py", ["r", "in.csv"]),
+        ("predict.py", ["r", "in.csv", "out.csv", "--checkpoint", "first"]),
+        ("resume.py", []),
+    ],
+    ids=str,
+)
+def test_arguments_that_are_not_there_are_refused(name: str, arguments: list[str], main: Any) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(name, *arguments)
+    assert raised.value.code == 2
+
+
+def test_train_hands_its_config_on_and_leaves_collecting_garbage_to_the_run(
+    main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: Calls = []
+    monkeypatch.setattr("descent.cli.run", lambda *given: ran.append(given))
+    monkeypatch.setattr("descent.cli.run_job", lambda config: ("result of", config))
+    monkeypatch.setattr("descent.run_dirs.register", lambda *given: ran.append(given))
+    monkeypatch.delenv("DESCENT_LOGS", raising=False)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts/train.py")])
+    handlers = {number: signal.getsignal(number) for number in signals.HANDLED}
+    try:
+        script = runpy.run_path(str(ROOT / "scripts/train.py"), run_name="__main__")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert ran == [(ROOT / "logs",), (script["main"], ROOT / "conf")]
+    assert script["main"].__wrapped__("config") == ("result of", "config")
