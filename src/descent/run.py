@@ -104,5 +104,6 @@ def log_to(run_dir: Path) -> None:
     """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
     console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log", encoding="utf-8")
     console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[console, file])

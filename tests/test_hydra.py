@@ -1,0 +1,242 @@
+"""Between Hydra's command line and a run: what is printed, refused, handed on, and which exit code a job has."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import CONF, config_of
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from descent import cli, composing
+from descent.config import Config
+from descent.errors import UserError
+from descent.result import Result
+
+Calls = list[tuple[Any, ...]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prints"),
+    [
+        ([], False),
+        (["seed=1"], False),
+        (["-m", "seed=1,2"], False),
+        (["--help"], True),
+        (["--hydra-help"], True),
+        (["--cfg", "job"], True),
+        (["--info"], True),
+        (["--info", "config"], True),
+        (["-sc", "install=bash"], True),
+    ],
+    ids=str,
+)
+def test_what_is_there_to_print_is_known_as_such(
+    arguments: list[str], prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: Calls = []
+
+    def run(main: Callable[[], None], prints: bool) -> None:
+        done.append(("command", prints))
+        main()
+
+    monkeypatch.setattr(cli, "command", run)
+    monkeypatch.setattr(cli, "help_text", lambda conf: f"help of {conf}")
+    monkeypatch.setattr(
+        "descent.composing.install", lambda conf, given: done.append(("install", conf, given.overrides))
+    )
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    cli.run(lambda: done.append(("main",)), CONF)
+    overrides = [argument for argument in arguments if "=" in argument]
+    rest = [] if "--help" in arguments else [("install", CONF, overrides), ("main",)]
+    assert done == [("command", prints), *rest]
+    assert capsys.readouterr().out == (f"help of {CONF}\n" if "--help" in arguments else "")
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "code"),
+    [
+        (RunMode.RUN, "completed", None),
+        (RunMode.RUN, "diverged", 3),
+        (RunMode.RUN, "failed", 1),
+        (RunMode.MULTIRUN, "completed", None),
+        (RunMode.MULTIRUN, "diverged", None),
+        (RunMode.MULTIRUN, "failed", None),
+    ],
+)
+def test_a_job_of_a_sweep_goes_on_where_it_was_and_ends_no_process(
+    mode: RunMode, status: Any, code: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result, done = Result(status, seed=0, command=""), []
+    runtime = SimpleNamespace(output_dir=str(tmp_path / "out"), choices={}, cwd="/")
+    node = SimpleNamespace(mode=mode, runtime=runtime, overrides=SimpleNamespace(task=["a=1", "b='x y'"]))
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: node)
+    monkeypatch.setattr(cli, "to_config", lambda *given: given)
+
+    def run(configure: Callable[[], Config], *given: Any, **named: Any) -> Result:
+        done.append((configure(), *given, named))
+        return result
+
+    monkeypatch.setattr(cli, "run_safely", run)
+    cfg = OmegaConf.create({})
+    if code is None:
+        assert cli.run_job(cfg) is result
+    else:
+        with pytest.raises(SystemExit) as raised:
+            cli.run_job(cfg)
+        assert raised.value.code == code
+    sweep = mode == RunMode.MULTIRUN
+    line = "python scripts/train.py a=1 " + shlex.quote("b='x y'")
+    assert done == [((cfg, runtime), tmp_path / "out", line, {"resume": sweep, "brief": sweep})]
+
+
+def test_the_choices_of_a_config_are_those_of_its_own_groups() -> None:
+    runtime = SimpleNamespace(choices={"hydra/launcher": "basic", "optimizer": "sgd", "debug": None}, cwd="/")
+    for group in ("data", "model", "scheduler", "batch", "clip", "stopping", "trainer", "experiment"):
+        runtime.choices[group] = "one"
+    plain = OmegaConf.create(config_tree())
+    found = cli.to_config(plain, runtime)
+    assert "hydra/launcher" not in found.choices and "debug" not in found.choices
+    assert (found.choices["optimizer"], found.choices["experiment"], len(found.choices)) == ("sgd", "one", 9)
+    for group in ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer", "debug"):
+        kept = runtime.choices.pop(group)
+        with pytest.raises(UserError) as raised:
+            cli.to_config(plain, runtime)
+        assert str(raised.value) == f"{group} must be one option: -m {group}=... runs several, one after another"
+        runtime.choices[group] = kept
+
+
+def config_tree() -> dict[str, Any]:
+    return {key: value for key, value in asdict(config_of()).items() if key != "choices"}
+
+
+# How configs are composed.
+
+
+def command_line(**given: Any) -> argparse.Namespace:
+    return argparse.Namespace(
+        **{"experimental_rerun": None, "config_path": None, "overrides": [], "multirun": False} | given
+    )
+
+
+@pytest.fixture
+def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``install`` puts in place of Hydra's own is taken out again."""
+    monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
+    monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode)
+    monkeypatch.setattr(composing.Loader, "conf", CONF, raising=False)
+    monkeypatch.setattr(composing.Loader, "is_sweep", False, raising=False)
+
+
+@pytest.mark.usefixtures("hydras_own")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"experimental_rerun": "x.pickle"},
+            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs",
+        ),
+        (
+            {"experimental_rerun": ""},
+            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs",
+        ),
+        (
+            {"config_path": "pkg://a"},
+            "--config-path must be directories on the command line: a package would be imported, got 'pkg://a'",
+        ),
+        (
+            {"overrides": ["seed=1", f"name={'x' * 9_996}"]},
+            "name must be at most 10,000 characters long on the command line; a YAML file in conf/ may hold more,"
+            f" got 'name={'x' * 35}...'",
+        ),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_never_done_is_refused(given: dict[str, Any], message: str) -> None:
+    import hydra._internal.hydra as internals
+
+    with pytest.raises(UserError) as raised:
+        composing.install(CONF, command_line(**given))
+    assert str(raised.value) == message
+    assert internals.ConfigLoaderImpl is ConfigLoaderImpl  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("hydras_own")
+@pytest.mark.parametrize("multirun", [True, False])
+def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
+    import hydra._internal.hydra as internals
+
+    longest = f"name={'x' * 9_995}"
+    composing.install(CONF / "x", command_line(multirun=multirun, config_path="conf", overrides=[longest]))
+    assert internals.ConfigLoaderImpl is composing.Loader  # type: ignore[attr-defined]
+    assert Hydra.get_mode is composing._mode
+    assert (composing.Loader.conf, composing.Loader.is_sweep) == (CONF / "x", multirun)
+
+
+class Counting(composing.Loader):
+    """Counts how often it composes."""
+
+    def _load_configuration_impl(self, *given: Any, **named: Any) -> Any:
+        self.composed = getattr(self, "composed", 0) + 1
+        return super()._load_configuration_impl(*given, **named)  # type: ignore[misc]
+
+
+@pytest.fixture
+def hydra(hydras_own: None) -> Any:
+    loader = Counting(create_automatic_config_search_path(None, None, str(CONF)))
+    return SimpleNamespace(config_loader=loader)
+
+
+def test_the_config_of_a_single_run_is_composed_once_and_used_once(hydra: Any) -> None:
+    loader, overrides = hydra.config_loader, ["seed=5"]
+    assert composing._mode(hydra, "train", overrides) is None
+    assert loader.composed == 1
+    given = ["seed=5", "hydra.mode=RUN"]
+    assert loader.load_configuration("train", given, RunMode.RUN).seed == 5
+    assert loader.composed == 1
+    assert loader.load_configuration("train", given, RunMode.RUN).seed == 5  # as a caller might have changed the first
+    assert loader.composed == 2
+    for name, changed, mode in (
+        ("train", ["seed=6", "hydra.mode=RUN"], RunMode.RUN),
+        ("train", ["seed=5", "hydra.mode=RUN"], RunMode.MULTIRUN),
+    ):
+        composing._mode(hydra, "train", overrides)
+        before = loader.composed
+        found = loader.load_configuration(name, changed, mode)
+        assert loader.composed == before + 1 and found.seed == int(changed[0][-1])
+
+
+def test_the_mode_is_the_one_that_the_config_asks_for(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert composing._mode(hydra, "train", ["hydra.mode=RUN"]) == RunMode.RUN
+    hydra.config_loader.kept = None
+    assert composing._mode(hydra, "train", ["hydra.mode=MULTIRUN", "optimizer=sgd"]) == RunMode.MULTIRUN
+    assert hydra.config_loader.kept is None  # its jobs are composed one by one
+    with pytest.raises(UserError) as raised:
+        composing._mode(hydra, "train", ["+hydra.sweeper.a=3"])
+    assert str(raised.value) == "hydra.sweeper.a needs a sweep: -m"
+    monkeypatch.setattr(composing.Loader, "is_sweep", True)
+    composed = hydra.config_loader.composed
+    assert composing._mode(hydra, "train", []) is None  # -m has said so
+    assert hydra.config_loader.composed == composed
+
+
+def test_the_loader_refuses_what_a_config_may_not_say(hydra: Any) -> None:
+    loader = hydra.config_loader
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir must stay as"):
+        loader.load_configuration("train", ["hydra.run.dir=x"], RunMode.RUN)
+    with pytest.raises(UserError) as raised:
+        loader.load_configuration("train", ["hydra.searchpath=[pkg://a]"], RunMode.RUN)
+    assert str(raised.value) == (
+        "hydra.searchpath must be directories on the command line: a package would be imported, got ['pkg://a']"
+    )
+    assert loader.load_configuration("train", [f"hydra.searchpath=[{CONF}]"], RunMode.RUN).seed == 0
+    assert "hydra" in loader.load_configuration(None, [], RunMode.RUN)  # of a help text of Hydra's own
