@@ -152,7 +152,7 @@ def test_a_run_is_announced_trained_and_reported(
     frozen = gc.get_freeze_count()
     gc.disable()
     try:
-        assert run_safely(lambda: config, tmp_path / "a b", "the line", brief=brief) is result
+        assert run_safely(lambda: config, tmp_path / "a b", "the line", **({"brief": True} if brief else {})) is result
         assert gc.isenabled()
     finally:
         gc.enable()
@@ -165,6 +165,20 @@ def test_a_run_is_announced_trained_and_reported(
     ]
     line = f"python scripts/resume.py '{tmp_path}/a b'   goes on from here\n"
     assert capsys.readouterr() == (line if status == "interrupted" else "", "")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_torch_brings_along_is_no_garbage_from_then_on(
+    is_first: bool, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trains(monkeypatch, calls, Result("completed", seed=0, command=""))
+    frozen: Calls = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(()))
+    with monkeypatch.context() as patch:
+        if is_first:
+            patch.delitem(sys.modules, "torch")
+        run_safely(config_of, tmp_path, "")
+    assert len(frozen) == is_first
 
 
 @pytest.mark.parametrize("named", [{"resume": True}, {"longer": True}, {"on_start": nothing}], ids=str)
