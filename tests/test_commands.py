@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import config_of
+from conftest import config_of as composed
 
 from descent import signals
 from descent.errors import UserError
@@ -115,6 +116,8 @@ def test_output_that_was_written_fails_nothing(capsys: pytest.CaptureFixture[str
 
 
 # A run, with training and its report replaced.
+
+config_of = cache(composed)  # composing takes longer than all the rest
 
 Calls = list[tuple[Any, ...]]
 
