@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
@@ -216,3 +217,12 @@ def test_a_key_that_is_like_no_other_lists_those_there_are(trees: dict[str, dict
     assert str(raised.value) == (
         "clip.zzz is not a key: the keys here are clip.gradient_clip_val, clip.gradient_clip_algorithm"
     )
+
+
+def test_a_config_stays_as_it_was_checked(trees: dict[str, dict[str, Any]]) -> None:
+    config = parse(trees["line"])
+    for part in (config, config.data, config.model, config.batch, config.clip, config.stopping, config.trainer):
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, fields(part)[0].name, None)
+    with pytest.raises(FrozenInstanceError):
+        config.checkpoint.every_steps = 1  # type: ignore[misc]
