@@ -1,5 +1,6 @@
 """Stopping where nothing is left to gain, held against gradient descent by hand on four rows of y = 2 x."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_training_stops_at_the_first_epoch_whose_gradient_is_small(other: list[s
 
 def test_training_stops_at_the_third_small_change_in_succession(run: Run) -> None:
     losses, _ = by_hand(300)
-    changes = [abs(after - before) / before for before, after in zip(losses, losses[1:], strict=False)]
+    changes = [abs(after - before) / before for before, after in pairwise(losses)]
     small = [change < 0.0592 for change in changes]
     (last, *_) = (epoch for epoch in range(4, 301) if all(small[epoch - 4 : epoch - 1]))
     result = run(*LINE, "stopping.loss_change=0.0592")
