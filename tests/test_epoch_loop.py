@@ -16,7 +16,6 @@ from test_resume import SMALL, tags
 from test_train import events
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
 
 from descent.checkpoint_io import read_checkpoint
 from descent.data.batches import Batch, InMemoryBatches
@@ -291,27 +290,3 @@ def test_a_second_fit_trains_the_second_module(tmp_path: Path) -> None:
     trainer.fit_loop.max_epochs = 3
     trainer.fit(second, InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
     assert same(second.state_dict(), alone.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"batches": DataLoader(TensorDataset(torch.randn(50, 3), torch.randn(50)), 8)}, "come from a DataLoader"),
-        ({"limit_train_batches": 3}, "a part of each epoch's batches"),
-        ({"profiler": "simple"}, "the profiler listens"),
-        ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
-        ({"precision": "64-true"}, "not in the precision of training"),
-        ({"accumulate_grad_batches": 2}, "accumulates gradients"),
-        ({"max_steps": 9}, "max_steps of its own"),
-        ({"min_steps": 9}, "has min_steps"),
-        ({"callbacks": [Listener()]}, "the callback Listener listens to each (on_train_batch_start)"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_what_needs_lightnings_loop_gets_it_with_a_note(
-    options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fit(brought(Brought), tmp_path, True, **options)
-    (note,) = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
-    assert why in note
