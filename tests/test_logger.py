@@ -112,7 +112,7 @@ def test_a_discarded_logger_removes_its_own_file_alone(tmp_path: Path) -> None:
     content = before.read_bytes()
     second = RunLogger(tmp_path, 0)
     second.log_metrics({"a": 1.0}, 1)
-    second.save()
+    second.experiment.flush()
     assert len(files(tmp_path)) == 2
     second.discard()
     assert files(tmp_path) == [before] and before.read_bytes() == content
