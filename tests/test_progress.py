@@ -71,7 +71,9 @@ def test_the_bar_moves_where_the_curves_have_points_and_shows_the_loss_in_own_un
     losses = losses_in_own_units(44)
     shown = [(step, f"loss={losses[step - 1]:.4g}") for step in POINTS]
     assert bars.moved == [*shown, (44, shown[-1][1])]
-    last = capsys.readouterr().err.split("\r")[-1]
+    out, err = capsys.readouterr()
+    assert out == ""
+    last = err.split("\r")[-1]
     assert re.fullmatch(
         rf"Training: 100%\|█+\| 44/44 \[\d\d:\d\d<00:00, +[\d.]+k?step/s, {re.escape(shown[-1][1])}\]\n", last
     ), last
