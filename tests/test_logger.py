@@ -162,8 +162,11 @@ def test_a_run_writes_no_file_of_hyperparameters_beside_its_result(run: Run, tmp
     assert len(files(tmp_path / "0")) == 1
 
 
-def test_fast_dev_run_leaves_the_result_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    result = train(config_of("debug=fast_dev_run", "trainer.enable_progress_bar=false"), tmp_path / "r")
+@pytest.mark.parametrize("data", [["data=synthetic"], ["data=line", "batch=full"]], ids=["synthetic", "no-validation"])
+def test_fast_dev_run_leaves_the_result_alone(
+    data: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = train(config_of("debug=fast_dev_run", *data, "trainer.enable_progress_bar=false"), tmp_path / "r")
     assert (result.status, result.steps, result.best) == ("completed", 1, None)
     assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", "result.json"}
     assert [record for record in caplog.records if record.name.startswith("descent")] == []
