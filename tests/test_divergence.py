@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run, save_config
+from test_epoch_loop import Listener
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
 
@@ -108,3 +109,85 @@ def test_the_rate_that_is_noted_is_the_largest_of_a_warm_up_and_none_with_dampen
 ) -> None:
     run(*SMALL, *FULL, "optimizer=momentum", "optimizer.lr=5", *options, "trainer.max_epochs=2")
     assert ("note: the learning rate 5 is above" in caplog.text) == noted
+
+
+LINE = "data=line", "trainer=float64", "model.init_weight=0", "model.init_bias=0"  # y = 2 x at 1, 2, 3, 4
+SHARPEST = (17 + 269**0.5) / 2  # the larger root of (15 - h) (2 - h) - 5^2, of the Hessian [[15, 5], [5, 2]]
+
+
+def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("descent")]
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        (["optimizer=sgd"], 2 / SHARPEST),
+        (["optimizer=sgd", "+optimizer.weight_decay=3"], 2 / (SHARPEST + 3)),
+        (["optimizer=momentum"], 3.8 / SHARPEST),
+        (["optimizer=nesterov"], 3.8 / 2.8 / SHARPEST),
+        (["optimizer=nesterov", "scheduler=linear_warmup"], 3.8 / 2.8 / SHARPEST),
+        (["optimizer=adam"], None),
+        (["optimizer=sgd", "clip=norm"], None),
+        (["optimizer=sgd", "clip=value"], None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_the_rate_above_which_all_rows_diverge_is_noted_once(
+    options: list[str], most: float | None, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = [*LINE, *options, "batch=full", "trainer.max_epochs=3"]
+    run(*small, f"optimizer.lr={(most or 1) * 0.999}")
+    assert notes(caplog) == []
+    rate = (most or 1) * 1.001
+    run(*small, f"optimizer.lr={rate}", callbacks=[SignalAt(1)], run_dir=tmp_path / "r")
+    noted = "note: the learning rate {:g} is above {:.4g}, beyond which this optimizer diverges on all rows, unless "
+    expected = [noted.format(rate, most) + "the rate comes down in time"] if most else []
+    assert notes(caplog) == expected
+    run(*small, f"optimizer.lr={rate}", run_dir=tmp_path / "r", resume=True)
+    assert notes(caplog) == expected
+
+
+def losses_on_the_line(rate: float, momentum: float, size: int) -> list[float]:
+    """The loss of the batch before each of 20 steps, from 0, the rows in their order."""
+    a, y = np.c_[[1.0, 2, 3, 4], np.ones(4)], np.array([2.0, 4, 6, 8])
+    p, velocity, losses = np.zeros(2), np.zeros(2), []
+    for step in range(20):
+        batch = np.arange(step * size, step * size + size) % 4
+        losses.append(float(np.mean((a[batch] @ p - y[batch]) ** 2)))
+        velocity = momentum * velocity + 2 * a[batch].T @ (a[batch] @ p - y[batch]) / size
+        p = p - rate * velocity
+    return losses
+
+
+STABLE = " (on all rows at once it is stable below 0.1198)"
+SMALLER = " (on all rows at once it is stable below 0.2275; a batch that is smaller allows less)"
+
+
+@pytest.mark.parametrize(
+    ("options", "rate", "momentum", "size", "factor", "advice"),
+    [
+        (["batch=full"], 0.5, 0.0, 4, 10000, f"try a lower optimizer.lr, or clip=norm{STABLE}"),
+        (["batch=full", "clip=value", "clip.gradient_clip_val=1e9"], 0.5, 0.0, 4, 100.5, "try a lower optimizer.lr"),
+        (["batch=single"], 0.2, 0.9, 1, 1000, f"try a lower optimizer.lr, or clip=norm{SMALLER}"),
+    ],
+    ids=["full", "clipped", "single"],
+)
+@pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
+def test_the_reason_of_a_divergence_says_where_how_far_and_what_might_help(  # type: ignore[no-untyped-def]
+    options, rate: float, momentum: float, size: int, factor: float, advice: str, callbacks, run: Run
+) -> None:
+    losses = losses_on_the_line(rate, momentum, size)
+    first = 30.0  # of all rows at 0: the mean of 4, 16, 36 and 64
+    (step, *_) = (step for step, loss in enumerate(losses, 1) if loss > factor * first)
+    rest = f"optimizer.lr={rate}", f"stopping.diverged_above={factor}", "batch.shuffle=false", "trainer.max_epochs=99"
+    optimizer = "optimizer=momentum" if momentum else "optimizer=sgd"
+    result = run(*LINE, optimizer, *options, *rest, callbacks=callbacks)
+    how = f"is over {factor:g} times the first ({losses[step - 1]:.3g}), the learning rate is {rate}: "
+    assert result.reason == f"the training loss before step {step} {how}{advice}"
+
+
+def test_a_loss_beyond_single_precision_is_not_finite(run: Run) -> None:
+    result = run(*LINE, "trainer=default", "batch=full", "optimizer=adam", "optimizer.lr=1e29", "trainer.max_epochs=9")
+    reason = "the training loss before step 2 is not finite (inf), the learning rate is 1e+29: "
+    assert result.reason == reason + "try a lower optimizer.lr, or clip=norm"

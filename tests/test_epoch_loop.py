@@ -16,7 +16,6 @@ from test_resume import SMALL, tags
 from test_train import events
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
 
 from descent.checkpoint_io import read_checkpoint
 from descent.data.batches import Batch, InMemoryBatches
@@ -99,6 +98,8 @@ def test_steps_of_every_optimizer_equal_lightnings(optimizer: str, batch: str, r
         ["optimizer.lr=1.9", "trainer.max_epochs=100"],
         ["batch.shuffle=false"],
         ["batch=single", "optimizer=adam"],
+        ["batch=single", "data.num_samples=760", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1"],
+        ["stopping.max_samples=111"],
     ],
     ids=lambda overrides: ",".join(overrides)[:60],
 )
@@ -187,6 +188,20 @@ class WithTwice(Brought):
         return Twice(self.parameters(), lr=0.01)
 
 
+class Halves(torch.optim.SGD):
+    """Keeps half of the gradient of the step before."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter.grad /= 2
+
+
+class WithHalves(Brought):
+    def configure_optimizers(self) -> Any:
+        return Halves(self.parameters(), lr=0.01)
+
+
 class Thaw(BaseFinetuning):
     """Adds parameters to the optimizer in the third epoch."""
 
@@ -230,6 +245,7 @@ def brought(kind: type[LightningModule]) -> LightningModule:
         (NoneNowAndThen, None),
         (Stops, None),
         (WithTwice, None),
+        (WithHalves, None),
         (OnlyBatch, "training_step does not take (batch, batch_idx)"),
         (Logging, "training_step logs with self.log"),
         (Scaling, "Scaling overrides on_before_optimizer_step"),
@@ -291,27 +307,3 @@ def test_a_second_fit_trains_the_second_module(tmp_path: Path) -> None:
     trainer.fit_loop.max_epochs = 3
     trainer.fit(second, InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
     assert same(second.state_dict(), alone.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"batches": DataLoader(TensorDataset(torch.randn(50, 3), torch.randn(50)), 8)}, "come from a DataLoader"),
-        ({"limit_train_batches": 3}, "a part of each epoch's batches"),
-        ({"profiler": "simple"}, "the profiler listens"),
-        ({"precision": "bf16-mixed"}, "precision bf16-mixed"),
-        ({"precision": "64-true"}, "not in the precision of training"),
-        ({"accumulate_grad_batches": 2}, "accumulates gradients"),
-        ({"max_steps": 9}, "max_steps of its own"),
-        ({"min_steps": 9}, "has min_steps"),
-        ({"callbacks": [Listener()]}, "the callback Listener listens to each (on_train_batch_start)"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_what_needs_lightnings_loop_gets_it_with_a_note(
-    options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    fit(brought(Brought), tmp_path, True, **options)
-    (note,) = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
-    assert why in note

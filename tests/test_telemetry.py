@@ -105,3 +105,14 @@ def test_a_rate_above_the_stable_one_is_noted_before_training(
     assert "this optimizer diverges" not in caplog.text
     run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5")
     assert "note: the learning rate 3.5 is above" in caplog.text
+
+
+def test_a_step_from_nought_has_no_relative_update_and_one_without_a_gradient_no_angle(
+    run: Run, tmp_path: Path
+) -> None:
+    line = "data=line", "batch=full", "trainer=float64", "trainer.max_epochs=2", "clip=value", "model.init_bias=0"
+    run(*line, "model.init_weight=0")  # y = 2 x at 1, 2, 3, 4
+    assert list(curve(tmp_path / "0", "update/relative")) == [2]
+    run(*line, "model.init_weight=2")
+    found = {tag: curve(tmp_path / "1", tag) for tag in TAGS}
+    assert found == {tag: {1: 0.0, 2: 0.0} for tag in TAGS} | {"grad/evaluations": {1: 1.0, 2: 2.0}}

@@ -102,6 +102,8 @@ def build_trainer(
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    if not len(data.val):
+        trainer.limit_val_batches = 0  # fast_dev_run has made it 1
     trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)
     return trainer
 

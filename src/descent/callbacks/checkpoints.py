@@ -109,8 +109,7 @@ class Checkpoints(Watcher, Checkpoint):
             self._safe_point(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
+        self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation and cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():

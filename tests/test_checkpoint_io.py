@@ -1,0 +1,61 @@
+"""Reading a checkpoint: the whole text of each refusal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from descent.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from descent.errors import UserError
+
+TENSORS = {"weight": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "{} must be a checkpoint with named parts, got a list"),
+        ({"global_step": 1}, "{} must be a checkpoint with a state_dict of tensors; it has none"),
+        (
+            {"state_dict": {**TENSORS, "bias": 1.0}, "global_step": 1},
+            "{} must be a checkpoint with a state_dict of tensors; it has none",
+        ),
+        (
+            {"state_dict": TENSORS, "global_step": -1},
+            "global_step of the checkpoint {} must be an integer, 0 or more, got -1",
+        ),
+        (
+            {"state_dict": TENSORS, "global_step": True},
+            "global_step of the checkpoint {} must be an integer, 0 or more, got true",
+        ),
+        ({"state_dict": TENSORS}, "global_step of the checkpoint {} must be an integer, 0 or more, got null"),
+        (
+            {"state_dict": TENSORS, "global_step": 1, "code": Path},
+            "{} must be a whole checkpoint of plain values and tensors alone; it is not, and was not loaded",
+        ),
+        (None, "there is no checkpoint {}"),
+    ],
+    ids=lambda value: value.replace("{} ", "")[:50] if isinstance(value, str) else "",
+)
+def test_what_is_no_checkpoint_is_refused_by_its_name(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    if content is not None:
+        torch.save(content, path)
+    for read in (read_checkpoint, AtomicCheckpointIO().load_checkpoint):
+        with pytest.raises(UserError) as refused:
+            read(path)
+        assert str(refused.value) == message.format(path)
+
+
+def test_a_checkpoint_of_step_0_without_weights_is_one(tmp_path: Path) -> None:
+    content = {"state_dict": {}, "global_step": 0}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt") == content
+
+
+def test_a_checkpoint_is_loaded_onto_the_device_that_is_asked_for(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"state_dict": TENSORS, "global_step": 0}, str(tmp_path / "a.ckpt"))
+    for read in (read_checkpoint, AtomicCheckpointIO().load_checkpoint):
+        assert read(tmp_path / "a.ckpt")["state_dict"]["weight"].device.type == "cpu"
+        assert read(tmp_path / "a.ckpt", map_location="meta")["state_dict"]["weight"].device.type == "meta"

@@ -1,0 +1,131 @@
+"""When the two checkpoints are written, what the best one is, and what is left of a run that is killed."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Run
+from lightning.pytorch import Callback, LightningModule, Trainer
+from test_epoch_loop import Listener
+from test_resume import SignalAt, tags
+from test_stepping import PER_EPOCH, SMALL, curve, rows
+
+from descent.callbacks.watcher import Watcher
+from descent.checkpoint_io import read_checkpoint
+
+
+class Written(Watcher):
+    """The steps at which ``last.ckpt`` was written."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "optimizer_states" in checkpoint:
+            self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
+@pytest.mark.parametrize(
+    ("every", "batch", "epochs", "expected"),
+    [
+        (7, ["batch=mini", "batch.size=8"], 5, [7, 14, 21, 28, 30]),  # 6 steps an epoch
+        (6, ["batch=mini", "batch.size=8"], 3, [6, 12, 18]),  # an epoch's end is a safe point, the last one's the end
+        (9, ["batch=full", "batch.size=null"], 30, [9, 18, 27, 30]),
+        ("null", ["batch=full", "batch.size=null"], 30, [30]),
+    ],
+    ids=["in-epochs", "at-their-ends", "one-step-epochs", "never"],
+)
+def test_checkpoints_are_written_after_exactly_so_many_steps_and_at_the_end(  # type: ignore[no-untyped-def]
+    every, batch: list[str], epochs: int, expected: list[int], callbacks: list[Callback], run: Run
+) -> None:
+    written = Written()
+    options = f"checkpoint.every_steps={every}", "checkpoint.every_seconds=null", f"trainer.max_epochs={epochs}"
+    run(*SMALL, *batch, *options, callbacks=[written, *callbacks])
+    assert written.steps == expected
+
+
+def test_a_resumed_run_writes_so_many_steps_after_it_went_on(run: Run, tmp_path: Path) -> None:
+    options = [*SMALL, "checkpoint.every_steps=7", "checkpoint.every_seconds=null", "trainer.max_epochs=5"]
+    first, second = Written(), Written()
+    run(*options, callbacks=[first, SignalAt(10)], run_dir=tmp_path / "r")
+    stopped = first.steps[-1]
+    assert (first.steps[:1], stopped in (10, 11)) == ([7], True)
+    run(*options, callbacks=[second], run_dir=tmp_path / "r", resume=True)
+    assert second.steps == [stopped + 7, stopped + 14, 30]
+
+
+WITHOUT = "data.val_fraction=0", "data.test_fraction=0"
+
+
+def training_losses(run_dir: Path, *overrides: str) -> dict[int, float]:
+    """Of all rows, at the weights after each step, by NumPy."""
+    x, y, parts = rows(*overrides)
+    weights = [curve(run_dir, f"parameters/{name}") for name in ("weight_1", "weight_2", "bias")]
+    a = np.c_[x[parts.train], np.ones(len(parts.train))]
+    return {step: float(np.mean((a @ [w[step] for w in weights] - y[parts.train]) ** 2)) for step in weights[0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "compared"),
+    [
+        (["trainer.max_epochs=6", "optimizer.lr=0.2"], [8, 16, 24, 32, 40, 48]),  # 60 rows: 8 steps an epoch
+        (["trainer.max_epochs=6", "trainer.check_val_every_n_epoch=4", "optimizer.lr=0.2"], [32, 48]),
+        (["trainer.max_epochs=9", "trainer.max_steps=13", "optimizer.lr=0.01"], [8, 13]),
+        (["trainer.max_epochs=9", "trainer.max_steps=5", "optimizer.lr=0.01"], [5]),
+    ],
+    ids=["each", "every-4th", "13-steps", "5-steps"],
+)
+def test_without_validation_the_best_has_the_lowest_training_loss_of_those_that_are_evaluated(
+    options: list[str], compared: list[int], run: Run, tmp_path: Path
+) -> None:
+    options = [*SMALL, *WITHOUT, *options, "trainer.log_every_n_steps=1"]
+    result = run(*options, run_dir=tmp_path / "r")
+    losses = training_losses(tmp_path / "r", *options)
+    best = min(compared, key=losses.__getitem__)
+    assert result.best == {"step": best, "monitor": "train/loss", "value": pytest.approx(losses[best], rel=1e-5)}
+    checkpoint = read_checkpoint(tmp_path / "r/checkpoints/best.ckpt")
+    found = [*checkpoint["state_dict"]["linear.weight"][0].tolist(), checkpoint["state_dict"]["linear.bias"].item()]
+    tag = "parameters/{}"
+    expected = [curve(tmp_path / "r", tag.format(name))[best] for name in ("weight_1", "weight_2", "bias")]
+    assert checkpoint["global_step"] == best
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert list(curve(tmp_path / "r", "train/loss")) == list(range(1, result.steps + 1))
+
+
+def test_of_equal_losses_the_first_is_the_best(run: Run) -> None:
+    exact = "model.init_weight=2", "model.init_bias=0"  # y = 2 x
+    result = run("data=line", "batch=full", *exact, "trainer.max_epochs=4")
+    assert result.best == {"step": 1, "monitor": "train/loss", "value": 0.0}
+
+
+class Copies(Watcher):
+    """Copies the run directory after a step, which is what a process killed then would leave."""
+
+    def __init__(self, step: int, source: Path, target: Path) -> None:
+        self.step, self.source, self.target = step, source, target
+
+    def on_step(self, trainer: Trainer, step: int, *_: Any) -> bool:
+        if step == self.step:
+            shutil.copytree(self.source, self.target)
+        return False
+
+
+@pytest.mark.parametrize("step", [11, 17])  # the last checkpoint is that of step 7, or 14
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curves(
+    step: int, run: Run, tmp_path: Path
+) -> None:
+    options = [*SMALL, "checkpoint.every_steps=7", "checkpoint.every_seconds=null", "trainer.max_epochs=4"]
+    options += ["trainer.log_every_n_steps=1", "scheduler=exponential", "optimizer=momentum"]
+    expected = run(*options, callbacks=[Copies(step, tmp_path / "r", tmp_path / "killed")], run_dir=tmp_path / "r")
+    saved = read_checkpoint(tmp_path / "killed/checkpoints/last.ckpt")
+    assert saved["global_step"] == step // 7 * 7
+    assert saved["epoch"] == step // 7 * 7 // PER_EPOCH
+    assert list(curve(tmp_path / "killed", "train/loss")) == list(range(1, step // 7 * 7 + 1))
+    found = run(*options, run_dir=tmp_path / "killed", resume=True)
+    for name in ("status", "best", "metrics", "parameters", "steps", "epochs", "samples", "gradient_evaluations"):
+        assert getattr(found, name) == getattr(expected, name), name
+    for tag in tags(tmp_path / "r"):
+        assert curve(tmp_path / "killed", tag) == curve(tmp_path / "r", tag)

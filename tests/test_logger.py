@@ -1,0 +1,172 @@
+"""The event file, read back record by record."""
+
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run, config_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from test_resume import SMALL, SignalAt
+from test_train import events
+
+from descent.logger import RunLogger
+from descent.train import train
+
+
+def files(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob("events.out.tfevents.*"))
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    found = events(run_dir)
+    return {tag: [(p.step, p.value) for p in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_points_stand_where_they_were_measured(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path)
+    logger.log_metrics({"train/loss": 3.0, "epoch": 1}, 5)
+    logger.log_metrics({"lr": 0.5}, 5)
+    logger.log_metrics({"val/loss": 4.0, "val/mae": 2.0, "epoch": 1}, 5)  # Lightning: the step is not counted yet
+    logger.log_metrics({"test/loss": 7.0}, 6)
+    logger.log_metrics({"first": 1.0})
+    logger.close()
+    assert scalars(tmp_path) == {
+        **{"train/loss": [(5, 3.0)], "lr": [(5, 0.5)]},
+        **{"val/loss": [(6, 4.0)], "val/mae": [(6, 2.0)], "test/loss": [(6, 7.0)], "first": [(0, 1.0)]},
+    }
+    assert len(files(tmp_path)) == 1
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "points", "handed"), [(0.0, 49, 0), (0.0, 50, 50), (1.0, 3, 0), (1.01, 3, 3)])
+def test_points_are_handed_over_fifty_at_once_or_after_a_second(
+    seconds: float, points: int, handed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    logger, at = RunLogger(tmp_path), []
+    add = logger.experiment.file_writer.add_summary
+
+    def added(summary: Any, step: int, *rest: Any) -> None:
+        at.append(step)
+        add(summary, step, *rest)
+
+    monkeypatch.setattr(logger.experiment.file_writer, "add_summary", added)
+    for step in range(points):
+        clock.now = 1000 + seconds * (step == points - 1)
+        logger.log_metrics({"a": float(step)}, step)
+    assert at == list(range(handed))
+    logger.log_metrics({"a": 1.0, "b": 2.0}, points)
+    logger.finalize("success")
+    assert at == list(range(points + 1))  # each once
+    logger.close()
+    assert at == list(range(points + 1))
+
+
+def test_points_have_the_time_of_day_at_which_they_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, now = RunLogger(tmp_path), iter([1.8e9, 1.8e9 + 5, 1.8e9 + 9])
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: next(now))
+        logger.log_metrics({"a": 1.0}, 1)
+        logger.log_metrics({"a": 2.0}, 2)
+    logger.close()
+    assert [point.wall_time for point in events(tmp_path).Scalars("a")] == [1.8e9, 1.8e9 + 5]
+
+
+def test_a_run_that_is_resumed_drops_the_points_after_its_checkpoint_and_no_other(tmp_path: Path) -> None:
+    for resumed_at, first in ((None, 0), (3, 4)):
+        logger = RunLogger(tmp_path, resumed_at)
+        for step in range(first, first + 6):
+            logger.log_metrics({"a": step + 0.25 * first}, step)
+        logger.close()
+    # the point of the checkpoint's own step stays, those of later ones are made anew
+    assert scalars(tmp_path)["a"] == [(step, step + 1.0 * (step > 3)) for step in range(10)]
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_run_that_begins_again_drops_every_point_of_before(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        logger = RunLogger(tmp_path)
+        logger.log_metrics({"a": value}, 0)
+        logger.log_metrics({"a": value}, 1)
+        logger.close()
+    assert scalars(tmp_path) == {"a": [(0, 2.0), (1, 2.0)]}
+
+
+def test_a_discarded_logger_removes_its_own_file_alone(tmp_path: Path) -> None:
+    first = RunLogger(tmp_path)
+    first.log_metrics({"a": 1.0}, 0)
+    first.close()
+    (before,) = files(tmp_path)
+    content = before.read_bytes()
+    second = RunLogger(tmp_path, 0)
+    second.log_metrics({"a": 1.0}, 1)
+    second.experiment.flush()
+    assert len(files(tmp_path)) == 2
+    second.discard()
+    assert files(tmp_path) == [before] and before.read_bytes() == content
+
+
+def png() -> bytes:
+    """The header of a picture of 3 by 2 pixels."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 3, 2, 8, 2, 0, 0, 0)
+
+
+def test_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path)
+    logger.log_png("figures/fit", png(), 3, 2, 17)
+    logger.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    assert accumulator.Tags()["images"] == ["figures/fit"]
+    (image,) = accumulator.Images("figures/fit")
+    assert (image.step, image.width, image.height, image.encoded_image_string) == (17, 3, 2, png())
+
+
+def layouts(run_dir: Path) -> list[Any]:
+    accumulator = EventAccumulator(str(run_dir), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return accumulator.Tensors("custom_scalars__config__")
+
+
+def test_the_charts_overlay_the_losses_and_the_gradient_norms_and_are_written_once(run: Run, tmp_path: Path) -> None:
+    for step in (7, -1):
+        run(*SMALL, callbacks=[SignalAt(step)], run_dir=tmp_path / "r", resume=step == -1)
+    (written,) = layouts(tmp_path / "r")
+    layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
+    (category,) = layout.category
+    assert category.title == "descent"
+    assert {chart.title: list(chart.multiline.tag) for chart in category.chart} == {
+        "training and validation loss": ["^train/loss$", "^val/loss$"],
+        "gradient norm before and after clipping": ["^grad/norm$", "^grad/norm_clipped$"],
+    }
+
+
+def test_a_run_writes_no_file_of_hyperparameters_beside_its_result(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "trainer.max_epochs=1")
+    assert {path.name for path in (tmp_path / "0").iterdir()} == {
+        *(".lock", "checkpoints", "result.json"),
+        *(path.name for path in files(tmp_path / "0")),
+    }
+    assert len(files(tmp_path / "0")) == 1
+
+
+@pytest.mark.parametrize("data", [["data=synthetic"], ["data=line", "batch=full"]], ids=["synthetic", "no-validation"])
+def test_fast_dev_run_leaves_the_result_alone(
+    data: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = train(config_of("debug=fast_dev_run", *data, "trainer.enable_progress_bar=false"), tmp_path / "r")
+    assert (result.status, result.steps, result.best) == ("completed", 1, None)
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", "result.json"}
+    assert [record for record in caplog.records if record.name.startswith("descent")] == []

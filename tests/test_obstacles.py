@@ -1,0 +1,161 @@
+"""What keeps steps in Lightning's own loop, said in whole sentences; and what does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from test_epoch_loop import Brought, Listener, brought, fit
+from torch.utils.data import DataLoader, TensorDataset
+
+from descent.callbacks.watcher import Watcher
+from descent.data.batches import Batch, InMemoryBatches
+
+
+def nothing(*args: Any, **options: Any) -> None:
+    pass
+
+
+def listening(base: type, hook: str) -> Any:
+    return type("Mine", (base,), {hook: nothing})()
+
+
+class ByTheIterator(Brought):
+    def training_step(self, dataloader_iter: Any, batch_idx: int = 0) -> Any:  # type: ignore[override]
+        batch, index, _ = next(dataloader_iter)
+        return super().training_step(batch, index)
+
+
+class PlateauAtEachStep(Brought):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        options = {"monitor": "mine", "interval": "step", "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **options}}
+
+
+class WithStep(Brought):
+    """Passes a hook's call on to Lightning's own, which is overriding all the same."""
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+
+
+class WithTransfer(Brought):
+    def transfer_batch_to_device(self, *args: Any) -> Any:
+        return super().transfer_batch_to_device(*args)
+
+
+class Rows(LightningDataModule):
+    def train_dataloader(self) -> InMemoryBatches:
+        x = torch.randn(50, 3)
+        return InMemoryBatches(x, x.sum(dim=1), 8)
+
+
+class RowsOnTheirWay(Rows):
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return batch
+
+
+class Ours(InMemoryBatches):
+    """Somebody's own kind, which may do what it likes in ``__iter__``."""
+
+
+class Strategy(SingleDeviceStrategy):
+    pass
+
+
+def note(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("descent")]
+
+
+X = torch.randn(50, 3)
+LOADER = DataLoader(TensorDataset(X, X[:, 0]), 8)
+LISTENS = "the callback Mine listens to each ({})"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "why"),
+    [
+        (WithStep, {}, "WithStep overrides on_after_backward"),
+        (WithTransfer, {}, "WithTransfer overrides transfer_batch_to_device"),
+        (Brought, {"batches": RowsOnTheirWay()}, "RowsOnTheirWay overrides on_before_batch_transfer"),
+        *(
+            (Brought, {"callbacks": [listening(Callback, hook)]}, LISTENS.format(hook))
+            for hook in (
+                *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
+                *("on_after_backward", "on_before_optimizer_step"),
+            )
+        ),
+        (Brought, {"callbacks": [listening(Watcher, "on_after_backward")]}, LISTENS.format("on_after_backward")),
+        (ByTheIterator, {}, "training_step takes the iterator of batches"),
+        (Brought, {"profiler": "simple"}, "the profiler listens to each"),
+        (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in each"),
+        (Brought, {"strategy": Strategy("cpu")}, "it trains on several devices, or by a strategy of its own"),
+        (Brought, {"accumulate_grad_batches": 2}, "it accumulates gradients, or leaves some out"),
+        (Brought, {"max_steps": 9}, "Trainer has a max_steps of its own, and not the callback MaxSteps"),
+        (Brought, {"min_steps": 9}, "Trainer has min_steps or min_epochs"),
+        (Brought, {"min_epochs": 2}, "Trainer has min_steps or min_epochs"),
+        (PlateauAtEachStep, {}, "a scheduler watches a metric at each"),
+        (Brought, {"batches": LOADER}, "the batches come from a DataLoader, not from InMemoryBatches"),
+        (Brought, {"batches": Ours(X, X[:, 0], 8)}, "the batches come from a Ours, not from InMemoryBatches"),
+        (Brought, {"limit_train_batches": 3}, "it trains on a part of each epoch's batches"),
+        (Brought, {"val_check_interval": 2}, "it validates within an epoch"),
+        (Brought, {"batches": Rows(), "reload_dataloaders_every_n_epochs": 1}, "it reloads the batches"),
+        (Brought, {"precision": "64-true"}, "the batches are not in the precision of training"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
+    kind, options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = fit(brought(kind), tmp_path, True, **({"max_epochs": 2} | options))
+    assert note(caplog) == [f"note: every training step goes through Lightning's own loop, because {why}"]
+    assert trainer.global_step > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_epochs": 1},
+        {"callbacks": [listening(Callback, "on_train_epoch_end"), listening(Callback, "on_validation_end")]},
+        {"callbacks": [listening(Watcher, "on_train_batch_end"), listening(Watcher, "on_before_optimizer_step")]},
+        {"batches": Rows()},
+        {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), 8)},
+    ],
+    ids=["min-epochs", "epochs", "watchers", "datamodule", "double"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_does_not_need_it_says_nothing(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(brought(Brought), tmp_path, True, **({"max_epochs": 2} | options))
+    assert note(caplog) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fast_dev_run_says_nothing_of_the_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(brought(Brought), tmp_path, True, fast_dev_run=True, callbacks=[Listener()])
+    assert note(caplog) == []
+
+
+class Epochs(Callback):
+    """Wants to hear of each epoch's start alone."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("size", [8, 50])
+@pytest.mark.filterwarnings("ignore")
+def test_who_listens_to_epochs_hears_of_each(size: int, tmp_path: Path) -> None:
+    epochs = Epochs()
+    fit(brought(Brought), tmp_path, True, size=size, max_epochs=30, callbacks=[epochs], log_every_n_steps=1000)
+    per_epoch = -(-50 // size)
+    assert epochs.steps == list(range(0, 30 * per_epoch, per_epoch))
