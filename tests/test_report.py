@@ -98,7 +98,7 @@ def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
         ["batch", "full", "shuffle=false"],
         ["clip", "none"],
         ["stopping", "converged", "  ".join(f"{key}={value}" for key, value in rules.items())],
-        ["trainer", "default", "accelerator=auto  precision=32-true  max_epochs=2000  max_steps=9"],
+        ["trainer", "default", "accelerator=auto  precision=32-true  max_epochs=10000  max_steps=9"],
         ["seed", "0"],
         ["r"],
     ]
