@@ -113,6 +113,9 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
 
 def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(interrupted: Path) -> None:
     config = interrupted / ".hydra/config.yaml"
+    with config.open("a") as file, (interrupted / ".hydra/hydra.yaml").open("a") as hydra:
+        file.write("# a remark\n")
+        hydra.write("  job:\n    name: ${nothing}\n")  # as Hydra leaves it, with what only a running job knows
     text = config.read_bytes()
     assert resume(interrupted).command == f"python scripts/resume.py '{interrupted}'"
     assert config.read_bytes() == text

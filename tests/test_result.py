@@ -213,6 +213,41 @@ def test_without_noise_the_true_parameters_are_the_least_squares_ones(run: Run) 
         else:
             assert result.optimum["bias"] is result.parameters["bias"] is None
         assert "hessian" not in result.optimum
+    one = run("data.num_samples=50", "data.num_features=1", "model.bias=false", "trainer.max_epochs=1")
+    assert one.optimum is not None and one.optimum["bias"] is None and "hessian" not in one.optimum
+
+
+def test_without_validation_the_settings_are_still_those_that_were_given(run: Run) -> None:
+    config = config_of("data=line", "scheduler=plateau", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    result = run("data=line", "scheduler=plateau", "trainer.max_epochs=1", "figures=true")
+    assert result.hparams["scheduler.monitor"] == config.scheduler["monitor"] == "val/loss"
+    assert result.config_digest == config_digest(config)
+
+
+def test_a_large_unit_of_the_target_is_no_divergence(run: Run, tmp_path: Path) -> None:
+    rows = "".join(f"{k},{1e6 * (k % 7)}\n" for k in range(40))
+    (tmp_path / "rows.csv").write_text(f"x,y\n{rows}")
+    table = ("data=table", f"data.path={tmp_path}/rows.csv", "data.target=y", "data.standardize=true")
+    result = run(*table, "trainer.max_epochs=2")
+    assert (result.status, result.reason) == ("completed", None)
+    assert 1e12 < result.metrics["train/loss"] < 1e13
+
+
+def test_in_double_precision_the_initial_weights_are_doubles(run: Run) -> None:
+    start = "model.init_weight=0.1", "model.init_bias=0"
+    result = run("data=line", "trainer=float64", *start, "predict_at=[[1]]", "trainer.max_epochs=1")
+    assert result.predictions[0]["before"] == 0.1
+
+
+def test_targets_that_are_all_one_number_have_finite_metrics(run: Run) -> None:
+    result = run("data=line", "data.targets=[3,3,3,3]", "data.val_fraction=0.5", "trainer.max_epochs=1")
+    assert result.parameters is not None
+    assert math.isfinite(result.metrics["val/loss"]) and math.isfinite(result.metrics["val/mae"])
+
+
+def test_nothing_is_written_to_the_console_by_training(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*SMALL, "data.num_features=1")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_note_on_an_optimum_that_is_not_unique_is_for_that_case_alone(
