@@ -90,7 +90,6 @@ def _measure(model: LinearRegression, data: RegressionData) -> dict[str, float]:
     """``train/loss`` and ``val/*`` at the model's weights, whenever the last validation was."""
     rows = data.train_dataloader()
     loss = mse_loss(model(rows.x), rows.y).item() * model.units.loss_unit
-    model.val_metrics.reset()
     for batch in data.val_dataloader():
         model.update(model.val_metrics, batch)
     values = model.compute(model.val_metrics) if len(data.val) else {}
@@ -117,7 +116,7 @@ def _count(result: Result, trainer: Trainer, data: RegressionData) -> None:
     steps, rows, size = trainer.global_step, len(data.train), data.batch.size or len(data.train)
     passes, rest = divmod(steps, data.batches_per_epoch)
     result.steps, result.epochs = steps, passes
-    result.samples = passes * rows + min(rest * size, rows)
+    result.samples = passes * rows + rest * size
     result.gradient_evaluations = gradient_evaluations(trainer)
 
 

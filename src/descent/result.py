@@ -139,7 +139,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         if key not in found:
             raise UserError(f"{path} must be the result of a run; it has no {key}")
         value = found[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int as well
             raise UserError(f"{path} must be the result of a run; its {key} is {value!r:.40}")
     if found["status"] not in get_args(Status):
         raise UserError(f"{path} must be the result of a run; its status is {found['status']!r:.40}")

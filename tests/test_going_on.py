@@ -1,0 +1,235 @@
+"""What a run that goes on is held against, and what is said where it is not the same; every message word for word."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run, config_of, save_config
+from omegaconf import OmegaConf
+from test_resume import SMALL, SignalAt
+
+from descent.errors import UserError
+from descent.identity import config_digest, flat_config
+from descent.result import Result, read_result
+from descent.resume import check_unchanged, resume
+from descent.train import train
+
+OWN = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
+LENGTH = "trainer.max_epochs"
+ONLY_LENGTH = f"must stay as the run began with it: only {LENGTH}=N may change"
+
+
+@pytest.fixture
+def finished(run: Run, tmp_path: Path) -> Path:
+    save_config(tmp_path / "a run", *OWN)
+    run(*SMALL, run_dir=tmp_path / "a run")
+    return tmp_path / "a run"
+
+
+@pytest.fixture
+def interrupted(run: Run, tmp_path: Path) -> Path:
+    save_config(tmp_path / "a run", *OWN)
+    run(*SMALL, callbacks=[SignalAt(7)], run_dir=tmp_path / "a run")
+    return tmp_path / "a run"
+
+
+def refused(action: Callable[[], Any]) -> str:
+    with pytest.raises(UserError) as raised:
+        action()
+    return str(raised.value)
+
+
+FLAT = {
+    **{"seed": 3.0, "predict_at": [[4.0]], "figures": True, "data.source": "rows", "data.inputs": [[1.0], [2.0]]},
+    **{"data.targets": [3.0, 5.5], "data.val_fraction": 0.0, "data.test_fraction": 0.0, "data.standardize": False},
+    **{"data.seed": 0.0, "data.max_rows": None, "model.bias": True, "model.init_weight": 2.0, "model.init_bias": None},
+    **{"optimizer._target_": "torch.optim.Adam", "optimizer.lr": 0.02, "optimizer.betas": [0.9, 0.5]},
+    **{"batch.size": 32.0, "batch.shuffle": True},
+    **{"clip.gradient_clip_val": None, "clip.gradient_clip_algorithm": None},
+    **{"stopping.max_epochs": 20.0, "stopping.patience": None, "stopping.min_delta": 0.0},
+    **{"stopping.monitor": "val/loss", "stopping.gradient_norm": None, "stopping.loss_change": None},
+    **{"stopping.max_samples": None, "stopping.max_gradient_evaluations": None, "stopping.max_seconds": None},
+    **{"stopping.diverged_above": 1e4, "trainer.accelerator": "auto", "trainer.precision": "32-true"},
+    **{"trainer.max_steps": None, "trainer.log_every_n_steps": 50.0, "trainer.check_val_every_n_epoch": None},
+    **{"trainer.deterministic": False, "trainer.fast_dev_run": False},
+}
+
+
+def test_a_run_is_known_by_these_keys_and_their_values() -> None:
+    config = config_of(
+        *("name=mine", "seed=3", "predict_at=[[4]]", "data=line", "data.inputs=[[1],[2]]", "data.targets=[3,5.5]"),
+        *("model.init_weight=2", "optimizer=adam", "+optimizer.betas=[0.9,0.5]", "trainer.profiler=simple"),
+    )
+    assert flat_config(config) == {**FLAT, LENGTH: 20}
+    assert config_digest(config) == sha256(json.dumps(FLAT, sort_keys=True).encode()).hexdigest()[:16]
+
+
+PARTS: dict[str, list[Any]] = {  # values that are wrong, and those that are right though they hold nothing
+    "run/config": [None, {}, 3],
+    "run/checksum": [None, "x", []],
+    "random_state": [None, {}, []],
+    "loops/fit_loop": [None, {}, []],
+    "callbacks": [None, {}, []],
+    "optimizer_states": [None, {}, 3],
+    "lr_schedulers": [None, {}, "x" * 50],
+}
+
+
+def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(interrupted: Path) -> None:
+    path, config = interrupted / "checkpoints/last.ckpt", config_of(*OWN)
+
+    def refusal() -> str:
+        return refused(lambda: train(config, interrupted, resume=True))
+
+    whole = torch.load(path, weights_only=True)
+    assert whole["lr_schedulers"] == []  # and is a whole one
+    for part, wrong in PARTS.items():
+        first, _, second = part.partition("/")
+        for value in wrong:
+            torch.save(whole | {first: whole[first] | {second: value} if second else value}, path)
+            assert refusal() == (
+                f"{path} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
+                f" its {part} is {repr(value)[:40]}"
+            )
+    for first in ("run", "loops"):
+        torch.save(whole | {first: [1]}, path)
+        assert f"; its {first}/" in refusal()
+    torch.save({key: value for key, value in whole.items() if key != "run"}, path)
+    assert refusal().endswith("; its run/config is None")
+    known = {key: value for key, value in whole["run"]["config"].items() if key != LENGTH}
+    torch.save(whole | {"run": whole["run"] | {"config": known}}, path)
+    message = f"{path} must be of the same config, to be resumed: {LENGTH} was not set and is 4"
+    result = resume(interrupted)  # it may become longer
+    assert (result.status, result.reason) == ("failed", message)
+    torch.save(whole | {"run": whole["run"] | {"checksum": whole["run"]["checksum"] + 1}}, path)
+    assert refusal() == (f"data must be what the run began with to be resumed: its rows are not those of {path}")
+    torch.save(whole, path)
+    assert train(config, interrupted, resume=True).status == "completed"
+
+
+def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(interrupted: Path) -> None:
+    config = interrupted / ".hydra/config.yaml"
+    with config.open("a") as file, (interrupted / ".hydra/hydra.yaml").open("a") as hydra:
+        file.write("# a remark\n")
+        hydra.write("  job:\n    name: ${nothing}\n")  # as Hydra leaves it, with what only a running job knows
+    text = config.read_bytes()
+    assert resume(interrupted).command == f"python scripts/resume.py '{interrupted}'"
+    assert config.read_bytes() == text
+    longer = resume(interrupted, [f"{LENGTH}=5", f"{LENGTH}=6"])
+    assert longer.command == f"python scripts/resume.py '{interrupted}' {LENGTH}=5 {LENGTH}=6"
+    assert (longer.epochs, longer.hparams[LENGTH]) == (6, 6)
+    saved = OmegaConf.load(config)
+    assert saved.trainer.max_epochs == 6
+    saved.trainer.max_epochs = 4
+    assert saved == OmegaConf.create(text.decode())  # nothing else has changed
+
+
+def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -> None:
+    for name in ("hydra.yaml", "config.yaml"):
+        (finished / ".hydra" / name).unlink()
+        assert refused(lambda: resume(finished)) == (
+            f"RUN_DIR must be the directory of a run, got {finished}: it has no .hydra/{name}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides", "message"),
+    [
+        ({}, [], "{run} is finished: trainer.max_epochs=N with N above 4 makes it longer"),
+        ({}, [f"{LENGTH}=4"], "trainer.max_epochs must be above 4, what the run was begun with, got 4"),
+        ({}, [f"{LENGTH}=9", f"{LENGTH}=8"], "trainer.max_epochs must be above 9, what the run was begun with, got 8"),
+        ({}, [f"{LENGTH}=9", "seed=1"], f"seed {ONLY_LENGTH}"),
+        ({}, [f"+{LENGTH}=9"], f"+{LENGTH} {ONLY_LENGTH}"),
+        ({"epochs": 5}, [], "{run} is finished: trainer.max_epochs=N with N above 5 makes it longer"),
+        ({"stopped": "it has converged"}, [], "{run} is finished: it has converged"),
+        ({"stopped": "it has converged"}, [f"{LENGTH}=9"], "{run} is finished: it has converged"),
+        ({"status": "diverged", "reason": "x"}, [], "{run} has diverged, and would again: x"),
+        ({"status": "diverged", "reason": "x"}, [f"{LENGTH}=9"], "{run} has diverged, and would again: x"),
+    ],
+)
+def test_a_finished_run_says_what_it_is_finished_by(
+    changed: dict[str, Any], overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    save_config(tmp_path / "r", *OWN)
+    Result(**({"status": "completed", "seed": 0, "command": "", "epochs": 4} | changed)).write(tmp_path / "r")
+    assert refused(lambda: resume(tmp_path / "r", overrides)) == message.format(run=tmp_path / "r")
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "completed"])
+def test_a_run_whose_result_is_short_of_its_length_goes_on(status: str, finished: Path) -> None:
+    written = read_result(finished) | {"status": status, "epochs": 3, "steps": 15}
+    Result(**written).write(finished)
+    assert resume(finished).status == "completed"
+
+
+def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_way(run: Run, tmp_path: Path) -> None:
+    run_dir = tmp_path / "r"
+    save_config(run_dir, *OWN, "scheduler=cosine")
+    run(*SMALL, "scheduler=cosine", callbacks=[SignalAt(7)], run_dir=run_dir)
+    assert refused(lambda: resume(run_dir, [f"{LENGTH}=9"])) == (
+        "trainer.max_epochs must stay 4: scheduler=cosine is laid out for it"
+    )
+    path = run_dir / ".hydra/config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  max_epochs: 4", "  max_epochs: 9"))
+    reason = resume(run_dir).reason
+    assert reason == (
+        f"{run_dir}/checkpoints/last.ckpt must be of the same config, to be resumed: trainer.max_epochs was 4 and is 9"
+    )
+    path.write_text(text.replace("T_max: null", "T_max: 4"))
+    assert "T_max was null and is 4" in str(resume(run_dir).reason)
+
+
+def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> None:
+    config, run_dir = config_of(*OWN), tmp_path / "r"
+    check_unchanged(run_dir, config)  # there is none yet
+    save_config(run_dir, *OWN, "seed=1")
+    check_unchanged(run_dir, config)  # it has not begun
+    Result("failed", 0, "").write(run_dir)
+    check_unchanged(run_dir, config)
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints/last.ckpt").touch()
+    changed = f"{run_dir} was begun with another config: seed was 1 and is 0; name=... begins anew"
+    assert refused(lambda: check_unchanged(run_dir, config)) == changed
+    (run_dir / "checkpoints/last.ckpt").unlink()
+    for status in ("completed", "diverged"):
+        Result(status, 0, "", config_digest=config_digest(config)).write(run_dir)
+        assert refused(lambda: check_unchanged(run_dir, config)) == changed
+    own = config_of(*OWN, "seed=1")
+    for digest in (None, config_digest(own)):
+        Result("completed", 0, "", config_digest=digest).write(run_dir)
+        check_unchanged(run_dir, own)
+    Result("completed", 0, "", config_digest="another").write(run_dir)
+    assert refused(lambda: check_unchanged(run_dir, own)) == (
+        f"{run_dir} was begun with another config: its config.yaml is not the one that it ran with;"
+        " name=... begins anew"
+    )
+
+
+def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(20))
+    path.write_text(table)
+    common = ("data=table", f"data.path={path}", "data.target=y", f"{LENGTH}=2", "figures=false")
+    configs = {}
+    for fraction in (0.1, 0.2, 0.3):
+        run_dir = tmp_path / str(fraction)
+        overrides = ("trainer.enable_progress_bar=false", *common, f"data.val_fraction={fraction}", "batch.size=3")
+        save_config(run_dir, *overrides)
+        configs[run_dir] = config_of(*overrides)
+        train(configs[run_dir], run_dir, callbacks=[SignalAt(2)] if fraction == 0.3 else [])
+    for run_dir, config in configs.items():
+        check_unchanged(run_dir, config)
+    path.write_text(table + "20,1\n")
+    for run_dir, config in configs.items():
+        if run_dir.name == "0.3":
+            check_unchanged(run_dir, config)  # training looks at its rows for itself
+            continue
+        assert refused(lambda: check_unchanged(run_dir, config)) == (  # noqa: B023
+            f"{path} must have the rows that {run_dir} was trained on: its rows or their split have"
+            " changed; name=... begins anew"
+        )

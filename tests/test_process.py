@@ -1,0 +1,286 @@
+"""What a process does with signals, with output that nobody takes, and with the names of its directories."""
+
+import errno
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import posix
+from omegaconf import OmegaConf
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import InterpolationResolutionError
+
+from descent import output, run_dirs, signals
+from descent.messages import one_line
+from descent.run_dirs import job_label
+
+HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+NOTED = "\nstopping at the next step from which training can go on; once more: at once\n"
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    """Default handlers, and after the test those of before."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in HANDLED}
+    signals._received.clear()
+    yield
+    signals._received.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in HANDLED]
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_once_installed_a_signal_ends_the_process_and_is_not_forgotten(number: signal.Signals) -> None:
+    signals.install()
+    assert handlers() == [signals.exit_at_once] * len(HANDLED)
+    signals.exit_if_received()  # none was
+    for how in (lambda: signal.raise_signal(number), signals.exit_if_received, lambda: signals.deferred().__enter__()):
+        with pytest.raises(SystemExit) as ended:
+            how()
+        assert ended.value.code == 128 + number
+    assert handlers() == [signals.exit_at_once] * len(HANDLED)
+    signals.ignore()
+    assert handlers() == [signal.SIG_IGN] * len(HANDLED)
+
+
+def test_the_latest_signal_is_the_one_that_ends_the_process() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(SystemExit):
+            signals.exit_at_once(number)
+    with pytest.raises(SystemExit) as ended:
+        signals.exit_if_received()
+    assert ended.value.code == 143
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_of_ignored_signals_only_that_of_the_terminal_stays_ignored() -> None:
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_IGN)
+    signals.install()
+    assert handlers() == [signals.exit_at_once, signals.exit_at_once, signal.SIG_IGN]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals.deferred() as pending:
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        with pytest.raises(signals.Interrupted):
+            for number in (signal.SIGHUP, signal.SIGINT):
+                signal.raise_signal(number)
+                pending.check()
+    assert handlers() == [signal.SIG_IGN, signals.exit_at_once, signal.SIG_IGN]
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_in_training_a_signal_is_noted_and_the_next_one_ends_the_process(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with signals.deferred() as pending:
+        pending.check()  # nothing has come
+        assert pending.number is None
+        signal.raise_signal(number)
+        assert capsys.readouterr() == ("", NOTED)
+        for _ in range(2):
+            with pytest.raises(signals.Interrupted, match=rf"^interrupted by {number.name}$") as raised:
+                pending.check()
+            assert raised.value.number is number
+        with pytest.raises(SystemExit) as ended:
+            signal.raise_signal(signal.SIGTERM)
+        assert ended.value.code == 143 and pending.number == number
+        assert capsys.readouterr() == ("", "")
+    assert handlers() == [signal.SIG_DFL] * len(HANDLED)
+    with signals.deferred() as another:
+        assert another.number is None
+    signals.exit_if_received()  # it was noted and not to end the process
+
+
+def test_a_signal_is_noted_where_the_terminal_is_gone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with signals.deferred() as pending:
+        signal.raise_signal(signal.SIGTERM)
+        assert pending.number == signal.SIGTERM
+
+
+def test_signals_are_left_alone_in_a_thread_and_given_back_after_an_error() -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        with signals.deferred():
+            found.append(handlers())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [[signal.SIG_DFL] * len(HANDLED)]
+    with pytest.raises(ZeroDivisionError), signals.deferred():
+        assert signal.SIG_DFL not in handlers()
+        raise ZeroDivisionError
+    assert handlers() == [signal.SIG_DFL] * len(HANDLED)
+
+
+class Breaks(io.TextIOWrapper):
+    """A stream into a file whose writes, or flushes, fail one after another as they are told to."""
+
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
+        super().__init__(path.open("wb"), encoding=encoding)
+        self.writes: list[int] = []
+        self.flushes: list[int] = []
+
+    def write(self, text: str) -> int:
+        if self.writes:
+            number = self.writes.pop(0)
+            raise OSError(number, os.strerror(number))
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self.flushes:
+            number = self.flushes.pop(0)
+            raise OSError(number, os.strerror(number))
+        super().flush()
+
+
+@contextmanager
+def protected(path: Path) -> Iterator[Breaks]:
+    """Within it standard output is of this kind, and standard error was closed before Python began."""
+    stream = Breaks(path, "ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", None)
+        output.protect()
+        yield stream
+        stream.writes, stream.flushes = [], []
+        for each in (stream, sys.stderr):
+            each.close()
+
+
+def test_protected_streams_write_what_they_can(tmp_path: Path) -> None:
+    with protected(tmp_path / "out"):
+        assert sys.stdout.write("año\n") == 4
+        print("to nobody", file=sys.stderr, flush=True)
+        assert output.lost() is None
+        assert (tmp_path / "out").read_bytes() == b"a?o\n"
+        assert sys.stdout.encoding == "ascii" and sys.stderr.encoding == "utf-8"
+
+
+@pytest.mark.parametrize("how", ["writes", "flushes"])
+@pytest.mark.parametrize(
+    ("number", "lost"),
+    [(errno.EPIPE, False), (errno.EIO, False), (errno.EBADF, False), (errno.ENOSPC, True), (errno.EFBIG, True)],
+)
+def test_output_is_lost_where_somebody_reads_it(how: str, number: int, lost: bool, tmp_path: Path) -> None:
+    with protected(tmp_path / "out") as stream:
+        setattr(stream, how, [number, errno.EPIPE if lost else errno.ENOSPC])  # the first counts
+        for text in ("one", "two"):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        found = output.lost()
+    assert found == (os.strerror(number) if lost else None)
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+@posix
+def test_a_failure_that_only_the_last_flush_shows_is_one(tmp_path: Path) -> None:
+    with protected(tmp_path / "out") as stream:
+        open_files = len(os.listdir("/dev/fd"))  # noqa: PTH208
+        stream.flushes = [errno.ENOSPC]
+        assert output.lost() == os.strerror(errno.ENOSPC)
+        assert len(os.listdir("/dev/fd")) == open_files  # noqa: PTH208
+
+
+def test_of_a_stream_that_is_not_protected_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert output.lost() is None
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the resolvers make of their arguments; after the test they are as they were."""
+    monkeypatch.setattr(BaseContainer, "_resolvers", dict(BaseContainer._resolvers))
+    monkeypatch.delenv("DESCENT_LOGS", raising=False)
+
+    def resolve(name: str, *arguments: str) -> str:
+        text = f"${{{name}:{','.join(arguments)}}}"
+        return str(OmegaConf.create({"x": text, "none": None, "some": ["b=2", "+a=1", "name=n"], "empty": []}).x)
+
+    return resolve
+
+
+def test_directories_are_below_logs_named_and_unique(
+    resolve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: f"<{form}>")
+    unique = r"<%Y-%m-%d_%H-%M-%S>_[0-9a-f]{6}"
+    monkeypatch.chdir(tmp_path)
+    seen = set()
+    for logs, environment in ((Path("my logs"), None), (tmp_path / "my logs", ""), (Path("other"), "my logs")):
+        if environment is not None:
+            monkeypatch.setenv("DESCENT_LOGS", environment)
+        run_dirs.register(logs)
+        below = re.escape(str(tmp_path / "my logs"))
+        for arguments, pattern in (
+            (("run_dir", "${none}", "${some}"), rf"{below}/runs/a=1,b=2_{unique}"),
+            (("run_dir", "${none}", "${empty}"), rf"{below}/runs/defaults_{unique}"),
+            (("run_dir", "mine", "${some}"), rf"{below}/runs/mine_{unique}"),
+            (("run_dir", "0", "${some}"), rf"{below}/runs/0_{unique}"),
+            (("sweep_dir", "${none}"), rf"{below}/sweeps/{unique}"),
+            (("sweep_dir", "mine"), rf"{below}/sweeps/mine"),
+            (("sweep_dir", "0"), rf"{below}/sweeps/0"),
+            (("job_dir", "${some}"), r"a=1,b=2"),
+        ):
+            found = resolve(*arguments)
+            assert re.fullmatch(pattern, found), found
+        seen.add(resolve("sweep_dir", "${none}"))
+        assert resolve("run_dir", "${none}", "${empty}").endswith(resolve("sweep_dir", "${none}")[-6:])
+    assert len(seen) == 3
+
+
+def test_a_name_that_is_no_name_is_refused(resolve: Any, tmp_path: Path) -> None:
+    run_dirs.register(tmp_path)
+    for arguments in (("run_dir", "'../x'", "${empty}"), ("sweep_dir", "'../x'")):
+        with pytest.raises(InterpolationResolutionError) as raised:
+            resolve(*arguments)
+        assert one_line(raised.value) == (
+            "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100,"
+            " got '../x'"
+        )
+
+
+def hashed(shown: str, text: str) -> str:
+    return f"{shown}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ([], "defaults"),
+        (["name=x", "+name=x", "++name=x", "hydra.verbose=true", "++hydra.a=1"], "defaults"),
+        (["names=x", "data.name=y"], "data.name=y,names=x"),
+        (["+b=1", "++a=2", "~c"], "a=2,b=1,c"),
+        (["optimizer.lr=1e-3"], "optimizer.lr=1e-3"),
+        (["optimizer.lr=1e+3"], "optimizer.lr=1e+3"),
+        ([f"a={'x' * 118}"], f"a={'x' * 118}"),
+        ([f"a={'x' * 119}"], hashed(f"a={'x' * 109}", f"a={'x' * 119}")),
+        (["predict_at=[[1, 2]]"], hashed("predict_at=_1,_2", "predict_at=[[1, 2]]")),
+        (["a=é"], hashed("a=", "a=é")),
+        (["a=b."], hashed("a=b", "a=b.")),
+        (["._a=b"], hashed("a=b", "._a=b")),
+    ],
+)
+def test_a_job_is_named_after_its_overrides(overrides: list[str], label: str) -> None:
+    assert job_label(overrides) == label
+    assert len(job_label(overrides)) <= 120

@@ -1,0 +1,230 @@
+"""What the console shows, word for word."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import config_of
+
+from descent.report import print_choices, print_line, print_result
+from descent.result import Result
+
+TWO = Result(
+    status="completed",
+    seed=0,
+    command="",
+    metrics={
+        **{"train/loss": 1.23456789, "val/loss": 2.0, "test/loss": 1 / 3, "val/mae": 0.5, "test/mae": 0.25},
+        **{"val/r2": 0.9, "test/r2": 0.8, "optimum/distance": 1.0},
+    },
+    parameters={"weight": [1.0, -2.5], "bias": 0.125},
+    true_parameters={"weight": [1.5, -2.0], "bias": 0.0},
+    optimum={"weight": [1.25, -2.25], "bias": 0.0625, "loss": 0.75},
+    best={"step": 1234, "monitor": "val/loss", "value": 1.0},
+    predictions=[
+        {"input": [1.0, 2.5], "before": 0.0, "after": 3.5},
+        {"input": [1e6, -2], "before": 1e-7, "after": 123456.789},
+    ],
+    features=["[a]", "b"],
+    rows={"train": 8000, "val": 1000, "test": 999},
+    **{"steps": 1, "epochs": 1000, "seconds": 1.239},
+)
+PREDICTIONS = """\
+
+ prediction at   before training    after
+ ────────────────────────────────────────
+ 1, 2.5                        0      3.5
+ 1e+06, -2                 1e-07   123457
+
+"""
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """Without the spaces that tables end their lines with."""
+    written = capsys.readouterr()
+    assert written.err == ""
+    return "".join(f"{line.rstrip()}\n" for line in written.out.splitlines())
+
+
+def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
+    print_choices(config_of("experiment=two_features", "optimizer=adam", "seed=7"), Path("logs/[x]"))
+    assert shown(capsys) == (
+        """
+ experiment   two_features
+ data         two_features   val_fraction=0  test_fraction=0  standardize=false  seed=0  inputs=[[1, 2], [3, 4]]  targets=[3, 7]
+ model        linear         bias=true
+ optimizer    adam           lr=0.01
+ scheduler    none
+ batch        full           shuffle=false
+ clip         none
+ stopping     none           min_delta=0
+ trainer      float64        accelerator=cpu  precision=64-true  max_epochs=1000
+ seed         7
+
+logs/[x]
+
+"""  # noqa: E501  # a line of the console
+    )
+
+
+def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    rules = {
+        **{"patience": 3, "min_delta": 0.5, "gradient_norm": 1e-5, "loss_change": 0.125},
+        **{"max_samples": 5, "max_gradient_evaluations": 6, "max_seconds": 7.5},
+    }
+    rows = f"data.inputs=[{','.join(['[1]'] * 11)},[10]]", f"data.targets=[{','.join(['100'] * 12)}]"
+    overrides = ["debug=overfit", "data=line", *rows, "batch=full", "optimizer=lbfgs", "trainer.max_steps=9"]
+    print_choices(config_of(*overrides, *(f"stopping.{key}={value}" for key, value in rules.items())), Path("r"))
+    assert [line.split(maxsplit=2) for line in shown(capsys).splitlines() if line] == [
+        ["debug", "overfit"],
+        [
+            *("data", "line"),
+            "val_fraction=0  test_fraction=0  standardize=false  seed=0  max_rows=2"
+            "  inputs=[[1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [..."
+            "  targets=[100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100]",
+        ],
+        ["model", "linear", "bias=true"],
+        ["optimizer", "lbfgs", "lr=1  line_search_fn=strong_wolfe"],
+        ["scheduler", "none"],
+        ["batch", "full", "shuffle=false"],
+        ["clip", "none"],
+        ["stopping", "converged", "  ".join(f"{key}={value}" for key, value in rules.items())],
+        ["trainer", "default", "accelerator=auto  precision=32-true  max_epochs=10000  max_steps=9"],
+        ["seed", "0"],
+        ["r"],
+    ]
+
+
+def test_a_completed_run_is_shown_with_parameters_metrics_and_predictions(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(TWO, Path("logs/[r]"))
+    assert shown(capsys) == (
+        f"""
+ parameter       learned   least squares   true
+ ──────────────────────────────────────────────
+ weight of [a]         1            1.25    1.5
+ weight of b        -2.5           -2.25     -2
+ bias              0.125          0.0625      0
+
+
+ metric                       train     val       test
+ ─────────────────────────────────────────────────────
+ rows                         8,000   1,000        999
+ loss: mean squared error   1.23457       2   0.333333
+ mean absolute error                    0.5       0.25
+ R²                                     0.9        0.8
+ loss at least squares         0.75
+
+test: with the best checkpoint (step 1,234); the others: with the last weights
+
+{PREDICTIONS}completed after 1 step, 1,000 epochs, 1.24 s
+logs/[r]
+
+"""
+    )
+
+
+def test_what_a_run_has_not_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    few: dict[str, Any] = {"true_parameters": None, "optimum": None, "predictions": [], "steps": 2, "epochs": 1}
+    result = replace(
+        TWO,
+        status="diverged",
+        reason="the training loss [x] is not finite",
+        metrics={"train/loss": 4.0},
+        parameters={"weight": [1.0, 2.0], "bias": None},
+        **few,
+    )
+    print_result(result, Path("r"))
+    assert shown(capsys) == (
+        """
+ parameter       learned
+ ───────────────────────
+ weight of [a]         1
+ weight of b           2
+
+
+ metric                     train
+ ────────────────────────────────
+ rows                       8,000
+ loss: mean squared error       4
+
+diverged after 2 steps, 1 epoch, 1.24 s
+the training loss [x] is not finite
+r
+
+"""
+    )
+
+
+def test_a_run_that_has_no_best_checkpoint_names_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(replace(TWO, best=None, stopped="its budget of 5 samples is spent"), Path("r"))
+    found = shown(capsys)
+    assert "best checkpoint" not in found
+    assert (
+        "\ncompleted after 1 step, 1,000 epochs, 1.24 s, stopped early: its budget of 5 samples is spent\nr\n" in found
+    )
+
+
+def test_a_run_that_has_nothing_is_shown_by_its_ending_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(Result("interrupted", 0, "", "interrupted by SIGINT"), Path("r"))
+    assert shown(capsys) == "interrupted after 0 steps, 0 epochs, 0.00 s\ninterrupted by SIGINT\nr\n\n"
+
+
+@pytest.mark.parametrize(("features", "left_out"), [(20, []), (21, [["...", "and", "1", "more"]])])
+def test_of_many_parameters_the_first_twenty_are_shown(
+    features: int, left_out: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = range(1, features + 1)
+    parameters = {"weight": [k / 4 for k in count], "bias": 0.5}
+    few: dict[str, Any] = {"true_parameters": None, "optimum": None, "features": [f"x_{k}" for k in count]}
+    print_result(replace(TWO, parameters=parameters, **few), Path("r"))
+    table = [line.split() for line in shown(capsys).split("\n\n")[0].splitlines()[3:]]
+    weights = [["weight", "of", f"x_{k}", f"{k / 4:g}"] for k in range(1, 21)]
+    assert table == [*weights, *left_out, ["bias", "0.5"]]
+
+
+def test_a_run_of_a_sweep_is_a_line_and_its_predictions(capsys: pytest.CaptureFixture[str]) -> None:
+    ending = "completed after 1 step, 1,000 epochs, 1.24 s"
+    losses = "  train/loss 1.23457  val/loss 2  test/loss 0.333333\n"
+    print_line(TWO, Path("r"))
+    assert shown(capsys) == f"{ending}{losses}{PREDICTIONS}"
+    print_line(replace(TWO, predictions=[], stopped="its budget of 5 samples is spent"), Path("r"))
+    assert shown(capsys) == f"{ending}, stopped early: its budget of 5 samples is spent{losses}"
+
+
+def test_a_narrow_console_cuts_no_path_and_no_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = "a reason of quite a lot of words that no narrow console has on one line"
+    long = Path("logs/runs/" + "a b/" * 30)
+    result = replace(TWO, parameters=None, predictions=[], reason=words, stopped=words)
+    print_result(result, long)
+    assert shown(capsys) == (
+        f"completed after 1 step, 1,000 epochs, 1.24 s, stopped early: {words}\n{words}\n{long}\n\n"
+    )
+    print_line(result, long)
+    assert shown(capsys).count("\n") == 1
+    print_choices(config_of(), long)
+    assert shown(capsys).endswith(f"\n{long}\n\n")
+
+
+def test_the_settings_groups_and_the_ending_stand_out_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_choices(config_of(), Path("r/1"))
+    print_result(replace(TWO, parameters=None, predictions=[], reason="1 reason"), Path("r/1"))
+    written = capsys.readouterr().out
+    assert "\x1b[1mmodel" in written and "\x1b[36mlinear" in written
+    assert "\x1b[1mcompleted after 1 step, 1,000 epochs, 1.24 s\x1b[0m\n1 reason\nr/1\n" in written
