@@ -182,3 +182,15 @@ def test_of_many_rows_every_second_or_third_is_drawn(rows: int, shown: int, tmp_
     ((figure, _),) = figures
     _, training = lines(figure.axes[0])  # and no validation rows
     assert len(training[4]) == shown
+
+
+def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        with drawn() as figures:
+            config = config_of(*QUIET, *ROWS, f"trainer.max_epochs={epochs}")
+            train(config, tmp_path, resume=epochs > 1, longer=epochs > 1)
+        way, _ = lines(figures[-1][0].axes[0])
+        assert len(way[4]) == epochs + 1
+    events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0})
+    events.Reload()
+    assert events.Images("figures/path")[-1].step == 3
