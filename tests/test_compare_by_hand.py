@@ -197,13 +197,15 @@ def test_a_column_whose_first_fraction_comes_late_keeps_it() -> None:
     assert (late["val/loss mean"], late["val/loss deviation"]) == (0.75, pytest.approx(0.125**0.5))
 
 
-def write(run_dir: Path, **given: Any) -> None:
+def write(run_dir: Path, curves: dict[str, Sequence[tuple[int, float]]] | None = None, **given: Any) -> None:
     """``run_of``'s result, and the points that a comparison cannot do without, as TensorBoard has them."""
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text(json.dumps(result_of(**given)))
     writer = EventFileWriter(str(run_dir))
-    for step, excess in ((0, 4.0), (50, 0.005), (100, 0.001)):
-        for tag, value in (("optimum/excess_loss", excess), ("train/seconds", step / 100), ("grad/evaluations", step)):
+    every = {"optimum/excess_loss": [(0, 4.0), (50, 0.005), (100, 0.001)]}
+    every |= {"train/seconds": [(0, 0.0), (100, 1.0)], "grad/evaluations": [(0, 0), (50, 50), (100, 100)]}
+    for tag, points in (every | (curves or {})).items():
+        for step, value in points:
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
             writer.add_event(Event(step=step, wall_time=float(step), summary=summary))
     writer.close()

@@ -1,0 +1,261 @@
+"""Every label, line and point of the figures of a comparison, of curves written by hand."""
+
+from collections.abc import Sequence
+from math import nan, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import frame, lines
+from test_compare_by_hand import OPTIMUM, run_of, runs_of
+
+from descent.compare.figures import Drawn, clipped_over, excess_over, heat_map, learning_rates, paths
+from descent.compare.runs import Run
+from descent.compare.settings import settings_of
+
+WIDE = {"size": (7.5, 4.0), "spines": ["left", "bottom"]}
+BLUE, RED, GREEN = "#4477aa", "#ee6677", "#228833"
+
+
+def rates(*runs: tuple[float, Sequence[float]], **given: Any) -> list[Run]:
+    return [run_of(excess, hparams={"optimizer.lr": lr}, **given) for lr, excess in runs]
+
+
+def figure_of(drawn: Drawn | None) -> Any:
+    assert drawn is not None
+    return drawn.figure
+
+
+def test_the_loss_above_the_optimum_is_a_mean_with_the_range_of_the_seeds() -> None:
+    first = run_of([16.0, 4.0, 1.0, 0.0], every=10)
+    runs = [first, run_of([4.0, 1.0], every=20, seed=1), run_of([99.0, 99.0], seed=2, status="diverged")]
+    runs += [run_of([7.0], seed=3), *rates((0.2, [9.0, 3.0]), (0.3, [5.0]), (0.4, []))]
+    runs += rates((0.5, [8.0, 9.0]), status="diverged")
+    figure = figure_of(excess_over(settings_of(runs), "steps"))
+    assert frame(figure) == {
+        **{"title": "Training loss above the optimum over optimizer steps; bands: range over seeds", **WIDE},
+        **{"labels": ("optimizer steps", "training loss above the optimum"), "scales": ("linear", "log")},
+        "legend": ("", ["lr=0.1", "lr=0.2"]),
+    }
+    (axes,) = figure.axes
+    assert lines(axes) == [
+        *(
+            (
+                "lr=0.1",
+                BLUE,
+                "-",
+                "None",
+                [(0, pytest.approx(8)), (10, pytest.approx(sqrt(8))), (20, pytest.approx(1))],
+            ),
+        ),
+        *(("lr=0.2", RED, "-", "None", [(0, pytest.approx(9)), (10, pytest.approx(3))]),),
+    ]
+    (band,) = axes.collections
+    assert {(x, round(y, 9)) for x, y in band.get_paths()[0].vertices} == {
+        *((0, 4), (10, 2), (20, 1)),
+        *((0, 16), (10, 4)),
+    }
+    assert band.get_facecolor()[0].tolist() == pytest.approx([0x44 / 255, 0x77 / 255, 0xAA / 255, 0.2])
+
+
+@pytest.mark.parametrize(("number", "title"), [(12, ""), (13, "the best 12 of 13")])
+def test_the_best_twelve_settings_are_drawn(number: int, title: str) -> None:
+    runs = rates(*((0.5 + k, [2.0, 1.0]) for k in range(number)))
+    figure = figure_of(excess_over(settings_of(runs), "samples"))
+    assert len(lines(figure.axes[0])) == 12
+    assert frame(figure)["legend"] == (title, [f"lr={0.5 + k}" for k in range(12)])
+    assert frame(figure)["labels"][0] == "samples seen"
+
+
+def test_without_a_curve_there_is_no_figure() -> None:
+    runs = [*rates((0.1, []), (0.2, [])), *rates((0.3, [2.0, 1.0]), status="diverged")]
+    for drawn in (excess_over(settings_of(runs), "steps"), clipped_over(settings_of(runs)), paths(settings_of(runs))):
+        assert drawn is None
+
+
+def test_sensitivity_to_the_rate_is_a_line_for_each_optimizer_that_has_two_rates() -> None:
+    runs = [
+        *(*runs_of(0.2, [4.0, None], optimizer="sgd"), *runs_of(0.1, [2.0, 4.0], optimizer="sgd")),
+        *(*runs_of(0.3, [5.0], optimizer="a$"), *runs_of(0.1, [7.0], first_seed=7, optimizer="a$")),
+        *(*runs_of(0.1, [1.0], optimizer="one"), *runs_of(0.2, [None], optimizer="c")),
+        *runs_of(0.1, [6.0], optimizer="c"),
+        run_of(hparams={"optimizer": "lbfgs", "optimizer.lr": None}, metrics={"val/loss": 1.0}),
+    ]
+    every = settings_of(runs)
+    figure = figure_of(learning_rates(every, [every[-2], every[0]], "val/loss"))
+    assert frame(figure) == {
+        **{"title": "val/loss over the learning rate; crosses: runs that diverged", **WIDE},
+        **{"labels": ("learning rate", "val/loss"), "scales": ("log", "log")},
+        "legend": ("x: diverged", ["c", "sgd", r"a\$"]),
+    }
+    found = lines(figure.axes[0])
+    crosses = [line[1:] for line in found if line[3] == "x"]
+    assert [(color, points[0][0], pytest.approx(points[0][1])) for color, _, _, points in crosses] == [
+        *((BLUE, 0.2, 0.97), (RED, 0.2, 0.935))
+    ]
+    (across, up), *_ = [
+        line.get_transform().transform((0.2, 0.5)) for line in figure.axes[0].lines if line.get_marker() == "x"
+    ]
+    assert (across, up) == tuple(figure.axes[0].get_xaxis_transform().transform((0.2, 0.5)))
+    assert [line for line in found if line[3] == "o"] == [
+        ("c", BLUE, "-", "o", [(0.1, 6.0), (0.2, pytest.approx(nan, nan_ok=True))]),
+        ("sgd", RED, "-", "o", [(0.1, 3.0), (0.2, 4.0)]),
+        (r"a\$", GREEN, "-", "o", [(0.1, 7.0), (0.3, 5.0)]),
+    ]
+
+
+def test_where_only_the_rate_differs_the_line_has_the_optimizers_name_and_r2_a_linear_scale() -> None:
+    runs = [run_of(hparams={"optimizer.lr": lr}, metrics={"val/r2": lr, "val/loss": 0.0}) for lr in (0.1, 0.2)]
+    every = settings_of(runs)
+    r2, zero = (figure_of(learning_rates(every, every, metric)) for metric in ("val/r2", "val/loss"))
+    assert frame(r2)["legend"] == ("", ["sgd"])
+    assert frame(r2)["scales"] == ("log", "linear") == frame(zero)["scales"]  # a logarithm has no 0
+    assert learning_rates(every[:1], every[:1], "val/r2") is None
+
+
+def test_lines_of_rates_end_at_twelve_and_crosses_of_eight_lines_stand_in_rows() -> None:
+    runs = [run for k in range(13) for lr in (0.1, 0.2) for run in runs_of(lr, [1.0, None], optimizer=f"o{k:02}")]
+    every = settings_of(runs)
+    figure = figure_of(learning_rates(every, every, "val/loss"))
+    assert frame(figure)["legend"][1] == [f"o{k:02}" for k in range(12)]
+    heights = [points[0][1] for _, _, _, marker, points in lines(figure.axes[0]) if marker == "x"]
+    assert heights[::2] == [pytest.approx(0.97 - 0.035 * (k % 8)) for k in range(12)]
+
+
+def grid(cells: dict[tuple[str, int | None], Any], metric: str = "val/loss") -> list[Run]:
+    return [
+        run_of(
+            hparams={"optimizer": optimizer, "batch.size": size},
+            metrics={metric: value},
+            status="completed" if value is not None else "diverged",
+        )
+        for (optimizer, size), value in cells.items()
+    ]
+
+
+def test_the_heat_map_has_its_sizes_in_order_and_light_cells_where_the_loss_is_low() -> None:
+    values = {("sgd", None): 1000.0, ("sgd", 16): 10.0, ("sgd", 128): 0.0, ("adam", 8): 0.1, ("adam", 16): 12.345}
+    drawn = heat_map(settings_of(grid(values)), "val/loss", "val/loss")
+    figure = figure_of(drawn)
+    axes, bar = figure.axes
+    assert frame(figure) == {
+        "title": "val/loss by optimizer and batch size, of each cell's best setting by val/loss",
+        **{"size": (7.5, pytest.approx(1.9)), "spines": ["left", "bottom"], "labels": ("batch size", "optimizer")},
+        **{"scales": ("linear", "linear"), "legend": None},
+    }
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["8", "16", "128", "full"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["adam", "sgd"]
+    assert [(text.get_text(), text.get_position(), text.get_color()) for text in axes.texts] == [
+        *(
+            ("0.1", (0, 0), "black"),
+            ("12.3", (1, 0), "white"),
+            ("no run", (2, 0), "black"),
+            ("no run", (3, 0), "black"),
+        ),
+        *(("no run", (0, 1), "black"), ("10", (1, 1), "black"), ("0", (2, 1), "black"), ("1e+03", (3, 1), "white")),
+    ]
+    (image,) = axes.images
+    shades = [[-1.0, np.log10(12.345), nan, nan], [nan, 1.0, nan, 3.0]]
+    np.testing.assert_allclose(image.get_array().filled(nan), shades)
+    assert image.get_cmap().name == "viridis_r"
+    assert bar.get_ylabel() == "log10 of val/loss"
+
+
+def test_the_heat_map_of_r2_is_linear_and_dark_where_it_is_low() -> None:
+    values = {("sgd", None): 0.5, ("sgd", 16): -1.0, ("adam", 16): 0.75, ("adam", None): None}
+    figure = figure_of(heat_map(settings_of(grid(values, "val/r2")), "val/r2", "val/r2"))
+    axes, bar = figure.axes
+    assert bar.get_ylabel() == "-val/r2"
+    np.testing.assert_allclose(axes.images[0].get_array().filled(nan), [[-0.75, nan], [1.0, -0.5]])
+    assert [(text.get_text(), text.get_color()) for text in axes.texts] == [
+        *(("0.75", "black"), ("diverged", "black"), ("-1", "white"), ("0.5", "black"))
+    ]
+
+
+def test_a_setting_without_the_choosing_metric_or_with_a_diverged_seed_is_not_chosen() -> None:
+    runs = grid({("sgd", 8): 5.0, ("sgd", None): 5.0, ("adam", None): 5.0})
+    for lr, values in ((0.2, [None]), (0.3, [1.0, "diverged"])):
+        for seed, value in enumerate(values):
+            status, metrics = ("diverged", {}) if value == "diverged" else ("completed", {"val/loss": value})
+            hparams = {"optimizer": "sgd", "batch.size": 8, "optimizer.lr": lr}
+            runs.append(run_of(seed=seed, hparams=hparams, metrics=metrics, status=status))
+    figure = figure_of(heat_map(settings_of(runs), "val/loss", "val/loss"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no run", "5", "5", "5"]
+
+
+@pytest.mark.parametrize("cells", [[("sgd", 8), ("adam", 8)], [("sgd", 8), ("sgd", 16)]], ids=str)
+def test_a_heat_map_needs_two_optimizers_and_two_sizes(cells: list[tuple[str, int | None]]) -> None:
+    assert heat_map(settings_of(grid(dict.fromkeys(cells, 1.0))), "val/loss", "val/loss") is None
+
+
+def test_a_heat_map_in_which_all_diverged_is_drawn() -> None:
+    cells: list[tuple[str, int | None]] = [("sgd", 8), ("sgd", None), ("adam", 8), ("adam", None)]
+    figure = figure_of(heat_map(settings_of(grid(dict.fromkeys(cells))), "val/loss", "val/loss"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["diverged"] * 4
+
+
+def test_the_clipped_fraction_is_drawn_of_every_run_that_clips() -> None:
+    def clipping(seed: int, limit: float | None, *values: float) -> Run:
+        hparams = {"clip": "norm" if limit else "no$ne", "clip.gradient_clip_val": limit}
+        run = run_of(seed=seed, hparams=hparams)
+        if values:
+            run.curves["grad/clipped"] = np.array([5, 10]), np.array(values)
+        return run
+
+    runs = [clipping(0, None, 0.1, 0.2), clipping(0, 1.0, 0.5, 0.75), clipping(1, 1.0, 1.0, 0.25), clipping(2, 1.0)]
+    figure = figure_of(clipped_over(settings_of(runs)))
+    assert frame(figure) == {
+        **{"title": "Of the steps looked at, the fraction whose gradient was clipped", **WIDE},
+        **{"labels": ("optimizer steps", "fraction clipped so far"), "scales": ("linear", "linear")},
+        "legend": ("", ["norm"]),
+    }
+    axes = figure.axes[0]
+    assert axes.get_ylim() == (-0.02, 1.02)
+    label = "norm"
+    assert lines(axes) == [
+        (label, BLUE, "-", "None", [(5.0, 0.5), (10.0, 0.75)]),
+        (label, BLUE, "-", "None", [(5.0, 1.0), (10.0, 0.25)]),
+    ]
+
+
+FLAT = [[2.0, 0.0], [0.0, 1.0]]
+
+
+def moving(lr: float, weights: dict[str, Sequence[float]], optimum: dict[str, Any] | None = None, **given: Any) -> Run:
+    optimum = OPTIMUM | {"weight": [1.0], "bias": 2.0, "hessian": FLAT} | (optimum or {})
+    run = run_of(hparams={"optimizer.lr": lr}, optimum=optimum, **given)
+    for tag, values in weights.items():
+        run.curves[f"parameters/{tag}"] = np.arange(len(values)), np.array(values)
+    return run
+
+
+def test_paths_are_of_the_first_run_of_each_setting_that_did_not_diverge() -> None:
+    line = {"bias": (0.0, 5.0), "weight_x_1": (0.0, 3.0)}  # the bias comes last, whatever the order of the tags
+    runs = [
+        moving(0.1, {"bias": (7.0, 7.0), "weight_x_1": (7.0, 7.0)}, status="diverged"),
+        *(moving(0.1, line, seed=1), moving(0.1, {"bias": (8.0, 8.0), "weight_x_1": (8.0, 8.0)}, seed=2)),
+        moving(0.2, line, status="diverged"),
+        *(moving(0.3, line | {"weight_x_2": (1.0, 1.0)}), moving(0.4, {"bias": (1.0, 1.0)})),
+        *(moving(0.5, line, {"bias": None}), moving(0.6, line, {"hessian": [[1.0]]})),
+        *(moving(0.7, line, {"bias": None, "weight": [1.0, None]}), moving(0.8, line, {"hessian": None})),
+        *(
+            moving(0.9, line, {"hessian": [[1.0, None], [0.0, 1.0]]}),
+            moving(1.0, {"bias": (1, 2), "weight_x_1": (3, 4)}),
+        ),
+        moving(1.1, line, {"hessian": [[1.0, 0.0], [None, 1.0]]}),
+    ]
+    without = run_of(hparams={"optimizer.lr": 1.2}, optimum=None)
+    figure = figure_of(paths(settings_of([*runs, without])))
+    assert frame(figure)["title"] == "Paths over the contours of the training loss, one run of each setting"
+    assert frame(figure)["labels"] == ("weight x 1", "bias")
+    assert [(label, points) for label, _, _, _, points in lines(figure.axes[0])] == [
+        *(("lr=0.1", [(0.0, 0.0), (3.0, 5.0)]), ("lr=1", [(3.0, 1.0), (4.0, 2.0)]), ("least squares", [(1.0, 2.0)]))
+    ]
+
+
+def test_at_most_twelve_paths_are_drawn_and_two_weights_are_a_path_without_a_bias() -> None:
+    weights = {"weight_a": (0.0, 1.0), "weight_b": (0.0, 2.0)}
+    runs = [moving(0.5 + k, weights, {"weight": [1.0, 2.0], "bias": None}) for k in range(13)]
+    figure = figure_of(paths(settings_of(runs)))
+    assert frame(figure)["labels"] == ("weight a", "weight b")
+    assert frame(figure)["legend"][1] == [*(f"lr={0.5 + k}" for k in range(12)), "least squares"]

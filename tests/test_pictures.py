@@ -1,0 +1,196 @@
+"""The pictures of a run, read off the figures, against rows and lines written by hand."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import config_of
+from drawn import drawn, frame, lines
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+from descent.pictures import fit_over_data, look, new_figure, paths_over_contours, png_of, predicted_against_actual
+from descent.train import train
+
+X, Y = np.array([3.0, 1.0, 2.0]), np.array([5.0, 2.0, 4.0])
+AT_THE_EDGES = ["left", "bottom"]
+QUIET = ("trainer.enable_progress_bar=false", "batch=full")
+
+
+def test_the_fit_shows_the_rows_and_each_line_from_the_first_to_the_last_of_them() -> None:
+    figure = fit_over_data(X, Y, {"learned": (2.0, 1.0), "least squares": (1.5, 0.5)}, ("a$b", "c$d"))
+    assert frame(figure) == {
+        **{"title": "", "size": (6.0, 4.0), "labels": (r"a\$b", r"c\$d"), "scales": ("linear", "linear")},
+        **{"legend": ("", ["training rows", "learned", "least squares"]), "spines": AT_THE_EDGES},
+    }
+    assert lines(figure.axes[0]) == [
+        ("training rows", "#999999", "None", ".", [(3.0, 5.0), (1.0, 2.0), (2.0, 4.0)]),
+        ("learned", "#4477aa", "-", "None", [(1.0, 3.0), (3.0, 7.0)]),
+        ("least squares", "#ee6677", "-", "None", [(1.0, 2.0), (3.0, 5.0)]),
+    ]
+
+
+def test_predictions_stand_over_the_targets_and_the_diagonal_goes_from_the_least_to_the_largest_of_either() -> None:
+    parts = {"one": (Y, Y + 3.0), "other": (np.array([0.5, 6.0]), np.array([-1.0, 6.5]))}
+    figure = predicted_against_actual(parts, "p$")
+    axes = figure.axes[0]
+    assert frame(figure) == {
+        **{"title": "", "size": (5.0, 5.0), "labels": (r"actual p\$", r"predicted p\$")},
+        **{"scales": ("linear", "linear"), "legend": ("", ["equal", "one", "other"]), "spines": AT_THE_EDGES},
+    }
+    assert axes.get_aspect() == 1.0
+    assert lines(axes) == [
+        ("equal", "#bbbbbb", "-", "None", [(-1.0, -1.0), (8.0, 8.0)]),
+        ("one", "#4477aa", "None", ".", [(5.0, 8.0), (2.0, 5.0), (4.0, 7.0)]),
+        ("other", "#ee6677", "None", ".", [(0.5, -1.0), (6.0, 6.5)]),
+    ]
+
+
+def contours(figure: Figure) -> tuple[list[float], list[Any]]:
+    found: Any = figure.axes[0].collections[0]
+    return list(found.levels), [path.vertices for path in found.get_paths()]
+
+
+def test_paths_lie_over_the_contours_of_the_loss_around_the_optimum() -> None:
+    hessian, center = [[2.0, 0.0], [0.0, 8.0]], [1.0, -1.0]
+    ways = {"a$": np.array([[0.0, 0.0], [0.5, -0.5]]), "b": np.array([[3.0, 0.0], [1.0, 1.0]])}
+    figure = paths_over_contours(ways, center, hessian, ("v$", "w$"))
+    axes = figure.axes[0]
+    assert frame(figure) == {
+        **{"title": "", "size": (7.0, 5.0), "labels": (r"v\$", r"w\$"), "scales": ("linear", "linear")},
+        **{"legend": ("", [r"a\$", "b", "least squares"]), "spines": AT_THE_EDGES},
+    }
+    assert lines(axes) == [
+        (r"a\$", "#4477aa", "-", ".", [(0.0, 0.0), (0.5, -0.5)]),
+        ("b", "#ee6677", "-", ".", [(3.0, 0.0), (1.0, 1.0)]),
+        ("least squares", "#000000", "None", "*", [(1.0, -1.0)]),
+    ]
+    levels, curves = contours(figure)
+    # the grid goes 15% beyond what there is: from 0 to 3, and from -1 to 1; its corner far from the optimum is highest
+    highest = 0.5 * (2.0 * 2.45**2 + 8.0 * 2.3**2)
+    assert levels[0] == pytest.approx(highest * 1e-4)
+    assert levels[-1] == pytest.approx(highest)
+    assert len(levels) == 13
+    for level, points in zip(levels[-5:-1], curves[-5:-1], strict=True):
+        v, w = points.T
+        assert v.min() >= -0.45 - 1e-9 and v.max() <= 3.45 + 1e-9
+        assert w.min() >= -1.3 - 1e-9 and w.max() <= 1.3 + 1e-9
+        assert (v - 1) ** 2 + 4 * (w + 1) ** 2 == pytest.approx(level, rel=0.01)
+    assert curves[-3][:, 0].max() - curves[-3][:, 0].min() > 1
+
+
+def test_contours_of_a_slanted_valley_lean_as_it_does() -> None:
+    figure = paths_over_contours({"a": np.array([[-1.0, -1.0]])}, [0.0, 0.0], [[2.0, 1.0], [1.0, 2.0]], ("v", "w"))
+    levels, curves = contours(figure)
+    v, w = curves[8].T
+    assert v**2 + v * w + w**2 == pytest.approx(levels[8], rel=0.05)
+
+
+def test_where_nothing_moves_and_nothing_curves_the_path_is_drawn_all_the_same() -> None:
+    still = paths_over_contours({"a": np.array([[1.0, 0.0]])}, [1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], ("v", "w"))
+    (levels, _) = contours(still)
+    assert levels[-1] == pytest.approx(0.5 * ((0.15 * (1e-3 + 1e-9)) ** 2 + (0.15 * 1e-9) ** 2))
+    flat = paths_over_contours({"a": np.array([[0.0, 0.0], [1.0, 1.0]])}, [0.0, 0.0], [[0.0] * 2] * 2, ("v", "w"))
+    assert len(flat.axes[0].collections) == 0
+    assert [label for label, *_ in lines(flat.axes[0])] == ["a", "least squares"]
+
+
+def test_the_first_24_lines_look_different_and_come_in_this_order() -> None:
+    colors = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"]
+    expected = [{"color": color, "linestyle": style} for style in ("-", "--", ":") for color in colors]
+    assert [look(number) for number in range(25)] == [*expected, expected[0]]
+
+
+def test_a_picture_has_the_size_asked_for_and_names_in_any_script() -> None:
+    figure, axes = new_figure(3, 2)
+    axes.set(xlabel="\u0b95\U0001f600")  # no font of matplotlib's has them
+    height, width, _ = plt.imread(io.BytesIO(png_of(figure, 50))).shape
+    assert (width, height) == (150, 100)
+    assert not plt.get_fignums()  # pyplot would keep them
+
+
+ROWS = ("data=line", "data.inputs=[[1],[2],[3],[5],[8]]", "data.targets=[3,5,7,12,15]", "data.val_fraction=0.4")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_run_leaves_the_predictions_the_fit_and_the_path_in_the_datas_own_units(bias: bool, tmp_path: Path) -> None:
+    config = config_of(
+        *QUIET, *ROWS, f"model.bias={str(bias).lower()}", "trainer.max_epochs=3", "data.standardize=true"
+    )
+    with drawn() as figures:
+        result = train(config, tmp_path)
+    assert result.parameters is not None and result.optimum is not None
+    (weight,), own_bias = result.parameters["weight"], result.parameters["bias"] or 0.0
+    assert [dpi for _, dpi in figures] == [100] * len(figures)
+    predicted, fit, *path = [figure.axes[0] for figure, _ in figures]
+    _, training, validation = lines(predicted)
+    assert (training[0], validation[0]) == ("training rows", "validation rows")
+    rows = {3.0: 1.0, 5.0: 2.0, 7.0: 3.0, 12.0: 5.0, 15.0: 8.0}  # the input by the target
+    assert sorted(round(actual, 3) for *_, points in (training, validation) for actual, _ in points) == [*rows]
+    assert (len(training[4]), len(validation[4])) == (3, 2)
+    for actual, answer in (*training[4], *validation[4]):
+        assert answer == pytest.approx(weight * rows[round(actual, 3)] + own_bias, abs=1e-5)
+    assert predicted.get_xlabel() == "actual y"
+
+    drawn_rows, learned, best = lines(fit)
+    assert [rows[round(y, 3)] for _, y in drawn_rows[4]] == [pytest.approx(x) for x, _ in drawn_rows[4]]
+    assert [y for _, y in drawn_rows[4]] == [y for y, _ in training[4]]
+    assert [label for label, *_ in (learned, best)] == ["learned", "least squares"]
+    for line, (w, b) in ((learned, (weight, own_bias)), (best, (result.optimum["weight"][0], result.optimum["bias"]))):
+        assert line[4] == [(x, pytest.approx(w * x + (b or 0.0))) for x, _ in line[4]]
+    assert (fit.get_xlabel(), fit.get_ylabel()) == ("x_1", "y")
+
+    assert len(path) == (1 if bias else 0)
+    for axes in path:
+        way, star = lines(axes)
+        assert way[0] == "this run"
+        assert way[4][-1] == (pytest.approx(weight), pytest.approx(own_bias))
+        assert len(way[4]) == 4 and way[4][0] != way[4][-1]
+        assert star[4] == [(result.optimum["weight"][0], result.optimum["bias"])]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("weight of x_1", "bias")
+    names = ["fit", "path", "predicted"] if bias else ["fit", "predicted"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [f"{name}.png" for name in names]
+
+    events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0})
+    events.Reload()
+    assert sorted(events.Tags()[IMAGES]) == [f"figures/{name}" for name in names]
+    for name in names:
+        (image,) = events.Images(f"figures/{name}")
+        png = (tmp_path / f"figures/{name}.png").read_bytes()
+        height, width, _ = plt.imread(io.BytesIO(png)).shape
+        assert (image.encoded_image_string, image.width, image.height, image.step) == (png, width, height, 3)
+
+
+def test_two_weights_without_a_bias_have_a_path_and_no_fit(tmp_path: Path) -> None:
+    with drawn() as figures:
+        train(config_of(*QUIET, "data=two_features", "model.bias=false", "trainer.max_epochs=2"), tmp_path)
+    _, (path, _) = figures
+    axes = path.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("weight of x_1", "weight of x_2")
+    assert lines(axes)[1][4] == [(pytest.approx(1.0), pytest.approx(1.0))]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["path.png", "predicted.png"]
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(2000, 2000), (2001, 1001), (4001, 1334)])
+def test_of_many_rows_every_second_or_third_is_drawn(rows: int, shown: int, tmp_path: Path) -> None:
+    fractions = ("data.val_fraction=0", "data.test_fraction=0")
+    with drawn() as figures:
+        train(config_of(*QUIET, f"data.num_samples={rows}", *fractions, "trainer.max_epochs=1"), tmp_path)
+    ((figure, _),) = figures
+    _, training = lines(figure.axes[0])  # and no validation rows
+    assert len(training[4]) == shown
+
+
+def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
+    for epochs in (1, 3):
+        with drawn() as figures:
+            config = config_of(*QUIET, *ROWS, f"trainer.max_epochs={epochs}")
+            train(config, tmp_path, resume=epochs > 1, longer=epochs > 1)
+        way, _ = lines(figures[-1][0].axes[0])
+        assert len(way[4]) == epochs + 1
+    events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0})
+    events.Reload()
+    assert events.Images("figures/path")[-1].step == 3

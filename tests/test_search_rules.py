@@ -1,0 +1,215 @@
+"""What a search and a second round take, how they refuse, and what they tell the sweep."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONF
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from test_searching import PLANE, SPACE, launcher, trials_of
+from test_sweeper import RATES, Launcher, outcome, sweeper  # noqa: F401  # a fixture
+
+from descent.errors import UserError
+from descent.result import Result
+from descent.run_dirs import job_label, register
+from hydra_plugins.descent.searching import RANGE, check_search, search
+from hydra_plugins.descent.tuning import best_of_each, repeats_of
+
+optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
+
+
+def losses(job: list[str], number: int) -> Result:
+    return Result("completed", seed=0, command="", metrics={"val/loss": float(number), "optimum/excess_loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *({"low": 1, "high": 1}, {"low": 2.0, "high": 1.0}, {"low": 1.0}, {"high": 1.0}, {}),
+        *({"low": 1, "high": 2, "step": 1}, {"low": 1, "high": 2, "log": "x"}, {"low": 1, "high": 2, "log": 1}),
+        *({"low": True, "high": 2}, {"low": 0, "high": True}, {"low": "a", "high": "b"}, {"low": 0, "high": 1e30}),
+        *({"low": 0, "high": 1, "log": True}, {"low": -1.0, "high": 1, "log": True}),
+    ],
+    ids=str,
+)
+def test_what_is_no_range_is_refused_with_the_rule(limits: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as raised:
+        check_search([], {"optimizer.lr": limits}, 1, 0)
+    assert str(raised.value) == f"hydra.sweeper.space.optimizer.lr must be {RANGE}, got {limits!r}"
+
+
+def test_a_range_at_its_edge_is_accepted() -> None:
+    ranges = [{"low": -1, "high": 0}, {"low": 0.0, "high": 1e-9, "log": False}, {"low": 1e-9, "high": 1, "log": True}]
+    for limits in ranges:
+        check_search(["batch=full", "+optimizer.eps=1", "seed=3"], {"optimizer.lr": limits}, 1, 2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_trials", "seed", "message"),
+    [
+        ([], 1.5, 0, "hydra.sweeper.n_trials must be a positive integer, got 1.5"),
+        ([], 1, -1, "hydra.sweeper.seed must be an integer from 0 to 4294967295, got -1"),
+        (["+optimizer.lr=1"], 1, 0, "optimizer.lr must be either set or in hydra.sweeper.space, got both"),
+        (["seed=range(1,3)"], 1, 0, "seed must be a single value in a search, got 'range(1,3)'"),
+    ],
+)
+def test_an_argument_of_a_search_is_refused_with_the_rule(
+    arguments: list[str], n_trials: Any, seed: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        search(arguments, lambda job, number: None, Path("none"), SPACE, n_trials, "val/loss", seed)
+
+
+def test_without_optuna_the_command_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"^a search needs Optuna: pip install -c constraints.txt -e '\.\[optuna\]'$"):
+        search([], launcher(tmp_path), tmp_path, SPACE, 1, "val/loss", 0)
+
+
+def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database at all\n" * 100)
+    with pytest.raises(UserError) as raised:
+        search([], launcher(tmp_path), tmp_path, SPACE, 1, "val/loss", 0)
+    text = str(raised.value)
+    assert text.startswith(f"cannot use {tmp_path}/study.db: ") and len(text.splitlines()) == 1
+
+
+def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    jobs: list[tuple[int, list[str]]] = []
+    checked: list[list[str]] = []
+
+    def launch(job: list[str], number: int) -> None:
+        jobs.append((number, job))
+        launcher(tmp_path, losses)(job, number)
+
+    space = dict(reversed(PLANE.items()))
+    best = search(["seed=1", "batch=full"], launch, tmp_path, space, 2, "val/loss", 0, checked.append)
+    assert checked == []
+    search(["batch=full", "seed=1"], launch, tmp_path, PLANE, 3, "val/loss", 0, checked.append)
+    points = [params for *_, params, _ in trials_of(tmp_path)]
+    parts = [
+        [f"optimizer.lr={p['optimizer.lr']:.6g}", f"optimizer.momentum={p['optimizer.momentum']:.6g}"] for p in points
+    ]
+    assert [number for number, _ in jobs] == [0, 1, 2]
+    assert [job for _, job in jobs] == [["seed=1", "batch=full", *part] for part in parts[:2]] + [
+        ["batch=full", "seed=1", *parts[2]]
+    ]
+    assert checked == [["batch=full", "seed=1", *part] for part in parts[:2]]
+    assert best == f"best val/loss 0 with {'  '.join(parts[0])}"
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+    assert [attributes for *_, attributes in trials_of(tmp_path)] == [
+        {"run": job_label(job), "status": "completed"} for _, job in jobs
+    ]
+    with pytest.raises(UserError) as raised:
+        search(["batch=full", "seed=1"], launch, tmp_path, SPACE, 4, "val/loss", 0)
+    other = "['optimizer.lr', 'optimizer.momentum']: name=... begins another"
+    assert str(raised.value) == f"the search in {tmp_path} has other space, {other}"
+    logarithmic = PLANE | {"optimizer.momentum": {"low": 0.1, "high": 0.9, "log": True}}
+    with pytest.raises(UserError) as raised:
+        search(["batch=full", "seed=1"], launch, tmp_path, logarithmic, 4, "val/loss", 0)
+    other = "other log of optimizer.momentum, false: name=... begins another"
+    assert str(raised.value) == f"the search in {tmp_path} has {other}"
+
+
+def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    interrupted = launcher(tmp_path, lambda job, number: Result("interrupted", seed=0, command=""))
+    with pytest.raises(UserError, match=r"/optimizer\.lr=\S+ was interrupted; the same command goes on from here$"):
+        search([], interrupted, tmp_path, SPACE, 1, "val/loss", 0)
+    assert trials_of(tmp_path) == []
+    with pytest.raises(UserError, match=r"choose_by must be a metric of the runs \(val/loss\), got 'val/mae'$"):
+        (tmp_path / "other").mkdir()
+        search([], launcher(tmp_path / "other", losses), tmp_path / "other", SPACE, 1, "val/mae", 0)
+
+
+def test_every_combination_of_a_second_round_is_made() -> None:
+    repeats = repeats_of({"seed": "range(1,3)", "+x": "a,b"}, "optimizer", ["optimizer", "optimizer.lr"])
+    assert repeats == [["seed=1", "+x=a"], ["seed=1", "+x=b"], ["seed=2", "+x=a"], ["seed=2", "+x=b"]]
+
+
+@pytest.mark.parametrize(
+    ("then", "for_each", "message"),
+    [
+        ({"seed": 1}, "batch", "for_each must be one of the swept keys, as hydra.sweeper.then is set, got 'batch'"),
+        ({"seed": 1, "name": "x"}, "a", "then must be keys other than name and a, got ['seed', 'name']"),
+        ({"a": "x"}, "a", "then must be keys other than name and a, got ['a']"),
+        ({"seed": "1,"}, "a", "then must be keys with values as in a sweep: "),
+        ({"seed": "interval(0,1)"}, "a", "then must be keys with values as in a sweep: "),
+    ],
+)
+def test_a_second_round_is_refused_with_the_rule(then: dict[str, Any], for_each: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(f'hydra.sweeper.{message}')}") as raised:
+        repeats_of(then, for_each, ["a"])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(tmp_path: Path) -> None:
+    jobs = []
+    for job, status, value in (
+        *((["o=a", "+lr=1", "+seed=0"], "completed", 1.0), (["o=a", "+lr=1", "+seed=1"], "failed", 1.0)),
+        *((["o=a", "+lr=2", "+seed=0"], "completed", 3.0), (["o=a", "+lr=2", "+seed=1"], "completed", 5.0)),
+        *((["o=a", "+lr=3", "+seed=0"], "completed", 2.0), (["o=b", "+lr=1", "+seed=0"], "diverged", 2.0)),
+        (["o=c", "+lr=1", "+seed=0"], "completed", None),
+    ):
+        (tmp_path / job_label(job)).mkdir()
+        metrics = {} if value is None else {"val/loss": value, "val/r2": value}
+        Result(status, seed=0, command="", metrics=metrics).write(tmp_path / job_label(job))  # type: ignore[arg-type]
+        jobs.append(job)
+    assert best_of_each("o", "val/loss", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=3")]
+    assert best_of_each("o", "val/r2", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=2")]
+
+
+def test_the_sweepers_keys_have_these_defaults(tmp_path: Path) -> None:
+    register(tmp_path)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = OmegaConf.to_container(compose("train", return_hydra_config=True).hydra, resolve=False)
+    assert hydra["sweeper"] == {  # type: ignore[index, call-overload]
+        "_target_": "hydra_plugins.descent.resuming.ResumingSweeper",
+        **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": "val/loss", "then": None},
+        **{"space": None, "n_trials": 20, "seed": 0},
+    }
+    launcher = {"_target_": "hydra_plugins.descent.resuming.ResumingLauncher"}
+    assert hydra["launcher"] == launcher  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize("where", ["second round", "search"])
+def test_an_interrupted_second_round_or_search_says_what_is_left(
+    where: str,
+    sweeper: Any,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs: list[str] = []
+
+    def stops(job: list[str]) -> Result | None:
+        jobs.append(job_label(job))
+        if job[-1] == "seed=6" or (where == "search" and len(jobs) == 2):
+            raise SystemExit(130)
+        return losses(job, 0) if where == "search" else outcome(job)
+
+    round_two = {"params": {"optimizer": "adam", **RATES}, "for_each": "optimizer", "then": {"seed": "5,6,7"}}
+    made, _ = sweeper(stops, **({"space": SPACE} if where == "search" else round_two))
+    with pytest.raises(SystemExit):
+        made.sweep([])
+    left = capsys.readouterr().out.split("not finished:\n")[1].splitlines()
+    more = [] if where == "search" else ["  " + jobs[-1].replace("seed=6", "seed=7")]
+    assert left == [f"  {jobs[-1]}", *more, "  the same command goes on from here"]
+
+
+def test_a_search_that_goes_on_checks_its_earlier_trials(sweeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from hydra_plugins.descent import resuming  # Hydra imports its plugins anew when it looks for them
+
+    checked: list[list[str]] = []
+    plain = Launcher(Path("s"), lambda job: losses(job, 0))
+    own = resuming.ResumingLauncher()
+    monkeypatch.setattr(own, "launch", plain.launch)
+    monkeypatch.setattr(own, "check", checked.append)
+    for n_trials in (1, 2):
+        made, _ = sweeper(space=SPACE, n_trials=n_trials)
+        made.launcher = own
+        made.sweep(["batch=full"])
+    assert [",".join(job) for job in checked] == [plain.launched[0][1]]
+    assert [number for number, _ in plain.launched] == [0, 1]

@@ -1,0 +1,112 @@
+"""The summary of a sweep, letter for letter, of results written by hand."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from descent.result import Result, read_result
+from descent.sweep import summarize
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "82")
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, status: Any = "completed", reason: str | None = None, **given: Any) -> None:
+    run_dir = Path("my sweep") / name
+    run_dir.mkdir(parents=True)
+    Result(status, seed=0, command="", reason=reason, **given).write(run_dir)
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"steps": 1234567, "epochs": 20, "samples": 99, "seconds": 1.2345}
+    both = {"train/loss": 1.0, "val/loss": 2.0}
+    write("a[b]=1,clip=no,lr=1", metrics=both, hparams={"optimizer.lr": 1.0, "clip": "no"}, **counts)
+    write("a[b]=2,clip=no,lr=1", metrics={"train/loss": 3.0, "val/loss": 0.123456789}, seconds=0.006)
+    write("a[b]=2,clip=no,lr=9", "diverged", "the training loss [1] is too large", metrics={"train/loss": None})  # type: ignore[dict-item]
+    write("a[b]=3,clip=no,lr=1", metrics={"train/loss": 1.5, "test/loss": 7.0})
+    write("a[b]=4,clip=no,lr=1", "failed", "it broke")
+    write("a[b]=5,clip=no,lr=1", metrics={"train/loss": 1e-9, "val/loss": None})  # type: ignore[dict-item]
+    write("broken")
+    Path("my sweep/broken/result.json").write_text("[]")
+    Path("my sweep/empty").mkdir()
+    runs = summarize(Path("my sweep"))
+    assert printed(capsys) == [
+        "left out: my sweep/broken/result.json must be the result of a run, a JSON object, got []",
+        "",
+        " run                      train/loss   val/loss   test/loss       steps   seconds",
+        " ────────────────────────────────────────────────────────────────────────────────",
+        " a[b]=2, lr=1                      3    0.12346                       0      0.01",
+        " a[b]=3, lr=1                    1.5                      7           0      0.00",
+        " a[b]=1, lr=1                      1          2               1,234,567      1.23",
+        " a[b]=2, lr=9                                                         0      0.00",
+        " (diverged)",
+        " a[b]=4, lr=1 (failed)                                                0      0.00",
+        " a[b]=5, lr=1                  1e-09                                  0      0.00",
+        "",
+        "a[b]=2,clip=no,lr=9 diverged: the training loss [1] is too large",
+        "a[b]=4,clip=no,lr=1 failed: it broke",
+        "6 runs in my sweep, as a table in summary.csv",
+        "python scripts/compare.py 'my sweep'   compares them",
+    ]
+    names = [f"a[b]={part}" for part in ("1,clip=no,lr=1", "2,clip=no,lr=1", "2,clip=no,lr=9", "3,clip=no,lr=1")]
+    names += ["a[b]=4,clip=no,lr=1", "a[b]=5,clip=no,lr=1"]
+    assert [(path, result) for path, result in runs] == [
+        (Path("my sweep") / name, read_result(Path("my sweep") / name)) for name in names
+    ]
+    with Path("my sweep/summary.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            [
+                *("run", "status", "reason", "steps", "epochs", "samples", "seconds"),
+                *("train/loss", "val/loss", "optimizer.lr", "clip", "test/loss"),
+            ],
+            [names[0], "completed", "", "1234567", "20", "99", "1.2345", "1.0", "2.0", "1.0", "no", ""],
+            [names[1], "completed", "", "0", "0", "0", "0.006", "3.0", "0.123456789", "", "", ""],
+            [names[2], "diverged", "the training loss [1] is too large", *["0"] * 3, "0.0", *[""] * 5],
+            [names[3], "completed", "", "0", "0", "0", "0.0", "1.5", "", "", "", "7.0"],
+            [names[4], "failed", "it broke", "0", "0", "0", "0.0", *[""] * 5],
+            [names[5], "completed", "", "0", "0", "0", "0.0", "1e-09", "", "", "", ""],
+        ]
+
+
+def test_one_run_has_its_whole_name_and_no_run_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    write("seed=1,lr=2", metrics={"val/loss": 0.0})
+    summarize(Path("my sweep"))
+    assert printed(capsys)[1:] == [
+        " run            val/loss   steps   seconds",
+        " ─────────────────────────────────────────",
+        " seed=1, lr=2          0       0      0.00",
+        "",
+        "1 run in my sweep, as a table in summary.csv",
+        "python scripts/compare.py 'my sweep'   compares them",
+    ]
+    Path("none").mkdir()
+    assert summarize(Path("none")) == []
+    assert "0 runs in none, as a table in summary.csv" in capsys.readouterr().out
+    assert Path("none/summary.csv").read_text() == "\n"
+
+
+@pytest.mark.parametrize("number", [30, 31])
+def test_the_best_thirty_are_shown(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(number):
+        write(f"k={k:02}", metrics={"val/loss": float(number - k)})
+    summarize(Path("my sweep"))
+    lines = printed(capsys)
+    shown = [line.split()[0] for line in lines if line.startswith(" k=")]
+    assert shown == [f"k={k:02}" for k in range(number - 1, number - 31, -1)]
+    assert ("the best 30 of 31" in lines) == (number == 31)
+
+
+def test_runs_that_were_made_twice_have_their_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a,b")
+    write("b,a")
+    summarize(Path("my sweep"))
+    assert [line.split("  ")[0] for line in printed(capsys) if line.startswith((" a,b", " b,a"))] == [" a,b", " b,a"]
