@@ -289,3 +289,12 @@ def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
         assert (data.triangle is None) == (data.optimum is None) == spared
     said = "note: the least-squares solution of 30 rows and 4 features would take minutes, and is left out"
     assert [(r.levelname, r.message) for r in caplog.records] == ([("WARNING", said)] if spared else [])
+
+
+@pytest.mark.parametrize(("operations", "spared"), [(1e12, False), (1.001e12, True)])
+def test_least_squares_may_take_a_million_million_operations(
+    operations: float, spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "work", lambda rows, features: operations)
+    config = config_of("data=line")
+    assert (RegressionData(config.data, config.batch).triangle is None) == spared

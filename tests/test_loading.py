@@ -198,6 +198,12 @@ def test_units_that_nothing_can_be_divided_by_are_refused(message: str, values: 
     assert message in refusal(run_dir)
 
 
+def test_a_single_weight_that_is_not_finite_is_refused(run_dir: Path) -> None:
+    change(run_dir, "best", {"state_dict": {"linear.weight": torch.tensor([[1.0, math.nan]])}})
+    path = run_dir / "checkpoints/best.ckpt"
+    assert refusal(run_dir) == f"{path} must hold finite weights; linear.weight has nan or inf"
+
+
 def test_weights_in_half_precision_are_refused(run_dir: Path) -> None:
     change(run_dir, "best", {"state_dict": {k: v.half() for k, v in WEIGHTS.items()}})
     assert refusal(run_dir).endswith("its weights must all be of single or all of double precision")

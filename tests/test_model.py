@@ -65,14 +65,14 @@ def test_a_training_step_returns_the_mean_squared_error_in_the_units_of_training
 def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(units: dict[str, float]) -> None:
     model = by_hand(**units)
     zero = torch.zeros(3, 2)  # where 0.5 is predicted
-    for _ in range(2):
-        model.update(model.val_metrics, (zero, torch.tensor([0.5, 1.5, 3.5])))
-        model.update(model.val_metrics, (zero[:1], torch.tensor([-1.5])))
-        model.update(model.test_metrics, (zero, torch.tensor([1.5, 1.5, 4.5])))
+    # errors 0, 1, 3, -2 of targets with the mean 1, and 1, -1 of targets with the mean 0.5; 5 of the data's units for one
+    for targets, squares, sizes, total in (([0.5, 1.5, 3.5, -1.5], 14 / 4, 6 / 4, 13), ([1.5, -0.5], 1, 1, 2)):
+        model.update(model.val_metrics, (zero[:1], torch.tensor(targets[:1])))
+        model.update(model.val_metrics, (torch.zeros(len(targets) - 1, 2), torch.tensor(targets[1:])))
         found = {name: value.item() for name, value in model.compute(model.val_metrics).items()}
-        # errors 0, 1, 3, -2 of targets with the mean 1, and 5 of the data's units for one
-        expected = {"val/loss": 14 / 4 * 25, "val/mae": 6 / 4 * 5, "val/r2": 1 - 14 / (0.25 + 0.25 + 6.25 + 6.25)}
-        assert found == pytest.approx(expected, rel=1e-6)
+        expected = {"val/loss": squares * 25, "val/mae": sizes * 5, "val/r2": 1 - squares * len(targets) / total}
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    model.update(model.test_metrics, (zero, torch.tensor([1.5, 1.5, 4.5])))
     found = {name: value.item() for name, value in model.compute(model.test_metrics).items()}
     assert found == pytest.approx({"test/loss": 6 * 25, "test/mae": 2 * 5, "test/r2": 1 - 18 / 6}, rel=1e-6)
 

@@ -42,6 +42,12 @@ def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, capl
     assert not caplog.records
 
 
+def test_a_column_of_a_few_numbers_and_blanks_is_a_feature_with_cells_missing(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", "x,y\n1,1\n,2\n,3\n,4\n")
+    said = refusal(lambda: read_table(path, "y", None))
+    assert said == f"column x of {path} must be a finite number in data row 2, got null"
+
+
 def test_the_columns_asked_for_come_in_the_order_asked_for(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [1, 2], "b": ["3", "true"], "day": [date(2024, 1, 1)] * 2, "c": [True, False]})
     path = written(tmp_path / "rows.PARQUET", frame)
@@ -53,6 +59,10 @@ WHOLE: dict[str, tuple[str, str]] = {
     "no rows": ("x,y\n", "KEY must be a file with rows of data, got none in PATH"),
     "empty": ("", "KEY must be a file with rows of data, got an empty file: PATH"),
     "twice": ("x,y,y,x\n1,2,3,4\n", "KEY must have different column names, got x twice in PATH"),
+    "twice after a mark of the byte order": (
+        "\ufeffx,x,y\n1,2,3\n",
+        "KEY must have different column names, got x twice in PATH",
+    ),
     "one too large": (
         "x,y\n1e15,2\n2,1\n1,-1.5e15\n",
         "column y of PATH must be a number up to 1e+15, whose square can be summed, in data row 3, got '-1.5e15'",
