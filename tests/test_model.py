@@ -65,7 +65,7 @@ def test_a_training_step_returns_the_mean_squared_error_in_the_units_of_training
 def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(units: dict[str, float]) -> None:
     model = by_hand(**units)
     zero = torch.zeros(3, 2)  # where 0.5 is predicted
-    # errors 0, 1, 3, -2 of targets with the mean 1, and 1, -1 of targets with the mean 0.5; 5 of the data's units for one
+    # errors 0, 1, 3, -2 of targets with the mean 1, and 1, -1 of targets with the mean 0.5; a unit is 5 of the data's
     for targets, squares, sizes, total in (([0.5, 1.5, 3.5, -1.5], 14 / 4, 6 / 4, 13), ([1.5, -0.5], 1, 1, 2)):
         model.update(model.val_metrics, (zero[:1], torch.tensor(targets[:1])))
         model.update(model.val_metrics, (torch.zeros(len(targets) - 1, 2), torch.tensor(targets[1:])))
