@@ -235,6 +235,9 @@ def test_the_loaders_have_the_rows_of_their_parts_in_the_precision_of_the_model(
     ((x, _),) = data.train_dataloader()
     assert torch.equal(x, torch.from_numpy(data.train.x).float()) and data.batches_per_epoch == 1
     assert (data.seed, data.bias) == (0, True)
+    data = trained_by(RegressionData(config.data, replace(config.batch, shuffle=False), bias=False))
+    assert torch.equal(torch.cat([y for _, y in data.train_dataloader()]), torch.from_numpy(data.train.y).float())
+    assert data.optimum is not None and data.optimum.bias is None and len(data.optimum.weight) == data.num_features
     none = replace(config.data, val_fraction=0.0, test_fraction=0.0)
     data = trained_by(RegressionData(none, replace(config.batch, size=49)))
     assert (data.val_dataloader(), data.test_dataloader(), data.batches_per_epoch) == ([], [], 2)
