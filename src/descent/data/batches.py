@@ -27,7 +27,7 @@ class InMemoryBatches:
 
     def __init__(self, x: Tensor, y: Tensor, size: int | None, shuffle: bool = False, seed: int = 0) -> None:
         self.x, self.y = x, y
-        self.size = min(size or len(y), len(y))
+        self.size = size or len(y)
         self.count = ceil(len(y) / self.size)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.position = 0  # how many batches of the epoch have been taken

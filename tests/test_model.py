@@ -1,0 +1,83 @@
+"""The module on its own: its defaults, its steps and its metrics, worked out by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from descent.model import LinearRegression
+
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
+UNITS = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale": 5.0}
+
+
+def by_hand(**options: Any) -> LinearRegression:
+    """10 + 5 ((x_1 - 1) / 2 + 2 (x_2 - 2) / 4 + 0.5) = 2.5 x_1 + 2.5 x_2 + 5 in the data's own units."""
+    model = LinearRegression(2, SGD, standardization=UNITS, init_bias=0.5, **options)
+    torch.nn.init.constant_(model.linear.weight[0, 0], 1.0)
+    torch.nn.init.constant_(model.linear.weight[0, 1], 2.0)
+    return model
+
+
+def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(3, 1)
+    torch.manual_seed(1)
+    model = LinearRegression(3, SGD)
+    assert torch.equal(model.linear.weight, layer.weight) and torch.equal(model.linear.bias, layer.bias)
+    assert dict(model.hparams) == {
+        **{"num_features": 3, "optimizer": SGD, "bias": True, "init_weight": None, "init_bias": None},
+        **{"scheduler": None, "standardization": None, "target_center": 0.0, "target_scale": 1.0},
+    }
+    x = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
+    assert torch.equal(model(x), layer(x)[:, 0]) and torch.equal(model.predict_step(x), layer(x)[:, 0])
+    assert (model.x_mean.tolist(), model.x_scale.tolist()) == ([0, 0, 0], [1, 1, 1])
+    assert set(model.state_dict()) == {"linear.weight", "linear.bias"}
+
+
+def test_initial_values_are_where_they_are_asked_for() -> None:
+    model = LinearRegression(2, SGD, init_weight=0.25, init_bias=-3.0)
+    assert (model.linear.weight.tolist(), model.linear.bias.tolist()) == ([[0.25, 0.25]], [-3.0])
+    model = LinearRegression(2, SGD, init_weight=0.0, init_bias=0.0)
+    assert model.own_units() == ([0.0, 0.0], 0.0)
+    model = LinearRegression(2, SGD, bias=False, init_weight=1.5, init_bias=1.0)
+    assert model.linear.bias is None and model.own_units() == ([1.5, 1.5], None)
+    assert LinearRegression(2, SGD, init_bias=0.0).linear.weight.abs().min() > 0
+
+
+def test_predictions_are_in_the_datas_own_units() -> None:
+    model, inputs = by_hand(), [[1.0, 2.0], [3.0, 6.0], [0.0, 0.0]]
+    assert model.own_units() == ([2.5, 2.5], 5.0)
+    assert model.predict_rows(np.array(inputs)).tolist() == [12.5, 27.5, 5.0]
+    assert model.predict_step(torch.tensor(inputs)).tolist() == [12.5, 27.5, 5.0]
+    assert model(torch.tensor([[0.0, 0.0], [1.0, -1.0]])).tolist() == [0.5, -0.5]  # in the units of training
+    assert model.predict_rows(np.array(inputs)).dtype == np.float64
+
+
+def test_a_training_step_returns_the_mean_squared_error_in_the_units_of_training() -> None:
+    x, y = torch.tensor([[0.0, 0.0], [1.0, -1.0]]), torch.tensor([2.5, -1.5])
+    loss = by_hand(target_center=3.0, target_scale=7.0).training_step((x, y), 0)
+    assert loss.item() == (2.0**2 + 1.0**2) / 2 and loss.requires_grad
+
+
+@pytest.mark.parametrize("units", [{}, {"target_center": 1.0, "target_scale": 2.0}], ids=str)
+def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(units: dict[str, float]) -> None:
+    model = by_hand(**units)
+    zero = torch.zeros(3, 2)  # where 0.5 is predicted
+    # errors 0, 1, 3, -2 of targets with the mean 1, and 1, -1 of targets with the mean 0.5; a unit is 5 of the data's
+    for targets, squares, sizes, total in (([0.5, 1.5, 3.5, -1.5], 14 / 4, 6 / 4, 13), ([1.5, -0.5], 1, 1, 2)):
+        model.update(model.val_metrics, (zero[:1], torch.tensor(targets[:1])))
+        model.update(model.val_metrics, (torch.zeros(len(targets) - 1, 2), torch.tensor(targets[1:])))
+        found = {name: value.item() for name, value in model.compute(model.val_metrics).items()}
+        expected = {"val/loss": squares * 25, "val/mae": sizes * 5, "val/r2": 1 - squares * len(targets) / total}
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    model.update(model.test_metrics, (zero, torch.tensor([1.5, 1.5, 4.5])))
+    found = {name: value.item() for name, value in model.compute(model.test_metrics).items()}
+    assert found == pytest.approx({"test/loss": 6 * 25, "test/mae": 2 * 5, "test/r2": 1 - 18 / 6}, rel=1e-6)
+
+
+def test_without_a_scheduler_there_is_the_optimizer_alone() -> None:
+    for scheduler in (None, {}):
+        optimizer = LinearRegression(2, SGD, scheduler=scheduler).configure_optimizers()
+        assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.5
