@@ -184,7 +184,9 @@ def test_what_torch_brings_along_is_no_garbage_from_then_on(
     assert len(frozen) == is_first
 
 
-@pytest.mark.parametrize("named", [{"resume": True}, {"longer": True}, {"on_start": nothing}], ids=lambda named: next(iter(named)))
+@pytest.mark.parametrize(
+    "named", [{"resume": True}, {"longer": True}, {"on_start": nothing}], ids=lambda named: next(iter(named))
+)
 def test_how_a_run_begins_is_handed_on(
     named: dict[str, Any], calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
