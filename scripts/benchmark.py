@@ -1,6 +1,6 @@
 """Measure this project beside a plain loop, the usual Lightning way and bare imports; prints Markdown."""
 
-from descent import signals
+from descent.run import signals
 
 signals.install()
 
@@ -9,9 +9,9 @@ import logging  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from descent.benchmark.measure import HEADER  # noqa: E402
-from descent.benchmark.processes import growth, memory_rows, start_rows, sweep_rows  # noqa: E402
-from descent.benchmark.steps import step_rows  # noqa: E402
+from benchmarks.measure import HEADER  # noqa: E402
+from benchmarks.processes import growth, memory_rows, start_rows, sweep_rows  # noqa: E402
+from benchmarks.steps import step_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("step", "start", "sweep", "memory", "growth")

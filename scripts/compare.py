@@ -1,6 +1,6 @@
 """Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/."""
 
-from descent import signals
+from descent.run import signals
 
 signals.install()
 
@@ -8,7 +8,7 @@ import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from descent.compare import X_AXES  # noqa: E402
-from descent.run import command  # noqa: E402
+from descent.run.command import command  # noqa: E402
 
 
 def main() -> None:

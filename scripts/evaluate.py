@@ -1,14 +1,14 @@
 """Test metrics of a finished run's best checkpoint; also kept in its evaluation.json."""
 
-from descent import signals
+from descent.run import signals
 
 signals.install()
 
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from descent.result import run_result  # noqa: E402
-from descent.run import command  # noqa: E402
+from descent.run.command import command  # noqa: E402
+from descent.run.result import run_result  # noqa: E402
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 
-    from descent.evaluate import evaluate
+    from descent.run.evaluate import evaluate
 
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
     for name, value in metrics.items():

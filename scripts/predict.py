@@ -1,14 +1,14 @@
 """Predictions of a finished run: CSV or Parquet in, the same rows with a column "prediction" out."""
 
-from descent import signals
+from descent.run import signals
 
 signals.install()
 
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from descent.result import run_result  # noqa: E402
-from descent.run import command  # noqa: E402
+from descent.run.command import command  # noqa: E402
+from descent.run.result import run_result  # noqa: E402
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 
-    from descent.predict import predict_file
+    from regression.predict import predict_file
 
     predict_file(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
     print(arguments.output)

@@ -1,6 +1,6 @@
 """Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer."""
 
-from descent import signals
+from descent.run import signals
 
 signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
 
@@ -8,8 +8,8 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from descent.resume import resume  # noqa: E402
-from descent.run import command, log_to  # noqa: E402
+from descent.run.command import command, log_to  # noqa: E402
+from descent.run.resume import resume  # noqa: E402
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import gc
 
-from descent import signals
+from descent.run import signals
 
 signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
 gc.disable()  # until training: what is imported and composed is no garbage, and looking for some takes a fifth of it
@@ -12,8 +12,8 @@ from pathlib import Path  # noqa: E402
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from descent import cli, run_dirs  # noqa: E402
-from descent.result import Result  # noqa: E402
+from descent.run import cli, run_dirs  # noqa: E402
+from descent.run.result import Result  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 run_dirs.register(ROOT / "logs")

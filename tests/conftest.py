@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
-from descent import cli
-from descent.config import Config
-from descent.result import Result
-from descent.train import train
+from descent.config.schema import Config
+from descent.run import cli
+from descent.run.result import Result
+from descent.run.train import train
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 

@@ -12,9 +12,9 @@ from conftest import CONF, Run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from descent.data.sources import load
+from descent.config.parse import parse
 from descent.errors import UserError
-from descent.parse import parse
+from regression.data.sources import load
 
 PROBES: dict[str, Any] = {
     "0": 0,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import CONF
 
-from descent.benchmark.measure import HEADER, in_turn, process
-from descent.benchmark.processes import slope
-from descent.benchmark.steps import step_rows
+from benchmarks.measure import HEADER, in_turn, process
+from benchmarks.processes import slope
+from benchmarks.steps import step_rows
 
 
 def test_both_sides_are_measured_in_turn() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from descent.build import build_optimizer, build_scheduler
 from descent.errors import UserError
+from descent.training.build import build_optimizer, build_scheduler
 
 
 def test_an_optimizer_is_made_of_its_arguments_or_torchs_words_are_passed_on() -> None:

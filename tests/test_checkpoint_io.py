@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from descent.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from descent.errors import UserError
+from descent.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 
 TENSORS = {"weight": torch.ones(2)}
 

@@ -12,8 +12,8 @@ from test_epoch_loop import Listener
 from test_resume import SignalAt, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 
-from descent.callbacks.watcher import Watcher
-from descent.checkpoint_io import read_checkpoint
+from descent.training.checkpoint_io import read_checkpoint
+from descent.training.watcher import Watcher
 
 
 class Written(Watcher):

@@ -17,10 +17,10 @@ from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from descent import signals
-from descent.composing import check
+from descent.config.composing import check
 from descent.errors import UserError
-from descent.output import Output
+from descent.run import signals
+from descent.run.output import Output
 from hydra_plugins.descent.resuming import ResumingLauncher
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -253,7 +253,8 @@ def test_a_job_that_no_longer_composes_leaves_the_result_of_a_run_that_has_train
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_process_that_was_started_by_nohup_outlives_its_terminal() -> None:
     code = (
-        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from descent import signals; signals.install();"
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "from descent.run import signals; signals.install();"
         "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, signal.getsignal(signal.SIGINT).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from conftest import config_of as composed
 
-from descent import signals
 from descent.errors import UserError
-from descent.output import Output
-from descent.result import Result
-from descent.run import command, log_to, run_safely
+from descent.run import signals
+from descent.run.command import command, log_to, run_safely
+from descent.run.output import Output
+from descent.run.result import Result
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_command_ends_in_one_line_and_lets_nothing_disturb_its_end(
         )
     assert seen == [("1", False, Output, Output)]
     assert [signal.getsignal(number) for number in signals.HANDLED] == [signal.SIG_IGN] * len(signals.HANDLED)
-    (record,) = [record for record in caplog.records if record.name == "descent.run"]
+    (record,) = [record for record in caplog.records if record.name == "descent.run.command"]
     assert re.fullmatch(r"in <Thread\(other, .+\)>: in it", record.getMessage())
 
 
@@ -93,7 +93,7 @@ def test_a_signal_that_was_lost_on_its_way_ends_the_command_after_all(raises: bo
 def test_output_that_is_lost_fails_only_what_is_there_to_print(
     prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("descent.output.lost", lambda: "the disk is full")
+    monkeypatch.setattr("descent.run.output.lost", lambda: "the disk is full")
     line = "cannot write to standard output: the disk is full\n"
     if prints:
         with pytest.raises(SystemExit) as raised:
@@ -126,7 +126,7 @@ Calls = list[tuple[Any, ...]]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
     for name in ("print_choices", "print_line", "print_result"):
-        monkeypatch.setattr(f"descent.report.{name}", lambda *given, name=name: calls.append((name, *given)))
+        monkeypatch.setattr(f"descent.run.report.{name}", lambda *given, name=name: calls.append((name, *given)))
     return calls
 
 
@@ -137,7 +137,7 @@ def trains(monkeypatch: pytest.MonkeyPatch, calls: Calls, outcome: Result | Exce
             raise outcome
         return outcome
 
-    monkeypatch.setattr("descent.train.train", train)
+    monkeypatch.setattr("descent.run.train.train", train)
 
 
 @pytest.mark.parametrize("brief", [True, False])
@@ -245,7 +245,7 @@ def test_a_signal_fails_no_run(where: str, calls: Calls, monkeypatch: pytest.Mon
     def train(*given: Any, **named: Any) -> None:
         fail(ValueError("x"), 15)()
 
-    monkeypatch.setattr("descent.train.train", train)
+    monkeypatch.setattr("descent.run.train.train", train)
     configure: Any = fail(ValueError("x"), 15) if where == "config" else config_of
     with pytest.raises(SystemExit) as raised:
         run_safely(configure, tmp_path, "")

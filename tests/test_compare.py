@@ -24,10 +24,10 @@ from descent.compare.report import compare
 from descent.compare.runs import read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import table_of, to_target
-from descent.compare.theory import contraction_of
 from descent.errors import UserError
-from descent.result import read_result
-from descent.train import train
+from descent.run.result import read_result
+from descent.run.train import train
+from regression.theory import contraction_of
 
 
 class Page(HTMLParser):

@@ -21,10 +21,10 @@ from descent.compare.report import compare
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import runs_table, table_of, to_target
-from descent.compare.theory import contraction_of
 from descent.errors import UserError
-from descent.result import Result, read_result
-from hydra_plugins.descent.tuning import best_of_each
+from descent.run.result import Result, read_result
+from descent.sweep.tuning import best_of_each
+from regression.theory import contraction_of
 
 ROWS = 80
 OPTIMUM = {

@@ -8,7 +8,7 @@ from drawn import frame, lines
 from test_compare_by_hand import OPTIMUM, run_of
 
 from descent.compare.settings import settings_of
-from descent.compare.theory import contraction_of, contractions
+from regression.theory import contraction_of, contractions
 
 
 def falling(factors: list[float], **given: Any) -> Any:

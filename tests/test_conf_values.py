@@ -10,8 +10,8 @@ import yaml
 from conftest import CONF, config_of, options
 from test_conf import NEEDED, needs_full_batch
 
-from descent.config import Config
-from descent.hparams import flat_hparams
+from descent.config.hparams import flat_hparams
+from descent.config.schema import Config
 
 # What an option is, where it has more than one key; and what every other of its group leaves as it is.
 COMMON = {

@@ -7,11 +7,11 @@ import pytest
 from conftest import config_of, options
 from hydra.errors import HydraException
 
+from descent.config.help import help_text
+from descent.config.hparams import flat_hparams
+from descent.config.messages import one_line
 from descent.errors import UserError
-from descent.help import help_text
-from descent.hparams import flat_hparams
-from descent.messages import one_line
-from descent.run_dirs import job_label
+from descent.run.run_dirs import job_label
 
 BAD = [
     (

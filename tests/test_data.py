@@ -16,15 +16,15 @@ from conftest import config_of
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
-from descent.config import SyntheticData
-from descent.data.batches import InMemoryBatches
-from descent.data.module import RegressionData
-from descent.data.size import check_size, needed_bytes
-from descent.data.sources import load
-from descent.data.split import split
-from descent.data.standardization import Standardization
-from descent.data.table import read_table
+from descent.batches.in_memory import InMemoryBatches
+from descent.config.schema import SyntheticData
 from descent.errors import UserError
+from regression.data.module import RegressionData
+from regression.data.size import check_size, needed_bytes
+from regression.data.sources import load
+from regression.data.split import split
+from regression.data.standardization import Standardization
+from regression.data.table import read_table
 
 
 def test_synthetic_features_have_the_condition_number_asked_for() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import config_of
 
-from descent.config import SyntheticData
-from descent.data import size, sources
-from descent.data.batches import InMemoryBatches
-from descent.data.sources import load
-from descent.data.split import split
-from descent.data.standardization import Standardization
+from descent.batches.in_memory import InMemoryBatches
+from descent.config.schema import SyntheticData
 from descent.errors import UserError
+from regression.data import size, sources
+from regression.data.sources import load
+from regression.data.split import split
+from regression.data.standardization import Standardization
 
 SYNTHETIC = ("data.num_samples=7", "data.num_features=3", "data.condition_number=4", "data.noise_std=0.5")
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import config_of
 
-from descent.data import module
-from descent.data.module import RegressionData
-from descent.data.split import split
 from descent.errors import UserError
+from regression.data import module
+from regression.data.module import RegressionData
+from regression.data.split import split
 
 
 def trained_by(data: RegressionData, dtype: torch.dtype = torch.float32) -> RegressionData:

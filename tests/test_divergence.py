@@ -10,9 +10,9 @@ from test_epoch_loop import Listener
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
 
-from descent.checkpoint_io import read_checkpoint
 from descent.errors import UserError
-from descent.resume import resume
+from descent.run.resume import resume
+from descent.training.checkpoint_io import read_checkpoint
 
 
 def losses_by_hand(steps: int, lr: float) -> list[float]:

@@ -17,10 +17,10 @@ from test_train import events
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from descent.checkpoint_io import read_checkpoint
-from descent.data.batches import Batch, InMemoryBatches
-from descent.epoch_loop import EpochLoop
-from descent.spacing import Spacing
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.fast.epoch_loop import EpochLoop
+from descent.training.checkpoint_io import read_checkpoint
+from descent.training.spacing import Spacing
 
 
 class Listener(Callback):
@@ -267,7 +267,7 @@ def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hur
     assert same(*(trainer.logged_metrics for trainer in trainers))
     logged = [list(tmp_path.glob(f"{hurries}/**/metrics.csv")) for hurries in (0, 1)]
     assert [path.read_text() for path in logged[0]] == [path.read_text() for path in logged[1]]
-    notes = [r.getMessage() for r in caplog.records if r.name == "descent.epoch_loop"]
+    notes = [r.getMessage() for r in caplog.records if r.name == "descent.fast.epoch_loop"]
     assert notes == ([f"note: every training step goes through Lightning's own loop, because {why}"] if why else [])
 
 

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import Trainer
 from test_epoch_loop import Brought, brought, fit, same
 
-from descent.callbacks.max_steps import MaxSteps
-from descent.data.batches import Batch, InMemoryBatches
-from descent.epoch_loop import EpochLoop
-from descent.spacing import Spacing
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.fast.epoch_loop import EpochLoop
+from descent.training.max_steps import MaxSteps
+from descent.training.spacing import Spacing
 
 
 class Casts(Brought):
@@ -29,7 +29,7 @@ def test_in_double_precision_what_a_step_makes_is_double(tmp_path: Path, caplog:
         brought(Casts), tmp_path, True, precision="64-true", batches=InMemoryBatches(x, x[:, 0], 8), max_epochs=2
     )
     assert trainer.global_step == 14
-    assert not [record for record in caplog.records if record.name == "descent.epoch_loop"]
+    assert not [record for record in caplog.records if record.name == "descent.fast.epoch_loop"]
 
 
 @pytest.mark.parametrize("size", [8, 50])

@@ -14,15 +14,15 @@ import torch
 from conftest import Run, config_of, save_config
 from sklearn.metrics import mean_squared_error, r2_score
 
-from descent.data.sources import load
-from descent.data.split import split
-from descent.data.table import read_table
 from descent.errors import UserError
-from descent.evaluate import evaluate
-from descent.load import load_model
-from descent.predict import predict_file
-from descent.result import read_result
-from descent.train import train
+from descent.run.evaluate import evaluate
+from descent.run.load import load_model
+from descent.run.result import read_result
+from descent.run.train import train
+from regression.data.sources import load
+from regression.data.split import split
+from regression.data.table import read_table
+from regression.predict import predict_file
 
 OVERRIDES = ("data=diabetes", "optimizer=adam", "trainer.max_epochs=20")
 

@@ -11,13 +11,13 @@ import pytest
 from conftest import Run, config_of
 from test_resume import SMALL, SignalAt
 
-from descent.callbacks.watcher import Watcher
+from descent.config.hparams import flat_hparams
+from descent.config.identity import config_digest
 from descent.errors import UserError
-from descent.files import locked, write_atomically
-from descent.hparams import flat_hparams
-from descent.identity import config_digest
-from descent.result import Result, read_result
-from descent.train import train
+from descent.run.files import locked, write_atomically
+from descent.run.result import Result, read_result
+from descent.run.train import train
+from descent.training.watcher import Watcher
 
 FREE = ("trainer.enable_progress_bar=false", "figures=false")
 

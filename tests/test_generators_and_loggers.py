@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from descent.libraries import libraries_as_here
-from descent.random_state import random_state, set_random_state
+from descent.run.libraries import libraries_as_here
+from descent.training.random_state import random_state, set_random_state
 
 CUDA = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)]
 MPS = torch.tensor([3], dtype=torch.uint8)

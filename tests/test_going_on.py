@@ -12,11 +12,11 @@ from conftest import Run, config_of, save_config
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
+from descent.config.identity import config_digest, flat_config
 from descent.errors import UserError
-from descent.identity import config_digest, flat_config
-from descent.result import Result, read_result
-from descent.resume import check_unchanged, resume
-from descent.train import train
+from descent.run.result import Result, read_result
+from descent.run.resume import check_unchanged, resume
+from descent.run.train import train
 
 OWN = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
 LENGTH = "trainer.max_epochs"

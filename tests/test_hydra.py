@@ -17,10 +17,11 @@ from hydra._internal.utils import create_automatic_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from descent import cli, composing
-from descent.config import Config
+from descent.config import composing
+from descent.config.schema import Config
 from descent.errors import UserError
-from descent.result import Result
+from descent.run import cli
+from descent.run.result import Result
 
 Calls = list[tuple[Any, ...]]
 
@@ -52,7 +53,7 @@ def test_what_is_there_to_print_is_known_as_such(
     monkeypatch.setattr(cli, "command", run)
     monkeypatch.setattr(cli, "help_text", lambda conf: f"help of {conf}")
     monkeypatch.setattr(
-        "descent.composing.install", lambda conf, given: done.append(("install", conf, given.overrides))
+        "descent.config.composing.install", lambda conf, given: done.append(("install", conf, given.overrides))
     )
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     cli.run(lambda: done.append(("main",)), CONF)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from conftest import config_of
 
+from descent.config.hparams import flat_hparams
+from descent.config.hyperparameters import arguments, check_spec
 from descent.errors import UserError
-from descent.hparams import flat_hparams
-from descent.hyperparameters import arguments, check_spec
 
 OVER_0, FROM_0, SWITCH = "a number greater than 0 and below 1e30", "a number from 0 up to 1e30", "true or false"
 BELOW_1, INTEGER, COUNT = "a number from 0 up to, not including, 1", "a positive integer", "an integer, 0 or more"

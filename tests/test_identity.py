@@ -12,14 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
-from descent.callbacks.checkpoints import Checkpoints
-from descent.callbacks.watcher import Watcher
-from descent.checkpoint_io import read_checkpoint
+from descent.config.identity import config_digest, differences
 from descent.errors import UserError
-from descent.files import locked
-from descent.identity import config_digest, differences
-from descent.result import read_result
-from descent.resume import check_unchanged, load_saved, resume, to_config
+from descent.run.files import locked
+from descent.run.result import read_result
+from descent.run.resume import check_unchanged, load_saved, resume, to_config
+from descent.training.checkpoint_io import read_checkpoint
+from descent.training.checkpoints import Checkpoints
+from descent.training.watcher import Watcher
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:

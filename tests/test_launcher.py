@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 
 from descent.errors import UserError
-from descent.result import Result, read_result
-from descent.run_dirs import register
+from descent.run.result import Result, read_result
+from descent.run.run_dirs import register
 from hydra_plugins.descent.resuming import ResumingLauncher
 
 Launch = Any

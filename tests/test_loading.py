@@ -13,10 +13,10 @@ from conftest import Run
 from test_evaluate_predict import trained
 
 from descent.errors import UserError
-from descent.evaluate import evaluate
-from descent.load import load_model
-from descent.predict import predict_file
-from descent.result import read_result
+from descent.run.evaluate import evaluate
+from descent.run.load import load_model
+from descent.run.result import read_result
+from regression.predict import predict_file
 
 UNITS: dict[str, Any] = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale": 5.0}
 # 10 + 5 ((x - 1) / 2 + 2 (z - 2) / 4 + 0.5) = 2.5 x + 2.5 z + 5

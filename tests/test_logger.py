@@ -12,8 +12,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from test_resume import SMALL, SignalAt
 from test_train import events
 
-from descent.logger import RunLogger
-from descent.train import train
+from descent.run.train import train
+from descent.training.logger import RunLogger
 
 
 def files(run_dir: Path) -> list[Path]:

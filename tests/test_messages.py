@@ -6,9 +6,9 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from descent.config.help import first_sentence, help_text
+from descent.config.messages import known_keys, one_line, unknown
 from descent.errors import UserError
-from descent.help import first_sentence, help_text
-from descent.messages import known_keys, one_line, unknown
 
 
 def raised_by(error: Exception, cause: BaseException | None = None, context: BaseException | None = None) -> Exception:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.model import LinearRegression
+from regression.model import LinearRegression
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
 UNITS = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale": 5.0}

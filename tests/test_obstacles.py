@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from test_epoch_loop import Brought, Listener, brought, fit
 from torch.utils.data import DataLoader, TensorDataset
 
-from descent.callbacks.watcher import Watcher
-from descent.data.batches import Batch, InMemoryBatches
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.training.watcher import Watcher
 
 
 def nothing(*args: Any, **options: Any) -> None:

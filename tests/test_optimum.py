@@ -9,8 +9,8 @@ import torch
 from conftest import Run
 from torch.autograd.functional import hessian
 
-from descent.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, triangle
-from descent.optimum import least_squares as least_squares_of
+from regression.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, triangle
+from regression.optimum import least_squares as least_squares_of
 
 
 def problem(n: int = 50, d: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

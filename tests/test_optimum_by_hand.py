@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.optimum import Optimum, contraction, largest_stable_lr, least_squares, triangle, work
+from regression.optimum import Optimum, contraction, largest_stable_lr, least_squares, triangle, work
 
 
 def test_a_line_through_three_points_by_hand() -> None:

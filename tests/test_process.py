@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError
 
-from descent import output, run_dirs, signals
-from descent.messages import one_line
-from descent.run_dirs import job_label
+from descent.config.messages import one_line
+from descent.run import output, run_dirs, signals
+from descent.run.run_dirs import job_label
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 NOTED = "\nstopping at the next step from which training can go on; once more: at once\n"

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from test_epoch_loop import Listener
 from test_resume import SignalAt
 
-from descent.train import train
+from descent.run.train import train
 
 LINE = (
     *("data=line", "batch=full", "trainer=float64", "model.init_weight=0", "model.init_bias=0", "figures=false"),

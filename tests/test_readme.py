@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import CONF, ROOT, Run, options, save_config
 
-from descent.result import read_result
+from descent.run.result import read_result
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)

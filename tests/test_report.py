@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import config_of
 
-from descent.report import print_choices, print_line, print_result
-from descent.result import Result
+from descent.run.report import print_choices, print_line, print_result
+from descent.run.result import Result
 
 TWO = Result(
     status="completed",

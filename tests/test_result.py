@@ -18,13 +18,13 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from test_resume import SMALL, SignalAt, Trace
 from test_train import events
 
-from descent.data.sources import load
-from descent.data.split import split
+from descent.config.identity import config_digest
 from descent.errors import UserError
-from descent.identity import config_digest
-from descent.model import LinearRegression
-from descent.result import Result, git_state, is_finished, read_result, run_result
-from descent.train import train
+from descent.run.result import Result, git_state, is_finished, read_result, run_result
+from descent.run.train import train
+from regression.data.sources import load
+from regression.data.split import split
+from regression.model import LinearRegression
 
 INPUTS, TARGETS = [[1], [2], [3], [5]], [2, 4, 7, 9]
 OWN = (
@@ -380,7 +380,7 @@ def test_git_is_the_commit_and_whether_there_are_changes(tmp_path: Path, monkeyp
     for key in ("GIT_DIR", "GIT_WORK_TREE"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setattr("descent.result.__file__", str(package / "result.py"))
+    monkeypatch.setattr("descent.run.result.__file__", str(package / "result.py"))
 
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=a", "-c", "user.email=a@b.c")

@@ -11,10 +11,10 @@ from test_conf import needs_full_batch
 from test_train import events
 from torch import Tensor
 
-from descent.callbacks.watcher import Watcher
-from descent.checkpoint_io import read_checkpoint
-from descent.data.batches import Batch
-from descent.model import LinearRegression
+from descent.batches.in_memory import Batch
+from descent.training.checkpoint_io import read_checkpoint
+from descent.training.watcher import Watcher
+from regression.model import LinearRegression
 
 SMALL = ("trainer=float64", "data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
 STEPS = {"mini": 20, "single": 160, "full": 4}

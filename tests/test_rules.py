@@ -10,10 +10,10 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from descent import rules
-from descent.config import Config
+from descent.config import rules
+from descent.config.parse import parse
+from descent.config.schema import Config
 from descent.errors import UserError, must
-from descent.parse import parse
 
 BELOW = math.nextafter(1e30, 0)
 NO_NUMBER = ["1", None, True, [1], {}, math.nan, math.inf, -math.inf, 1e30, -1e30]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from descent import signals
 from descent.errors import UserError
-from descent.result import Result
+from descent.run import signals
+from descent.run.result import Result
 
 Calls = list[tuple[Any, ...]]
 
@@ -22,7 +22,7 @@ Calls = list[tuple[Any, ...]]
 def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Runs a script's ``main`` with these arguments; the process is afterwards as it was."""
     handlers = {number: signal.getsignal(number) for number in signals.HANDLED}
-    monkeypatch.setattr("descent.run.command", lambda run: run())  # what it does of its own is tested by itself
+    monkeypatch.setattr("descent.run.command.command", lambda run: run())  # what it does of its own is tested by itself
     monkeypatch.setenv("COLUMNS", "100")
 
     def main(name: str, *arguments: str) -> None:
@@ -71,7 +71,7 @@ def test_compare_is_called_with_what_is_asked_for(
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
-    monkeypatch.setattr("descent.result.run_result", lambda *given: calls.append(("result", *given)))
+    monkeypatch.setattr("descent.run.result.run_result", lambda *given: calls.append(("result", *given)))
     return calls
 
 
@@ -95,7 +95,7 @@ def test_evaluate_prints_a_metric_a_line(
         calls.append(("evaluate", *given))
         return {"test/loss": 123.4567891, "test/r2": 1.0, "test/a_long_name": -1e-9}
 
-    monkeypatch.setattr("descent.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("descent.run.evaluate.evaluate", evaluate)
     main("evaluate.py", *arguments)
     assert calls == [("result", Path("r")), ("evaluate", *call)]
     assert capsys.readouterr().out == "test/loss  123.457\ntest/r2    1\ntest/a_long_name -1e-09\n"
@@ -110,7 +110,7 @@ def test_predict_says_where_its_predictions_are(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("descent.predict.predict_file", lambda *given: calls.append(("predict", *given)))
+    monkeypatch.setattr("regression.predict.predict_file", lambda *given: calls.append(("predict", *given)))
     main("predict.py", "r", "in.csv", "out.csv", *arguments)
     assert calls == [("result", Path("r")), ("predict", Path("r"), Path("in.csv"), Path("out.csv"), checkpoint)]
     assert capsys.readouterr().out == "out.csv\n"
@@ -120,8 +120,8 @@ def test_predict_says_where_its_predictions_are(
 def test_a_directory_without_a_run_is_refused_before_anything_else(
     name: str, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("descent.evaluate.evaluate", None)
-    monkeypatch.setattr("descent.predict.predict_file", None)
+    monkeypatch.setattr("descent.run.evaluate.evaluate", None)
+    monkeypatch.setattr("regression.predict.predict_file", None)
     rest = ["in.csv", "out.csv"] if name == "predict.py" else []
     with pytest.raises(UserError, match="RUN_DIR must be the directory of a run"):
         main(name, str(tmp_path), *rest)
@@ -138,8 +138,8 @@ def test_resume_ends_with_the_code_of_the_run_and_logs_where_there_is_one(
         calls.append(("resume", *given))
         return Result(status, seed=0, command="")
 
-    monkeypatch.setattr("descent.resume.resume", resume)
-    monkeypatch.setattr("descent.run.log_to", lambda *given: calls.append(("log", *given)))
+    monkeypatch.setattr("descent.run.resume.resume", resume)
+    monkeypatch.setattr("descent.run.command.log_to", lambda *given: calls.append(("log", *given)))
     if is_run:
         (tmp_path / ".hydra").mkdir()
     with pytest.raises(SystemExit) as raised:
@@ -224,9 +224,9 @@ def test_train_hands_its_config_on_and_leaves_collecting_garbage_to_the_run(
     main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ran: Calls = []
-    monkeypatch.setattr("descent.cli.run", lambda *given: ran.append(given))
-    monkeypatch.setattr("descent.cli.run_job", lambda config: ("result of", config))
-    monkeypatch.setattr("descent.run_dirs.register", lambda *given: ran.append(given))
+    monkeypatch.setattr("descent.run.cli.run", lambda *given: ran.append(given))
+    monkeypatch.setattr("descent.run.cli.run_job", lambda config: ("result of", config))
+    monkeypatch.setattr("descent.run.run_dirs.register", lambda *given: ran.append(given))
     monkeypatch.delenv("DESCENT_LOGS", raising=False)
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts/train.py")])
     handlers = {number: signal.getsignal(number) for number in signals.HANDLED}

@@ -13,10 +13,10 @@ from test_searching import PLANE, SPACE, launcher, trials_of
 from test_sweeper import RATES, Launcher, outcome, sweeper  # noqa: F401  # a fixture
 
 from descent.errors import UserError
-from descent.result import Result
-from descent.run_dirs import job_label, register
-from hydra_plugins.descent.searching import RANGE, check_search, search
-from hydra_plugins.descent.tuning import best_of_each, repeats_of
+from descent.run.result import Result
+from descent.run.run_dirs import job_label, register
+from descent.sweep.searching import RANGE, check_search, search
+from descent.sweep.tuning import best_of_each, repeats_of
 
 optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector

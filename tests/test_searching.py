@@ -18,11 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
 
 from descent.errors import UserError
-from descent.result import Result, read_result
-from descent.run_dirs import job_label
-from descent.train import train
+from descent.run.result import Result, read_result
+from descent.run.run_dirs import job_label
+from descent.run.train import train
+from descent.sweep.searching import check_search, search
 from hydra_plugins.descent.resuming import ResumingLauncher
-from hydra_plugins.descent.searching import check_search, search
 
 optuna = pytest.importorskip("optuna")
 

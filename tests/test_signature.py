@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from descent.config.hyperparameters import check_spec
+from descent.config.signature import Signature, signature_of
 from descent.errors import UserError
-from descent.hyperparameters import check_spec
-from descent.signature import Signature, signature_of
 
 SOURCE = """
 from abc import *
@@ -64,7 +64,7 @@ def test_a_signature_is_read_from_the_source(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_class_that_takes_any_keyword_may_be_given_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("descent.hyperparameters.ALLOWED_PACKAGES", ("open_of_test",))
+    monkeypatch.setattr("descent.config.hyperparameters.ALLOWED_PACKAGES", ("open_of_test",))
     (tmp_path / "open_of_test").mkdir()
     (tmp_path / "open_of_test/__init__.py").write_text("class Open:\n    def __init__(self, params, **rest): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))

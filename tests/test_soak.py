@@ -16,9 +16,9 @@ from test_conf import needs_full_batch
 from test_resume import SMALL, SignalAt, assert_resumes_exactly
 from test_survival import wait_for
 
-from descent.checkpoint_io import read_checkpoint
-from descent.result import read_result
-from descent.train import train
+from descent.run.result import read_result
+from descent.run.train import train
+from descent.training.checkpoint_io import read_checkpoint
 
 pytestmark = pytest.mark.soak
 
@@ -55,7 +55,7 @@ def _train(overrides: tuple[str, ...], run_dir: Path) -> None:
 
 def _process(overrides: tuple[str, ...], run_dir: Path) -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["descent.train"])
+    context.set_forkserver_preload(["descent.run.train"])
     process = context.Process(target=_train, args=(overrides, run_dir))
     process.start()
     return process

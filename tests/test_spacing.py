@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from descent.spacing import Spacing
+from descent.training.spacing import Spacing
 
 
 def validated(spacing: Spacing, epochs: int) -> list[int]:

@@ -18,11 +18,11 @@ from test_train import events
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from descent.config import DataConfig
-from descent.data.batches import InMemoryBatches
-from descent.data.sources import load
-from descent.data.split import Split, split
+from descent.batches.in_memory import InMemoryBatches
+from descent.config.schema import DataConfig
 from descent.errors import UserError
+from regression.data.sources import load
+from regression.data.split import Split, split
 
 SMALL = ("trainer=float64", "data.num_samples=60", "data.num_features=2", "data.noise_std=0.5", "batch.size=8")
 PER_EPOCH = 6  # 48 training rows

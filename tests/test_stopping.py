@@ -17,12 +17,12 @@ from test_resume import SignalAt, Trace
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from descent.callbacks.curves import Curves
-from descent.callbacks.watcher import Watcher
 from descent.errors import UserError
-from descent.model import LinearRegression
-from descent.result import Result
-from descent.resume import resume
+from descent.run.result import Result
+from descent.run.resume import resume
+from descent.training.curves import Curves
+from descent.training.watcher import Watcher
+from regression.model import LinearRegression
 
 
 class LossOfAllRows(Callback):

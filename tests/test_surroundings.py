@@ -18,13 +18,13 @@ from test_train import events
 from torch import Tensor
 from torch.nn.functional import dropout, mse_loss
 
-from descent import figures
-from descent.checkpoint_io import read_checkpoint
-from descent.data.batches import Batch, InMemoryBatches
-from descent.data.module import RegressionData
-from descent.model import LinearRegression
-from descent.random_state import random_state, set_random_state
-from descent.train import train
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.run.train import train
+from descent.training.checkpoint_io import read_checkpoint
+from descent.training.random_state import random_state, set_random_state
+from regression import figures
+from regression.data.module import RegressionData
+from regression.model import LinearRegression
 
 
 def draw() -> list[float]:

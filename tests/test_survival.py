@@ -17,11 +17,11 @@ from conftest import Run, posix
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from test_resume import SMALL, SignalAt, Trace
 
-from descent.checkpoint_io import read_checkpoint
 from descent.errors import UserError
-from descent.files import locked, write_atomically
-from descent.result import read_result
-from descent.resume import resume
+from descent.run.files import locked, write_atomically
+from descent.run.result import read_result
+from descent.run.resume import resume
+from descent.training.checkpoint_io import read_checkpoint
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 LONG = ("trainer=float64", "trainer.max_epochs=4000", "checkpoint.every_seconds=0.1")

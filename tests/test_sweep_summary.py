@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from descent.result import Result, read_result
-from descent.sweep import summarize
+from descent.run.result import Result, read_result
+from descent.sweep.summary import summarize
 
 
 @pytest.fixture(autouse=True)

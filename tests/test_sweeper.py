@@ -10,9 +10,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from descent.errors import UserError
-from descent.files import locked
-from descent.result import Result
-from descent.run_dirs import job_label
+from descent.run.files import locked
+from descent.run.result import Result
+from descent.run.run_dirs import job_label
 
 LOSSES = {"adam,0.1": 3.0, "adam,0.2": 1.0, "sgd,0.1": 2.0, "sgd,0.2": None}  # of the rates of each
 

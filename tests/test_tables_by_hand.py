@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from descent.data import table
-from descent.data.table import read_columns, read_table
 from descent.errors import UserError
+from regression.data import table
+from regression.data.table import read_columns, read_table
 
 
 def written(path: Path, content: str | pl.DataFrame) -> Path:

@@ -7,8 +7,8 @@ import torch
 from conftest import Run, config_of
 from test_train import events
 
-from descent.data.sources import load
-from descent.data.split import split
+from regression.data.sources import load
+from regression.data.split import split
 
 FULL = (
     *("trainer=float64", "batch=full", "data.num_samples=60", "data.num_features=2", "trainer.max_epochs=30"),

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from conftest import config_of
 
-from descent.logger import RunLogger
-from descent.train import train
+from descent.run.train import train
+from descent.training.logger import RunLogger
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")

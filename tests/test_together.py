@@ -9,8 +9,8 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from descent.config.parse import parse
 from descent.errors import UserError
-from descent.parse import parse
 
 
 @pytest.fixture(scope="module")

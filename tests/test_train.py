@@ -13,10 +13,10 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from descent.data.sources import load
-from descent.data.split import split
-from descent.model import LinearRegression
-from descent.result import read_result
+from descent.run.result import read_result
+from regression.data.sources import load
+from regression.data.split import split
+from regression.model import LinearRegression
 
 
 class Dtypes(Callback):

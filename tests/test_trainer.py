@@ -13,8 +13,8 @@ from test_resume import Trace
 from test_stepping import PER_EPOCH, SMALL, curve
 from test_train import events
 
-from descent import spacing
 from descent.errors import UserError
+from descent.training import spacing
 
 
 class Seen(Callback):

@@ -14,10 +14,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from descent.errors import UserError
-from descent.result import Result, read_result
-from descent.run_dirs import job_label
+from descent.run.result import Result, read_result
+from descent.run.run_dirs import job_label
+from descent.sweep.tuning import repeats_of
 from hydra_plugins.descent.resuming import ResumingSweeper
-from hydra_plugins.descent.tuning import repeats_of
 
 SMALL = ("name=tuned", "data.num_samples=60", "trainer.max_epochs=2", "figures=false")
 TUNED = ("hydra.sweeper.for_each=optimizer", "hydra.sweeper.then={seed: 'range(2,4)'}")

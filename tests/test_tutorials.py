@@ -9,7 +9,7 @@ import pytest
 from conftest import Run, config_of
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from descent.data.sources import load
+from regression.data.sources import load
 
 TOLERANCE = 1e-12  # absolute where a number is below 1, relative above
 

@@ -20,14 +20,14 @@ from test_resume import SMALL, SignalAt
 from test_stepping import curve
 from test_survival import Script
 
-from descent.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from descent.config import Config
+from descent.config.schema import Config
 from descent.errors import UserError
-from descent.logger import RunLogger
-from descent.predict import predict_file
-from descent.result import Result
-from descent.resume import resume
-from descent.run import run_safely
+from descent.run.command import run_safely
+from descent.run.result import Result
+from descent.run.resume import resume
+from descent.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from descent.training.logger import RunLogger
+from regression.predict import predict_file
 
 
 def best_step(checkpoint: dict[str, Any]) -> int:
@@ -127,7 +127,7 @@ def test_predictions_stay_whole_when_the_disk_fails_in_the_middle(suffix: str, r
 HOLDER = """
 import sys
 from pathlib import Path
-from descent.files import locked
+from descent.run.files import locked
 with locked(Path(sys.argv[1]), "the run"):
     print("locked", flush=True)
     sys.stdin.read()
@@ -204,7 +204,7 @@ def test_an_interrupted_run_in_a_directory_with_a_space_says_a_command_that_a_sh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped = Result("interrupted", seed=0, command="", reason="interrupted by SIGINT", signal=2)
-    monkeypatch.setattr("descent.train.train", lambda *_, **__: stopped)
+    monkeypatch.setattr("descent.run.train.train", lambda *_, **__: stopped)
     run_safely(config_of, tmp_path / "my runs/a", "", brief=True)
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert words[:3] == ["python", "scripts/resume.py", str(tmp_path / "my runs/a")]

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from descent.config.rules import SEED, TEXT, Rule, is_integer, or_null
 from descent.errors import must
-from descent.rules import SEED, TEXT, Rule, is_integer, or_null
 
 COMPARABLE = ("completed", "diverged")
 NOT_COMPARABLE = ("interrupted", "failed")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from descent.compare import X_AXES
 from descent.compare.runs import Run
 from descent.compare.settings import Setting, mean_of, name_of
-from descent.pictures import look, new_figure, paths_over_contours, plain
-from descent.rules import better
+from descent.config.rules import better
+from regression.pictures import look, new_figure, paths_over_contours, plain
 
 MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
 

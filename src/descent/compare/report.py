@@ -16,10 +16,10 @@ from descent.compare.figures import Drawn, clipped_over, excess_over, heat_map, 
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import Setting, best_settings, chooser_of, settings_of
 from descent.compare.tables import runs_table, table_of
-from descent.compare.theory import contractions
 from descent.errors import UserError, must
-from descent.files import write_atomically
-from descent.pictures import png_of
+from descent.run.files import write_atomically
+from regression.pictures import png_of
+from regression.theory import contractions
 
 DPI = 110
 FIGURES = (*(f"excess_over_{axis}" for axis in X_AXES), "learning_rates", "heat_map", "paths", "clipped", "contraction")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
-from descent.result import read_result
+from descent.run.result import read_result
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 

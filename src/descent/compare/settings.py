@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from descent.compare.runs import Run
-from descent.rules import better
+from descent.config.rules import better
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import polars as pl
 from descent.compare import X_AXES
 from descent.compare.runs import Run
 from descent.compare.settings import Setting, finals, mean_of
-from descent.rules import better
+from descent.config.rules import better
 
 
 def to_target(run: Run, target: float) -> dict[str, float] | None:

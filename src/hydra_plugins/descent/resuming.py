@@ -18,19 +18,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from descent import signals
-from descent.cli import to_config
-from descent.config import Config
+from descent.config.messages import one_line
+from descent.config.rules import MONITOR, POSITIVE_INTEGER, Rule, or_null
+from descent.config.schema import Config
 from descent.errors import UserError, must
-from descent.files import locked
-from descent.messages import one_line
-from descent.result import EXIT_CODES, Result, is_finished
-from descent.resume import check_unchanged
-from descent.rules import MONITOR, POSITIVE_INTEGER, Rule, or_null
-from descent.run_dirs import job_label
-from descent.sweep import summarize
-from hydra_plugins.descent.searching import search
-from hydra_plugins.descent.tuning import best_of_each, key_of, repeats_of
+from descent.run import signals
+from descent.run.cli import to_config
+from descent.run.files import locked
+from descent.run.result import EXIT_CODES, Result, is_finished
+from descent.run.resume import check_unchanged
+from descent.run.run_dirs import job_label
+from descent.sweep.searching import search
+from descent.sweep.summary import summarize
+from descent.sweep.tuning import best_of_each, key_of, repeats_of
 
 KEYS = Rule("keys with their values", lambda v: isinstance(v, Mapping))
 
@@ -42,7 +42,7 @@ class ResumingSweeper(BasicSweeper):
     ``choose_by``, again with every combination of the values of ``then``. So a learning rate is tuned for each
     optimizer on some seeds, by their mean, and what was chosen is measured on others.
 
-    With ``space`` Optuna searches instead, see ``hydra_plugins.descent.searching.search``.
+    With ``space`` Optuna searches instead, see ``descent.sweep.searching.search``.
 
     Args:
         for_each: a key of ``params``: ``optimizer``.

@@ -1,0 +1,1 @@
+"""Batches with a reproducible order and an exact position."""

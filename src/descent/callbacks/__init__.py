@@ -1,1 +1,0 @@
-"""What happens around the training step; one concern a file."""

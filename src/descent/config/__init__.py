@@ -1,0 +1,1 @@
+"""The config: schema, checks, one-line messages. Imports no torch."""

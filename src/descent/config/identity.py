@@ -1,0 +1,54 @@
+"""Which config a run has: kept in its checkpoints and its result, so that no run goes on with another one."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Any
+
+from descent.config.schema import Config
+from descent.errors import show
+
+# What a run is called, shows and writes on its way changes nothing of what it computes and leaves.
+FREE = ("name", "choices", "checkpoint.", "trainer.enable_progress_bar", "trainer.profiler")
+LENGTH = "trainer.max_epochs"
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values."""
+    flat: dict[str, Any] = {}
+    for key, value in asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": entry for name, entry in value.items()}
+        else:
+            flat[key] = value
+    return {key: value for key, value in flat.items() if not key.startswith(FREE)}
+
+
+def config_digest(config: Config) -> str:
+    """Of all but the length, which may grow. Equal for equal values: 1 and 1.0 are one learning rate."""
+    flat = {key: _plain(value) for key, value in flat_config(config).items() if key != LENGTH}
+    return sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> str | None:
+    """Each key that differs, with both values: ``optimizer.lr was 0.1 and is 0.001``; ``None``: none does."""
+    keys = [key for key in {**before, **now} if key not in allowed]
+    found = [
+        f"{key} was {_value(before, key)} and is {_value(now, key)}"
+        for key in keys
+        if key not in before or key not in now or before[key] != now[key]
+    ]
+    return ", ".join(found) or None
+
+
+def _value(flat: Mapping[str, Any], key: str) -> str:
+    return show(flat[key]) if key in flat else "not set"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,1 @@
+"""Training steps without Lightning's overhead."""

@@ -1,0 +1,185 @@
+"""Training steps at the price of a plain loop's, wherever nothing listens to each of them."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.fast.obstacles import hears_epochs, hears_of_epochs, obstacle
+from descent.fast.optimizer_step import OptimizerStep
+from descent.training.spacing import Spacing
+from descent.training.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 256  # steps; their batches are views that are made together
+LOGS = "training_step logs with self.log"
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over the batches of an epoch, without Lightning's way through every single step.
+
+    On a small model Lightning's hooks, contexts and wrappers around a step take several times as long as the step.
+    Here ``advance``, for Lightning one batch, takes all steps up to the next that Lightning has something to do after:
+    the module's own ``training_step``, ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and
+    the schedulers', in Lightning's order, with the same counts, to the same bits. Callbacks say by ``Watcher`` which
+    steps they want. Keras knows the idea as ``steps_per_execution``.
+
+    Where something listens to every step, all of them go through Lightning's own loop, and a note says what it is.
+
+    Args:
+        trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)``.
+        spacing: after which epochs to evaluate, in place of the Trainer's ``check_val_every_n_epoch``.
+    """
+
+    def __init__(self, trainer: Trainer, spacing: Spacing) -> None:
+        replaced = trainer.fit_loop.epoch_loop
+        super().__init__(trainer, replaced.min_steps, replaced.max_steps)
+        self.spacing = spacing
+        self.reason: str | None = None  # why every step goes through Lightning's own loop
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Lightning calls it before each epoch, or before several of which nobody hears."""
+        super().on_run_start(data_fetcher)
+        trainer = self.trainer
+        reason = obstacle(trainer) or (self.reason if self.reason == LOGS else None)
+        if reason != self.reason:
+            self._note(reason)
+        if reason is None:
+            self.batches = cast(InMemoryBatches, trainer.train_dataloader)
+            self.watchers = [c for c in trainer.callbacks if isinstance(c, Watcher)]
+            self.informed = [c for c in self.watchers if type(c).on_step is not Watcher.on_step]
+            self.epochs_are_heard = hears_of_epochs(trainer)
+            self.step = OptimizerStep(trainer)
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        if self.restarting or self.reason is not None:
+            super().advance(data_fetcher)
+            return
+        self._take_steps()
+        data_fetcher.fetched = self.batch_progress.current.ready  # should Lightning go on
+
+    def validate_last(self) -> None:
+        """A validation at the end of training, for weights that have had none."""
+        self.trainer.validating = True
+        self._batches_that_stepped -= 1  # as at the end of an epoch: its step is the last one taken
+        self.val_loop.run()
+        self._batches_that_stepped += 1
+        self.trainer.training = True
+
+    def is_evaluated(self) -> bool:
+        """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
+        trainer, epoch = self.trainer, self.trainer.current_epoch + 1
+        if trainer.should_stop or epoch == trainer.max_epochs or self.spacing.next_validated(epoch) == epoch:
+            return True
+        return self.spacing.validate_every is None and any(s.reduce_on_plateau for s in trainer.lr_scheduler_configs)
+
+    def _should_check_val_epoch(self) -> bool:
+        return self.trainer.enable_validation and self.is_evaluated()
+
+    def _note(self, reason: str | None) -> None:
+        self.reason = reason
+        if reason is not None and not self.trainer.fast_dev_run:
+            log.warning("note: every training step goes through Lightning's own loop, because %s", reason)
+
+    def _take_steps(self) -> None:
+        """Takes steps, over as many epochs as nobody hears of, until Lightning has something to do."""
+        while True:
+            step = self.global_step
+            wanted = [watcher.next_wanted(self.trainer, step + 1) for watcher in self.watchers]
+            count = max(1, int(min([self._most_at_once(), *(number - step for number in wanted)])))
+            wanting = [w for w, number in zip(self.watchers, wanted, strict=True) if number <= step + count]
+            self._take(count, wanting)
+            epoch_is_over = self.batch_progress.is_last_batch
+            if self.reason is not None or self.trainer.should_stop:
+                return
+            if epoch_is_over and (self._is_epoch_end_heard() or any(map(hears_epochs, wanting))):
+                return
+            self._batches_that_stepped += 1  # as Lightning does after ``advance``
+            if epoch_is_over:
+                self._turn_epoch()
+
+    def _most_at_once(self) -> int:
+        """How many steps are left in the epoch; where it is a single one, until the next epoch whose end is heard."""
+        if len(self.batches) > 1:
+            return min(len(self.batches) - self.batch_progress.current.ready, MOST_AT_ONCE)
+        if self._is_epoch_end_heard():
+            return 1
+        epoch = self.trainer.current_epoch
+        heard = self.spacing.next_validated(epoch + 1)
+        last = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
+        return int(min(heard - epoch, last - epoch, MOST_AT_ONCE))
+
+    def _take(self, count: int, wanting: Sequence[Watcher]) -> None:
+        """Takes ``count`` steps, the last with hooks for ``wanting``; fewer if a callback or the module asks for it."""
+        trainer, module, results = self.trainer, self.trainer.lightning_module, self._results
+        connector, step = trainer._logger_connector, self.step
+        connector.on_batch_start(None)  # so that the module may log, once
+        module._current_fx_name = "training_step"
+        logged, stop, first_step = len(results), False, self.global_step
+        try:
+            for number, batch in enumerate(self.batches.take(count), 1):
+                if number > 1:
+                    self._batches_that_stepped += 1
+                    if self.batch_progress.is_last_batch:  # of an epoch of one step, whose end nobody hears of
+                        self._turn_epoch()
+                        connector.on_batch_start(None)
+                results.batch, results.batch_size = batch, None
+                step(batch, self.batch_progress.current.ready, wanting if number == count else ())
+                self._count(step.evaluations)
+                for callback in self.informed:
+                    stop |= callback.on_step(trainer, first_step + number, batch, step.loss)
+                if number < count and (stop or trainer.should_stop or len(results) != logged):
+                    break
+            else:
+                module._current_fx_name = None
+                self._call_hooks(wanting, step, batch)
+        finally:
+            module._current_fx_name = None
+            self.batches.position = self.batch_progress.current.ready
+        if len(results) != logged:
+            connector.on_batch_end()
+            connector.update_train_step_metrics()
+            self._note(LOGS)
+
+    def _count(self, evaluations: int) -> None:
+        """Brings what Lightning counts up to date after a step, and the schedulers."""
+        optimizer, batch = self.automatic_optimization.optim_progress.optimizer, self.batch_progress
+        for progress, number in ((optimizer.step, 1), (optimizer.zero_grad, evaluations), (batch, 1)):
+            for tracker in (progress.total.__dict__, progress.current.__dict__):  # increment_by, at a third of its time
+                for name in tracker:
+                    tracker[name] += number
+        batch.is_last_batch = last = batch.current.ready == len(self.batches)
+        if self.trainer.lr_scheduler_configs:
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if last:
+                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+
+    def _call_hooks(self, wanting: Sequence[Watcher], step: OptimizerStep, batch: Batch) -> None:
+        outputs = dict(step.output) if isinstance(step.output, Mapping) else {}
+        if step.loss is not None:
+            outputs["loss"] = step.loss.detach()
+        trackers = self.batch_progress.total, self.batch_progress.current
+        for tracker in trackers:  # as a checkpoint that is written in this hook expects it
+            tracker.completed -= 1
+        for callback in wanting:
+            callback.on_train_batch_end(self.trainer, self.trainer.lightning_module, outputs, batch, self.batch_idx)
+        for tracker in trackers:
+            tracker.completed += 1
+
+    def _is_epoch_end_heard(self) -> bool:
+        last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        return last or self.epochs_are_heard or self.is_evaluated()
+
+    def _turn_epoch(self) -> None:
+        """What Lightning's loops do between the last batch of an epoch and the first of the next."""
+        epochs = self.trainer.fit_loop.epoch_progress
+        epochs.increment_by(1)
+        self.trainer._logger_connector.epoch_end_reached()
+        self.reset()
+        self.batches.set_epoch(epochs.current.processed)

@@ -1,0 +1,103 @@
+"""What keeps training steps from being taken without Lightning's hooks."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.plugins import DoublePrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.watcher import Watcher
+
+WATCHED_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a Watcher, where it wants them
+STEP_HOOKS = WATCHED_HOOKS | {"on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"}
+TRANSFER_HOOKS = {"transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"}
+MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
+    *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
+    *("configure_gradient_clipping", "clip_gradients"),
+}
+EPOCH_HOOKS = {"on_train_epoch_start", "on_train_epoch_end"}
+
+
+def obstacle(trainer: Trainer) -> str | None:
+    """Why each step must go through Lightning's own loop; ``None``: nothing is against taking it without."""
+    return _in_hooks(trainer) or _in_settings(trainer) or _in_batches(trainer)
+
+
+def _in_hooks(trainer: Trainer) -> str | None:
+    module, datamodule = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    for hook in _overridden(module, LightningModule, MODULE_HOOKS):
+        return f"{type(module).__name__} overrides {hook}"
+    for hook in _overridden(datamodule, LightningDataModule, TRANSFER_HOOKS) if datamodule else []:
+        return f"{type(datamodule).__name__} overrides {hook}"
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
+    for callback in callbacks:
+        hooks = STEP_HOOKS - WATCHED_HOOKS if isinstance(callback, Watcher) else STEP_HOOKS
+        for hook in _overridden(callback, Callback, hooks):
+            return f"the callback {type(callback).__name__} listens to each ({hook})"
+    return None
+
+
+def _in_settings(trainer: Trainer) -> str | None:
+    module, fit_loop = trainer.lightning_module, trainer.fit_loop
+    if not module.automatic_optimization:
+        return "the module optimizes by hand (automatic_optimization)"
+    if not is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
+        return "training_step does not take (batch, batch_idx)"
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        return "training_step takes the iterator of batches"
+    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]  # set in its connector
+        return "the profiler listens to each"
+    if type(trainer.precision_plugin) not in (Precision, DoublePrecision):
+        return f"precision {trainer.precision_plugin.precision} scales or casts in each"
+    if type(trainer.strategy) is not SingleDeviceStrategy:
+        return "it trains on several devices, or by a strategy of its own"
+    if trainer.accumulate_grad_batches != 1 or fit_loop._skip_backward:
+        return "it accumulates gradients, or leaves some out"
+    if trainer.max_steps != -1:
+        return "Trainer has a max_steps of its own, and not the callback MaxSteps"
+    if fit_loop.min_steps or (fit_loop.min_epochs or 0) > 1:
+        return "Trainer has min_steps or min_epochs"
+    if any(s.reduce_on_plateau and s.interval == "step" for s in trainer.lr_scheduler_configs):
+        return "a scheduler watches a metric at each"
+    return None
+
+
+def _in_batches(trainer: Trainer) -> str | None:
+    batches = trainer.train_dataloader
+    if type(batches) is not InMemoryBatches:
+        return f"the batches come from a {type(batches).__name__}, not from InMemoryBatches"
+    if trainer.num_training_batches != len(batches):
+        return "it trains on a part of each epoch's batches"
+    if trainer.val_check_batch != len(batches) or getattr(trainer, "_val_check_time_interval", None):
+        return "it validates within an epoch"
+    if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        return "it reloads the batches"
+    for rows in (batches.x, batches.y):
+        if rows.device != trainer.strategy.root_device:
+            return "the batches are not on the device of training"
+        if trainer.precision_plugin.convert_input(rows) is not rows:
+            return "the batches are not in the precision of training"
+    return None
+
+
+def hears_of_epochs(trainer: Trainer) -> bool:
+    """Whether something happens at the end of each epoch, or at its start."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    heard = any(hears_epochs(callback) for callback in callbacks if not isinstance(callback, Watcher))
+    plateau = any(scheduler.reduce_on_plateau for scheduler in trainer.lr_scheduler_configs)
+    return heard or plateau or bool(list(_overridden(trainer.lightning_module, LightningModule, EPOCH_HOOKS)))
+
+
+def hears_epochs(callback: Callback) -> bool:
+    return bool(list(_overridden(callback, Callback, EPOCH_HOOKS)))
+
+
+def _overridden(thing: Any, base: type, hooks: Iterable[str]) -> Iterable[str]:
+    """Which of ``hooks`` are not those of ``base``, be it by the class or on the object alone."""
+    for hook in sorted(hooks):
+        if getattr(getattr(thing, hook), "__func__", None) is not getattr(base, hook):
+            yield hook

@@ -1,0 +1,1 @@
+"""A run: its directory, lock, signals, result and console."""

@@ -1,0 +1,94 @@
+"""From Hydra's command line and config to a run. Imports no torch."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from descent.config import composing
+from descent.config.help import help_text
+from descent.config.hparams import GROUPS
+from descent.config.parse import parse
+from descent.config.schema import Config
+from descent.errors import UserError
+from descent.run.command import command, run_safely
+from descent.run.result import Result
+
+
+def run(main: Callable[[], None], conf: Path) -> None:
+    """Runs a Hydra command, with a ``--help`` of the project's own.
+
+    Args:
+        main: decorated with ``hydra.main``.
+        conf: the directory of the config groups.
+    """
+
+    arguments = get_args_parser().parse_args()
+
+    def checked() -> None:
+        if arguments.help:
+            print(help_text(conf))
+            return
+        composing.install(conf, arguments)
+        main()
+
+    given = vars(arguments)
+    command(checked, prints=any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion")))
+
+
+def run_job(cfg: DictConfig) -> Result:
+    """One run, from Hydra's composed config.
+
+    Outside a sweep the process ends with the run's exit code. A sweep goes on, and a job of it that was interrupted
+    goes on from its last checkpoint.
+    """
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
+    run_dir = Path(hydra.runtime.output_dir)
+    result = run_safely(lambda: to_config(cfg, hydra.runtime), run_dir, line, resume=sweep, brief=sweep)
+    if not sweep and result.status != "completed":
+        sys.exit(result.exit_code)
+    return result
+
+
+def load_config(conf: Path, overrides: Sequence[str]) -> Config:
+    """The checked config of a command line, for tests, notebooks and other programs.
+
+    Args:
+        conf: the directory of the config groups.
+        overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
+
+    Raises:
+        UserError: a value breaks its rule.
+        HydraException: an unknown option or key.
+    """
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        composed = compose("train", list(overrides), return_hydra_config=True)
+    keys = [str(key) for key in composed if key != "hydra"]
+    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime)
+
+
+def to_config(cfg: DictConfig, runtime: Any) -> Config:
+    """Hydra's config as a typed and checked ``Config``.
+
+    Args:
+        cfg: without the node ``hydra``.
+        runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
+    """
+    chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
+    for group in (*GROUPS, "experiment", "debug"):
+        if group not in runtime.choices and (
+            group in cfg or group not in GROUPS
+        ):  # Hydra takes optimizer=[sgd,adam] and merges the two
+            raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(tree, dict)
+    return parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd))

@@ -1,0 +1,109 @@
+"""A run as a command does it: what it prints, and what becomes of an error. Imports no torch by itself."""
+
+import gc
+import logging
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from descent.config.messages import one_line
+from descent.config.schema import Config
+from descent.errors import UserError
+from descent.run import output, signals
+from descent.run.result import Result
+
+log = logging.getLogger(__name__)
+
+
+def command(main: Callable[[], None], prints: bool = False) -> None:
+    """Runs a command's main function; an error is one line on stderr and exit code 1.
+
+    Args:
+        prints: what it is for is its output, so that it fails where that cannot be written.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
+    output.protect()
+    logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
+    # TensorBoard's thread ends with an error that the run reports as well
+    threading.excepthook = lambda thread: log.info("in %s: %s", thread.thread, thread.exc_value)
+    try:
+        main()
+        signals.exit_if_received()
+    except Exception as error:
+        signals.exit_if_received()
+        sys.exit(f"error: {one_line(error)}")
+    finally:
+        signals.ignore()
+        if why := output.lost():
+            print(f"{'error' if prints else 'note'}: cannot write to standard output: {why}", file=sys.stderr)
+    if prints and why:
+        sys.exit(1)
+
+
+def run_safely(
+    configure: Callable[[], Config],
+    run_dir: Path,
+    command: str,
+    resume: bool = False,
+    brief: bool = False,
+    longer: bool = False,
+    on_start: Callable[[], None] | None = None,
+) -> Result:
+    """Trains and reports; whatever happens, ``result.json`` tells how it ended.
+
+    An error is one line on the console, and its traceback is in ``train.log``.
+
+    Args:
+        configure: gives the config, or raises what is wrong with it.
+        run_dir: the run's own directory.
+        command: recorded in the result.
+        resume, longer, on_start: as in ``descent.run.train.train``.
+        brief: print a line in place of the settings and the tables.
+    """
+    try:
+        config = configure()
+    except Exception as error:
+        signals.exit_if_received()
+        result = Result("failed", seed=None, command=command, reason=one_line(error))
+        with suppress(UserError):  # the disk may be what failed
+            result.write_unless_trained(run_dir)
+        return _failed(result, error, run_dir)
+    try:
+        new = "torch" not in sys.modules
+        from descent.run.report import print_choices, print_line, print_result  # torch comes in here
+        from descent.run.train import train
+
+        if new:
+            gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
+        gc.enable()  # scripts/train.py does without it until here
+        if not brief:
+            print_choices(config, run_dir)
+        result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start)
+    except Exception as error:  # train has written what there is to be said
+        signals.exit_if_received()
+        return _failed(Result("failed", config.seed, command, one_line(error)), error, run_dir)
+    (print_line if brief else print_result)(result, run_dir)
+    if result.status == "interrupted":
+        print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
+    return result
+
+
+def _failed(result: Result, error: Exception, run_dir: Path) -> Result:
+    log.error("error: %s", result.reason)
+    log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
+    if not isinstance(error, UserError):
+        log.error("the traceback is in %s", run_dir / "train.log")
+    return result
+
+
+def log_to(run_dir: Path) -> None:
+    """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
+    console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console, file])

@@ -1,0 +1,177 @@
+"""What a run leaves behind: ``result.json``."""
+
+import json
+import math
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args
+
+from descent.errors import UserError
+from descent.run.files import write_atomically
+
+Status = Literal["completed", "diverged", "interrupted", "failed"]
+
+EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
+KINDS: dict[str, type | UnionType] = {  # of what others read
+    **dict.fromkeys(("metrics", "hparams", "rows"), dict),
+    **dict.fromkeys(("features", "predictions"), list),
+    **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations"), int),
+    **dict.fromkeys(("reason", "stopped"), str | None),
+    **dict.fromkeys(("parameters", "optimum", "best"), dict | None),
+    **{"status": str, "target": str, "seconds": int | float, "seed": int | None, "checksum": int | None},
+}
+PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
+
+
+@cache
+def versions() -> dict[str, str]:
+    from importlib.metadata import version  # it is slow to import
+
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@cache
+def git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@dataclass
+class Result:
+    """The outcome of a run. Losses, parameters and predictions are in the data's own units.
+
+    Attributes:
+        status: how it ended.
+        reason: why, in one sentence; ``None`` when completed.
+        stopped: which stopping rule ended it before its last epoch; ``None``: it ran its full length.
+        metrics: ``train/loss`` (all training rows) and ``val/*`` at the final weights, ``test/*`` at those of the
+            best checkpoint.
+        parameters: the final ``{"weight": [w_1, ..], "bias": b or None}``.
+        true_parameters: the same of the process that made the data, where it is known.
+        optimum: the least-squares solution, see ``regression.optimum.Optimum``, loss, weight and bias in the data's own
+            units, curvature and learning rates in those of training; of two parameters also the loss's ``hessian``.
+        best: which step ``checkpoints/best.ckpt`` is of, and the monitored value that made it the best.
+        predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
+        features: their names.
+        target: its name.
+        checksum: of the rows and their split; losses of runs with another cannot be compared.
+        rows: how many are for ``train``, ``val`` and ``test``.
+        steps: of the optimizer.
+        epochs: completed.
+        samples: rows that the steps have seen, repeats counted.
+        config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
+        gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
+        seconds: of training, set-up and final evaluation not counted.
+        hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
+        signal: the number of the signal that interrupted it.
+        git: commit and whether there were uncommitted changes; ``None`` outside a repository.
+    """
+
+    status: Status
+    seed: int | None
+    command: str
+    reason: str | None = None
+    stopped: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
+    true_parameters: dict[str, Any] | None = None
+    optimum: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    features: list[str] = field(default_factory=list)
+    target: str = ""
+    checksum: int | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    epochs: int = 0
+    samples: int = 0
+    gradient_evaluations: int = 0
+    seconds: float = 0.0
+    signal: int | None = None
+    config_digest: str | None = None
+    hparams: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=versions)
+    git: dict[str, Any] | None = field(default_factory=git_state)
+
+    @property
+    def exit_code(self) -> int:
+        """Of a process that did this run alone."""
+        return EXIT_CODES[self.status] if self.signal is None else 128 + self.signal
+
+    def write(self, run_dir: Path) -> None:
+        """Writes ``result.json``. JSON knows no nan and inf: they become null."""
+        text = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+        write_atomically(run_dir / "result.json", f"{text}\n".encode())
+
+    def write_unless_trained(self, run_dir: Path) -> None:
+        """The same, but leaves the result of a run that can still go on from its checkpoint."""
+        if not ((run_dir / "checkpoints" / "last.ckpt").is_file() and (run_dir / "result.json").is_file()):
+            self.write(run_dir)
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """The ``result.json`` of a run, as it was written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is not what a run writes; the message has its path.
+    """
+    path = run_dir / "result.json"
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} must be the result of a run; it cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must be the result of a run, a JSON object, got {found!r:.40}")
+    for key, kind in KINDS.items():
+        if key not in found:
+            raise UserError(f"{path} must be the result of a run; it has no {key}")
+        value = found[key]
+        if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int as well
+            raise UserError(f"{path} must be the result of a run; its {key} is {value!r:.40}")
+    if found["status"] not in get_args(Status):
+        raise UserError(f"{path} must be the result of a run; its status is {found['status']!r:.40}")
+    return found
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the run has come to its end, be it a good one or divergence."""
+    try:
+        return bool(read_result(run_dir)["status"] in ("completed", "diverged"))
+    except (OSError, UserError):  # there is none yet, or it is broken
+        return False
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def run_result(run_dir: Path) -> dict[str, Any]:
+    """The result of a run that has begun to train.
+
+    Raises:
+        UserError: the directory is not one of a run, or the run failed before it knew its data.
+    """
+    try:
+        result = read_result(run_dir)
+    except FileNotFoundError:
+        raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}") from None
+    if not result["features"]:
+        raise UserError(f"{run_dir} must have trained; it has not: {result['reason']}")
+    return result

@@ -1,0 +1,163 @@
+"""Going on with a run that was interrupted, in its own directory, from its own config."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS
+from descent.config.identity import LENGTH, config_digest, differences, flat_config
+from descent.config.schema import BatchConfig, Config, TableData
+from descent.errors import UserError, must
+from descent.run import cli
+from descent.run.command import run_safely
+from descent.run.files import write_atomically
+from descent.run.result import Result, is_finished, read_result
+
+
+def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
+    """Trains on from ``checkpoints/last.ckpt``, or from the start where there is none yet.
+
+    Args:
+        run_dir: of a run that was interrupted, or of a finished one that is to be longer.
+        overrides: at most ``trainer.max_epochs=N``, with N above the epochs that the run was to have.
+
+    Raises:
+        UserError: there is no such run, it is finished, or something else than its length is to change.
+    """
+    saved = load_saved(run_dir)
+    config = to_config(saved, run_dir)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key != LENGTH:
+            raise UserError(f"{key} must stay as the run began with it: only {LENGTH}=N may change")
+        saved = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist([override])))
+        config = _lengthened(config, cli.to_config(saved, _runtime(run_dir)))
+    _check_unfinished(run_dir, config)
+
+    def keep_length() -> None:
+        write_atomically(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved).encode())
+
+    command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])
+    # without a new length as well: a run that was killed as it became longer has it in its config alone
+    longer = not _is_laid_out(config)
+    return run_safely(
+        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if overrides else None
+    )
+
+
+def check_unchanged(run_dir: Path, config: Config) -> None:
+    """Before a sweep takes a run for finished, or goes on with it.
+
+    Raises:
+        UserError: the run began with another config; names the keys, and the values then and now. Or it is finished,
+            and its table has changed since.
+    """
+    result = read_result(run_dir) if is_finished(run_dir) else None
+    if result is None and not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        return  # it has not begun
+    changed = differences(flat_config(to_config(load_saved(run_dir), run_dir)), flat_config(config))
+    if changed is None and result is not None and result.get("config_digest") not in (None, config_digest(config)):
+        changed = "its config.yaml is not the one that it ran with"
+    if changed:
+        raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
+    if result is None or not isinstance(config.data, TableData):
+        return  # training looks at its rows for itself
+    if _table_checksum(config.data, config.batch) != result["checksum"]:
+        raise UserError(
+            f"{config.data.path} must have the rows that {run_dir} was trained on: its rows or their split have"
+            " changed; name=... begins anew"
+        )
+
+
+_checksums: dict[str, int] = {}
+
+
+def _table_checksum(data: TableData, batch: BatchConfig) -> int:
+    """Of the rows and their split as they are now. A table is read once, and again where it has changed."""
+    about = data.file.stat()
+    key = repr((data, about.st_ino, about.st_size, about.st_mtime_ns))
+    if key not in _checksums:
+        from regression.data.module import RegressionData  # torch comes in here
+
+        _checksums[key] = RegressionData(data, batch).checksum
+    return _checksums[key]
+
+
+def load_saved(run_dir: Path) -> DictConfig:
+    """The config of a run as Hydra saved it.
+
+    Raises:
+        UserError: there is none, or it is not YAML with keys.
+    """
+    return _load(run_dir, "config.yaml")
+
+
+def to_config(saved: DictConfig, run_dir: Path) -> Config:
+    """The same, typed and checked.
+
+    Raises:
+        UserError: a file in ``.hydra`` is not what a run leaves there; names the file, and the key.
+    """
+    runtime = _runtime(run_dir)
+    try:
+        return cli.to_config(saved, runtime)
+    except UserError as error:
+        raise UserError(f"{run_dir / '.hydra' / 'config.yaml'}: {error}") from error
+
+
+def _runtime(run_dir: Path) -> DictConfig:
+    runtime = OmegaConf.select(_load(run_dir, "hydra.yaml"), "hydra.runtime")
+    for key, kind in (("choices", DictConfig), ("cwd", str)):
+        if not isinstance(runtime, DictConfig) or not isinstance(runtime.get(key), kind):
+            raise UserError(
+                f"{run_dir / '.hydra' / 'hydra.yaml'} must be what Hydra wrote; it has no hydra.runtime.{key}"
+            )
+    return cast(DictConfig, runtime)
+
+
+def _load(run_dir: Path, name: str) -> DictConfig:
+    path = run_dir / ".hydra" / name
+    try:
+        loaded = OmegaConf.load(path)
+        OmegaConf.to_container(loaded, resolve=name == "config.yaml")
+    except FileNotFoundError:
+        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}") from None
+    except Exception as error:  # YAML's, OmegaConf's, and the disk's
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must be what Hydra wrote, keys with values")
+    return loaded
+
+
+def _lengthened(config: Config, longer: Config) -> Config:
+    if longer.trainer.max_epochs <= config.trainer.max_epochs:
+        raise must(LENGTH, f"above {config.trainer.max_epochs}, what the run was begun with", longer.trainer.max_epochs)
+    if _is_laid_out(config):
+        option = config.choices.get("scheduler")
+        raise UserError(f"{LENGTH} must stay {config.trainer.max_epochs}: scheduler={option} is laid out for it")
+    return longer
+
+
+def _is_laid_out(config: Config) -> bool:
+    """Whether the scheduler depends on the length of the run."""
+    return any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS)
+
+
+def _check_unfinished(run_dir: Path, config: Config) -> None:
+    if not (run_dir / "result.json").is_file():
+        return
+    result = read_result(run_dir)
+    if result["status"] == "diverged":
+        raise UserError(f"{run_dir} has diverged, and would again: {result['reason']}")
+    if result["status"] == "completed":
+        if result["stopped"]:
+            raise UserError(f"{run_dir} is finished: {result['stopped']}")
+        if result["steps"] == config.trainer.max_steps:
+            raise UserError(f"{run_dir} is finished: it has made the {result['steps']} steps of trainer.max_steps")
+        if result["epochs"] >= config.trainer.max_epochs:
+            done = result["epochs"]
+            raise UserError(f"{run_dir} is finished: {LENGTH}=N with N above {done} makes it longer")

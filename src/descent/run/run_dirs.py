@@ -1,0 +1,54 @@
+"""Where output goes: readable, unique directory names below ``logs/``, as resolvers for ``conf/train.yaml``."""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from descent.config.rules import NAME
+from descent.errors import must
+
+MAX_LENGTH = 120  # of a directory's name; file systems end at 255
+
+
+def register(logs: Path) -> None:
+    """Makes ``run_dir``, ``sweep_dir`` and ``job_dir`` known to OmegaConf.
+
+    Args:
+        logs: the directory below which all output goes; the environment variable ``DESCENT_LOGS`` goes before.
+    """
+    logs = Path(os.environ.get("DESCENT_LOGS") or logs).absolute()
+    unique = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+
+    def run_dir(name: str | int | None, overrides: list[str]) -> str:
+        return str(logs / "runs" / f"{_checked(name) if name is not None else job_label(overrides)}_{unique}")
+
+    def sweep_dir(name: str | int | None) -> str:
+        return str(logs / "sweeps" / (_checked(name) if name is not None else unique))
+
+    resolvers: dict[str, Callable[..., str]] = {"run_dir": run_dir, "sweep_dir": sweep_dir, "job_dir": job_label}
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def job_label(overrides: Sequence[str]) -> str:
+    """Overrides as one readable file name: ``batch=full,optimizer=adam``.
+
+    One that is long, or has characters that a file name should not have, ends in its hash.
+    """
+    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(r"\+*(name=|hydra\.)", o))) or "defaults"
+    safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
+    if safe == text and len(safe) <= MAX_LENGTH:
+        return safe
+    return f"{safe[: MAX_LENGTH - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _checked(name: str | int) -> str:
+    if not NAME.accepts(str(name)):
+        raise must("name", NAME.text, name)
+    return str(name)

@@ -1,0 +1,97 @@
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP: they end the process at once, and a training run at its next safe point.
+
+A safe point is one from which resuming is exact. ``descent.training.checkpoints`` knows where those are.
+SIGHUP says that the terminal was closed; Windows has no such signal.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
+    """A run has been asked to end and has saved what it needs to go on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = signal.Signals(number)
+
+
+def exit_at_once(number: int, frame: FrameType | None = None) -> None:
+    """Ends the process with the exit code that shells give to the signal, and without a traceback."""
+    _received[:] = [number]
+    raise SystemExit(128 + number)
+
+
+def exit_if_received() -> None:
+    """Ends the process if a signal was to end it before.
+
+    Python drops an exception that a signal's handler raises in a destructor, and libraries may catch it.
+    """
+    if _received:
+        exit_at_once(_received[0])
+
+
+def install() -> None:
+    """From now on a signal ends the process at once; for scripts, first thing."""
+    for number in HANDLED:
+        if not _is_by_nohup(number):
+            signal.signal(number, exit_at_once)
+
+
+def ignore() -> None:
+    """From now on signals do nothing: for the moments in which a finished command leaves the process."""
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _is_by_nohup(number: int) -> bool:
+    """Whether the process was started to go on after its terminal is closed."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
+
+
+class Deferred:
+    """Notes the first signal that comes in; a second one ends the process at once."""
+
+    number: int | None = None
+
+    def check(self) -> None:
+        """Raises ``Interrupted`` if a signal has come in."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def listen(self) -> None:
+        """Puts itself in the place of whatever handles the signals now."""
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in HANDLED:
+                if not _is_by_nohup(number):
+                    signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise SystemExit(128 + number)
+        self.number = number
+        with suppress(OSError):  # the terminal may be gone
+            print("\nstopping at the next step from which training can go on; once more: at once", file=sys.stderr)
+
+
+@contextmanager
+def deferred() -> Iterator[Deferred]:
+    """Within it signals are noted; after it they are handled as before."""
+    exit_if_received()
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    pending = Deferred()
+    pending.listen()
+    try:
+        yield pending
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Sweeps that continue, tune and search."""

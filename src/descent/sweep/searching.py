@@ -1,0 +1,172 @@
+"""A search by Optuna that goes on where it was. Needs ``pip install -e '.[optuna]'``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from descent.config.rules import BOOLEAN, MONITOR, POSITIVE_INTEGER, SEED, better, is_number
+from descent.errors import UserError, must, show
+from descent.run.result import read_result
+from descent.run.run_dirs import job_label
+
+Direction = Literal["minimize", "maximize"]
+RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
+
+
+def search(
+    arguments: Sequence[str],
+    launch: Callable[[list[str], int], Any],
+    sweep_dir: Path,
+    space: Mapping[str, Mapping[str, Any]],
+    n_trials: int,
+    choose_by: str,
+    seed: int,
+    check: Callable[[list[str]], Any] = lambda job: None,
+) -> str:
+    """Asks Optuna for one trial after another; the study is ``study.db`` (SQLite) beside the runs.
+
+    The next point depends on ``seed`` and on the trials that have ended, and on nothing else; a trial is written to the
+    study after its job has ended, in one transaction. So after a kill at any moment the same command asks for the same
+    point again: its job has the same directory, where it goes on or is found finished, and the search ends as one that
+    was never killed.
+
+    A trial that diverges is told to Optuna as pruned, one that fails as failed, and the study goes on.
+
+    Args:
+        arguments: overrides that all trials have in common.
+        launch: runs a job, given its overrides and its number.
+        space: by key of the config, ``{low, high}``, with ``log: true`` for a logarithmic scale.
+        n_trials: how many the study is to have in all.
+        choose_by: the metric.
+        seed: of Optuna's sampler (TPE).
+        check: raises an error where the job of an earlier trial, given its overrides, would have another config today.
+
+    Returns:
+        the best trial in words.
+
+    Raises:
+        UserError: a value that is not allowed, or Optuna is not installed.
+    """
+    check_search(arguments, space, n_trials, seed)
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a search needs Optuna: pip install -c constraints.txt -e '.[optuna]'") from None
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = sweep_dir / "study.db"
+    direction: Direction = "maximize" if better(choose_by) == "max" else "minimize"
+    try:
+        study = optuna.create_study(
+            study_name="study", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
+        )
+    except Exception as error:  # SQLite's and Optuna's own
+        raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
+    about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by}
+    if study.user_attrs.get("about", about) != about:
+        before = study.user_attrs["about"]
+        changed = next(key for key in about if about[key] != before[key])
+        raise UserError(f"the search in {sweep_dir} has other {changed}, {before[changed]}: name=... begins another")
+    study.set_user_attr("about", about)
+    # in one order, whatever that of the keys: the sampler draws one after another
+    distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
+    for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
+        if (log := getattr(was, "log", None)) != distributions[key].log:  # Optuna knows no study with both
+            other = f"other log of {key}, {show(log)}"
+            raise UserError(f"the search in {sweep_dir} has {other}: name=... begins another")
+    open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if open_trials:  # an earlier version wrote a trial before its job had ended
+        print(f"note: {open_trials} of the trials in {path} had not ended; they are left out")
+
+    def job_at(point: Mapping[str, float]) -> list[str]:
+        return [*arguments, *(f"{key}={value:.6g}" for key, value in point.items())]
+
+    for trial in filter(_counts, study.get_trials(deepcopy=False)):
+        check(job_at(trial.params))
+    while len(ended := [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]) < n_trials:
+        params = _next_point(ended, distributions, direction, seed)
+        job = job_at(params)
+        launch(job, len(ended))
+        run_dir = sweep_dir / job_label(job)
+        result = read_result(run_dir)
+        if result["status"] == "interrupted":
+            raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
+        state, value, status = _outcome(result, choose_by)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=value,
+                params=params,
+                distributions={**distributions},
+                user_attrs={"run": run_dir.name, "status": status},
+            )
+        )
+
+    completed = [(trial.value, trial.params) for trial in ended if trial.value is not None]
+    if not completed:
+        return "no trial was completed"
+    value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
+    values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
+    return f"best {choose_by} {value:.6g} with {values}"
+
+
+def _next_point(
+    ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int
+) -> dict[str, float]:
+    """What Optuna asks for after the trials ``ended``, by a sampler that remembers nothing but them."""
+    import numpy as np
+    import optuna
+
+    # one and the same seed would ask for the same points again while there are too few trials to learn from
+    own_seed = int(np.random.SeedSequence((seed, len(ended))).generate_state(1)[0])
+    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=own_seed))
+    study.add_trials(ended)
+    point: dict[str, float] = study.ask({**distributions}).params
+    return point
+
+
+def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | None, str]:
+    """Optuna's state for it, the value, the run's status.
+
+    Of a pruned trial the sampler learns to stay away, of a failed one nothing.
+
+    Raises:
+        UserError: the completed run has no such metric.
+    """
+    status, metrics = result["status"], result["metrics"]
+    if status != "completed":
+        return "PRUNED" if status == "diverged" else "FAIL", None, status
+    if choose_by not in metrics:
+        known = ", ".join(filter(MONITOR.accepts, metrics))
+        raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
+    value = metrics[choose_by]
+    return "PRUNED" if value is None else "COMPLETE", value, status  # one that is not finite is null
+
+
+def _counts(trial: Any) -> bool:
+    """Whether it is one of the ``n_trials``: it ended, and not by an interruption, as one of an earlier version may."""
+    return trial.state.name in ("COMPLETE", "PRUNED") or trial.user_attrs.get("status") == "failed"
+
+
+def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: int, seed: int) -> None:
+    for key, value, rule in (("n_trials", n_trials, POSITIVE_INTEGER), ("seed", seed, SEED)):
+        if not rule.accepts(value):
+            raise must(f"hydra.sweeper.{key}", rule.text, value)
+    for key, limits in space.items():
+        if not _is_range(limits):
+            raise must(f"hydra.sweeper.space.{key}", RANGE, limits)
+    for override in OverridesParser.create().parse_overrides([*arguments]):
+        if override.key_or_group in space:
+            raise UserError(f"{override.key_or_group} must be either set or in hydra.sweeper.space, got both")
+        if override.is_sweep_override():
+            raise must(override.key_or_group, "a single value in a search", str(override.input_line).partition("=")[2])
+
+
+def _is_range(limits: Any) -> bool:
+    if not isinstance(limits, Mapping) or not {"low", "high"} <= set(limits) <= {"low", "high", "log"}:
+        return False
+    low, high, log = limits["low"], limits["high"], limits.get("log", False)
+    return is_number(low) and is_number(high) and low < high and BOOLEAN.accepts(log) and (low > 0 or not log)

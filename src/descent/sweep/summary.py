@@ -1,0 +1,84 @@
+"""What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
+
+import csv
+import io
+import shlex
+from pathlib import Path
+from typing import Any
+
+from descent.errors import UserError
+from descent.run.files import write_atomically
+from descent.run.result import read_result
+
+MOST_ROWS = 30  # on the console
+METRICS = ("train/loss", "val/loss", "test/loss")
+
+
+def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Prints and writes the summary of the runs in ``sweep_dir``, and returns them with their results."""
+    runs = []
+    for path in sorted(sweep_dir.glob("*/result.json")):
+        try:
+            result = read_result(path.parent)
+            _row(path.parent, result)
+            runs.append((path.parent, result))
+        except (OSError, UserError) as error:
+            print(f"left out: {error}")
+    print_summary(sweep_dir, runs)
+    write_summary(sweep_dir, runs)
+    return runs
+
+
+def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    """``summary.csv``: a row a run, with its directory, outcome, hyperparameters and metrics."""
+    rows = [_row(run, result) for run, result in runs]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(sweep_dir / "summary.csv", text.getvalue().encode())
+
+
+def _row(run: Path, result: dict[str, Any]) -> dict[str, Any]:
+    outcome = {key: result[key] for key in ("status", "reason", "steps", "epochs", "samples", "seconds")}
+    row: dict[str, Any] = {"run": run.name} | outcome | result["metrics"] | result["hparams"]
+    return row
+
+
+def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    """The runs, best validation (or training) loss first."""
+    from rich.box import SIMPLE_HEAD  # not at the top: Hydra imports this file before it checks the config
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    metrics = [metric for metric in METRICS if any(metric in result["metrics"] for _, result in runs)]
+    for column in (*metrics, "steps", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
+    for run, result in sorted(runs, key=_rank)[:MOST_ROWS]:
+        own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
+        name = own if result["status"] == "completed" else f"{own} ({result['status']})"
+        losses = [result["metrics"].get(metric) for metric in metrics]
+        cells = ["" if loss is None else f"{loss:.5g}" for loss in losses]
+        table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
+    console = Console(highlight=False, markup=False)  # names may hold brackets
+    console.print(table)
+    if len(runs) > MOST_ROWS:
+        console.print(f"the best {MOST_ROWS} of {len(runs)}")
+    for run, result in runs:
+        if result["reason"]:
+            console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
+    console.print(
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sweep_dir}, as a table in summary.csv", soft_wrap=True
+    )
+    console.print(f"python scripts/compare.py {shlex.quote(str(sweep_dir))}   compares them", soft_wrap=True)
+
+
+def _rank(run: tuple[Path, dict[str, Any]]) -> tuple[bool, float]:
+    _, result = run
+    metrics = result["metrics"]
+    loss = metrics.get("val/loss", metrics.get("train/loss"))
+    return (result["status"] != "completed" or loss is None, loss or 0.0)

@@ -1,0 +1,63 @@
+"""The second round of a tuned sweep: what is best of each, and how it is repeated."""
+
+from collections.abc import Collection, Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from descent.config.messages import one_line
+from descent.config.rules import better
+from descent.errors import UserError, must
+from descent.run.result import read_result
+from descent.run.run_dirs import job_label
+
+
+def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[str]) -> list[list[str]]:
+    """Every combination of the values of ``then``, as overrides; ``keys`` are those that the first round sweeps.
+
+    Raises:
+        UserError: ``for_each`` is none of ``keys``, or ``then`` cannot be swept.
+    """
+    if for_each not in keys:
+        raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
+    if {"name", for_each} & set(then):
+        raise must("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
+    try:
+        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
+        (repeats,) = BasicSweeper.split_arguments(overrides, None)
+    except HydraException as error:
+        raise UserError(f"hydra.sweeper.then must be keys with values as in a sweep: {one_line(error)}") from error
+    return repeats
+
+
+def best_of_each(
+    for_each: str, choose_by: str, sweep_dir: Path, jobs: Sequence[Sequence[str]], then: Collection[str]
+) -> list[tuple[str, ...]]:
+    """The setting with the best mean for each value of ``for_each``, as overrides.
+
+    A setting is what jobs have in common that differ in nothing but the keys of ``then``. One of which a job has not
+    completed is not chosen.
+    """
+    found: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for job in jobs:
+        setting = tuple(override for override in job if key_of(override) not in then)
+        group = next(override for override in job if key_of(override) == for_each)
+        result = read_result(sweep_dir / job_label(job))
+        value = result["metrics"].get(choose_by) if result["status"] == "completed" else None
+        found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
+    choose = max if better(choose_by) == "max" else min
+    best = []
+    for settings in found.values():
+        means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}
+        if means:
+            best.append(choose(means, key=means.__getitem__))
+    return best
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]

@@ -1,0 +1,1 @@
+"""The Trainer from the config, checkpoints, stopping and curves."""

@@ -1,0 +1,72 @@
+"""Ending training when a budget is spent, be it of samples, gradient evaluations or seconds."""
+
+import sys
+import time
+from math import ceil
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.training.watcher import Watcher
+
+
+class Budget(Watcher):
+    """Ends training after the first step by which a limit is reached.
+
+    Args:
+        samples: rows that the steps have seen, repeats counted; ``None``: no such limit.
+        evaluations: gradients computed.
+        seconds: of training, those before an interruption included.
+    """
+
+    def __init__(self, samples: int | None, evaluations: int | None, seconds: float | None) -> None:
+        self.limits = {"samples": samples, "gradient evaluations": evaluations, "seconds": seconds}
+        self.samples, self.seconds_before = 0, 0.0
+        self.reason: str | None = None  # why it stopped, once it has
+
+    def most_steps(self, batches: InMemoryBatches) -> int:
+        """Fewer where a step computes several gradients, or the seconds are spent before."""
+        samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
+        limits = [sys.maxsize if evaluations is None else int(evaluations)]
+        if samples is not None:
+            passes, rest = divmod(int(samples), len(batches.y))
+            limits.append(passes * len(batches) + ceil(rest / batches.size))
+        return min(limits)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
+        self.samples += len(batch[1])
+        spent = {
+            "samples": self.samples,
+            "gradient evaluations": gradient_evaluations(trainer),
+            "seconds": self._seconds(),
+        }
+        for unit, limit in self.limits.items():
+            if limit is not None and spent[unit] >= limit:
+                self.reason = f"its budget of {limit:,} {unit} is spent"
+                trainer.should_stop = True
+        return False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.on_step(trainer, trainer.global_step, batch, None)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples, "seconds": self._seconds(), "reason": self.reason}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.samples, self.seconds_before, self.reason = (state_dict[k] for k in ("samples", "seconds", "reason"))
+
+
+def gradient_evaluations(trainer: Trainer) -> int:
+    """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
+    counted: int = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
+    return counted or trainer.global_step

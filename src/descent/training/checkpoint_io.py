@@ -1,0 +1,57 @@
+"""Checkpoint files that are whole or not there, and that load nothing but plain values and tensors."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from descent.errors import UserError, must
+from descent.run.files import write_atomically
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the file, flushes to the disk, and renames: a kill, a full disk or a crash leaves the old file.
+
+    Lightning writes to the system's temporary directory and moves, which between file systems is a copy that can
+    be cut off.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Loads a checkpoint; one that would run code is refused.
+
+    Returns:
+        at least ``state_dict``, tensors by name, and ``global_step``, an integer.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is something else than a checkpoint of plain values
+            and tensors.
+    """
+    try:
+        checkpoint: Any = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # of a file that is no checkpoint torch raises nearly anything
+        raise UserError(
+            f"{path} must be a whole checkpoint of plain values and tensors alone; it is not, and was not loaded"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} must be a checkpoint with named parts, got a {type(checkpoint).__name__}")
+    weights, step = checkpoint.get("state_dict"), checkpoint.get("global_step")
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise UserError(f"{path} must be a checkpoint with a state_dict of tensors; it has none")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise must(f"global_step of the checkpoint {path}", "an integer, 0 or more", step)
+    return checkpoint

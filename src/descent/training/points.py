@@ -1,0 +1,65 @@
+"""Points of curves, written straight to the logger every so many steps."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from descent.training.spacing import Spacing
+from descent.training.watcher import Watcher, loss_of
+from regression.model import LinearRegression
+
+
+class Points(Watcher):
+    """A callback that writes points at x = k, after step k: at 0, where ``spacing`` says, and at the end.
+
+    ``self.log`` would cost each step, and these points none but their own.
+
+    Args:
+        spacing: where the points are.
+    """
+
+    def __init__(self, spacing: Spacing) -> None:
+        self.spacing = spacing
+
+    def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
+        """The values by tag, none where there is nothing to be said.
+
+        Args:
+            loss: of the last step's batch, at the weights before it; ``None`` at 0, at an end between two points, and
+                where ``training_step`` returned none.
+        """
+        raise NotImplementedError
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return self.spacing.next_logged(step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
+        if trainer.global_step == 0:
+            self._write(trainer, pl_module, None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.spacing.logs(trainer.global_step):
+            self._write(trainer, pl_module, loss_of(outputs))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.written:
+            self._write(trainer, pl_module, None)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> None:
+        assert isinstance(pl_module, LinearRegression)
+        self.written = trainer.global_step
+        points = self.points(trainer, pl_module, loss)
+        if points and trainer.logger is not None:
+            trainer.logger.log_metrics(points, trainer.global_step)
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of ``tensors`` in a row, float64, on the CPU: not every device has float64."""
+    rows = [tensor.detach().flatten() for tensor in tensors]  # none, where a step had no loss and so no gradient
+    return torch.cat(rows).cpu().double() if rows else torch.empty(0, dtype=torch.float64)

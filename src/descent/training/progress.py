@@ -1,0 +1,58 @@
+"""One progress bar for the whole run."""
+
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from tqdm import tqdm
+
+from descent.training.max_steps import run_length
+from descent.training.spacing import Spacing
+from descent.training.watcher import Watcher, loss_of
+
+
+class Progress(Watcher):
+    """Counts optimizer steps and shows the loss of the latest batch.
+
+    One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
+    the output is no terminal it is written at most every ten seconds.
+
+    Args:
+        spacing: it moves where the curves have points.
+        loss_unit: what the loss is multiplied by to be in the data's own units.
+    """
+
+    def __init__(self, spacing: Spacing, loss_unit: float) -> None:
+        self.spacing, self.loss_unit = spacing, loss_unit
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        return self.spacing.next_logged(step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar = tqdm(
+            total=run_length(trainer),
+            initial=trainer.global_step,
+            desc="Training",
+            unit="step",
+            mininterval=0.1 if sys.stderr and sys.stderr.isatty() else 10.0,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.spacing.logs(trainer.global_step):
+            self._move(trainer, loss_of(outputs))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.update(trainer.global_step - self.bar.n)
+        self.bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+    def _move(self, trainer: Trainer, loss: float | None) -> None:
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss * self.loss_unit:.4g}", refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)

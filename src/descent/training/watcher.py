@@ -1,0 +1,44 @@
+"""Callbacks that leave most training steps alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from descent.batches.in_memory import Batch
+
+
+def loss_of(outputs: Any) -> float | None:
+    """The loss of a step, from what ``on_train_batch_end`` gets; ``None``: ``training_step`` returned none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    return None if loss is None else loss.item()
+
+
+class Watcher(Callback):
+    """A callback that wants the hooks of few steps, and hears only of the epochs that Lightning's loop ends.
+
+    Where all callbacks are such, training steps are taken without Lightning's loop (``descent.fast``), several
+    epochs in a row if nothing happens at their ends. One callback that listens to steps and is no ``Watcher`` makes
+    every step go through it.
+    """
+
+    def next_wanted(self, trainer: Trainer, step: int) -> float:
+        """The first optimizer step from ``step`` on, counted from 1, whose hooks it wants; ``inf``: none.
+
+        Those are ``on_before_optimizer_step`` and ``on_train_batch_end``.
+        """
+        return math.inf
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
+        """After every step outside of Lightning's loop; called only where it is overridden. It may raise, but not log.
+
+        Args:
+            step: which it was; ``trainer.global_step`` may be behind.
+            loss: of the batch at the weights before the step, with its graph; ``None``: there is none.
+
+        Returns:
+            whether ``next_wanted`` has changed.
+        """
+        return False

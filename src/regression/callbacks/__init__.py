@@ -1,0 +1,1 @@
+"""What only linear regression has to say of a run."""

@@ -1,0 +1,48 @@
+"""Stopping when there is nothing left to gain."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from regression.callbacks.training_loss import full_loss
+
+
+class Converged(Callback):
+    """Stops when the full gradient, or the change of the training loss, is below its tolerance.
+
+    A single small change may be chance or a turning point, so it takes three epochs with one in succession.
+
+    Args:
+        gradient_norm: Euclidean norm of the gradient of the loss on all training rows, in the units of training;
+            ``None``: not a criterion.
+        loss_change: ``|loss - previous| / previous`` from one epoch's end to the next; ``None``: not a criterion.
+    """
+
+    def __init__(self, gradient_norm: float | None, loss_change: float | None) -> None:
+        self.gradient_norm, self.loss_change = gradient_norm, loss_change
+        self.previous: float | None = None
+        self.settled = 0  # epochs in succession whose loss has hardly changed
+        self.reason: str | None = None  # why it stopped, once it has
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with torch.enable_grad():
+            full = full_loss(trainer, pl_module)
+            gradient = torch.autograd.grad(full, [p for p in pl_module.parameters() if p.requires_grad])
+        norm = torch.cat([g.flatten() for g in gradient]).norm().item()
+        loss, previous = full.item(), self.previous
+        self.previous = loss
+        if self.gradient_norm is not None and norm < self.gradient_norm:
+            self.reason = f"gradient norm {norm:.3g} below {self.gradient_norm:g}"
+        elif self.loss_change is not None and previous is not None:
+            change = abs(loss - previous) / previous if previous else 0.0
+            self.settled = self.settled + 1 if change < self.loss_change else 0
+            if self.settled == 3:
+                self.reason = f"relative change of the training loss {change:.3g} below {self.loss_change:g}"
+        trainer.should_stop = trainer.should_stop or self.reason is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"previous": self.previous, "settled": self.settled, "reason": self.reason}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.previous, self.settled, self.reason = (state_dict[name] for name in ("previous", "settled", "reason"))

@@ -1,0 +1,1 @@
+"""The example's data: sources, table, split, standardisation."""

@@ -1,0 +1,43 @@
+"""What drawing synthetic data would take, and whether it is too much, before anything is drawn."""
+
+import os
+
+from descent.config.schema import SyntheticData
+from descent.errors import must
+
+# The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
+MOST_FEATURES = 7_000
+# Where the platform does not tell how much memory it has
+USUAL_MEMORY = 64 * 2**30  # bytes
+
+
+def check_size(data: SyntheticData) -> None:
+    """Refuses data that cannot be drawn in the memory of this machine, or not within minutes.
+
+    Raises:
+        UserError: too many features, or too many numbers.
+    """
+    if data.num_features > MOST_FEATURES:
+        rule = f"at most {MOST_FEATURES}: the rotation of more features would take minutes"
+        raise must("data.num_features", rule, data.num_features)
+    needed, there = needed_bytes(data), memory_bytes()
+    if needed > there:
+        rule = (
+            f"such that the data fit into memory: {data.num_samples} x {data.num_features} numbers take"
+            f" {needed / 2**30:.1f} GiB while they are drawn, and there are {there / 2**30:.1f} GiB"
+        )
+        raise must("data.num_samples", rule, data.num_samples)
+
+
+def needed_bytes(data: SyntheticData) -> int:
+    """At the peak: the table and its rotated copy, and four squares of the rotation, all in double precision."""
+    return 8 * (2 * data.num_samples * (data.num_features + 1) + 4 * data.num_features**2)
+
+
+def memory_bytes() -> int:
+    """The physical memory of this machine; ``USUAL_MEMORY`` where the platform does not tell."""
+    try:
+        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX platform, or one that does not tell
+        return USUAL_MEMORY
+    return page * pages if min(page, pages) > 0 else USUAL_MEMORY

@@ -1,0 +1,131 @@
+"""Linear regression as a LightningModule."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+
+from descent.training.build import build_optimizer, build_scheduler
+from regression.data.standardization import Standardization
+from regression.data.table import Array
+
+
+class LinearRegression(LightningModule):
+    """``y = w x + b``, trained on the mean squared error.
+
+    Training runs in the units of the standardised data; metrics, predictions and ``own_units`` are in the
+    data's own. Every argument is a plain value, so that ``load_from_checkpoint(path)`` needs nothing else.
+
+    Args:
+        num_features: d.
+        optimizer: ``{"_target_": "torch.optim.SGD", "lr": 0.05}``, with any further argument of the class.
+        bias: whether there is a b.
+        init_weight: the initial value of every weight; ``None``: torch's default, random.
+        init_bias: the same for b.
+        scheduler: the same for a class of ``torch.optim.lr_scheduler``, with Lightning's ``interval``,
+            ``frequency`` and ``monitor``; ``None`` or empty: the learning rate stays as it is.
+        standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
+        target_center: mean of the training targets in the units of training; metrics are computed about it.
+        target_scale: their standard deviation.
+    """
+
+    x_mean: Tensor
+    x_scale: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        optimizer: dict[str, Any],
+        bias: bool = True,
+        init_weight: float | None = None,
+        init_bias: float | None = None,
+        scheduler: dict[str, Any] | None = None,
+        standardization: dict[str, Any] | None = None,
+        target_center: float = 0.0,
+        target_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.linear = nn.Linear(num_features, 1, bias=bias)
+        if init_weight is not None:
+            nn.init.constant_(self.linear.weight, init_weight)
+        if bias and init_bias is not None:
+            nn.init.constant_(self.linear.bias, init_bias)
+
+        # Of targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits of targets far from 0 or tiny.
+        metrics = MetricCollection({"loss": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()})
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+        units = Standardization(**standardization) if standardization else Standardization.identity(num_features)
+        self.units = units
+        self.register_buffer("x_mean", torch.tensor(units.x_mean), persistent=False)  # (d,)
+        self.register_buffer("x_scale", torch.tensor(units.x_scale), persistent=False)  # (d,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions (batch,) for inputs (batch, d), both in the units of training."""
+        prediction: Tensor = self.linear(x).squeeze(-1)
+        return prediction
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch  # (batch, d), (batch,)
+        return mse_loss(self(x), y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.update(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.compute(self.val_metrics))
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.update(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.compute(self.test_metrics))
+
+    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+        """Predictions (batch,) for inputs (batch, d), both in the data's own units."""
+        return self._target_units(self((batch - self.x_mean) / self.x_scale))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
+        if not self.hparams["scheduler"]:
+            return optimizer
+        scheduler = build_scheduler(self.hparams["scheduler"], optimizer, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+        """Adds a batch, in the units of training, to ``metrics``."""
+        x, y = batch
+        center, scale = self.hparams["target_center"], self.hparams["target_scale"]
+        metrics.update((self(x) - center) / scale, (y - center) / scale)
+
+    def compute(self, metrics: MetricCollection) -> dict[str, Tensor]:
+        """The values of ``metrics`` in the data's own units; begins them anew."""
+        values: dict[str, Tensor] = metrics.compute()
+        metrics.reset()
+        unit = self.hparams["target_scale"] * self.units.y_scale
+        powers = {"loss": 2, "mae": 1, "r2": 0}
+        return {name: value * unit ** powers[name.split("/")[1]] for name, value in values.items()}
+
+    def predict_rows(self, inputs: Array) -> Array:
+        """Predictions (rows,) for inputs (rows, d), both in the data's own units and in double precision.
+
+        Means and scales are taken off and put on in double precision, whatever the model's own.
+        """
+        x = torch.from_numpy(self.units.inputs(inputs)).to(self.linear.weight)
+        with torch.no_grad():
+            prediction: Array = self(x).double().cpu().numpy() * self.units.y_scale + self.units.y_mean
+        return prediction
+
+    def own_units(self) -> tuple[list[float], float | None]:
+        """The weights ``[w_1, ..., w_d]`` and the bias, or ``None``, in the data's own units."""
+        weight: list[float] = self.linear.weight.detach()[0].tolist()
+        bias = self.linear.bias.item() if self.hparams["bias"] else None
+        return self.units.own_units(weight, bias)
+
+    def _target_units(self, y: Tensor) -> Tensor:
+        return y * self.units.y_scale + self.units.y_mean

@@ -1,0 +1,102 @@
+"""Pictures of a model: its fit, its errors, and the way that training took."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from regression.data.table import Array
+
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")  # Paul Tol, bright
+STYLES = ("-", "--", ":")
+
+
+def png_of(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names in any script are allowed
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def plain(text: str) -> str:
+    """``text`` as it is: what stands between two dollars would be taken for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and style of a line, different for each of the first 24."""
+    return {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
+
+
+def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure with one set of axes; not one of pyplot's, which would keep it in memory."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> Figure:
+    """The rows of one feature (rows,), and lines over them.
+
+    Args:
+        lines: by name, the weight and the bias of each.
+        names: of the feature and of the target.
+    """
+    figure, axes = new_figure()
+    axes.plot(x, y, ".", color="#999999", markersize=4, label="training rows")
+    ends = np.array([x.min(), x.max()])
+    for number, (name, (weight, bias)) in enumerate(lines.items()):
+        axes.plot(ends, weight * ends + bias, **look(number), linewidth=2, label=name)
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def predicted_against_actual(parts: Mapping[str, tuple[Array, Array]], target: str) -> Figure:
+    """Predictions over targets, of each part (rows,); on the diagonal they are equal."""
+    figure, axes = new_figure(5, 5)
+    ends = [
+        min(min(a.min(), p.min()) for a, p in parts.values()),
+        max(max(a.max(), p.max()) for a, p in parts.values()),
+    ]
+    axes.plot(ends, ends, color="#bbbbbb", label="equal")
+    for number, (name, (actual, predicted)) in enumerate(parts.items()):
+        axes.plot(actual, predicted, ".", color=COLORS[number], markersize=4, label=name)
+    axes.set(xlabel=plain(f"actual {target}"), ylabel=plain(f"predicted {target}"), aspect="equal")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def paths_over_contours(
+    paths: Mapping[str, Array], center: Sequence[float], hessian: Sequence[Sequence[float]], names: tuple[str, str]
+) -> Figure:
+    """The ways that parameters took over the contours of ``(p - center)^T hessian (p - center) / 2``.
+
+    Args:
+        paths: by name, (points, 2).
+        center: the optimum.
+        hessian: 2 x 2.
+        names: of the parameters.
+    """
+    figure, axes = new_figure(7, 5)
+    every = np.concatenate([*paths.values(), np.array([center])])
+    low, high = every.min(axis=0), every.max(axis=0)
+    margin = 0.15 * np.maximum(high - low, 1e-9 + 1e-3 * np.abs(high))
+    grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low - margin, high + margin, strict=True)))
+    difference = np.stack(grid, axis=-1) - np.array(center)
+    above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
+    if above.max() > 1e-200:  # there is a slope
+        levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
+        axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
+    for number, (name, path) in enumerate(paths.items()):
+        axes.plot(*path.T, marker=".", markersize=3, linewidth=1.2, **look(number), label=plain(name))
+    axes.plot(*center, "*", color="#000000", markersize=12, label="least squares")
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
