@@ -1,6 +1,6 @@
 """Measure this project beside a plain loop, the usual Lightning way and bare imports; prints Markdown."""
 
-from descent.run import signals
+from descent import signals
 
 signals.install()
 

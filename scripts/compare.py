@@ -1,6 +1,6 @@
 """Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/."""
 
-from descent.run import signals
+from descent import signals
 
 signals.install()
 
@@ -18,15 +18,21 @@ def main() -> None:
         "--group", default="", help="hyperparameters to compare, each at its best setting: optimizer,batch.size"
     )
     parser.add_argument("--x", choices=X_AXES, help="of the loss figures; by default one for each")
-    parser.add_argument("--target", type=float, default=0.01, help="excess over the optimal loss, as a fraction of it")
-    parser.add_argument("--metric", default="", help="what to report, and rank by: val/loss, with --group test/loss")
+    parser.add_argument("--metric", default="", help="what to report, and rank by: the runs' monitor if not given")
+    parser.add_argument("--mode", default="", choices=("min", "max"), help="what is best of another than the monitor")
+    parser.add_argument(
+        "--target", type=float, help="to come to: training loss above the optimum's, as a fraction of it (0.01)"
+    )
+    parser.add_argument("--target-metric", default="", help="of which --target is a value instead: val/loss")
     arguments = parser.parse_args()
 
     def run() -> None:
-        from descent.compare.report import compare
+        from descent.compare.ranking import compare
+        from regression.comparison import EXTRA  # what this project's runs have to show
 
-        group = [key.strip() for key in arguments.group.split(",") if key.strip()]
-        compare(arguments.directories, group, arguments.x, arguments.target, arguments.metric)
+        given = vars(arguments)
+        given["group"] = [key.strip() for key in arguments.group.split(",") if key.strip()]
+        compare(**given, extra=EXTRA)
 
     command(run)
 

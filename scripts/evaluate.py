@@ -1,6 +1,6 @@
 """Test metrics of a finished run's best checkpoint; also kept in its evaluation.json."""
 
-from descent.run import signals
+from descent import signals
 
 signals.install()
 

@@ -1,6 +1,6 @@
-"""Predictions of a finished run: CSV or Parquet in, the same rows with a column "prediction" out."""
+"""Predictions of a finished run for a file: CSV or Parquet in, the same rows with a column "prediction" out."""
 
-from descent.run import signals
+from descent import signals
 
 signals.install()
 
@@ -20,9 +20,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 
-    from regression.predict import predict_file
+    from descent.run.predict import predict
 
-    predict_file(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
+    predict(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
     print(arguments.output)
 
 

@@ -1,6 +1,6 @@
 """Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer."""
 
-from descent.run import signals
+from descent import signals
 
 signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
 

@@ -2,7 +2,7 @@
 
 import gc
 
-from descent.run import signals
+from descent import signals
 
 signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
 gc.disable()  # until training: what is imported and composed is no garbage, and looking for some takes a fifth of it

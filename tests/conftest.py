@@ -17,6 +17,10 @@ from descent.config.schema import Config
 from descent.run import cli
 from descent.run.result import Result
 from descent.run.train import train
+from descent.training.build import build
+from regression.data import split as splitting
+from regression.data.module import RegressionData, Rows
+from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
 
@@ -34,6 +38,23 @@ def options(group: str) -> list[str]:
 def config_of(*overrides: str) -> Config:
     """The checked config of a command line."""
     return cli.load_config(CONF, overrides)
+
+
+def data_module(spec: dict[str, Any]) -> RegressionData:
+    """The data of a config's ``data``, set up."""
+    data = build(spec, "data", RegressionData)
+    data.setup()
+    return data
+
+
+def load(spec: dict[str, Any]) -> Rows:
+    """The rows of a config's ``data``, in their own units."""
+    return build(spec, "data", RegressionData).usable_rows()
+
+
+def split(spec: dict[str, Any], num_rows: int) -> Split:
+    """The split of a config's ``data``."""
+    return splitting.split(num_rows, spec["val_fraction"], spec["test_fraction"], spec["seed"])
 
 
 def save_config(run_dir: Path, *overrides: str) -> None:
@@ -68,9 +89,12 @@ def run(tmp_path: Path) -> Run:
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``."""
 
-    def script(name: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def script(
+        name: str, *arguments: str, timeout: float = 120, path: Sequence[Path] = ()
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-W", "error", str(ROOT / "scripts" / name), *arguments]
         environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs"), "COLUMNS": "200"}
+        environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

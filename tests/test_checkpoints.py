@@ -47,6 +47,13 @@ def test_checkpoints_are_written_after_exactly_so_many_steps_and_at_the_end(  # 
     assert written.steps == expected
 
 
+@pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
+def test_an_interval_of_no_seconds_writes_at_every_safe_point(callbacks: list[Callback], run: Run) -> None:
+    written = Written()
+    run(*SMALL, "checkpoint.every_seconds=0", "trainer.max_epochs=2", callbacks=[written, *callbacks])
+    assert written.steps == list(range(1, 13))
+
+
 def test_a_resumed_run_writes_so_many_steps_after_it_went_on(run: Run, tmp_path: Path) -> None:
     options = [*SMALL, "checkpoint.every_steps=7", "checkpoint.every_seconds=null", "trainer.max_epochs=5"]
     first, second = Written(), Written()
@@ -85,7 +92,7 @@ def test_without_validation_the_best_has_the_lowest_training_loss_of_those_that_
     result = run(*options, run_dir=tmp_path / "r")
     losses = training_losses(tmp_path / "r", *options)
     best = min(compared, key=losses.__getitem__)
-    assert result.best == {"step": best, "monitor": "train/loss", "value": pytest.approx(losses[best], rel=1e-5)}
+    assert result.best == {"step": best, "metric": "train/loss", "value": pytest.approx(losses[best], rel=1e-5)}
     checkpoint = read_checkpoint(tmp_path / "r/checkpoints/best.ckpt")
     found = [*checkpoint["state_dict"]["linear.weight"][0].tolist(), checkpoint["state_dict"]["linear.bias"].item()]
     tag = "parameters/{}"
@@ -98,7 +105,7 @@ def test_without_validation_the_best_has_the_lowest_training_loss_of_those_that_
 def test_of_equal_losses_the_first_is_the_best(run: Run) -> None:
     exact = "model.init_weight=2", "model.init_bias=0"  # y = 2 x
     result = run("data=line", "batch=full", *exact, "trainer.max_epochs=4")
-    assert result.best == {"step": 1, "monitor": "train/loss", "value": 0.0}
+    assert result.best == {"step": 1, "metric": "train/loss", "value": 0.0}
 
 
 class Copies(Watcher):

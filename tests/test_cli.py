@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, options
+from conftest import CONF, ROOT, config_of, options
+
+from descent.config.hparams import flat_hparams
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -22,7 +24,7 @@ def imports_torch(*arguments: str) -> bool:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--cfg", "job"], ["optimzer=adam"], ["+optimizer.lrr=1"], ["optimizer.lr=-1"]],
+    [["--help"], ["--cfg", "job"], ["optimzer=adam"], ["+optimizer.lrr=1"], ["optimizer.lr=abc"]],
     ids=" ".join,
 )
 def test_help_config_and_config_errors_do_not_import_torch(
@@ -40,6 +42,13 @@ def test_tab_completion_offers_the_options_without_importing_torch(monkeypatch: 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert {"optimizer=adadelta", "optimizer=adagrad", "optimizer=adam"} <= set(done.stdout.split())
     assert not any(line.split("|")[-1].strip() == "torch" for line in done.stderr.splitlines())
+
+
+def test_what_a_class_gets_by_interpolation_is_a_hyperparameter_once() -> None:
+    flat = flat_hparams(config_of("optimizer=adam", "batch.size=7", "optimizer.lr=0.125"))
+    assert [key for key, value in flat.items() if value == 0.125] == ["optimizer.lr"]
+    assert [key for key, value in flat.items() if value == 7] == ["batch.size"]
+    assert flat["model._target_"] == "regression.model.LinearRegression"  # its own is there
 
 
 def test_help_lists_every_option(script: Script) -> None:
@@ -78,7 +87,7 @@ def test_the_console_is_free_of_warnings(script: Script) -> None:
 
 
 def test_an_error_is_one_line_with_exit_code_1(script: Script) -> None:
-    for override in ("optimizer.lr=-1", "optimzer=adam", "name=../x"):
+    for override in ("optimizer.lr=abc", "optimzer=adam", "name=../x"):
         done = script("train.py", override)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -17,9 +17,9 @@ from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from descent import signals
 from descent.config.composing import check
 from descent.errors import UserError
-from descent.run import signals
 from descent.run.output import Output
 from hydra_plugins.descent.resuming import ResumingLauncher
 
@@ -109,6 +109,11 @@ def test_another_primary_config_needs_ours_among_its_defaults() -> None:
         (["hydra.searchpath=[pkg://antigravity]"], "hydra.searchpath must be directories on the command line"),
         ([f"predict_at=[[{','.join(map(str, range(20_000)))}]]"], "predict_at must be at most 10,000 characters long"),
         (["hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials needs a sweep: -m"),
+        (["-m", "optimizer="], "optimizer must be one of adadelta, adagrad, adam, "),
+        (["hydra/hydra_logging=colorlog"], "hydra/hydra_logging must be one of default, "),
+        (["seed=${oc.env:NOPE}"], "seed must be a value that can be resolved (KeyError raised while resolving"),
+        (["seed=${seed}"], "seed must be a value that can be resolved (Recursive interpolation detected), got '"),
+        ([f"predict_at={'[' * 400}{']' * 400}"], "predict_at must be nested at most 50 deep, got 'predict_at=[[["),
         (["hydra.mode=RUN", "optimizer=sgd,adam"], "Ambiguous value for argument 'optimizer=sgd,adam'"),
     ],
     ids=lambda value: value[0][:30] if isinstance(value, list) else "",
@@ -133,6 +138,14 @@ def test_an_option_of_any_group_may_ask_for_a_sweep(script: Script, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     results = [json.loads(path.read_text()) for path in tmp_path.glob("logs/sweeps/*/*/result.json")]
     assert sorted(result["seed"] for result in results) == [1, 2]
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["batch.sze=3"]], ids=" ".join)
+def test_what_needs_no_check_of_values_imports_nothing_slow(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "scripts/train.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported and not {"torch", "lightning", "numpy", "pydantic"} & imported
 
 
 def closed_pipe() -> int:
@@ -254,7 +267,7 @@ def test_a_job_that_no_longer_composes_leaves_the_result_of_a_run_that_has_train
 def test_a_process_that_was_started_by_nohup_outlives_its_terminal() -> None:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-        "from descent.run import signals; signals.install();"
+        "from descent import signals; signals.install();"
         "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, signal.getsignal(signal.SIGINT).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

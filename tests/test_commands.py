@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from conftest import config_of as composed
 
+from descent import signals
 from descent.errors import UserError
-from descent.run import signals
 from descent.run.command import command, log_to, run_safely
 from descent.run.output import Output
 from descent.run.result import Result
@@ -126,7 +126,7 @@ Calls = list[tuple[Any, ...]]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
     for name in ("print_choices", "print_line", "print_result"):
-        monkeypatch.setattr(f"descent.run.report.{name}", lambda *given, name=name: calls.append((name, *given)))
+        monkeypatch.setattr(f"descent.run.console.{name}", lambda *given, name=name: calls.append((name, *given)))
     return calls
 
 
@@ -164,7 +164,7 @@ def test_a_run_is_announced_trained_and_reported(
     assert calls == [
         *([] if brief else [("print_choices", config, tmp_path / "a b")]),
         ("train", config, tmp_path / "a b", "the line", how),
-        ("print_line" if brief else "print_result", result, tmp_path / "a b"),
+        ("print_line", result) if brief else ("print_result", result, tmp_path / "a b"),
     ]
     line = f"python scripts/resume.py '{tmp_path}/a b'   goes on from here\n"
     assert capsys.readouterr() == (line if status == "interrupted" else "", "")

@@ -8,6 +8,8 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,15 +21,16 @@ from conftest import Run, config_of
 from test_resume import SignalAt
 from test_train import events
 
-from descent.compare.figures import excess_over
-from descent.compare.report import compare
+from descent.compare import ranking
+from descent.compare.plots import curve_over
 from descent.compare.runs import read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import table_of, to_target
 from descent.errors import UserError
+from descent.run.metric import Metric
 from descent.run.result import read_result
 from descent.run.train import train
-from regression.theory import contraction_of
+from regression.comparison import EXCESS, EXTRA, contraction_of, problem
 
 
 class Page(HTMLParser):
@@ -59,6 +62,8 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
+LOSS, R2 = Metric("val/loss", "min"), Metric("val/r2", "max")
+compare = partial(ranking.compare, extra=EXTRA)  # as scripts/compare.py does
 SMALL = ("data.num_samples=100", "data.num_features=1", "trainer.enable_progress_bar=false", "trainer.max_epochs=30")
 RATES = ("0.02", "0.2", "2.0")  # the last one diverges
 
@@ -107,7 +112,7 @@ def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> Non
 
 def test_the_table_has_means_and_deviations_over_seeds(study: Path) -> None:
     runs, _ = read_runs([study])
-    table = table_of(settings_of(runs), "val/loss", 0.01)
+    table = table_of(settings_of(runs), LOSS, EXCESS)
     row = table.row(by_predicate=pl.col("setting") == "sgd, lr=0.2, full", named=True)
     losses = [read_result(study / f"0.2-{seed}")["metrics"]["val/loss"] for seed in (0, 1)]
     assert row["val/loss mean"] == pytest.approx(statistics.fmean(losses))
@@ -127,15 +132,15 @@ def test_settings_differ_in_what_was_varied_and_not_in_the_seed(study: Path) -> 
 
 def test_a_group_is_shown_by_the_setting_with_the_most_runs_and_then_the_lowest_loss(study: Path) -> None:
     runs, _ = read_runs([study])
-    chosen = best_settings(settings_of(runs), ["optimizer"], "val/loss")
+    chosen = best_settings(settings_of(runs), ["optimizer"], LOSS)
     assert sorted(setting.name for setting in chosen) == ["lbfgs, lr=1, full", "sgd, lr=0.2, full"]
-    by_r2 = best_settings(settings_of(runs), ["optimizer"], "val/r2")
+    by_r2 = best_settings(settings_of(runs), ["optimizer"], R2)
     assert [setting.name for setting in by_r2] == [setting.name for setting in chosen]
 
 
 def test_a_metric_of_which_more_is_better_ranks_from_above(study: Path) -> None:
     runs, _ = read_runs([study])
-    r2 = [value for value in table_of(settings_of(runs), "val/r2", 0.01)["val/r2 mean"] if value is not None]
+    r2 = [value for value in table_of(settings_of(runs), R2, EXCESS)["val/r2 mean"] if value is not None]
     assert r2 == sorted(r2, reverse=True)
 
 
@@ -144,21 +149,21 @@ def test_the_target_is_reached_at_the_first_point_below_it(study: Path) -> None:
     (run,) = (run for run in runs if run.path.name == "0.2-0")
     limit = 0.01 * run.result["optimum"]["loss"]
     points = [point for point in events(run.path).Scalars("optimum/excess_loss") if point.value <= limit]
-    reached = to_target(run, 0.01)
+    reached = to_target(run, EXCESS)
     assert reached is not None
     assert reached["steps"] == reached["gradient_evaluations"] == points[0].step
     assert reached["samples"] == 80 * points[0].step
     (slow,) = (run for run in runs if run.path.name == "0.02-0")
-    assert to_target(slow, 1e-9) is None
+    assert to_target(slow, replace(EXCESS, target=1e-9)) is None
 
 
 def test_lbfgs_is_charged_for_every_gradient(study: Path) -> None:
     runs, _ = read_runs([study])
     (run,) = (run for run in runs if run.path.name == "lbfgs")
-    reached = to_target(run, 0.01)
+    reached = to_target(run, EXCESS)
     assert reached is not None
     assert reached["gradient_evaluations"] > reached["steps"]
-    axis = run.axis("gradient_evaluations", run.excess[0])
+    axis = run.axis("gradient_evaluations", run.curve(EXCESS.tag)[0])
     assert axis[0] == 0
     assert axis[-1] == run.result["gradient_evaluations"]
 
@@ -202,7 +207,8 @@ def test_a_rerun_of_the_comparison_does_not_compare_itself(study: Path) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        *({key: value} for key in ("metrics", "checksum", "steps", "seconds", "rows") for value in (None, "x", [1])),
+        *({key: value} for key in ("metrics", "steps", "seconds") for value in (None, "x", [1])),
+        *({key: value} for key in ("checksum", "rows") for value in ("x", [1])),
         *({key: "x"} for key in ("optimum", "best", "gradient_evaluations", "status", "hparams")),
         *({"metrics": {"val/loss": "low"}}, {"rows": {"train": "many"}}, {"steps": 31}),
     ],
@@ -215,7 +221,7 @@ def test_a_run_with_a_broken_result_is_named_and_not_compared(
         shutil.copytree(study / f"0.2-{seed}", tmp_path / str(seed))
     path = tmp_path / "1/result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | broken))
-    runs, left_out = read_runs([tmp_path])
+    runs, left_out = read_runs([tmp_path], problem)
     assert [run.path.name for run in runs] == ["0"]
     assert len(left_out) == 1 and left_out[0].startswith(f"{tmp_path / '1'}: ")
 
@@ -276,7 +282,7 @@ def test_standardisation_and_bias_make_no_other_data_set(tmp_path: Path) -> None
     made(tmp_path / "split", "data.val_fraction=0.2", "trainer.max_epochs=1")
     runs, left_out = read_runs([tmp_path])
     assert len(runs) == 4
-    assert left_out == [f"{tmp_path / 'split'}: another data set"]
+    assert left_out == [f"{tmp_path / 'split'}: another data set (by its checksum)"]
 
 
 def test_a_diverged_seed_is_a_miss_and_takes_nothing_from_the_others(study: Path, tmp_path: Path) -> None:
@@ -286,12 +292,12 @@ def test_a_diverged_seed_is_a_miss_and_takes_nothing_from_the_others(study: Path
     result.write_text(result.read_text().replace('"completed"', '"diverged"'))
     runs, _ = read_runs([tmp_path])
     (setting,) = settings_of(runs)
-    row = table_of([setting], "val/loss", 0.01).row(0, named=True)
+    row = table_of([setting], LOSS, EXCESS).row(0, named=True)
     assert (row["runs"], row["diverged"], row["at target"], row["missed"]) == (2, 1, 1, 1)
     assert row["val/loss mean"] == read_result(tmp_path / "0")["metrics"]["val/loss"]
-    drawn = excess_over([setting], "steps")
+    drawn = curve_over([setting], EXCESS, "steps")
     assert drawn is not None
-    (line,) = drawn.figure.axes[0].lines
+    (line,) = drawn.axes[0].lines
     assert np.max(line.get_xdata()) == 30
 
 
@@ -312,7 +318,7 @@ def test_the_time_that_a_run_lay_idle_does_not_count(run: Run, tmp_path: Path, m
     result = run("trainer.max_epochs=4", run_dir=tmp_path / "r", resume=True)
     total = now - 1000.0 - idle
     (found,) = read_runs([tmp_path])[0]
-    points = found.axis("seconds", found.excess[0])
+    points = found.axis("seconds", found.curve(EXCESS.tag)[0])
     assert list(points) == sorted(points)
     assert 0 < points[1] < spent < points[-1] < total
     assert spent / 2 < result.seconds < total

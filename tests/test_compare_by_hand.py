@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from descent.compare import ranking
 from descent.compare.checks import why_not_comparable
-from descent.compare.figures import paths
-from descent.compare.report import compare
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import runs_table, table_of, to_target
 from descent.errors import UserError
+from descent.run.metric import Metric
 from descent.run.result import Result, read_result
 from descent.sweep.tuning import best_of_each
-from regression.theory import contraction_of
+from regression.comparison import EXCESS, EXTRA, contraction_of, paths, problem
 
 ROWS = 80
+LOSS = Metric("val/loss", "min")
+compare = partial(ranking.compare, extra=EXTRA)  # as scripts/compare.py does
 OPTIMUM = {
     **{"loss": 1.0, "weight": [1.0], "bias": None, "hessian": None},
     **{"condition_number": 4.0, "max_stable_lr": 0.5, "best_lr": 0.4, "contraction": 0.6, "unique": True},
@@ -82,7 +85,7 @@ CHOICES: dict[str, tuple[dict[float, list[float | None]], float]] = {
 def test_the_best_rate_is_chosen_by(what: str, tmp_path: Path) -> None:
     losses, best = CHOICES[what]
     runs = [run for lr, values in losses.items() for run in runs_of(lr, values)]
-    (chosen,) = best_settings(settings_of(runs), ["optimizer"], "val/loss")
+    (chosen,) = best_settings(settings_of(runs), ["optimizer"], LOSS)
     assert chosen.values["optimizer.lr"] == best
     jobs = []
     for lr, values in losses.items():
@@ -99,22 +102,22 @@ def test_the_best_rate_is_chosen_by(what: str, tmp_path: Path) -> None:
 
 def test_a_run_that_is_there_twice_does_not_choose_its_setting() -> None:
     runs = [*runs_of(0.1, [5.0]), *runs_of(0.1, [5.0]), *runs_of(0.2, [1.0])]
-    (chosen,) = best_settings(settings_of(runs), ["optimizer"], "val/loss")
+    (chosen,) = best_settings(settings_of(runs), ["optimizer"], LOSS)
     assert chosen.values["optimizer.lr"] == 0.2
 
 
 def test_what_a_sweep_repeated_is_measured_on_the_seeds_that_did_not_choose_it() -> None:
     # the rate 0.1 was chosen by the seeds 0 and 1, and is worse on the others
     runs = [*runs_of(0.1, [1.0, 1.0, 5.0, 7.0]), *runs_of(0.2, [2.0, 2.0])]
-    chosen = best_settings(settings_of(runs), ["optimizer"], "val/loss")
-    row = table_of(chosen, "val/loss", 0.01, "val/loss").row(0, named=True)
+    chosen = best_settings(settings_of(runs), ["optimizer"], LOSS)
+    row = table_of(chosen, LOSS, EXCESS, "val/loss").row(0, named=True)
     assert (row["setting"], row["runs"], row["val/loss mean"]) == ("lr=0.1", 2, 6.0)
     assert (row["chosen by"], row["reported"]) == ("val/loss", "val/loss")
 
 
 def test_the_mean_is_of_the_seeds_that_did_not_diverge_and_fewer_of_those_rank_first() -> None:
     runs = [*runs_of(0.1, [1.0, None, 2.0]), *runs_of(0.2, [8.0, 9.0, 10.0])]
-    table = table_of(settings_of(runs), "val/loss", 0.01)
+    table = table_of(settings_of(runs), LOSS, EXCESS)
     assert table["setting"].to_list() == ["lr=0.2", "lr=0.1"]
     assert table["val/loss mean"].to_list() == [9.0, 1.5]
     assert table["diverged"].to_list() == [0, 1]
@@ -129,7 +132,7 @@ def test_medians_are_the_middle_of_three_and_of_those_that_came_to_the_target() 
     every = [run_of(falls_at(point), seed=seed) for seed, point in enumerate((9, 1, 3))]
     missed = run_of([1.0] * 10, seed=3)
     diverged = run_of(falls_at(1), seed=4, status="diverged")
-    row = table_of(settings_of([*every, missed, diverged]), "train/loss", 0.01).row(0, named=True)
+    row = table_of(settings_of([*every, missed, diverged]), Metric("train/loss", "min"), EXCESS).row(0, named=True)
     assert (row["at target"], row["missed"], row["diverged"]) == (3, 2, 1)
     assert row["steps to target"] == 30
     assert row["samples to target"] == 30 * ROWS
@@ -138,8 +141,10 @@ def test_medians_are_the_middle_of_three_and_of_those_that_came_to_the_target() 
 def test_the_steps_between_the_points_before_the_target_are_said() -> None:
     fine, coarse = run_of(falls_at(4), every=5), run_of(falls_at(4), every=25, seed=1)
     for runs, expected in (([fine], 5), ([coarse], 25), ([fine, coarse], 25)):
-        assert table_of(settings_of(runs), "train/loss", 0.01)["steps between points"].to_list() == [expected]
-    assert (to_target(run_of(falls_at(0)), 0.01) or {})["apart"] == 0
+        assert table_of(settings_of(runs), Metric("train/loss", "min"), EXCESS)["steps between points"].to_list() == [
+            expected
+        ]
+    assert (to_target(run_of(falls_at(0)), EXCESS) or {})["apart"] == 0
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_the_target_is_a_fraction_of_the_optimums_loss_or_of_the_first_excess_wh
     optimal: float | None, reached: int
 ) -> None:
     run = run_of([4.0, 1.0, 0.04, 0.01, 0.0], optimum=OPTIMUM | {"loss": optimal})
-    assert (to_target(run, 0.01) or {})["steps"] == 10 * reached
+    assert (to_target(run, EXCESS) or {})["steps"] == 10 * reached
 
 
 def halving(**given: Any) -> Run:
@@ -192,7 +197,7 @@ def test_a_column_whose_first_fraction_comes_late_keeps_it() -> None:
     table = runs_table(every)
     for column in ("val/loss", "optimizer.lr", "optimizer.beta"):
         assert table[column].to_list() == [*map(float, range(150)), 0.5, {"val/loss": 1.0}.get(column, 0.5)]
-    settings = table_of(settings_of(every), "val/loss", 0.01)
+    settings = table_of(settings_of(every), LOSS, EXCESS)
     (late,) = settings.filter(pl.col("val/loss deviation").is_not_null()).iter_rows(named=True)
     assert (late["val/loss mean"], late["val/loss deviation"]) == (0.75, pytest.approx(0.125**0.5))
 
@@ -283,7 +288,7 @@ def places(node: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str,
 def test_anything_anywhere_in_a_result_is_refused_in_a_line_or_compared() -> None:
     flat = OPTIMUM | {"weight": [1.0, 2.0], "hessian": [[2.0, 0.0], [0.0, 1.0]]}
     good = run_of(falls_at(3), seed=1, metrics={"val/loss": 1.0}, optimum=flat)
-    good.curves.update({f"parameters/weight_{i}": good.excess for i in (1, 2)})
+    good.curves.update({f"parameters/weight_{i}": good.curve(EXCESS.tag) for i in (1, 2)})
     refused = 0
     for place in places(good.result):
         for junk in [*JUNK, "missing"]:
@@ -294,7 +299,7 @@ def test_anything_anywhere_in_a_result_is_refused_in_a_line_or_compared() -> Non
             node[place[-1]] = junk
             if junk == "missing":
                 del node[place[-1]]
-            reason = why_not_comparable(result)
+            reason = why_not_comparable(result) or problem(result)
             if reason is not None:
                 refused += 1
                 assert len(reason.encode().splitlines()) == 1
@@ -302,9 +307,9 @@ def test_anything_anywhere_in_a_result_is_refused_in_a_line_or_compared() -> Non
             run = replace(good, result=result)
             run.__dict__["curves"] = good.curves
             settings = settings_of([run, good])
-            chosen = best_settings(settings, ["optimizer"], "val/loss")
-            assert table_of(settings, "val/loss", 0.01).write_csv().encode()
-            assert table_of(chosen, "val/loss", 0.01).write_csv().encode()
+            chosen = best_settings(settings, ["optimizer"], LOSS)
+            assert table_of(settings, LOSS, EXCESS).write_csv().encode()
+            assert table_of(chosen, LOSS, EXCESS).write_csv().encode()
             assert runs_table([run, good]).write_csv().encode()
             contraction_of(run)
             if place[0] == "optimum":

@@ -2,28 +2,33 @@
 
 from collections.abc import Sequence
 from math import nan, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from drawn import frame, lines
-from test_compare_by_hand import OPTIMUM, run_of, runs_of
+from drawn import drawn, frame, lines
+from matplotlib.figure import Figure
+from test_compare_by_hand import LOSS, OPTIMUM, compare, run_of, runs_of, write
 
-from descent.compare.figures import Drawn, clipped_over, excess_over, heat_map, learning_rates, paths
+from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
 from descent.compare.runs import Run
 from descent.compare.settings import settings_of
+from descent.run.metric import Metric
+from regression.comparison import EXCESS, paths
 
 WIDE = {"size": (7.5, 4.0), "spines": ["left", "bottom"]}
 BLUE, RED, GREEN = "#4477aa", "#ee6677", "#228833"
+R2 = Metric("val/r2", "max")
 
 
 def rates(*runs: tuple[float, Sequence[float]], **given: Any) -> list[Run]:
     return [run_of(excess, hparams={"optimizer.lr": lr}, **given) for lr, excess in runs]
 
 
-def figure_of(drawn: Drawn | None) -> Any:
-    assert drawn is not None
-    return drawn.figure
+def figure_of(figure: Figure | None) -> Any:
+    assert figure is not None
+    return figure
 
 
 def test_the_loss_above_the_optimum_is_a_mean_with_the_range_of_the_seeds() -> None:
@@ -31,9 +36,9 @@ def test_the_loss_above_the_optimum_is_a_mean_with_the_range_of_the_seeds() -> N
     runs = [first, run_of([4.0, 1.0], every=20, seed=1), run_of([99.0, 99.0], seed=2, status="diverged")]
     runs += [run_of([7.0], seed=3), *rates((0.2, [9.0, 3.0]), (0.3, [5.0]), (0.4, []))]
     runs += rates((0.5, [8.0, 9.0]), status="diverged")
-    figure = figure_of(excess_over(settings_of(runs), "steps"))
+    figure = figure_of(curve_over(settings_of(runs), EXCESS, "steps"))
     assert frame(figure) == {
-        **{"title": "Training loss above the optimum over optimizer steps; bands: range over seeds", **WIDE},
+        **{"title": "training loss above the optimum over optimizer steps; bands: range over seeds", **WIDE},
         **{"labels": ("optimizer steps", "training loss above the optimum"), "scales": ("linear", "log")},
         "legend": ("", ["lr=0.1", "lr=0.2"]),
     }
@@ -61,7 +66,7 @@ def test_the_loss_above_the_optimum_is_a_mean_with_the_range_of_the_seeds() -> N
 @pytest.mark.parametrize(("number", "title"), [(12, ""), (13, "the best 12 of 13")])
 def test_the_best_twelve_settings_are_drawn(number: int, title: str) -> None:
     runs = rates(*((0.5 + k, [2.0, 1.0]) for k in range(number)))
-    figure = figure_of(excess_over(settings_of(runs), "samples"))
+    figure = figure_of(curve_over(settings_of(runs), EXCESS, "samples"))
     assert len(lines(figure.axes[0])) == 12
     assert frame(figure)["legend"] == (title, [f"lr={0.5 + k}" for k in range(12)])
     assert frame(figure)["labels"][0] == "samples seen"
@@ -69,8 +74,9 @@ def test_the_best_twelve_settings_are_drawn(number: int, title: str) -> None:
 
 def test_without_a_curve_there_is_no_figure() -> None:
     runs = [*rates((0.1, []), (0.2, [])), *rates((0.3, [2.0, 1.0]), status="diverged")]
-    for drawn in (excess_over(settings_of(runs), "steps"), clipped_over(settings_of(runs)), paths(settings_of(runs))):
-        assert drawn is None
+    settings = settings_of(runs)
+    assert [curve_over(settings, curve, "steps") for curve in (EXCESS, CLIPPED)] == [None, None]
+    assert paths(settings) is None
 
 
 def test_sensitivity_to_the_rate_is_a_line_for_each_optimizer_that_has_two_rates() -> None:
@@ -82,7 +88,7 @@ def test_sensitivity_to_the_rate_is_a_line_for_each_optimizer_that_has_two_rates
         run_of(hparams={"optimizer": "lbfgs", "optimizer.lr": None}, metrics={"val/loss": 1.0}),
     ]
     every = settings_of(runs)
-    figure = figure_of(learning_rates(every, [every[-2], every[0]], "val/loss"))
+    figure = figure_of(learning_rates(every, [every[-2], every[0]], LOSS))
     assert frame(figure) == {
         **{"title": "val/loss over the learning rate; crosses: runs that diverged", **WIDE},
         **{"labels": ("learning rate", "val/loss"), "scales": ("log", "log")},
@@ -107,16 +113,16 @@ def test_sensitivity_to_the_rate_is_a_line_for_each_optimizer_that_has_two_rates
 def test_where_only_the_rate_differs_the_line_has_the_optimizers_name_and_r2_a_linear_scale() -> None:
     runs = [run_of(hparams={"optimizer.lr": lr}, metrics={"val/r2": lr, "val/loss": 0.0}) for lr in (0.1, 0.2)]
     every = settings_of(runs)
-    r2, zero = (figure_of(learning_rates(every, every, metric)) for metric in ("val/r2", "val/loss"))
+    r2, zero = (figure_of(learning_rates(every, every, metric)) for metric in (R2, LOSS))
     assert frame(r2)["legend"] == ("", ["sgd"])
     assert frame(r2)["scales"] == ("log", "linear") == frame(zero)["scales"]  # a logarithm has no 0
-    assert learning_rates(every[:1], every[:1], "val/r2") is None
+    assert learning_rates(every[:1], every[:1], R2) is None
 
 
 def test_lines_of_rates_end_at_twelve_and_crosses_of_eight_lines_stand_in_rows() -> None:
     runs = [run for k in range(13) for lr in (0.1, 0.2) for run in runs_of(lr, [1.0, None], optimizer=f"o{k:02}")]
     every = settings_of(runs)
-    figure = figure_of(learning_rates(every, every, "val/loss"))
+    figure = figure_of(learning_rates(every, every, LOSS))
     assert frame(figure)["legend"][1] == [f"o{k:02}" for k in range(12)]
     heights = [points[0][1] for _, _, _, marker, points in lines(figure.axes[0]) if marker == "x"]
     assert heights[::2] == [pytest.approx(0.97 - 0.035 * (k % 8)) for k in range(12)]
@@ -135,8 +141,7 @@ def grid(cells: dict[tuple[str, int | None], Any], metric: str = "val/loss") -> 
 
 def test_the_heat_map_has_its_sizes_in_order_and_light_cells_where_the_loss_is_low() -> None:
     values = {("sgd", None): 1000.0, ("sgd", 16): 10.0, ("sgd", 128): 0.0, ("adam", 8): 0.1, ("adam", 16): 12.345}
-    drawn = heat_map(settings_of(grid(values)), "val/loss", "val/loss")
-    figure = figure_of(drawn)
+    figure = figure_of(heat_map(settings_of(grid(values)), LOSS, LOSS))
     axes, bar = figure.axes
     assert frame(figure) == {
         "title": "val/loss by optimizer and batch size, of each cell's best setting by val/loss",
@@ -163,7 +168,7 @@ def test_the_heat_map_has_its_sizes_in_order_and_light_cells_where_the_loss_is_l
 
 def test_the_heat_map_of_r2_is_linear_and_dark_where_it_is_low() -> None:
     values = {("sgd", None): 0.5, ("sgd", 16): -1.0, ("adam", 16): 0.75, ("adam", None): None}
-    figure = figure_of(heat_map(settings_of(grid(values, "val/r2")), "val/r2", "val/r2"))
+    figure = figure_of(heat_map(settings_of(grid(values, "val/r2")), R2, R2))
     axes, bar = figure.axes
     assert bar.get_ylabel() == "-val/r2"
     np.testing.assert_allclose(axes.images[0].get_array().filled(nan), [[-0.75, nan], [1.0, -0.5]])
@@ -179,43 +184,46 @@ def test_a_setting_without_the_choosing_metric_or_with_a_diverged_seed_is_not_ch
             status, metrics = ("diverged", {}) if value == "diverged" else ("completed", {"val/loss": value})
             hparams = {"optimizer": "sgd", "batch.size": 8, "optimizer.lr": lr}
             runs.append(run_of(seed=seed, hparams=hparams, metrics=metrics, status=status))
-    figure = figure_of(heat_map(settings_of(runs), "val/loss", "val/loss"))
+    figure = figure_of(heat_map(settings_of(runs), LOSS, LOSS))
     assert [text.get_text() for text in figure.axes[0].texts] == ["no run", "5", "5", "5"]
 
 
 @pytest.mark.parametrize("cells", [[("sgd", 8), ("adam", 8)], [("sgd", 8), ("sgd", 16)]], ids=str)
 def test_a_heat_map_needs_two_optimizers_and_two_sizes(cells: list[tuple[str, int | None]]) -> None:
-    assert heat_map(settings_of(grid(dict.fromkeys(cells, 1.0))), "val/loss", "val/loss") is None
+    assert heat_map(settings_of(grid(dict.fromkeys(cells, 1.0))), LOSS, LOSS) is None
 
 
 def test_a_heat_map_in_which_all_diverged_is_drawn() -> None:
     cells: list[tuple[str, int | None]] = [("sgd", 8), ("sgd", None), ("adam", 8), ("adam", None)]
-    figure = figure_of(heat_map(settings_of(grid(dict.fromkeys(cells))), "val/loss", "val/loss"))
+    figure = figure_of(heat_map(settings_of(grid(dict.fromkeys(cells))), LOSS, LOSS))
     assert [text.get_text() for text in figure.axes[0].texts] == ["diverged"] * 4
 
 
-def test_the_clipped_fraction_is_drawn_of_every_run_that_clips() -> None:
-    def clipping(seed: int, limit: float | None, *values: float) -> Run:
+def test_the_clipped_fraction_is_the_mean_and_the_range_of_the_seeds_of_every_setting_that_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clipping(seed: int, limit: float | None, *values: float) -> None:
         hparams = {"clip": "norm" if limit else "no$ne", "clip.gradient_clip_val": limit}
-        run = run_of(seed=seed, hparams=hparams)
-        if values:
-            run.curves["grad/clipped"] = np.array([5, 10]), np.array(values)
-        return run
+        curves = {"grad/clipped": [*zip((5, 10), values, strict=True)]} if values else {}
+        write(tmp_path / f"{limit}-{seed}", curves, seed=seed, hparams=hparams)
 
-    runs = [clipping(0, None, 0.1, 0.2), clipping(0, 1.0, 0.5, 0.75), clipping(1, 1.0, 1.0, 0.25), clipping(2, 1.0)]
-    figure = figure_of(clipped_over(settings_of(runs)))
+    clipping(0, None, 0.125, 0.25)
+    clipping(0, 1.0, 0.5, 0.75)
+    clipping(1, 1.0, 1.0, 0.25)
+    clipping(2, 1.0)
+    monkeypatch.setattr("descent.compare.plots.MOST_LINES", 1)  # what does not clip takes no place
+    with drawn() as figures:
+        compare([tmp_path], x="steps")
+    (figure,) = [figure for figure, _ in figures if "clipped" in figure.get_suptitle()]
     assert frame(figure) == {
-        **{"title": "Of the steps looked at, the fraction whose gradient was clipped", **WIDE},
-        **{"labels": ("optimizer steps", "fraction clipped so far"), "scales": ("linear", "linear")},
+        **{"title": "fraction of steps clipped so far over optimizer steps; bands: range over seeds", **WIDE},
+        **{"labels": ("optimizer steps", "fraction of steps clipped so far"), "scales": ("linear", "linear")},
         "legend": ("", ["norm"]),
     }
-    axes = figure.axes[0]
-    assert axes.get_ylim() == (-0.02, 1.02)
-    label = "norm"
-    assert lines(axes) == [
-        (label, BLUE, "-", "None", [(5.0, 0.5), (10.0, 0.75)]),
-        (label, BLUE, "-", "None", [(5.0, 1.0), (10.0, 0.25)]),
-    ]
+    (axes,) = figure.axes
+    assert lines(axes) == [("norm", BLUE, "-", "None", [(5.0, 0.75), (10.0, 0.5)])]
+    (band,) = axes.collections
+    assert {(x, y) for x, y in band.get_paths()[0].vertices} == {(5, 0.5), (5, 1.0), (10, 0.25), (10, 0.75)}
 
 
 FLAT = [[2.0, 0.0], [0.0, 1.0]]

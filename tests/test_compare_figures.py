@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from test_compare_by_hand import run_of, runs_of, write
+from test_compare_by_hand import LOSS, compare, run_of, runs_of, write
 
-from descent.compare.figures import Drawn, excess_over, heat_map, learning_rates
-from descent.compare.report import compare
+from descent.compare.plots import curve_over, heat_map, learning_rates
 from descent.compare.settings import settings_of
+from descent.run.metric import Metric
+from regression.comparison import EXCESS
 
 
-def axes_of(drawn: Drawn | None) -> Axes:
-    assert drawn is not None
-    return drawn.figure.axes[0]
+def axes_of(figure: Figure | None) -> Axes:
+    assert figure is not None
+    return figure.axes[0]
 
 
 def points_of(axes: Axes) -> list[list[tuple[float, float]]]:
@@ -26,13 +27,21 @@ def points_of(axes: Axes) -> list[list[tuple[float, float]]]:
 
 def test_the_curve_of_a_setting_is_the_geometric_mean_as_far_as_all_its_seeds_go() -> None:
     long, short = run_of([16.0, 8.0, 4.0, 2.0]), run_of([4.0, 2.0], seed=1)
-    (line,) = points_of(axes_of(excess_over(settings_of([long, short]), "steps")))
+    (line,) = points_of(axes_of(curve_over(settings_of([long, short]), EXCESS, "steps")))
     assert line == [(0.0, pytest.approx(8.0)), (10.0, pytest.approx(4.0))]
+
+
+def test_the_mean_of_seeds_that_were_logged_at_different_steps_is_of_those_that_all_of_them_have_come_to() -> None:
+    early, late = run_of([4.0, 4.0, 4.0], every=10), run_of([16.0, 16.0], every=10, seed=1)
+    steps, values = late.curves["optimum/excess_loss"]
+    late.curves["optimum/excess_loss"] = steps + 5, values  # 5 and 15
+    (line,) = points_of(axes_of(curve_over(settings_of([early, late]), EXCESS, "steps")))
+    assert line == [(step, pytest.approx(8.0)) for step in (5.0, 10.0, 15.0)]
 
 
 def test_learning_rates_are_compared_by_the_seeds_that_all_of_them_have() -> None:
     runs = [*runs_of(0.1, [1.0, 3.0, 50.0]), *runs_of(0.2, [4.0, 6.0]), *runs_of(0.4, [8.0, None, 2.0])]
-    axes = axes_of(learning_rates(settings_of(runs), settings_of(runs), "val/loss"))
+    axes = axes_of(learning_rates(settings_of(runs), settings_of(runs), LOSS))
     (line,) = points_of(axes)
     assert line == [(0.1, 2.0), (0.2, 5.0), (0.4, 8.0)]
     (cross,) = (line for line in axes.lines if line.get_marker() == "x")
@@ -51,7 +60,7 @@ def test_a_cell_of_the_heat_map_is_the_reported_metric_of_the_setting_that_was_c
             status = "completed" if test is not None else "diverged"
             hparams: dict[str, Any] = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
             runs.append(run_of(hparams=hparams, metrics=metrics, status=status))
-    axes = axes_of(heat_map(settings_of(runs), "val/loss", "test/loss"))
+    axes = axes_of(heat_map(settings_of(runs), LOSS, Metric("test/loss", "min")))
     columns, rows = (
         [text.get_text() for text in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())
     )
@@ -66,7 +75,7 @@ def test_the_lines_of_a_figure_come_in_the_order_of_the_ranking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr("descent.compare.report.png_of", lambda figure, dpi: figures.append(figure) or b"")
+    monkeypatch.setattr("descent.compare.ranking.png_of", lambda figure, dpi: figures.append(figure) or b"")
     for lr, loss in ((0.1, 2.0), (0.2, 3.0), (0.3, 1.0)):
         write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics={"val/loss": loss})
     compare([tmp_path], x="steps")
@@ -81,7 +90,7 @@ def test_a_cell_of_the_heat_map_chosen_by_r2_is_of_the_setting_with_the_largest(
         for lr, (val, test) in {0.1: (0.5, 0.2), 0.2: (0.9, 0.7), 0.3: (-1.0, 0.1)}.items():
             hparams: dict[str, Any] = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
             runs.append(run_of(hparams=hparams, metrics={"val/r2": val, "test/r2": test}))
-    axes = axes_of(heat_map(settings_of(runs), "val/r2", "test/r2"))
+    axes = axes_of(heat_map(settings_of(runs), Metric("val/r2", "max"), Metric("test/r2", "max")))
     assert [text.get_text() for text in axes.texts] == ["0.7"] * 4
 
 

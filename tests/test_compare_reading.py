@@ -6,25 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from test_compare_by_hand import OPTIMUM, result_of, run_of, runs_of, write
+from test_compare_by_hand import LOSS, OPTIMUM, compare, result_of, run_of, runs_of, write
 
 from descent.compare.checks import why_not_comparable
 from descent.compare.runs import read_runs
-from descent.compare.settings import best_settings, chooser_of, name_of, settings_of
+from descent.compare.settings import best_settings, name_of, settings_of
 from descent.compare.tables import table_of, to_target
 from descent.errors import UserError
+from descent.run.metric import Metric
+from regression.comparison import EXCESS, problem
 
 COUNT, NUMBER, FINITE = "an integer, 0 or more", "a number, 0 or more", "a number below 1e+300 in size"
-NUMBERS = "a list of such numbers"
+TRAINING = Metric("train/loss", "min")
 
 
 @pytest.mark.parametrize(
     ("path", "rule", "accepted", "refused"),
     [
-        ("checksum", "an integer", [0, -1, 10**30], [None, 1.0, True]),
+        ("checksum", "an integer or null (unknown)", [0, -1, 10**30, None], [1.0, True]),
         ("seed", "an integer from 0 to 4294967295", [0, 2**32 - 1], [None, -1, 2**32]),
-        ("rows/train", "a positive integer", [1, 2**63 - 1], [None, 0, 2**63, True, 1.0]),
+        ("rows/train", "a positive integer or null (unknown)", [1, 2**63 - 1, None], [0, 2**63, True, 1.0]),
         *((key, COUNT, [0, 2**63 - 1], [None, -1, 2**63, 1.0]) for key in ("steps", "gradient_evaluations")),
         *((key, f"{COUNT} or null (unknown)", [0, None], [-1, 2**63, 1.0]) for key in ("epochs", "samples")),
         ("seconds", NUMBER, [0, 0.0, 9e299], [None, -0.1, 1e300, True]),
@@ -32,16 +35,12 @@ NUMBERS = "a list of such numbers"
         ("hparams/batch.size", "a positive integer or null (all rows)", [1, None], [0, 1.0]),
         ("hparams/optimizer.lr", f"{NUMBER} or null (none)", [0, 1.5, None], [-1, "x"]),
         ("hparams/optimizer.momentum", f"{NUMBER} or null (none)", [0, 1.5, None], [-1, "x"]),
-        ("optimum/loss", f"{FINITE} or null (not finite)", [-9e299, None], [1e300, "x"]),
-        ("optimum/bias", f"{FINITE} or null (not finite)", [-9e299, None], [1e300, "x"]),
-        ("optimum/condition_number", f"{FINITE} or null (not finite)", [1, None], [-1e300]),
-        ("optimum/max_stable_lr", f"{FINITE} or null (not finite)", [1 - 2**63, None], [-(2**63), True]),
-        ("optimum/weight", NUMBERS, [[], [None, 1.0]], [None, 1.0, ["x"], [1e300]]),
-        ("optimum/hessian", "a list of such lists or null (not two parameters)", [[[1]], None], [[1.0], [["x"]]]),
-        ("best/monitor", "a text", ["x"], [None, ""]),
+        ("best/metric", "a text", ["x"], [""]),
+        ("monitor/metric", "a text", ["x"], [None, ""]),
+        ("monitor/mode", "one of min, max", ["min", "max"], [None, "best"]),
         ("best/value", f"{FINITE} or null (not finite)", [1.0, None], ["x", 1e300]),
-        *((key, "an object or null (none)", [None], [1, []]) for key in ("optimum", "best")),
-        *((key, "an object", [], [None, [], 1]) for key in ("metrics", "hparams", "rows")),
+        *((key, "a group of keys", [None], [1, []]) for key in ("best", "monitor", "rows")),
+        *((key, "a group of keys", [], [None, [], 1]) for key in ("metrics", "hparams")),
         ("metrics/train/loss", f"{FINITE} or null (not finite)", [None, 1.0], ["x", [], 1e300, True]),
         ("hparams/seed", "below 1e+300 in size, and an integer below 2**63", [None, "x", [1], True], [2**63, 1e300]),
         ("status", "one of completed, diverged, interrupted, failed", ["completed", "diverged"], ["done", None, 1]),
@@ -51,7 +50,7 @@ def test_a_result_is_held_to_the_rules(path: str, rule: str, accepted: list[Any]
     *above, key = ["metrics", "train/loss"] if path.startswith("metrics/") else path.split("/")
 
     def reason(value: Any) -> str | None:
-        result = result_of()
+        result = result_of(monitor={"metric": "val/loss", "mode": "min"})
         node = result
         for part in above:
             node = node[part]
@@ -66,19 +65,64 @@ def test_a_result_is_held_to_the_rules(path: str, rule: str, accepted: list[Any]
 
 def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
     assert [why_not_comparable({"status": status}) for status in ("interrupted", "failed")] == ["interrupted", "failed"]
-    result = result_of()
-    del result["hparams"]["batch.size"]
-    assert why_not_comparable(result) == "its result.json is broken (hparams/batch.size is missing)"
+    result = result_of(best={"monitor": ""})  # as old runs have it
+    assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a text, got '')"
+    del result["steps"]
+    assert why_not_comparable(result) == "its result.json is broken (steps is missing)"
     assert why_not_comparable([]) == "its result.json is broken (it must be an object, got [])"
     long = why_not_comparable(result_of(status="x" * 300))
     assert long is not None and len(long) == len("its result.json is broken ()") + 200
 
 
-def test_samples_are_counted_with_the_short_batch_at_the_end_of_each_epoch() -> None:
-    steps = np.array([0, 1, 2, 3, 4, 6])
-    for size, expected in ((30, [0, 30, 60, 80, 110, 160]), (100, [0, 80, 160, 240, 320, 480]), (None, None)):
-        found = run_of(hparams={"batch.size": size}).axis("samples", steps)
-        assert found.tolist() == (expected or [0, 80, 160, 240, 320, 480])
+A_LIST, A_NUMBER = "Input should be a valid list", "Input should be a valid number"
+SIZE = "Input should be below 1e+300 in size"
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted", "refused"),
+    [
+        *(
+            (
+                *(key, [-9e299, 1 - 2**63, None]),
+                [(1e300, SIZE, "1e+300"), (-1e300, SIZE, "-1e+300"), ("x", A_NUMBER, "'x'"), (True, A_NUMBER, "true")],
+            )
+            for key in ("loss", "bias", "condition_number", "max_stable_lr")
+        ),
+        ("weight", [[], [None, 1.0]], [(None, A_LIST, "null"), (1.0, A_LIST, "1.0")]),
+        ("weight/0", [None, 1.0], [("x", A_NUMBER, "'x'"), (1e300, SIZE, "1e+300")]),
+        ("hessian", [[[1]], None], [("x", A_LIST, "'x'")]),
+        ("hessian/0", [[None]], [(1.0, A_LIST, "1.0")]),
+        ("hessian/0/0", [1.0, None], [("x", A_NUMBER, "'x'")]),
+    ],
+)
+def test_an_optimum_is_held_to_its_types(key: str, accepted: list[Any], refused: list[tuple[Any, str, str]]) -> None:
+    name, *places = key.split("/")
+
+    def reason(value: Any) -> str | None:
+        for _ in places:
+            value = [value]
+        result = result_of(optimum=OPTIMUM | {name: value})
+        assert why_not_comparable(result) is None  # it is the example's to say
+        return problem(result)
+
+    assert [reason(value) for value in accepted] == [None] * len(accepted)
+    for value, rule, shown in refused:
+        assert reason(value) == f"its result.json is broken (optimum/{key}: {rule}, got {shown})"
+
+
+def test_an_optimum_that_is_none_is_no_problem_and_one_of_another_kind_is_said() -> None:
+    assert [problem(result) for result in ({}, {"optimum": None})] == [None, None]
+    for value in (1, [], "x" * 300):
+        found = problem({"optimum": value})
+        assert found is not None and found.startswith("its result.json is broken (optimum: Input should be")
+    assert found is not None and len(found) == len("its result.json is broken ()") + 200
+
+
+def test_samples_are_as_many_each_step_as_on_average_over_the_run() -> None:
+    steps = np.array([0, 1, 2, 3, 50, 100])
+    assert run_of(samples=8000).axis("samples", steps).tolist() == [0, 80, 160, 240, 4000, 8000]
+    assert run_of(samples=250).axis("samples", steps).tolist() == [0, 2.5, 5, 7.5, 125, 250]
+    assert np.isnan(run_of(samples=None).axis("samples", steps)).all()
 
 
 def test_evaluations_and_seconds_between_two_points_are_interpolated() -> None:
@@ -117,8 +161,8 @@ def test_where_no_run_can_be_compared_the_first_five_reasons_are_said(number: in
 
 
 def test_a_directory_that_cannot_be_looked_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b", "a", "closed"):
-        write(tmp_path / name)
+    for seed, name in enumerate(("b", "a", "closed")):
+        write(tmp_path / name, seed=seed)
     scan = os.scandir
 
     def scandir(path: Any) -> Any:
@@ -151,7 +195,7 @@ def test_the_data_set_of_most_runs_is_compared_and_a_diverged_run_may_end_anywhe
     runs, left_out = read_runs([tmp_path])
     assert [run.path.name for run in runs] == ["b", "c"]
     broken = f"{tmp_path}/d: its event file is broken: it ends at step 100 of 101"
-    assert left_out == [broken, f"{tmp_path}/a: another data set"]
+    assert left_out == [broken, f"{tmp_path}/a: another data set (by its checksum)"]
 
 
 def test_a_setting_is_named_by_what_differs() -> None:
@@ -182,13 +226,17 @@ def test_what_follows_from_an_option_makes_no_setting() -> None:
         *(("train/loss", ["train/loss", "val/loss"], "train/loss"), ("test/mae", ["test/mae"], "train/loss")),
     ],
 )
-def test_settings_are_chosen_by_validation_where_there_is_any(metric: str, known: list[str], chooser: str) -> None:
-    assert chooser_of(metric, known) == chooser
+def test_settings_are_chosen_by_validation_where_there_is_any(
+    metric: str, known: list[str], chooser: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "run", metrics=dict.fromkeys(known, 1.0))
+    table = pl.read_csv(compare([tmp_path], ["optimizer"], "steps", metric=metric) / "settings.csv")
+    assert (table["chosen by"].item(), table["reported"].item()) == (chooser, metric)
 
 
 def test_more_seeds_go_before_fewer_that_diverged_and_those_before_the_mean() -> None:
     def best(*runs: Any) -> str:
-        return best_settings(settings_of(runs), ["optimizer"], "val/loss")[0].name
+        return best_settings(settings_of(runs), ["optimizer"], LOSS)[0].name
 
     fewer, more = runs_of(0.1, [1.0]), runs_of(0.2, [None, 5.0])
     assert best(*fewer, *more) == best(*more, *fewer) == "lr=0.2"
@@ -205,17 +253,17 @@ def test_the_best_of_a_table_is_of_the_first_monitor_and_nothing_is_last() -> No
         for seed, best in enumerate(bests)
     ]
     diverged = run_of(seed=9, best={"step": 1, "monitor": "val/r2", "value": 5.0}, status="diverged")
-    (row,) = table_of(settings_of([*runs, diverged]), "train/loss", 0.01).iter_rows(named=True)
+    (row,) = table_of(settings_of([*runs, diverged]), TRAINING, EXCESS).iter_rows(named=True)
     assert row["best val/r2 mean"] == pytest.approx(0.6)
     assert row["best val/r2 deviation"] == pytest.approx(0.02**0.5)
-    assert "best val/loss mean" in table_of(settings_of(runs[:1]), "train/loss", 0.01).columns
+    assert "best train/loss mean" in table_of(settings_of(runs[:1]), TRAINING, EXCESS).columns  # what is reported
     silent = run_of(hparams={"optimizer.lr": 0.5}, metrics={"val/loss": None})
-    table = table_of(settings_of([silent, *runs_of(0.2, [3.0]), *runs_of(0.3, [2.0])]), "val/loss", 0.01)
+    table = table_of(settings_of([silent, *runs_of(0.2, [3.0]), *runs_of(0.3, [2.0])]), LOSS, EXCESS)
     assert table["val/loss mean"].to_list() == [2.0, 3.0, None]
 
 
 def test_a_loss_of_rounding_is_no_optimum_to_measure_a_target_by() -> None:
     for loss, steps in ((1e-12, 10), (2e-12, 20)):
-        reached = to_target(run_of([1.0, 0.01, 0.0], optimum=OPTIMUM | {"loss": loss}), 0.01)
+        reached = to_target(run_of([1.0, 0.01, 0.0], optimum=OPTIMUM | {"loss": loss}), EXCESS)
         assert reached is not None and (reached["steps"], reached["apart"]) == (steps, 10)
-    assert to_target(run_of([]), 0.01) is None
+    assert to_target(run_of([]), EXCESS) is None

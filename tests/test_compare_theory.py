@@ -8,7 +8,7 @@ from drawn import frame, lines
 from test_compare_by_hand import OPTIMUM, run_of
 
 from descent.compare.settings import settings_of
-from regression.theory import contraction_of, contractions
+from regression.comparison import contraction_of, contractions
 
 
 def falling(factors: list[float], **given: Any) -> Any:
@@ -23,9 +23,9 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
         {"optimizer.lr": 0.3, "scheduler": "x"},
     ]
     runs = [falling([0.25] * 8, hparams=hparams[0]), falling([0.25] * 6 + [0.5] * 2, hparams=hparams[1])]
-    drawn = contractions(settings_of([*runs, falling([0.5] * 8, hparams=hparams[2])]))
-    assert drawn is not None
-    (axes,) = drawn.figure.axes
+    figure = contractions(settings_of([*runs, falling([0.5] * 8, hparams=hparams[2])]))
+    assert figure is not None
+    (axes,) = figure.axes
     (_, (*_, [first]), (*_, [second])) = lines(axes)
     assert first == (pytest.approx(0.9), pytest.approx(0.5**0.1))
     assert second == (pytest.approx(0.8), pytest.approx((0.25**2 * 0.5**2) ** (1 / 80)))
@@ -38,7 +38,7 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
     assert [line.get_markerfacecolor() for line in axes.lines[1:]] == ["#4477aa", "none"]
     limits = (0.8 - 0.02 - 1e-3, 1 + 0.02)
     assert axes.get_xlim() == axes.get_ylim() == (pytest.approx(limits[0]), pytest.approx(limits[1]))
-    assert frame(drawn.figure) == {
+    assert frame(figure) == {
         "title": "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory",
         **{"size": (7.5, 4.0), "spines": ["left", "bottom"], "scales": ("linear", "linear")},
         "labels": ("predicted contraction per step, in the long run", "measured"),
@@ -48,9 +48,9 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
 
 def test_twelve_contractions_are_in_the_legend_and_all_are_drawn() -> None:
     runs = [falling([0.25] * 8, hparams={"optimizer.lr": 0.01 * k}) for k in range(1, 27)]
-    drawn = contractions(settings_of(runs))
-    assert drawn is not None
-    found = lines(drawn.figure.axes[0])[1:]
+    figure = contractions(settings_of(runs))
+    assert figure is not None
+    found = lines(figure.axes[0])[1:]
     assert [label != "" for label, *_ in found] == [True] * 12 + [False] * 14
     assert "".join(marker for _, _, _, marker, _ in found) == "o" * 8 + "s" * 8 + "^" * 8 + "oo"
     assert contractions(settings_of([run_of([])])) is None
@@ -94,3 +94,8 @@ def test_it_is_settled_where_the_last_quarters_are_within_a_fiftieth(last: float
     assert found is not None
     assert found[2] == settled
     assert found[1] == pytest.approx(np.exp(-(1 + last) / 2 / 20))  # ten steps a point, and the loss is a square
+
+
+def test_a_single_setting_has_a_figure_of_its_contraction() -> None:
+    runs = [falling([0.5] * 8, hparams={"batch.size": None, "optimizer.lr": 0.1})]
+    assert contractions(settings_of(runs)) is not None

@@ -29,6 +29,8 @@ def test_defaults_are_those_of_the_interface() -> None:
         "clip": "none",
         "stopping": "none",
         "trainer": "default",
+        "callbacks": "regression",
+        "logger": "tensorboard",
     }
 
 

@@ -11,34 +11,46 @@ from conftest import CONF, config_of, options
 from test_conf import NEEDED, needs_full_batch
 
 from descent.config.hparams import flat_hparams
-from descent.config.schema import Config
+from descent.config.schema import Config, tree_of
 
 # What an option is, where it has more than one key; and what every other of its group leaves as it is.
 COMMON = {
-    "data": {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False, "seed": 0, "max_rows": None},
+    "data": {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False, "seed": 0, "max_rows": None}
+    | {"batch_size": 32, "shuffle": True, "bias": True},  # as the keys that these are interpolated from
     "model": {},
     "optimizer": {},
     "scheduler": {"frequency": 1, "monitor": None, "interval": "epoch"},
     "batch": {},
     "clip": {},
-    "stopping": {"max_epochs": 20, "min_delta": 0.0, "monitor": "val/loss", "diverged_above": 1e4}
+    "stopping": {"max_epochs": 20, "min_delta": 0.0, "monitor": "val/loss", "mode": "min", "diverged_above": 1e4}
     | dict.fromkeys(("patience", "gradient_norm", "loss_change"))
     | dict.fromkeys(("max_samples", "max_gradient_evaluations", "max_seconds")),
     "trainer": {"accelerator": "auto", "precision": "32-true", "max_epochs": 20, "log_every_n_steps": 50}
     | {"max_steps": None, "check_val_every_n_epoch": None, "profiler": None}
-    | {"deterministic": False, "fast_dev_run": False, "enable_progress_bar": True},
+    | {"deterministic": False, "fast_dev_run": False, "enable_progress_bar": True}
+    | {"fast": True, "arguments": {}},
 }
+LISTED = "regression.data.sources.ListedData"
 SPLIT = {"val_fraction": 0.1, "test_fraction": 0.1}
 VALUES: dict[str, dict[str, dict[str, Any]]] = {
     "data": {
-        "synthetic": {"source": "synthetic", "num_samples": 1000, "num_features": 5, "noise_std": 0.5}
+        "synthetic": {
+            "_target_": "regression.data.sources.SyntheticData",
+            "num_samples": 1000,
+            "num_features": 5,
+            "noise_std": 0.5,
+        }
         | {"condition_number": 10.0, "outlier_fraction": 0.0, **SPLIT},
-        "diabetes": {"source": "diabetes", "standardize": True, **SPLIT},
-        "line": {"source": "rows", "inputs": [[1], [2], [3], [4]], "targets": [2, 4, 6, 8]},
-        "study_hours": {"source": "rows", "inputs": [[1], [2], [3]], "targets": [2, 4, 6]},
-        "two_features": {"source": "rows", "inputs": [[1, 2], [3, 4]], "targets": [3, 7]},
+        "diabetes": {"_target_": "regression.data.sources.DiabetesData", "standardize": True, **SPLIT},
+        "line": {"_target_": LISTED, "inputs": [[1], [2], [3], [4]], "targets": [2, 4, 6, 8]},
+        "study_hours": {"_target_": LISTED, "inputs": [[1], [2], [3]], "targets": [2, 4, 6]},
+        "two_features": {"_target_": LISTED, "inputs": [[1, 2], [3, 4]], "targets": [3, 7]},
     },
-    "model": {"linear": {"bias": True, "init_weight": None, "init_bias": None}},
+    "model": {
+        "linear": {"_target_": "regression.model.LinearRegression", "bias": True}
+        | {"init_weight": None, "init_bias": None, "scheduler": {}}
+        | {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}},
+    },
     "optimizer": {
         "sgd": {"_target_": "torch.optim.SGD", "lr": 0.05},
         "momentum": {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9},
@@ -79,12 +91,14 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
             "factor": 0.5,
             "patience": 2,
             "monitor": "val/loss",
+            "mode": "min",
         },
     },
     "batch": {
         "full": {"size": None, "shuffle": False},
         "mini": {"size": 32, "shuffle": True},
         "single": {"size": 1, "shuffle": True},
+        "stochastic": {"size": 1, "shuffle": True},
     },
     "clip": {
         "none": {"gradient_clip_val": None, "gradient_clip_algorithm": None},
@@ -101,14 +115,17 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def test_what_belongs_to_no_group_has_its_default() -> None:
-    config = asdict(config_of())
-    assert {key: config[key] for key in ("seed", "name", "predict_at", "figures", "scheduler", "checkpoint")} == {
+    config = tree_of(config_of())
+    keys = ("seed", "name", "predict_at", "figures", "scheduler", "checkpoint", "monitor", "packages")
+    assert {key: config[key] for key in keys} == {
         "seed": 0,
         "name": None,
         "predict_at": [],
         "figures": True,
         "scheduler": {},
         "checkpoint": {"every_seconds": 5.0, "every_steps": None},
+        "monitor": {"metric": "val/loss", "mode": "min"},
+        "packages": ["torch", "lightning", "torchmetrics", "descent", "regression"],
     }
 
 
@@ -139,7 +156,7 @@ SETS: dict[str, dict[str, Any]] = {
     | epochs(100),
     "experiment=study_hours_stochastic": FLOAT64
     | {"data": "study_hours", "model.bias": False, "model.init_weight": 1.0, "optimizer.lr": 0.01}
-    | {"batch": "single", "batch.size": 1, "batch.shuffle": False}
+    | {"batch": "stochastic", "batch.size": 1, "batch.shuffle": False}
     | epochs(100),
     "experiment=two_features": FULL | FLOAT64 | {"data": "two_features", "optimizer.lr": 0.01} | epochs(1000),
     "experiment=exploding": FULL
@@ -211,9 +228,11 @@ def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> N
         if chosen in found:  # its keys are held above
             found = {k: v for k, v in found.items() if not k.startswith(f"{chosen}.") or k in SETS[choice]}
     assert found == SETS[choice] | {group: option}
-    assert config.predict_at == PREDICT_AT.get(option, [])
+    assert config.extra == {
+        "predict_at": PREDICT_AT.get(option, []),
+        "figures": option not in SWEEPS or option == "paths",
+    }
     assert config.name == (option if option in SWEEPS else None)
-    assert config.figures is (option not in SWEEPS or option == "paths")
 
 
 RATES = "0.001,0.00316,0.01,0.0316,0.1,0.316"

@@ -1,181 +1,196 @@
-"""Bad input: one line that names the key, the rule and the value, before anything trains."""
+"""A config as a whole: keys that do not go together, what is kept, what decides and what is left out."""
 
+import errno
+import inspect
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import config_of, options
+import yaml
+from conftest import CONF, config_of, options
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
 
 from descent.config.help import help_text
 from descent.config.hparams import flat_hparams
+from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
+from descent.config.parse import keys_of, parse
+from descent.config.schema import TrainerConfig
+from descent.config.trainer import ELSEWHERE, ONE_DEVICE
 from descent.errors import UserError
+from descent.run import cli
 from descent.run.run_dirs import job_label
+from descent.training.build import build
 
-BAD = [
-    (
-        "optimizer=foo",
-        "optimizer must be one of adadelta, adagrad, adam, adamax, adamw, asgd, lbfgs, momentum, nadam, "
-        "nesterov, radam, rmsprop, rprop, sgd, got 'foo'",
-    ),
-    ("optimzer=adam", "optimzer is not a key: did you mean optimizer?"),
-    ("batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
-    ("+batch.sze=3", "batch.sze is not a key: did you mean batch.size?"),
-    (
-        "optimizer.lrr=1",
-        "optimizer.lrr is not set in this config: did you mean optimizer.lr? +optimizer.lrr=... would pass it"
-        " to the class",
-    ),
-    (
-        "+optimizer.lrr=1",
-        "optimizer.lrr is not a key: optimizer=sgd takes lr, momentum, dampening, weight_decay, nesterov, "
-        "maximize, foreach, differentiable, fused",
-    ),
-    ("+scheduler.gama=1", "scheduler must be empty, or have a _target_, got {'gama': 1}"),
-    ("optimizer.lr=abc", "optimizer.lr must be a number greater than 0 and below 1e30, got 'abc'"),
-    ("optimizer.lr=0", "optimizer.lr must be a number greater than 0 and below 1e30, got 0"),
-    ("optimizer.lr=nan", "optimizer.lr must be a number greater than 0 and below 1e30, got nan"),
-    ("optimizer.lr=inf", "optimizer.lr must be a number greater than 0 and below 1e30, got inf"),
-    ("optimizer.lr=null", "optimizer.lr must be a number greater than 0 and below 1e30, got null"),
-    ("+optimizer.momentum=-1", "optimizer.momentum must be a number from 0 up to 1e30, got -1"),
-    ("optimizer._target_=os.system", "optimizer._target_ must be a class in torch.optim or descent, got 'os.system'"),
-    ("optimizer._target_=torch.optim.SGDD", "optimizer._target_ must be a class that exists, got 'torch.optim.SGDD'"),
-    ("optimizer=null", "an option of a config group must be a name: --help lists the groups and their options"),
-    ("optimizer=[sgd,adam]", "optimizer must be one option: -m optimizer=... runs several, one after another"),
-    ("batch.size=-1", "batch.size must be a positive integer or null (the whole training set), got -1"),
-    ("batch.size=0", "batch.size must be a positive integer or null (the whole training set), got 0"),
-    ("batch.size=1.5", "batch.size must be a positive integer or null (the whole training set), got 1.5"),
-    ("batch.size=true", "batch.size must be a positive integer or null (the whole training set), got true"),
-    ("batch.shuffle=1", "batch.shuffle must be true or false, got 1"),
-    ("trainer.max_epochs=1.5", "trainer.max_epochs must be a positive integer, got 1.5"),
-    ("trainer.max_epochs=0", "trainer.max_epochs must be a positive integer, got 0"),
-    ("trainer.max_steps=0", "trainer.max_steps must be a positive integer or null (no limit), got 0"),
-    ("trainer.precision=7", "trainer.precision must be one of 32-true, 64-true, 16-mixed, bf16-mixed, got 7"),
-    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a positive integer, got 0"),
-    ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
-    ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
-    ("seed=null", "seed must be an integer from 0 to 4294967295, got null"),
-    (
-        "clip.gradient_clip_val=1",
-        "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), "
-        "got 1 and null",
-    ),
-    (
-        "clip.gradient_clip_algorithm=norm",
-        "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), "
-        "got null and 'norm'",
-    ),
-    (
-        "clip.gradient_clip_val=-1",
-        "clip.gradient_clip_val must be a number greater than 0 and below 1e30 or null (no clipping), got -1",
-    ),
-    ("data.val_fraction=1", "data.val_fraction must be a number from 0 up to, not including, 1, got 1"),
-    ("data.val_fraction=-0.1", "data.val_fraction must be a number from 0 up to, not including, 1, got -0.1"),
-    (
-        "data.val_fraction=0.95",
-        "data.val_fraction + data.test_fraction must be below 1, to leave training rows, got 1.05",
-    ),
-    ("data.num_samples=0", "data.num_samples must be a positive integer, got 0"),
-    ("data.condition_number=0.5", "data.condition_number must be a number from 1 up to 1e30, got 0.5"),
-    ("data.outlier_fraction=2", "data.outlier_fraction must be a number from 0 to 1, got 2"),
-    ("data.path=x", "data.path is not a key of the data option chosen here: --cfg job prints those that are"),
-    ("data=table", "data.path must be given: data.path=..."),
-    ("data.source=web", "data.source must be one of synthetic, rows, diabetes, table, got 'web'"),
-    (
-        "predict_at=[[1],[1,2]]",
-        "predict_at must be a list of rows, each a list of numbers, all of one length, got [[1], [1, 2]]",
-    ),
-    ("predict_at=4", "predict_at must be a list of rows, each a list of numbers, all of one length, got 4"),
-    (
-        "model.init_weight=abc",
-        "model.init_weight must be a number below 1e30 in size or null (torch's default initialisation), got 'abc'",
-    ),
-    ("stopping.patience=0", "stopping.patience must be a positive integer or null (off), got 0"),
-    (
-        "checkpoint.every_seconds=-1",
-        "checkpoint.every_seconds must be a number from 0 up to 1e30 or null (no such interval), got -1",
-    ),
-    (
-        "name=../x",
-        "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 "
-        "or null (named after the overrides), got '../x'",
-    ),
-    (
-        "name=a/b",
-        "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 "
-        "or null (named after the overrides), got 'a/b'",
-    ),
-    ("~batch", "batch is missing"),
-    ("batch=7", "an option of a config group must be a name: --help lists the groups and their options"),
-    (
-        "+foo=1",
-        "foo is not a key: the keys here are seed, name, predict_at, figures, data, model, optimizer, "
-        "scheduler, batch, clip, stopping, trainer, checkpoint",
-    ),
-    (
-        "foo",
-        "Error parsing override 'foo' missing EQUAL at '<EOF>' See "
-        "https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
-    ),
-    ("x/y=z", "x/y is not a key: --cfg job prints all keys"),
-    (
-        "+optimizer=foo",
-        "optimizer must be one of adadelta, adagrad, adam, adamax, adamw, asgd, lbfgs, momentum, nadam, "
-        "nesterov, radam, rmsprop, rprop, sgd, got 'foo'",
-    ),
-    ("+data.num_sample=3", "data.num_sample is not a key: did you mean data.num_samples?"),
-    ("data.zzzzz=3", "data.zzzzz is not a key: --cfg job prints all keys"),
-    ("optimizer.lr=${nope}", "Interpolation key 'nope' not found full_key: optimizer.lr"),
-    ("+batch.qqqqqqq=1", "batch.qqqqqqq is not a key: the keys here are batch.size, batch.shuffle"),
-    ("debug.x=1", "debug.x is not a key: did you mean debug?"),
-    ("data=null", "an option of a config group must be a name: --help lists the groups and their options"),
-    (
-        "predict_at=[1",
-        "no viable alternative at input '[1' See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
-    ),
-    ("batch=full/x", "batch must be one of full, mini, single, got 'full/x'"),
-    ("hydra/launcher=foo", "hydra/launcher must be one of basic, resuming, got 'foo'"),
-    ("stopping.diverged_above=0", "stopping.diverged_above must be a number greater than 0 and below 1e30, got 0"),
-    (
-        "scheduler.step_siz=1",
-        "scheduler.step_siz is not set in this config: did you mean scheduler.step_size? "
-        "+scheduler.step_siz=... would pass it to the class",
-    ),
-    (
-        "optimizer.qqqqq=1",
-        "optimizer.qqqqq is not set in this config: did you mean optimizer.t0? +optimizer.qqqqq=... would "
-        "pass it to the class",
-    ),
-]
-
-
-@pytest.mark.parametrize(("override", "message"), BAD, ids=[override for override, _ in BAD])
-def test_bad_input_is_one_line_that_names_the_key(override: str, message: str) -> None:
-    with pytest.raises((UserError, HydraException, ValueError)) as raised:
-        config_of(override)
-    assert one_line(raised.value) == message
+OLD_TRAINER = (  # its keys when the schema had no others
+    *("accelerator", "precision", "max_epochs", "max_steps", "log_every_n_steps", "check_val_every_n_epoch"),
+    *("deterministic", "fast_dev_run", "profiler", "enable_progress_bar"),
+)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["optimizer=lbfgs", "batch=single"], r"batch.size must be null \(batch=full\) with optimizer=lbfgs"),
-        (["model.bias=false", "model.init_bias=1"], "model.init_bias must be null when model.bias is false, got 1"),
         (["scheduler=step", "+scheduler.gama=1"], "scheduler.gama is not a key: scheduler=step takes step_size"),
+        (
+            ["optimizer=adam", "optimizer.betas=0.9"],
+            r"optimizer.betas is not set in this config: \+optimizer.betas=...",
+        ),
+        (["optimizer=adam", "+optimizer.betas=0.9"], "optimizer.betas must be 2 values, each a number .*, got 0.9"),
         (["scheduler=step", "scheduler.interval=day"], "scheduler.interval must be one of epoch, step, got 'day'"),
         (["scheduler=step", "~scheduler.step_size"], "scheduler.step_size is missing: scheduler=step needs it"),
-        (["data=line", "data.targets=[1]"], r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
-        (["data=table", "data.path=no.csv", "data.target=y"], "data.path must be a CSV or Parquet file, got 'no.csv'"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises((UserError, HydraException)) as raised:
         config_of(*overrides)
+    assert re.search(message, one_line(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "group", "message"),
+    [
+        (["model.bias=false", "model.init_bias=1"], "model", "model.init_bias must be null when model.bias is false, "),
+        (["data=line", "data.targets=[1]"], "data", r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
+        (["data=table", "data.path=no.csv", "data.target=y"], "data", "data.path must be a CSV or Parquet file, got"),
+    ],
+)
+def test_values_that_only_the_class_can_judge_are_refused_as_it_is_made(
+    overrides: list[str], group: str, message: str
+) -> None:
+    spec = getattr(config_of(*overrides), group)
+    with pytest.raises(UserError, match=f"^{message}"):
+        build(spec, group, object)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mode"),
+    [
+        (["stopping=patience", "stopping.monitor=val/r2"], "stopping.mode"),
+        (["scheduler=plateau", "scheduler.monitor=val/r2"], "scheduler.mode"),
+    ],
+)
+def test_the_direction_of_a_metric_is_never_guessed(overrides: list[str], mode: str) -> None:
+    with pytest.raises(UserError, match=f"{mode} must be min or max: val/r2 is not val/loss"):
+        config_of(*overrides)
+    config_of(*overrides, "monitor={metric: val/r2, mode: max}")
+    config_of(*overrides, f"++{mode}=max")
+
+
+def test_what_waits_for_a_metric_waits_for_the_one_that_decides() -> None:
+    config = config_of("stopping=patience", "scheduler=plateau", "monitor={metric: val/acc, mode: max}")
+    assert config.stopping.monitor == config.scheduler["monitor"] == "val/acc"
+    assert config.stopping.mode == config.scheduler["mode"] == "max"
+    assert config_of("scheduler=step").scheduler["monitor"] is None
+
+
+def test_a_scheduler_that_says_no_mode_has_that_of_its_metric() -> None:
+    config = config_of("scheduler=plateau", "~scheduler.mode", "monitor={metric: val/acc, mode: max}")
+    assert config.scheduler["mode"] == "max"  # torch's own default is min
+    with pytest.raises(UserError, match=r"scheduler\.mode must be min or max: val/r2 is not val/loss"):
+        config_of("scheduler=plateau", "~scheduler.mode", "scheduler.monitor=val/r2")
+
+
+def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
+    swa = {"_target_": "lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs": 0.1}
+    config = config_of("+callbacks.swa={_target_: " + swa["_target_"] + ", swa_lrs: 0.1}")  # type: ignore[operator]
+    assert config.callbacks == config_of().callbacks | {"swa": swa}
+    assert config_of("callbacks=none", "logger=csv").callbacks == {}
+    csv = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": None, "name": "csv"}
+    assert config_of("logger=csv").logger == {"csv": csv} and config_of("logger=none").logger == {}
+    assert config_digest(config) != config_digest(config_of())
+
+
+def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\n")
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (tmp_path / group.name).symlink_to(group)
+    config = cli.load_config(tmp_path, ["classes.cat=2"])
+    assert config.extra == {"classes": {"cat": 2}, "predict_at": [], "figures": True}
+    assert config_of("predict_at=[[1,2,3,4,5]]").extra == {"predict_at": [[1, 2, 3, 4, 5]], "figures": True}
+    assert flat_config(config)["classes.cat"] == 2
+    with pytest.raises(UserError, match="klasses is not a key"):
+        cli.load_config(tmp_path, ["+klasses=2"])
+
+
+def test_a_package_is_allowed_by_naming_it_in_the_config() -> None:
+    pytest.importorskip("schedulefree")
+    overrides = "optimizer._target_=schedulefree.SGDScheduleFree", "+optimizer.warmup_steps=5"
+    with pytest.raises(UserError, match=r"optimizer._target_ must be a class in torch, .*key packages lists them"):
+        config_of(*overrides)
+    config = config_of(*overrides, "packages=[torch,lightning,descent,regression,schedulefree]")
+    assert config.optimizer["warmup_steps"] == 5
+    more = "packages=[torch,lightning,descent,regression,schedulefree,torchmetrics]"
+    assert config_digest(config) == config_digest(config_of(*overrides, more))
+
+
+def test_an_old_run_is_read_with_defaults_and_has_the_digest_that_it_had() -> None:
+    options = "stopping=patience", "scheduler=plateau", "callbacks=none"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        old: Any = OmegaConf.to_container(compose("train", [*options]), resolve=True)
+    for key in ("monitor", "logger", "callbacks"):  # as it was saved before there were these
+        del old[key]
+    new = [
+        ("stopping", "mode"),
+        ("scheduler", "mode"),
+        *(("trainer", k) for k in old["trainer"] if k not in OLD_TRAINER),
+    ]
+    for group, key in new:
+        del old[group][key]
+    now = config_of(*options)
+    config = parse(old, own=["predict_at", "figures"], links=now.links)  # a saved config has its interpolations
+    assert (config.monitor, config.callbacks, config.logger) == (now.monitor, {}, {})
+    assert (config.stopping, config.scheduler, config.trainer) == (now.stopping, now.scheduler, now.trainer)
+    assert config_digest(config) == config_digest(now)
+    assert not {"monitor.metric", "trainer.fast", "packages", "extra"} & {*flat_config(now)}
+
+
+def test_a_run_from_before_data_were_classes_is_refused_in_one_line() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        old: Any = OmegaConf.to_container(compose("train", []), resolve=True)
+    old["data"] = {"source": "synthetic", "num_samples": 10}
+    with pytest.raises(UserError, match=r"^data\._target_ is missing: it names the class, in torch, lightning"):
+        parse(old, own=["predict_at", "figures"])
 
 
 def test_arguments_of_the_optimizer_class_may_be_added() -> None:
     assert config_of("+optimizer.momentum=0.5").optimizer["momentum"] == 0.5
+
+
+def test_further_arguments_of_the_trainer_are_hyperparameters_where_they_are_not_lightnings_defaults() -> None:
+    config = config_of("trainer.accumulate_grad_batches=4", "trainer.precision=bf16-true", "+trainer.devices=1")
+    assert config.trainer.arguments == {"accumulate_grad_batches": 4}
+    found = flat_hparams(config)
+    assert found["trainer.accumulate_grad_batches"] == 4 and found["trainer.precision"] == "bf16-true"
+    assert "trainer.arguments" not in found and "trainer.detect_anomaly" not in found
+    assert config_digest(config) != config_digest(config_of("trainer.precision=bf16-true"))
+    assert config_digest(config_of("trainer.fast=false")) == config_digest(config_of())
+
+
+def test_every_argument_of_lightnings_trainer_is_a_key_or_has_its_place_elsewhere() -> None:
+    arguments = inspect.signature(Trainer.__init__).parameters
+    written = yaml.safe_load((CONF / "trainer/default.yaml").read_text())
+    assert {*arguments} - {"self"} == ({*written} - {"fast"}) | {*ELSEWHERE} | {*ONE_DEVICE}
+    further = {key: value for key, value in written.items() if key not in keys_of(TrainerConfig)}
+    assert further == {key: arguments[key].default for key in further}
+
+
+def test_an_error_of_the_system_that_names_no_file_is_told_with_the_runs_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hydra = OmegaConf.create({"hydra": {"runtime": {"output_dir": "logs/runs/mine"}}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", hydra)
+    error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert one_line(error) == "cannot write to logs/runs/mine: File too large"
+    assert "logs/runs/mine" not in one_line(FileNotFoundError(errno.ENOENT, "No such file", "other"))
 
 
 def test_a_name_of_digits_is_a_text() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import tracemalloc
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -12,17 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import config_of
+from conftest import config_of, data_module, load, split
 from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import StandardScaler
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.config.schema import SyntheticData
 from descent.errors import UserError
-from regression.data.module import RegressionData
 from regression.data.size import check_size, needed_bytes
-from regression.data.sources import load
-from regression.data.split import split
 from regression.data.standardization import Standardization
 from regression.data.table import read_table
 
@@ -67,7 +62,7 @@ def test_the_tutorials_data_are_as_the_tutorials_write_them() -> None:
         "two_features": ([[1, 2], [3, 4]], [3, 7]),
     }
     for name, (inputs, targets) in expected.items():
-        data = RegressionData(config_of(f"data={name}").data, config_of().batch)
+        data = data_module(config_of(f"data={name}").data)
         assert data.train.x.tolist() == inputs
         assert data.train.y.tolist() == targets
         assert len(data.val) == len(data.test) == 0
@@ -203,25 +198,19 @@ def test_a_platform_that_does_not_tell_its_memory_has_a_fixed_bound(
         monkeypatch.delattr(os, "sysconf")
     else:
         monkeypatch.setattr(os, "sysconf", sysconf)
-    fits = config_of("data.num_samples=1000000000", "data.num_features=3").data
-    assert isinstance(fits, SyntheticData)
-    check_size(fits)  # 64 GB
+    check_size(1_000_000_000, 3)  # 64 GB
     with pytest.raises(UserError, match=r"data.num_samples .*there are 64.0 GiB, got 1100000000"):
-        check_size(replace(fits, num_samples=1_100_000_000))
+        check_size(1_100_000_000, 3)
 
 
 def test_drawing_synthetic_data_takes_about_the_memory_that_is_asked_for() -> None:
-    for overrides in (
-        ["data.num_samples=200000", "data.num_features=10"],
-        ["data.num_samples=10", "data.num_features=400"],
-    ):
-        data = config_of(*overrides).data
-        assert isinstance(data, SyntheticData)
+    for samples, features in ((200_000, 10), (10, 400)):
+        data = config_of(f"data.num_samples={samples}", f"data.num_features={features}").data
         tracemalloc.start()
         load(data)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak == pytest.approx(needed_bytes(data), rel=0.3)
+        assert peak == pytest.approx(needed_bytes(samples, features), rel=0.3)
 
 
 def test_splits_are_disjoint_complete_and_decided_by_the_data_seed() -> None:
@@ -230,7 +219,7 @@ def test_splits_are_disjoint_complete_and_decided_by_the_data_seed() -> None:
     assert (len(parts.train), len(parts.val), len(parts.test)) == (700, 200, 100)
     assert sorted([*parts.train, *parts.val, *parts.test]) == list(range(1000))
     assert np.array_equal(parts.val, split(data, 1000).val)
-    assert not np.array_equal(parts.val, split(replace(data, seed=1), 1000).val)
+    assert not np.array_equal(parts.val, split({**data, "seed": 1}, 1000).val)
 
 
 @pytest.mark.parametrize("fraction", ["val", "test"])
@@ -241,7 +230,7 @@ def test_a_fraction_that_leaves_less_than_two_rows_is_refused(fraction: str) -> 
 
 
 def test_standardization_is_scikit_learns_on_the_training_rows_alone() -> None:
-    data = RegressionData(config_of("data=diabetes").data, config_of().batch)
+    data = data_module(config_of("data=diabetes").data)
     parts = split(config_of("data=diabetes").data, 442)
     inputs = load(config_of("data=diabetes").data).inputs
     scaler = StandardScaler().fit(inputs[parts.train])
@@ -269,7 +258,7 @@ def test_a_constant_column_keeps_its_scale() -> None:
 
 def batches(size: int | None, shuffle: bool = True, seed: int = 0, epoch: int = 0) -> list[list[int]]:
     x = torch.arange(10.0).unsqueeze(1)
-    loader = InMemoryBatches(x, x[:, 0], size, shuffle, seed)
+    loader = InMemoryBatches(x, x[:, 0], size=size, shuffle=shuffle, seed=seed)
     loader.set_epoch(epoch)
     assert all(torch.equal(bx[:, 0], by) for bx, by in loader)
     assert len(list(loader)) == len(loader)

@@ -2,20 +2,17 @@
 
 import math
 import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import config_of
+from conftest import config_of, load, split
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.config.schema import SyntheticData
 from descent.errors import UserError
-from regression.data import size, sources
-from regression.data.sources import load
-from regression.data.split import split
+from regression.data import size
+from regression.data.sources import ListedData
 from regression.data.standardization import Standardization
 
 SYNTHETIC = ("data.num_samples=7", "data.num_features=3", "data.condition_number=4", "data.noise_std=0.5")
@@ -70,9 +67,10 @@ def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
     found = load(data)
     cells = {"column x_1": found.inputs[:, 0], "column x_2": found.inputs[:, 1], "column y": found.targets}[column]
     cells[1] = number
-    monkeypatch.setitem(sources.LOADERS, type(data), lambda config: found)
+    monkeypatch.setattr(ListedData, "load", lambda self: found)
     if abs(number) == 1e15:
-        assert load(data) is found
+        same = load(data)
+        assert np.array_equal(same.inputs, found.inputs) and np.array_equal(same.targets, found.targets)
     else:
         with pytest.raises(UserError) as raised:
             load(data)
@@ -82,34 +80,31 @@ def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
 
 
 def test_data_that_do_not_fit_into_memory_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(config: Any) -> None:
+    def full(self: ListedData) -> None:
         raise MemoryError
 
-    data = config_of("data=line").data
-    monkeypatch.setitem(sources.LOADERS, type(data), full)
+    monkeypatch.setattr(ListedData, "load", full)
     with pytest.raises(UserError) as raised:
-        load(data)
-    assert str(raised.value) == f"data={data.source} must fit into the memory of this machine; it does not"
+        load(config_of("data=line").data)
+    assert str(raised.value) == "data must fit into the memory of this machine; it does not"
 
 
 def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = config_of("data.num_samples=1000", "data.num_features=7000").data
-    assert isinstance(data, SyntheticData)
     needed = 8 * (1000 * 7001 + 1000 * 7001 + 4 * 7000 * 7000)  # table, rotated copy, four squares
-    assert size.needed_bytes(data) == needed
+    assert size.needed_bytes(1000, 7000) == needed
     answers = {"SC_PAGE_SIZE": 16, "SC_PHYS_PAGES": needed // 16}
     monkeypatch.setattr(os, "sysconf", answers.__getitem__)
     assert size.memory_bytes() == needed
-    size.check_size(data)
+    size.check_size(1000, 7000)
     answers["SC_PHYS_PAGES"] -= 1
     with pytest.raises(UserError) as raised:
-        size.check_size(data)
+        size.check_size(1000, 7000)
     assert str(raised.value) == (
         "data.num_samples must be such that the data fit into memory: 1000 x 7000 numbers take 1.6 GiB while they are"
         " drawn, and there are 1.6 GiB, got 1000"
     )
     with pytest.raises(UserError) as raised:
-        size.check_size(replace(data, num_features=7001))
+        size.check_size(1000, 7001)
     rule = "at most 7000: the rotation of more features would take minutes"
     assert str(raised.value) == f"data.num_features must be {rule}, got 7001"
     for page, pages in ((0, 4), (4, 0), (-1, -1)):
@@ -131,11 +126,15 @@ def test_two_rows_are_enough_for_a_part_and_one_for_training() -> None:
     parts = split(data, 5)
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [1, 2, 2]
     with pytest.raises(UserError) as raised:
-        split(replace(data, val_fraction=0.6), 5)
+        split({**data, "val_fraction": 0.58, "test_fraction": 0.38}, 5)
     rule = "such that training keeps a row of 5, got {'val': 3, 'test': 2}"
     assert str(raised.value) == f"data.val_fraction and data.test_fraction must be {rule}"
     with pytest.raises(UserError) as raised:
-        split(replace(data, test_fraction=0.2), 5)
+        split({**data, "val_fraction": 0.6}, 5)
+    rule = "below 1, to leave training rows, got 1.0"
+    assert str(raised.value) == f"data.val_fraction + data.test_fraction must be {rule}"
+    with pytest.raises(UserError) as raised:
+        split({**data, "test_fraction": 0.2}, 5)
     assert str(raised.value) == "data.test_fraction must be 0 or at least 2 of the 5 rows, got 0.2"
 
 
@@ -182,9 +181,9 @@ def test_a_column_is_brought_to_mean_zero_and_deviation_one(
 
 def test_batches_come_in_order_unless_they_are_to_be_shuffled_anew_each_epoch() -> None:
     x = torch.arange(10.0).unsqueeze(1)
-    plain = InMemoryBatches(x, x[:, 0], 4)
+    plain = InMemoryBatches(x, x[:, 0], size=4)
     assert [y.tolist() for _, y in plain] == [y.tolist() for _, y in plain] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    shuffled = InMemoryBatches(x, x[:, 0], 4, shuffle=True)
+    shuffled = InMemoryBatches(x, x[:, 0], size=4, shuffle=True)
     for epoch in (0, 1, 0):
         shuffled.set_epoch(epoch)
         order = np.random.default_rng((0, epoch, 2)).permutation(10).tolist()  # the seed is 0
@@ -194,13 +193,13 @@ def test_batches_come_in_order_unless_they_are_to_be_shuffled_anew_each_epoch() 
 
 def test_batches_go_on_where_their_state_was_kept() -> None:
     x = torch.arange(10.0).unsqueeze(1)
-    first, second = (InMemoryBatches(x, x[:, 0], 4) for _ in range(2))
+    first, second = (InMemoryBatches(x, x[:, 0], size=4) for _ in range(2))
     assert [y.tolist() for _, y in first.take(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert first.state_dict() == {"position": 2}
+    assert first.state_dict() == {"epoch": 0, "position": 2}
     second.load_state_dict(first.state_dict())
     assert [y.tolist() for _, y in second] == [[8, 9]]
     assert [y.tolist() for _, y in second.take(1)] == [[0, 1, 2, 3]]
-    for whole in (InMemoryBatches(x, x[:, 0], rows) for rows in (None, 10, 11)):
+    for whole in (InMemoryBatches(x, x[:, 0], size=rows) for rows in (None, 10, 11)):
         assert len(whole) == 1 and [len(y) for _, y in whole.take(3)] == [10, 10, 10]
-        assert whole.state_dict() == {"position": 1}
+        assert whole.state_dict() == {"epoch": 0, "position": 1}
         assert len(list(whole)) == len(list(whole)) == 1

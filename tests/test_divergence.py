@@ -116,7 +116,7 @@ SHARPEST = (17 + 269**0.5) / 2  # the larger root of (15 - h) (2 - h) - 5^2, of 
 
 
 def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("descent")]
+    return [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Steps taken without Lightning's loop are those that Lightning's loop takes, bit for bit in double precision."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.nn.functional import mse_loss
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.epoch_loop import EpochLoop
 from descent.training.checkpoint_io import read_checkpoint
+from descent.training.schedule import Schedule
 from descent.training.spacing import Spacing
 
 
@@ -214,20 +216,27 @@ class Thaw(BaseFinetuning):
 
 
 def fit(
-    module: LightningModule, directory: Path, hurries: bool, batches: Any = None, size: int = 8, **options: Any
+    module: LightningModule,
+    directory: Path,
+    hurries: bool,
+    batches: Any = None,
+    size: int = 8,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
 ) -> Trainer:
     torch.manual_seed(0)
     trainer = Trainer(
         *(),
         **({"accelerator": "cpu", "max_epochs": 5, "log_every_n_steps": 3, "enable_checkpointing": False} | options),
+        callbacks=[*callbacks, Schedule(Spacing(3, 1))],
         logger=CSVLogger(directory),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     if hurries:
-        trainer.fit_loop.epoch_loop = EpochLoop(trainer, Spacing(3, 1, -(-50 // size)))
+        trainer.fit_loop.epoch_loop = EpochLoop(trainer)
     x = torch.randn(50, 3)
-    trainer.fit(module, batches or InMemoryBatches(x, x.sum(dim=1), size, shuffle=True))
+    trainer.fit(module, batches or InMemoryBatches(x, x.sum(dim=1), size=size, shuffle=True))
     return trainer
 
 
@@ -305,5 +314,5 @@ def test_a_second_fit_trains_the_second_module(tmp_path: Path) -> None:
     x = torch.randn(50, 3)
     trainer.fit_loop.epoch_progress.reset()
     trainer.fit_loop.max_epochs = 3
-    trainer.fit(second, InMemoryBatches(x, x.sum(dim=1), 8, shuffle=True))
+    trainer.fit(second, InMemoryBatches(x, x.sum(dim=1), size=8, shuffle=True))
     assert same(second.state_dict(), alone.state_dict())

@@ -11,6 +11,7 @@ from test_epoch_loop import Brought, brought, fit, same
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.epoch_loop import EpochLoop
 from descent.training.max_steps import MaxSteps
+from descent.training.schedule import Schedule
 from descent.training.spacing import Spacing
 
 
@@ -26,7 +27,7 @@ class Casts(Brought):
 def test_in_double_precision_what_a_step_makes_is_double(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(50, 3).double()
     trainer = fit(
-        brought(Casts), tmp_path, True, precision="64-true", batches=InMemoryBatches(x, x[:, 0], 8), max_epochs=2
+        brought(Casts), tmp_path, True, precision="64-true", batches=InMemoryBatches(x, x[:, 0], size=8), max_epochs=2
     )
     assert trainer.global_step == 14
     assert not [record for record in caplog.records if record.name == "descent.fast.epoch_loop"]
@@ -69,7 +70,8 @@ def test_a_plateau_scheduler_that_is_brought_has_a_validation_after_each_epoch(p
     trainer = Trainer(
         **{"accelerator": "cpu", "max_epochs": 25, "enable_checkpointing": False, "logger": False},
         **{"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0},
+        callbacks=[Schedule(Spacing(50, None))],
     )
-    trainer.fit_loop.epoch_loop = EpochLoop(trainer, Spacing(50, None, 7))
-    trainer.fit(module, InMemoryBatches(x, x[:, 0], 8), InMemoryBatches(x, x[:, 0], None))
+    trainer.fit_loop.epoch_loop = EpochLoop(trainer)
+    trainer.fit(module, InMemoryBatches(x, x[:, 0], size=8), InMemoryBatches(x, x[:, 0]))
     assert module.epochs == (list(range(1, 26)) if plateau else [*range(1, 21), 25])

@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from descent.config import composing
-from descent.config.schema import Config
+from descent.config.schema import Config, tree_of
 from descent.errors import UserError
 from descent.run import cli
 from descent.run.result import Result
@@ -102,12 +101,23 @@ def test_a_job_of_a_sweep_goes_on_where_it_was_and_ends_no_process(
 
 def test_the_choices_of_a_config_are_those_of_its_own_groups() -> None:
     runtime = SimpleNamespace(choices={"hydra/launcher": "basic", "optimizer": "sgd", "debug": None}, cwd="/")
-    for group in ("data", "model", "scheduler", "batch", "clip", "stopping", "trainer", "experiment"):
+    for group in (
+        "data",
+        "model",
+        "scheduler",
+        "batch",
+        "clip",
+        "stopping",
+        "trainer",
+        "callbacks",
+        "logger",
+        "experiment",
+    ):
         runtime.choices[group] = "one"
     plain = OmegaConf.create(config_tree())
     found = cli.to_config(plain, runtime)
     assert "hydra/launcher" not in found.choices and "debug" not in found.choices
-    assert (found.choices["optimizer"], found.choices["experiment"], len(found.choices)) == ("sgd", "one", 9)
+    assert (found.choices["optimizer"], found.choices["experiment"], len(found.choices)) == ("sgd", "one", 11)
     for group in ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer", "debug"):
         kept = runtime.choices.pop(group)
         with pytest.raises(UserError) as raised:
@@ -117,7 +127,8 @@ def test_the_choices_of_a_config_are_those_of_its_own_groups() -> None:
 
 
 def config_tree() -> dict[str, Any]:
-    return {key: value for key, value in asdict(config_of()).items() if key != "choices"}
+    tree = tree_of(config_of())
+    return {key: value for key, value in tree.items() if key not in ("choices", "links", "predict_at", "figures")}
 
 
 # How configs are composed.

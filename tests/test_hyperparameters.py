@@ -3,102 +3,117 @@
 from typing import Any
 
 import pytest
+import torch
 from conftest import config_of
+from torch.nn import Parameter
 
 from descent.config.hparams import flat_hparams
 from descent.config.hyperparameters import arguments, check_spec
 from descent.errors import UserError
+from descent.training.build import build_optimizer
 
-OVER_0, FROM_0, SWITCH = "a number greater than 0 and below 1e30", "a number from 0 up to 1e30", "true or false"
-BELOW_1, INTEGER, COUNT = "a number from 0 up to, not including, 1", "a positive integer", "an integer, 0 or more"
-TORCH_DECIDES = f"{SWITCH} or null (torch decides)"
-RUN = f"{INTEGER} or null (the run)"
-NO_GRADIENT = "false: no gradient flows through the steps"
-COMMON = {"weight_decay": FROM_0, "foreach": TORCH_DECIDES, "maximize": SWITCH, "differentiable": NO_GRADIENT}
-ADAM = COMMON | {"lr": OVER_0, "betas": f"two values, each {BELOW_1}", "eps": FROM_0, "capturable": SWITCH}
+PACKAGES = ("torch.optim", "descent")
+
+NUMBER, SWITCH, INTEGER = "a number below 1e30 in size", "true or false", "an integer"
+OR_NULL = f"{SWITCH} or null"
+COMMON = {"weight_decay": NUMBER, "foreach": OR_NULL, "maximize": SWITCH, "differentiable": SWITCH}
+ADAM = COMMON | {"lr": NUMBER, "betas": f"2 values, each {NUMBER}", "eps": NUMBER, "capturable": SWITCH}
 SCHEDULER = {
     "interval": "one of epoch, step",
-    "frequency": INTEGER,
-    "monitor": "one of train/loss, val/loss, val/mae, val/r2 or null (none is needed)",
+    "frequency": "a positive integer",
+    "monitor": "a text or null (none is needed)",
 }
-RANGES: dict[str, dict[str, str]] = {
+TYPES: dict[str, dict[str, str]] = {  # as torch annotates them; ranges are torch's to refuse, as the class is made
     "SGD": COMMON
-    | {"lr": OVER_0, "momentum": FROM_0, "dampening": "a number below 1e30 in size", "nesterov": SWITCH}
-    | {"fused": TORCH_DECIDES, "full_batch_only": SWITCH},
-    "Adam": ADAM | {"amsgrad": SWITCH, "fused": TORCH_DECIDES, "decoupled_weight_decay": SWITCH},
-    "NAdam": ADAM | {"momentum_decay": FROM_0, "decoupled_weight_decay": SWITCH},
-    "RMSprop": COMMON | {"alpha": BELOW_1, "momentum": FROM_0, "centered": SWITCH, "eps": FROM_0},
-    "Adagrad": COMMON | {"lr_decay": FROM_0, "initial_accumulator_value": FROM_0, "eps": FROM_0},
-    "Adadelta": COMMON | {"rho": BELOW_1, "eps": FROM_0},
-    "ASGD": COMMON | {"lambd": FROM_0, "alpha": BELOW_1, "t0": FROM_0},
-    "Rprop": {"etas": f"two values, each {OVER_0}", "step_sizes": "two rising positive numbers"},
-    "LBFGS": {
-        "lr": OVER_0,
-        "max_iter": INTEGER,
-        "max_eval": f"{INTEGER} or null (5/4 of max_iter)",
-        "history_size": INTEGER,
-        "tolerance_grad": FROM_0,
-        "tolerance_change": FROM_0,
-        "line_search_fn": "one of strong_wolfe or null (a fixed step)",
-    },
-    "lr_scheduler.StepLR": SCHEDULER
-    | {"step_size": INTEGER, "gamma": OVER_0, "last_epoch": "-1: resuming a run sets it"},
-    "lr_scheduler.MultiStepLR": SCHEDULER | {"milestones": "a rising list of positive integers", "gamma": OVER_0},
-    "lr_scheduler.CosineAnnealingLR": {"T_max": RUN, "eta_min": FROM_0},
-    "lr_scheduler.OneCycleLR": {"max_lr": OVER_0, "total_steps": RUN, "div_factor": OVER_0, "final_div_factor": OVER_0},
-    "lr_scheduler.LinearLR": {"start_factor": OVER_0, "end_factor": FROM_0, "total_iters": RUN},
-    "lr_scheduler.ReduceLROnPlateau": {"factor": BELOW_1, "patience": COUNT, "cooldown": COUNT},
+    | {"lr": NUMBER, "momentum": NUMBER, "dampening": NUMBER, "nesterov": SWITCH, "fused": OR_NULL}
+    | {"full_batch_only": SWITCH},
+    "Adam": ADAM | {"amsgrad": SWITCH, "fused": OR_NULL, "decoupled_weight_decay": SWITCH},
+    "NAdam": ADAM | {"momentum_decay": NUMBER, "decoupled_weight_decay": SWITCH},
+    "RMSprop": COMMON | {"alpha": NUMBER, "momentum": NUMBER, "centered": SWITCH, "eps": NUMBER},
+    "Adagrad": COMMON | {"lr_decay": NUMBER, "initial_accumulator_value": NUMBER, "eps": NUMBER},
+    "Adadelta": COMMON | {"rho": NUMBER, "eps": NUMBER},
+    "ASGD": COMMON | {"lambd": NUMBER, "alpha": NUMBER, "t0": NUMBER},
+    "Rprop": {"etas": f"2 values, each {NUMBER}", "step_sizes": f"2 values, each {NUMBER}"},
+    "LBFGS": {"lr": NUMBER, "max_iter": INTEGER, "max_eval": f"{INTEGER} or null", "history_size": INTEGER}
+    | {"tolerance_grad": NUMBER, "tolerance_change": NUMBER, "line_search_fn": "a text or null"},
+    "lr_scheduler.StepLR": SCHEDULER | {"step_size": INTEGER, "gamma": NUMBER, "last_epoch": INTEGER},
+    "lr_scheduler.MultiStepLR": SCHEDULER | {"milestones": f"a list, each {INTEGER}", "gamma": NUMBER},
+    "lr_scheduler.CosineAnnealingLR": {"T_max": INTEGER, "eta_min": NUMBER},
+    "lr_scheduler.OneCycleLR": {"max_lr": f"{NUMBER} or a list, each {NUMBER}", "total_steps": f"{INTEGER} or null"}
+    | {"div_factor": NUMBER, "final_div_factor": NUMBER},
+    "lr_scheduler.LinearLR": {"start_factor": NUMBER, "end_factor": NUMBER, "total_iters": INTEGER},
+    "lr_scheduler.ReduceLROnPlateau": {"factor": NUMBER, "patience": INTEGER, "cooldown": INTEGER},
 }
 
 
-@pytest.mark.parametrize("name", RANGES)
-def test_every_argument_that_classes_share_has_its_range(name: str) -> None:
+@pytest.mark.parametrize("name", TYPES)
+def test_every_argument_has_the_type_that_its_class_says(name: str) -> None:
     group = "scheduler" if name.startswith("lr_scheduler") else "optimizer"
-    for key, text in RANGES[name].items():
+    whole: dict[str, Any] = {"interval": "epoch", "frequency": 1, "monitor": None} if group == "scheduler" else {}
+    whole |= {"step_size": 1} if name.endswith(".StepLR") else {}
+    whole |= {"milestones": [1]} if name.endswith("MultiStepLR") else {}
+    for key, text in TYPES[name].items():
+        value: Any = [[]] if text.startswith("a text") else "-"
         with pytest.raises(UserError) as raised:
-            check_spec({"_target_": f"torch.optim.{name}", key: "-"}, group)
-        assert str(raised.value) == f"{group}.{key} must be {text}, got '-'"
+            check_spec({"_target_": f"torch.optim.{name}", **whole, key: value}, group, PACKAGES)
+        assert str(raised.value) == f"{group}.{key} must be {text}, got {value!r}"
 
 
 @pytest.mark.parametrize(
     ("name", "key", "accepted", "refused"),
     [
-        ("Rprop", "step_sizes", [[1e-6, 50]], [[1, 1], [2, 1], [0, 1], [1], 1]),
-        ("lr_scheduler.MultiStepLR", "milestones", [[1], [1, 2, 9]], [[], [2, 1], [0, 1], [1.0], 3]),
-        ("SGD", "differentiable", [False], [True, None, 0]),
+        ("Rprop", "step_sizes", [[1e-6, 50]], [[1], 1, [1, 2, 3], [1, "2"]]),
+        ("lr_scheduler.MultiStepLR", "milestones", [[1], [1, 2, 9]], [[1.5], 3, ["1"]]),
+        ("SGD", "differentiable", [False, True], [None, 0]),
         ("SGD", "foreach", [None, True, False], [0, "-"]),
-        ("LBFGS", "line_search_fn", [None, "strong_wolfe"], ["wolfe"]),
-        ("lr_scheduler.StepLR", "last_epoch", [-1], [0, 1, None]),
+        ("LBFGS", "line_search_fn", [None, "strong_wolfe"], [1, True]),
+        ("lr_scheduler.StepLR", "last_epoch", [-1], [None, 0.5]),
         ("lr_scheduler.StepLR", "interval", ["epoch", "step"], [None, "day"]),
+        ("lr_scheduler.CosineAnnealingLR", "T_max", [5, None], [0.5, "5"]),  # null: as long as the run
     ],
 )
-def test_a_range_has_its_edges(name: str, key: str, accepted: list[Any], refused: list[Any]) -> None:
-    scheduler = name.startswith("lr_scheduler")
+def test_a_type_has_its_edges(name: str, key: str, accepted: list[Any], refused: list[Any]) -> None:
+    group = "scheduler" if name.startswith("lr_scheduler") else "optimizer"
     whole: dict[str, Any] = {"step_size": 1} if name.endswith(".StepLR") else {}
     whole |= {"milestones": [1]} if name.endswith("MultiStepLR") else {}
-    whole |= {"interval": "epoch", "frequency": 1, "monitor": None} if scheduler else {}
-    for values, accepts in ((accepted, True), (refused, False)):
-        for value in values:
-            spec = {"_target_": f"torch.optim.{name}", **whole, key: value}
-            if accepts:
-                check_spec(spec, "scheduler" if scheduler else "optimizer")
-            else:
-                with pytest.raises(UserError, match=rf"\.{key} must be "):
-                    check_spec(spec, "scheduler" if scheduler else "optimizer")
+    whole |= {"interval": "epoch", "frequency": 1, "monitor": None} if group == "scheduler" else {}
+    for value in accepted:
+        assert check_spec({"_target_": f"torch.optim.{name}", **whole, key: value}, group, PACKAGES)[key] == value
+    for value in refused:
+        with pytest.raises(UserError, match=rf"\.{key} must be "):
+            check_spec({"_target_": f"torch.optim.{name}", **whole, key: value}, group, PACKAGES)
 
 
-ALLOWED = "a class in torch.optim or descent"
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("SGD", {"lr": -1.0}),
+        ("SGD", {"lr": 0.1, "momentum": -1.0}),
+        ("SGD", {"lr": 0.1, "weight_decay": -1.0}),
+        ("Adam", {"betas": (0.9, 1.0)}),
+        ("Adam", {"eps": -1.0}),
+        ("RMSprop", {"alpha": -1.0}),
+        ("Adagrad", {"lr_decay": -1.0}),
+        ("Adadelta", {"rho": 1.5}),
+        ("Rprop", {"etas": [1.5, 1.2]}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_class_in_its_words(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"^optimizer: torch\.optim\.{name} refuses .*: Invalid "):
+        build_optimizer({"_target_": f"torch.optim.{name}", **arguments}, [Parameter(torch.zeros(2))])
+
+
+ALLOWED = "a class in torch.optim, descent (the key packages lists them)"
 STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "frequency": 1, "monitor": None}
 
 
 @pytest.mark.parametrize(
     ("spec", "group", "choice", "message"),
     [
-        ({}, "optimizer", None, f"optimizer._target_ must be {ALLOWED}, got null"),
+        ({}, "optimizer", None, "optimizer._target_ is missing: it names the class, in torch.optim, descent"),
         *(
             ({"_target_": name}, "scheduler", None, f"scheduler._target_ must be {ALLOWED}, got {name!r}")
             for name in (
-                "torch.optim",
                 "torchxoptim.SGD",
                 "torch.optim.",
                 "torch.optimum.S",
@@ -108,15 +123,16 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
         ),
         *(
             ({"_target_": name}, "optimizer", "mine", f"optimizer._target_ must be a class that exists, got {name!r}")
-            for name in ("torch.optim.Nope", "descent.nope.Nope")
+            for name in ("torch.optim.Nope", "descent.nope.Nope", "torch.optim")
         ),
         (STEP, "scheduler", "step", "scheduler.step_size is missing: scheduler=step needs it"),
-        (STEP, "scheduler", None, "scheduler.step_size is missing: scheduler=torch.optim.lr_scheduler.StepLR needs it"),
+        (STEP, "scheduler", None, "scheduler.step_size is missing: torch.optim.lr_scheduler.StepLR needs it"),
         (
             {**STEP, "step_size": 1, "gama": 1},
             "scheduler",
             "step",
-            "scheduler.gama is not a key: scheduler=step takes step_size, gamma, last_epoch",
+            "scheduler.gama is not a key: scheduler=step takes step_size, gamma, last_epoch;"
+            " did you mean scheduler.gamma?",
         ),
         (
             {**STEP, "full_batch_only": True},
@@ -129,7 +145,7 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
                 {k: v for k, v in {**STEP, "step_size": 1}.items() if k != key},
                 "scheduler",
                 "step",
-                f"scheduler.{key} is missing: scheduler=step needs it",
+                f"scheduler.{key} is missing",
             )
             for key in ("interval", "frequency", "monitor")
         ),
@@ -144,7 +160,7 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
 )
 def test_a_spec_that_cannot_be_is_refused_by_its_key(spec: Any, group: str, choice: str | None, message: str) -> None:
     with pytest.raises(UserError) as raised:
-        check_spec(spec, group, choice)
+        check_spec(spec, group, PACKAGES, choice)
     assert str(raised.value) == message
 
 
@@ -153,11 +169,20 @@ def test_keys_of_this_project_are_not_handed_to_the_class() -> None:
     assert arguments({"_target_": "a.B", "full_batch_only": True, "interval": 1}, "optimizer") == {"interval": 1}
 
 
+CALLBACKS = {
+    "divergence": "stable_rate.StableRate",
+    "parameters": "parameters.Parameters",
+    "optimum": "to_optimum.ToOptimum",
+    "predictions": "predictions.Predictions",
+    "figures": "figures.Figures",
+}
+
+
 def test_hyperparameters_are_one_flat_table() -> None:
     assert flat_hparams(config_of("data=line", "optimizer=momentum", "clip=norm", "debug=profiler", "seed=3")) == {
         "seed": 3,
         "data": "line",
-        "data.source": "rows",
+        "data._target_": "regression.data.sources.ListedData",
         "data.val_fraction": 0.0,
         "data.test_fraction": 0.0,
         "data.standardize": False,
@@ -166,6 +191,7 @@ def test_hyperparameters_are_one_flat_table() -> None:
         "data.inputs": [[1], [2], [3], [4]],
         "data.targets": [2, 4, 6, 8],
         "model": "linear",
+        "model._target_": "regression.model.LinearRegression",
         "model.bias": True,
         "model.init_weight": None,
         "model.init_bias": None,
@@ -185,6 +211,7 @@ def test_hyperparameters_are_one_flat_table() -> None:
         "stopping.patience": None,
         "stopping.min_delta": 0.0,
         "stopping.monitor": "val/loss",
+        "stopping.mode": "min",
         "stopping.gradient_norm": None,
         "stopping.loss_change": None,
         "stopping.max_samples": None,
@@ -202,5 +229,11 @@ def test_hyperparameters_are_one_flat_table() -> None:
         "trainer.fast_dev_run": False,
         "trainer.profiler": "simple",
         "trainer.enable_progress_bar": True,
+        "trainer.fast": True,
+        "callbacks": "regression",
+        **{f"callbacks.{name}._target_": f"regression.callbacks.{where}" for name, where in CALLBACKS.items()},
+        "logger": "tensorboard",
+        "logger.tensorboard._target_": "descent.training.logger.RunLogger",
+        "logger.tensorboard.save_dir": None,
         "debug": "profiler",
     }

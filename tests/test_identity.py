@@ -14,7 +14,7 @@ from test_resume import SMALL, SignalAt
 
 from descent.config.identity import config_digest, differences
 from descent.errors import UserError
-from descent.run.files import locked
+from descent.files import locked
 from descent.run.result import read_result
 from descent.run.resume import check_unchanged, load_saved, resume, to_config
 from descent.training.checkpoint_io import read_checkpoint
@@ -64,9 +64,9 @@ def test_the_digest_is_in_the_result_and_in_both_checkpoints(run: Run, tmp_path:
     digest = config_digest(config_of("trainer.enable_progress_bar=false", "figures=false", *SMALL))
     assert read_result(tmp_path / "run")["config_digest"] == digest
     for name in ("best", "last"):
-        saved = read_checkpoint(tmp_path / f"run/checkpoints/{name}.ckpt")["run"]
-        assert saved["config_digest"] == digest
-        assert saved["checksum"] == read_result(tmp_path / "run")["checksum"]
+        saved = read_checkpoint(tmp_path / f"run/checkpoints/{name}.ckpt")
+        assert saved["run"]["config_digest"] == digest
+        assert saved["SyntheticData"]["checksum"] == read_result(tmp_path / "run")["checksum"]
 
 
 def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing() -> None:
@@ -245,7 +245,7 @@ def test_a_broken_result_is_named(junk: str, finished: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("key", ["metrics", "hparams", "steps", "features", "best", "reason", "status", "seconds"])
+@pytest.mark.parametrize("key", ["metrics", "hparams", "steps", "samples", "best", "reason", "status", "seconds"])
 @pytest.mark.parametrize("value", ["absent", True])
 def test_a_result_with_a_key_of_another_kind_is_named(key: str, value: Any, finished: Path) -> None:
     written = json.loads((finished / "result.json").read_text())

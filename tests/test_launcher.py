@@ -115,15 +115,15 @@ def test_a_job_that_cannot_be_composed_is_a_result_and_the_next_goes_on(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
-    jobs = [["optimizer.lr=-1", "seed=3"], ["seed=4"]]
+    jobs = [["batch.size=-1", "seed=3"], ["seed=4"]]
     returns = launch(lambda config: seen.append(config.seed), *jobs)
     assert seen == [4]
-    reason = "optimizer.lr must be a number greater than 0 and below 1e30, got -1"
-    assert capsys.readouterr().out == f"#0 optimizer.lr=-1,seed=3\nerror: {reason}\n#1 seed=4\n"
-    result = read_result(tmp_path / "sweeps/s/optimizer.lr=-1,seed=3")
+    reason = "batch.size must be a positive integer or null (the whole training set), got -1"
+    assert capsys.readouterr().out == f"#0 batch.size=-1,seed=3\nerror: {reason}\n#1 seed=4\n"
+    result = read_result(tmp_path / "sweeps/s/batch.size=-1,seed=3")
     assert (result["status"], result["seed"], result["reason"]) == ("failed", None, reason)
-    assert result["command"] == "python scripts/train.py name=s optimizer.lr=-1 seed=3"
-    log = (tmp_path / "sweeps/s/optimizer.lr=-1,seed=3/train.log").read_text()
+    assert result["command"] == "python scripts/train.py name=s batch.size=-1 seed=3"
+    log = (tmp_path / "sweeps/s/batch.size=-1,seed=3/train.log").read_text()
     assert log.startswith("Traceback (most recent call last):") and log.endswith(f"UserError: {reason}\n")
     assert (returns[0].overrides, returns[0].status.name, returns[0].return_value) == (
         ["name=s", *jobs[0]],

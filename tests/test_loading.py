@@ -177,14 +177,15 @@ def test_inputs_and_targets_far_from_zero_lose_no_digits_in_single_precision(run
     assert pl.read_parquet(run_dir.parent / "out.parquet")["prediction"].to_list() == [1e9 + 5.5]
 
 
+CENTER = "target_center must be a finite number, and its target_scale one greater than 0"
 BAD: list[tuple[str, dict[str, Any]]] = [
-    *(("a mean and a scale for each of 2 features", {name: [1.0]}) for name in ("x_mean", "x_scale")),
+    *(("a mean and a scale for each feature", {name: [1.0]}) for name in ("x_mean", "x_scale")),
+    ("a mean and a scale for each of 2 features", {"x_mean": [1.0], "x_scale": [1.0]}),
     *(("means and scales must be finite numbers", {name: [1.0, math.inf]}) for name in ("x_mean", "x_scale")),
-    *(
-        ("means and scales must be finite numbers", {name: math.nan})
-        for name in ("y_mean", "y_scale", "target_center", "target_scale")
-    ),
-    *(("scales must be greater than 0", {name: 0.0}) for name in ("y_scale", "target_scale")),
+    *(("means and scales must be finite numbers", {name: math.nan}) for name in ("y_mean", "y_scale")),
+    *((CENTER, {name: math.nan}) for name in ("target_center", "target_scale")),
+    ("scales must be greater than 0", {"y_scale": 0.0}),
+    (CENTER, {"target_scale": 0.0}),
     *(("scales must be greater than 0", {"x_scale": [1.0, bad]}) for bad in (0.0, -1.0)),
 ]
 
@@ -193,7 +194,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 def test_units_that_nothing_can_be_divided_by_are_refused(message: str, values: dict[str, Any], run_dir: Path) -> None:
     units = {"standardization": UNITS | {k: v for k, v in values.items() if k in UNITS}}
     change(run_dir, "best", {"hyper_parameters": units | {k: v for k, v in values.items() if k not in UNITS}})
-    begin = f"{run_dir}/checkpoints/best.ckpt must be a checkpoint of a LinearRegression; it is not: its "
+    begin = (
+        f"{run_dir}/checkpoints/best.ckpt must be a checkpoint of a regression.model.LinearRegression; it is not: its "
+    )
     assert refusal(run_dir).startswith(begin)
     assert message in refusal(run_dir)
 
@@ -206,29 +209,25 @@ def test_a_single_weight_that_is_not_finite_is_refused(run_dir: Path) -> None:
 
 def test_weights_in_half_precision_are_refused(run_dir: Path) -> None:
     change(run_dir, "best", {"state_dict": {k: v.half() for k, v in WEIGHTS.items()}})
-    assert refusal(run_dir).endswith("its weights must all be of single or all of double precision")
+    said = "linear.weight must be in the precision of training, torch.float32, got torch.float16"
+    assert refusal(run_dir).endswith(said)
 
 
 def test_what_differs_from_the_run_is_named(run_dir: Path) -> None:
     path = run_dir / "checkpoints/best.ckpt"
     original = path.read_bytes()
     changes: list[tuple[str, dict[str, Any]]] = [
-        ("number of features", {"hyper_parameters": {"num_features": 3}}),
-        ("model.bias", {"hyper_parameters": {"bias": False}}),
-        ("model.init_weight", {"hyper_parameters": {"init_weight": 1.0}}),
-        ("model.init_bias", {"hyper_parameters": {"init_bias": 0.5}}),
-        ("optimizer", {"hyper_parameters": {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.9}}}),
         ("config", {"run": {"config_digest": "other"}}),
         ("data", {"run": {"checksum": 1}}),
-        ("data", {"run": None, "RegressionData": {"checksum": 1}}),
+        ("config", {"run": None}),
     ]
     for what, values in changes:
         path.write_bytes(original)
         change(run_dir, "best", values)
         assert refusal(run_dir) == f"{path} must be of the run {run_dir}; it is of another run: its {what} differs"
     path.write_bytes(original)
-    change(run_dir, "best", {"run": None, "RegressionData": None})  # checkpoints of old
     load_model(run_dir)
+    change(run_dir, "best", {"run": None})
     change(run_dir, "best", {"run": {"checksum": read_result(run_dir)["checksum"]}})
     change_result(run_dir, config_digest="none")
     assert refusal(run_dir).endswith("its config differs")  # neither has a digest
@@ -256,7 +255,21 @@ def test_a_run_without_test_rows_needs_others(tmp_path: Path) -> None:
     run_dir = trained(tmp_path / "run", "data=diabetes", "trainer.max_epochs=1", "data.test_fraction=0")
     with pytest.raises(UserError) as raised:
         evaluate(run_dir)
-    assert str(raised.value) == f"{run_dir} has no test rows (data.test_fraction=0): --data FILE names others"
+    assert str(raised.value) == f"{run_dir} has no test rows: --data FILE names others"
+
+
+def test_a_result_without_columns_is_refused_by_predictions_and_by_the_evaluation_of_other_rows(run_dir: Path) -> None:
+    source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
+    before = read_result(run_dir)
+    said = "result.json must have the run's features and target, which callbacks=regression adds; it has none"
+    for changed in ({"features": "none"}, {"features": "x"}, {"features": []}, {"target": "none"}, {"target": 1}):
+        change_result(run_dir, **changed)
+        for call in (lambda: predict_file(run_dir, source, output), lambda: evaluate(run_dir, data=source)):
+            with pytest.raises(UserError) as raised:
+                call()
+            assert str(raised.value) == said
+        change_result(run_dir, **before)
+    assert not output.exists()
 
 
 def test_checkpoints_hold_the_weights_and_no_other_tensors(run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ UNITS = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale":
 
 def by_hand(**options: Any) -> LinearRegression:
     """10 + 5 ((x_1 - 1) / 2 + 2 (x_2 - 2) / 4 + 0.5) = 2.5 x_1 + 2.5 x_2 + 5 in the data's own units."""
-    model = LinearRegression(2, SGD, standardization=UNITS, init_bias=0.5, **options)
+    model = LinearRegression(SGD, num_features=2, standardization=UNITS, init_bias=0.5, **options)
     torch.nn.init.constant_(model.linear.weight[0, 0], 1.0)
     torch.nn.init.constant_(model.linear.weight[0, 1], 2.0)
     return model
@@ -24,7 +24,7 @@ def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
     torch.manual_seed(1)
     layer = torch.nn.Linear(3, 1)
     torch.manual_seed(1)
-    model = LinearRegression(3, SGD)
+    model = LinearRegression(SGD, num_features=3)
     assert torch.equal(model.linear.weight, layer.weight) and torch.equal(model.linear.bias, layer.bias)
     assert dict(model.hparams) == {
         **{"num_features": 3, "optimizer": SGD, "bias": True, "init_weight": None, "init_bias": None},
@@ -37,13 +37,13 @@ def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
 
 
 def test_initial_values_are_where_they_are_asked_for() -> None:
-    model = LinearRegression(2, SGD, init_weight=0.25, init_bias=-3.0)
+    model = LinearRegression(SGD, num_features=2, init_weight=0.25, init_bias=-3.0)
     assert (model.linear.weight.tolist(), model.linear.bias.tolist()) == ([[0.25, 0.25]], [-3.0])
-    model = LinearRegression(2, SGD, init_weight=0.0, init_bias=0.0)
+    model = LinearRegression(SGD, num_features=2, init_weight=0.0, init_bias=0.0)
     assert model.own_units() == ([0.0, 0.0], 0.0)
-    model = LinearRegression(2, SGD, bias=False, init_weight=1.5, init_bias=1.0)
+    model = LinearRegression(SGD, num_features=2, bias=False, init_weight=1.5)
     assert model.linear.bias is None and model.own_units() == ([1.5, 1.5], None)
-    assert LinearRegression(2, SGD, init_bias=0.0).linear.weight.abs().min() > 0
+    assert LinearRegression(SGD, num_features=2, init_bias=0.0).linear.weight.abs().min() > 0
 
 
 def test_predictions_are_in_the_datas_own_units() -> None:
@@ -79,5 +79,5 @@ def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(u
 
 def test_without_a_scheduler_there_is_the_optimizer_alone() -> None:
     for scheduler in (None, {}):
-        optimizer = LinearRegression(2, SGD, scheduler=scheduler).configure_optimizers()
+        optimizer = LinearRegression(SGD, num_features=2, scheduler=scheduler).configure_optimizers()
         assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.5

@@ -51,7 +51,7 @@ class WithTransfer(Brought):
 class Rows(LightningDataModule):
     def train_dataloader(self) -> InMemoryBatches:
         x = torch.randn(50, 3)
-        return InMemoryBatches(x, x.sum(dim=1), 8)
+        return InMemoryBatches(x, x.sum(dim=1), size=8)
 
 
 class RowsOnTheirWay(Rows):
@@ -68,7 +68,7 @@ class Strategy(SingleDeviceStrategy):
 
 
 def note(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("descent")]
+    return [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))]
 
 
 X = torch.randn(50, 3)
@@ -100,7 +100,7 @@ LISTENS = "the callback Mine listens to each ({})"
         (Brought, {"min_epochs": 2}, "Trainer has min_steps or min_epochs"),
         (PlateauAtEachStep, {}, "a scheduler watches a metric at each"),
         (Brought, {"batches": LOADER}, "the batches come from a DataLoader, not from InMemoryBatches"),
-        (Brought, {"batches": Ours(X, X[:, 0], 8)}, "the batches come from a Ours, not from InMemoryBatches"),
+        (Brought, {"batches": Ours(X, X[:, 0], size=8)}, "the batches come from a Ours, not from InMemoryBatches"),
         (Brought, {"limit_train_batches": 3}, "it trains on a part of each epoch's batches"),
         (Brought, {"val_check_interval": 2}, "it validates within an epoch"),
         (Brought, {"batches": Rows(), "reload_dataloaders_every_n_epochs": 1}, "it reloads the batches"),
@@ -124,7 +124,7 @@ def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
         {"callbacks": [listening(Callback, "on_train_epoch_end"), listening(Callback, "on_validation_end")]},
         {"callbacks": [listening(Watcher, "on_train_batch_end"), listening(Watcher, "on_before_optimizer_step")]},
         {"batches": Rows()},
-        {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), 8)},
+        {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), size=8)},
     ],
     ids=["min-epochs", "epochs", "watchers", "datamodule", "double"],
 )

@@ -86,3 +86,12 @@ def test_the_largest_stable_rate_by_hand(momentum: float, nesterov: bool, decay:
     assert largest_stable_lr(optimum, momentum, nesterov, decay) == pytest.approx(limit)
     if not decay:
         assert spectral_radius(4.0, limit, momentum, nesterov) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e14])
+def test_the_scale_of_the_inputs_does_not_decide_which_directions_count(scale: float) -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.5, 4.0]], dtype=torch.float64)
+    y = x @ torch.tensor([2.0, -1.0], dtype=torch.float64)
+    found = least_squares(triangle(scale * x, y, False), 3, False)
+    assert found.unique
+    assert found.weight == pytest.approx([2 / scale, -1 / scale], rel=1e-9)

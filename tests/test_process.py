@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError
 
+from descent import signals
 from descent.config.messages import one_line
-from descent.run import output, run_dirs, signals
+from descent.run import output, run_dirs
 from descent.run.run_dirs import job_label
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, config_of
+from conftest import Run, config_of, load, split
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from tensorboard.plugins.hparams import plugin_data_pb2
 from test_resume import SMALL, SignalAt, Trace
 from test_train import events
 
 from descent.config.identity import config_digest
-from descent.errors import UserError
+from descent.errors import UserError, show
 from descent.run.result import Result, git_state, is_finished, read_result, run_result
 from descent.run.train import train
-from regression.data.sources import load
-from regression.data.split import split
 from regression.model import LinearRegression
 
 INPUTS, TARGETS = [[1], [2], [3], [5]], [2, 4, 7, 9]
@@ -34,19 +32,40 @@ OWN = (
 )
 HPARAMS = {
     "seed": 5,
-    **{"data": "line", "data.source": "rows", "data.inputs": INPUTS, "data.targets": TARGETS, "data.seed": 0},
+    **{
+        "data": "line",
+        "data._target_": "regression.data.sources.ListedData",
+        "data.inputs": INPUTS,
+        "data.targets": TARGETS,
+        "data.seed": 0,
+    },
     **{"data.val_fraction": 0.0, "data.test_fraction": 0.0, "data.standardize": False, "data.max_rows": None},
-    **{"model": "linear", "model.bias": True, "model.init_weight": 0.5, "model.init_bias": 0},
+    **{"model": "linear", "model._target_": "regression.model.LinearRegression", "model.bias": True},
+    **{"model.init_weight": 0.5, "model.init_bias": 0},
     **{"optimizer": "sgd", "optimizer._target_": "torch.optim.SGD", "optimizer.lr": 0.01, "scheduler": "none"},
     **{"batch": "full", "batch.size": None, "batch.shuffle": False},
     **{"clip": "none", "clip.gradient_clip_val": None, "clip.gradient_clip_algorithm": None},
-    **{"stopping": "none", "stopping.max_epochs": 20, "stopping.patience": None, "stopping.min_delta": 0.0},
-    **{"stopping.monitor": "val/loss", "stopping.gradient_norm": None, "stopping.loss_change": None},
+    **{
+        "stopping": "none",
+        "stopping.max_epochs": 20,
+        "stopping.monitor": "val/loss",
+        "stopping.mode": "min",
+        "stopping.patience": None,
+        "stopping.min_delta": 0.0,
+    },
+    **{"stopping.gradient_norm": None, "stopping.loss_change": None},
     **{"stopping.max_samples": 8, "stopping.max_gradient_evaluations": None, "stopping.max_seconds": None},
     **{"stopping.diverged_above": 10000.0, "trainer": "float64", "trainer.accelerator": "cpu"},
     **{"trainer.precision": "64-true", "trainer.max_epochs": 3, "trainer.max_steps": None},
     **{"trainer.log_every_n_steps": 50, "trainer.check_val_every_n_epoch": None, "trainer.deterministic": False},
     **{"trainer.fast_dev_run": False, "trainer.profiler": None, "trainer.enable_progress_bar": False},
+    **{"trainer.fast": True, "logger.tensorboard.save_dir": None, "callbacks": "regression", "logger": "tensorboard"},
+    "callbacks.divergence._target_": "regression.callbacks.stable_rate.StableRate",
+    "callbacks.parameters._target_": "regression.callbacks.parameters.Parameters",
+    "callbacks.optimum._target_": "regression.callbacks.to_optimum.ToOptimum",
+    "callbacks.predictions._target_": "regression.callbacks.predictions.Predictions",
+    "callbacks.figures._target_": "regression.callbacks.figures.Figures",
+    "logger.tensorboard._target_": "descent.training.logger.RunLogger",
 }
 
 
@@ -54,7 +73,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", ["my scripts/train.py", "a=1"])
     result = train(config_of(*OWN), tmp_path / "r")
     written = json.loads((tmp_path / "r/result.json").read_text())
-    assert written == read_result(tmp_path / "r") == json.loads(json.dumps(vars(result)))
+    assert written == read_result(tmp_path / "r") == json.loads(json.dumps(result.as_dict()))
 
     x, y, w, b = np.array(INPUTS, float)[:, 0], np.array(TARGETS, float), 0.5, 0.0
     for _ in range(2):
@@ -79,7 +98,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
     }
     assert written["optimum"].pop("weight") == [pytest.approx(least[0])]
     assert np.array(written["optimum"].pop("hessian")) == pytest.approx(hessian)
-    assert written["best"].pop("monitor") == "train/loss"
+    assert written["best"].pop("metric") == "train/loss"
     for name, expected in numbers.items():
         assert written.pop(name) == pytest.approx(expected), name
     assert written.pop("parameters") == {"weight": [pytest.approx(w)], "bias": pytest.approx(b)}
@@ -93,6 +112,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
     assert written == {
         **{"status": "completed", "seed": 5, "command": "python 'my scripts/train.py' a=1", "reason": None},
         **{"stopped": "its budget of 8 samples is spent", "true_parameters": None, "signal": None},
+        "monitor": {"metric": "train/loss", "mode": "min"},
         **{"features": ["x_1"], "target": "y", "rows": {"train": 4, "val": 0, "test": 0}},
         **{"steps": 2, "epochs": 2, "samples": 8, "gradient_evaluations": 2},
         **{"config_digest": config_digest(config_of(*OWN)), "hparams": HPARAMS},
@@ -133,7 +153,7 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
     assert result.best["step"] < result.steps == 36  # or the test could not tell best from last
     weight, bias = LinearRegression.load_from_checkpoint(tmp_path / "r/checkpoints/best.ckpt").own_units()
     best = measured(overrides, weight, bias)
-    assert result.best == {"step": result.best["step"], "monitor": "val/loss", "value": pytest.approx(best["val/loss"])}
+    assert result.best == {"step": result.best["step"], "metric": "val/loss", "value": pytest.approx(best["val/loss"])}
     metrics = {name: value for name, value in result.metrics.items() if not name.startswith("optimum/")}
     names = ["train/loss", "val/loss", "val/mae", "val/r2"]
     expected = {name: last[name] for name in names} | {k: v for k, v in best.items() if k.startswith("test/")}
@@ -150,8 +170,17 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
     plugin = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = plugin_data_pb2.HParamsPluginData.FromString(plugin).session_start_info.hparams
     assert set(settings) == {
-        *("seed", "data", "data.source", "data.val_fraction", "data.test_fraction", "data.standardize", "data.seed"),
-        *("data.path", "data.target", "model", "model.bias", "optimizer", "optimizer._target_", "optimizer.lr"),
+        *("seed", "data", "data._target_", "data.val_fraction", "data.test_fraction", "data.standardize", "data.seed"),
+        *(
+            "data.path",
+            "data.target",
+            "model",
+            "model._target_",
+            "model.bias",
+            "optimizer",
+            "optimizer._target_",
+            "optimizer.lr",
+        ),
         *("scheduler", "batch", "batch.size", "batch.shuffle", "clip", "stopping", "trainer"),
         *("trainer.max_epochs", "trainer.precision"),
     }
@@ -255,10 +284,12 @@ def test_the_note_on_an_optimum_that_is_not_unique_is_for_that_case_alone(
 ) -> None:
     note = "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is reported"
     run("experiment=two_features", "trainer.max_epochs=1")
-    assert [record.getMessage() for record in caplog.records if record.name.startswith("descent")] == [note]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))] == [
+        note
+    ]
     caplog.clear()
     run(*SMALL, "trainer.max_epochs=1")
-    assert not [record for record in caplog.records if record.name.startswith("descent")]
+    assert not [record for record in caplog.records if record.name.startswith(("descent", "regression"))]
 
 
 def test_a_run_in_a_directory_that_has_one_begins_anew_unless_it_is_to_resume(run: Run, tmp_path: Path) -> None:
@@ -279,8 +310,8 @@ def test_the_exit_code_says_how_a_run_ended(status: Any, signal: int | None, cod
 
 
 def test_numbers_that_json_does_not_have_are_written_as_null_and_letters_as_they_are(tmp_path: Path) -> None:
-    result = Result("diverged", 0, "c", metrics={"a": math.nan, "b": -math.inf, "c": 0.5}, target="Größe")
-    result.predictions = [{"input": [1.0], "before": math.inf, "after": 2}]
+    result = Result("diverged", 0, "c", metrics={"a": math.nan, "b": -math.inf, "c": 0.5}, entries={"target": "Größe"})
+    result.entries["predictions"] = [{"input": [1.0], "before": math.inf, "after": 2}]
     result.write(tmp_path)
     text = (tmp_path / "result.json").read_bytes().decode()
     assert text.startswith('{\n  "status": "diverged",\n') and text.endswith("\n}\n") and '"Größe"' in text
@@ -318,15 +349,20 @@ def test_a_run_is_finished_when_it_is_completed_or_diverged(status: Any, finishe
 
 
 KINDS: dict[str, tuple[list[Any], list[Any]]] = {  # values that are right, and ones that are not
-    **dict.fromkeys(("metrics", "hparams", "rows"), ([{}, {"a": 1}], [None, [], 1, "a", True])),
-    **dict.fromkeys(("features", "predictions"), ([[], ["a"]], [None, {}, 1, "a", True])),
+    **dict.fromkeys(("metrics", "hparams"), ([{}, {"a": 1}], [None, [], 1, "a", True])),
     **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations"), ([0, 7], [None, 1.5, "1", [], False])),
     **dict.fromkeys(("reason", "stopped"), ([None, "a"], [1, [], {}, True])),
-    **dict.fromkeys(("parameters", "optimum", "best"), ([None, {}], [1, [], "a", False])),
+    "best": ([None, {}], [1, [], "a", False]),
     "status": (["completed", "diverged", "interrupted", "failed"], ["done", "", None, 1]),
-    "target": (["", "y"], [None, 1, []]),
     "seconds": ([0, 1.5], [None, "1", True]),
     **dict.fromkeys(("seed", "checksum"), ([None, 3], [1.5, "1", True, []])),
+}
+
+WORDS = {
+    **dict.fromkeys(("metrics", "hparams", "best"), "a group of keys"),
+    **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations", "seed", "checksum"), "a valid integer"),
+    **dict.fromkeys(("reason", "stopped"), "a valid string"),
+    **{"status": "one of completed, diverged, interrupted, failed", "seconds": "a valid number"},
 }
 
 
@@ -343,11 +379,11 @@ def test_a_result_has_the_kinds_of_values_that_others_read(key: str, tmp_path: P
         path.write_text(json.dumps(whole | {key: value}))
         with pytest.raises(UserError) as raised:
             read_result(tmp_path)
-        assert str(raised.value) == f"{path} must be the result of a run; its {key} is {value!r}"
+        assert str(raised.value) == f"{path} must be the result of a run; {key} must be {WORDS[key]}, got {show(value)}"
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
     with pytest.raises(UserError) as raised:
         read_result(tmp_path)
-    assert str(raised.value) == f"{path} must be the result of a run; it has no {key}"
+    assert str(raised.value) == f"{path} must be the result of a run; {key} is missing"
 
 
 def test_what_is_no_result_is_shown_as_far_as_forty_letters(tmp_path: Path) -> None:
@@ -368,7 +404,7 @@ def test_a_run_that_never_trained_is_named_with_its_reason(tmp_path: Path) -> No
     with pytest.raises(UserError) as raised:
         run_result(tmp_path)
     assert str(raised.value) == f"{tmp_path} must have trained; it has not: it has no rows"
-    Result("interrupted", 0, "", features=["x"]).write(tmp_path)
+    Result("interrupted", 0, "", entries={"features": ["x"]}).write(tmp_path)
     assert run_result(tmp_path)["status"] == "interrupted"
 
 

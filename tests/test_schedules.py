@@ -24,6 +24,10 @@ def rates(run: Run, directory: Path, *overrides: str) -> list[float]:
         (["scheduler=multistep", "scheduler.milestones=[3,6]"], lambda k: 0.04 * 0.1 ** ((k >= 12) + (k >= 24))),
         (["scheduler=exponential"], lambda k: 0.04 * 0.9 ** (k // 4)),
         (["scheduler=cosine"], lambda k: 0.02 * (1 + math.cos(math.pi * k / STEPS))),
+        (
+            ["scheduler=warmup_cosine"],
+            lambda k: 0.04 * (0.1 + 0.09 * k) if k < 10 else 0.02 * (1 + math.cos(math.pi * (k - 10) / (STEPS - 10))),
+        ),
         (["scheduler=linear_warmup"], lambda k: 0.04 * (0.1 + 0.9 * min(k / 10, 1))),
         (
             [

@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from descent import signals
 from descent.errors import UserError
-from descent.run import signals
 from descent.run.result import Result
+from regression.comparison import EXTRA
 
 Calls = list[tuple[Any, ...]]
+DEFAULTS: dict[str, Any] = {  # of compare.py
+    **{"directories": [Path("a")], "group": [], "x": None, "target": None},
+    **{"metric": "", "mode": "", "target_metric": ""},
+}
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
-        (["a"], ([Path("a")], [], None, 0.01, "")),
+        (["a"], {}),
         (
             [
                 "a",
@@ -51,21 +56,33 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
                 "samples",
                 "--target",
                 "0.5",
+                "--target-metric",
+                "val/loss",
                 "--metric",
-                "val/r2",
+                "val/mine",
+                "--mode",
+                "max",
             ],
-            ([Path("a"), Path("b")], ["optimizer", "batch.size"], "samples", 0.5, "val/r2"),
+            {
+                "directories": [Path("a"), Path("b")],
+                "group": ["optimizer", "batch.size"],
+                "x": "samples",
+                "target": 0.5,
+                "target_metric": "val/loss",
+                "metric": "val/mine",
+                "mode": "max",
+            },
         ),
-        *((["a", "--x", x], ([Path("a")], [], x, 0.01, "")) for x in ("steps", "gradient_evaluations", "seconds")),
+        *((["a", "--x", x], {"x": x}) for x in ("steps", "gradient_evaluations", "seconds")),
     ],
 )
 def test_compare_is_called_with_what_is_asked_for(
-    arguments: list[str], call: tuple[Any, ...], main: Any, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], call: dict[str, Any], main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: Calls = []
-    monkeypatch.setattr("descent.compare.report.compare", lambda *given: calls.append(given))
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr("descent.compare.ranking.compare", lambda **given: calls.append(given))
     main("compare.py", *arguments)
-    assert calls == [call]
+    assert calls == [{**DEFAULTS, **call, "extra": EXTRA}]
 
 
 @pytest.fixture
@@ -110,7 +127,7 @@ def test_predict_says_where_its_predictions_are(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("regression.predict.predict_file", lambda *given: calls.append(("predict", *given)))
+    monkeypatch.setattr("descent.run.predict.predict", lambda *given: calls.append(("predict", *given)))
     main("predict.py", "r", "in.csv", "out.csv", *arguments)
     assert calls == [("result", Path("r")), ("predict", Path("r"), Path("in.csv"), Path("out.csv"), checkpoint)]
     assert capsys.readouterr().out == "out.csv\n"
@@ -121,7 +138,7 @@ def test_a_directory_without_a_run_is_refused_before_anything_else(
     name: str, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("descent.run.evaluate.evaluate", None)
-    monkeypatch.setattr("regression.predict.predict_file", None)
+    monkeypatch.setattr("descent.run.predict.predict", None)
     rest = ["in.csv", "out.csv"] if name == "predict.py" else []
     with pytest.raises(UserError, match="RUN_DIR must be the directory of a run"):
         main(name, str(tmp_path), *rest)
@@ -152,7 +169,7 @@ def test_resume_ends_with_the_code_of_the_run_and_logs_where_there_is_one(
 HELP = {
     "compare.py": """\
 usage: compare.py [-h] [--group GROUP] [--x {steps,samples,gradient_evaluations,seconds}]
- [--target TARGET] [--metric METRIC] DIR [DIR ...]
+ [--metric METRIC] [--mode {min,max}] [--target TARGET] [--target-metric TARGET_METRIC] DIR [DIR ...]
 Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/.
 positional arguments:
  DIR with runs at any depth
@@ -160,8 +177,10 @@ options:
  -h, --help show this help message and exit
  --group GROUP hyperparameters to compare, each at its best setting: optimizer,batch.size
  --x {steps,samples,gradient_evaluations,seconds} of the loss figures; by default one for each
- --target TARGET excess over the optimal loss, as a fraction of it
- --metric METRIC what to report, and rank by: val/loss, with --group test/loss""",
+ --metric METRIC what to report, and rank by: the runs' monitor if not given
+ --mode {min,max} what is best of another than the monitor
+ --target TARGET to come to: training loss above the optimum's, as a fraction of it (0.01)
+ --target-metric TARGET_METRIC of which --target is a value instead: val/loss""",
     "evaluate.py": """\
 usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
 Test metrics of a finished run's best checkpoint; also kept in its evaluation.json.
@@ -173,7 +192,7 @@ options:
  --data FILE CSV or Parquet with other rows than the test rows""",
     "predict.py": """\
 usage: predict.py [-h] [--checkpoint {best,last}] RUN_DIR INPUT OUTPUT
-Predictions of a finished run: CSV or Parquet in, the same rows with a column "prediction" out.
+Predictions of a finished run for a file: CSV or Parquet in, the same rows with a column "prediction" out.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
  INPUT CSV or Parquet with the run's features

@@ -121,7 +121,9 @@ def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to
     with pytest.raises(UserError, match=r"/optimizer\.lr=\S+ was interrupted; the same command goes on from here$"):
         search([], interrupted, tmp_path, SPACE, 1, "val/loss", 0)
     assert trials_of(tmp_path) == []
-    with pytest.raises(UserError, match=r"choose_by must be a metric of the runs \(val/loss\), got 'val/mae'$"):
+    with pytest.raises(
+        UserError, match=r"choose_by must be a metric of the runs \(val/loss, optimum/excess_loss\), got 'val/mae'$"
+    ):
         (tmp_path / "other").mkdir()
         search([], launcher(tmp_path / "other", losses), tmp_path / "other", SPACE, 1, "val/mae", 0)
 
@@ -160,7 +162,7 @@ def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(tmp_pa
         Result(status, seed=0, command="", metrics=metrics).write(tmp_path / job_label(job))  # type: ignore[arg-type]
         jobs.append(job)
     assert best_of_each("o", "val/loss", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=3")]
-    assert best_of_each("o", "val/r2", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=2")]
+    assert best_of_each("o", "val/r2", tmp_path, jobs, {"seed"}, "max") == [("o=a", "+lr=2")]
 
 
 def test_the_sweepers_keys_have_these_defaults(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_the_sweepers_keys_have_these_defaults(tmp_path: Path) -> None:
         hydra = OmegaConf.to_container(compose("train", return_hydra_config=True).hydra, resolve=False)
     assert hydra["sweeper"] == {  # type: ignore[index, call-overload]
         "_target_": "hydra_plugins.descent.resuming.ResumingSweeper",
-        **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": "val/loss", "then": None},
+        **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": None, "mode": None, "then": None},
         **{"space": None, "n_trials": 20, "seed": 0},
     }
     launcher = {"_target_": "hydra_plugins.descent.resuming.ResumingLauncher"}

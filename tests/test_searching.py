@@ -136,7 +136,9 @@ def test_the_largest_r2_is_searched_as_the_smallest_loss_is(tmp_path: Path) -> N
     for metric in ("val/loss", "val/r2"):  # each the other's negative
         directory = tmp_path / metric
         directory.mkdir(parents=True)
-        found[metric] = search([], launcher(directory), directory, PLANE, 14, metric, 0).split(" with ")
+        found[metric] = search(
+            [], launcher(directory), directory, PLANE, 14, metric, 0, mode="max" if metric == "val/r2" else "min"
+        ).split(" with ")
     losses, r2 = trials_of(tmp_path / "val/loss"), trials_of(tmp_path / "val/r2")
     assert [params for *_, params, _ in r2] == [params for *_, params, _ in losses]
     assert found["val/r2"][1] == found["val/loss"][1]

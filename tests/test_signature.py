@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from descent.config.hyperparameters import check_spec
-from descent.config.signature import Signature, signature_of
+from descent.config.source import find, signature_of
 from descent.errors import UserError
 
 SOURCE = """
@@ -24,10 +24,23 @@ class Defaults:
 class Keywords:
     def __init__(self, params, **rest): ...
 class Bare: ...
+class Below(Whole):
+    x = 1
+class PassesOn(Whole):
+    def __init__(self, params, own, **rest):
+        super().__init__(b=own, **rest)
+class KeepsToItself(Whole):
+    def __init__(self, params, **rest): ...
+class OfNobodyKnown(torchless.Thing): ...
+@dataclass
+class Fields:
+    width: int = 1
 """
 
 
-def test_a_signature_is_read_from_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither can be imported."""
     package = tmp_path / "mine_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("class Deep:\n    def __init__(self, params, depth): ...\nraise ValueError\n")
@@ -35,43 +48,71 @@ def test_a_signature_is_read_from_the_source(tmp_path: Path, monkeypatch: pytest
     (package / "other.py").write_text(
         "class Original:\n    def __init__(self, params, größe): ...\nOther = 1\n", "utf-8"
     )
-    (package / "other").mkdir()
-    (package / "other/__init__.py").write_text("")
-    (tmp_path / "single_of_test.py").write_text("class Bare: ...\n")
+    (tmp_path / "single_of_test.py").write_text("class Bare: ...\nraise ValueError\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def read(target: str) -> tuple[list[str], list[str], bool] | None:
+    """The arguments of a class, those that it needs, and whether it takes any other."""
+    found = find(target)
+    assert found is not None
+    signature = signature_of(found)
+    if signature is None:
+        return None
+    needed = [name for name, argument in signature.arguments.items() if argument.required]
+    return [*signature.arguments], needed, signature.any_key
+
+
+@pytest.mark.usefixtures("package")
+def test_a_signature_is_read_from_the_source() -> None:
     expected = {
-        "mine_of_test.here.Whole": Signature(("a", "b", "c", "d", "e"), ("a", "b", "d")),
-        "mine_of_test.here.Defaults": Signature(("lr",), ()),
-        "mine_of_test.here.Keywords": None,
-        "mine_of_test.here.Bare": None,
-        "mine_of_test.here.Renamed": Signature(("größe",), ("größe",)),
-        "mine_of_test.here.Deep": Signature(("depth",), ("depth",)),
-        "mine_of_test.Deep": Signature(("depth",), ("depth",)),
+        "mine_of_test.here.Whole": (["b", "c", "d", "e"], ["b", "d"], False),
+        "mine_of_test.here.Defaults": (["params", "lr"], [], False),
+        "mine_of_test.here.Keywords": (["params"], ["params"], True),
+        "mine_of_test.here.Bare": ([], [], False),
+        "mine_of_test.here.Renamed": (["params", "größe"], ["params", "größe"], False),
+        "mine_of_test.here.Deep": (["params", "depth"], ["params", "depth"], False),
+        "mine_of_test.Deep": (["params", "depth"], ["params", "depth"], False),
+        "mine_of_test.here.Below": (["b", "c", "d", "e"], ["b", "d"], False),
+        "mine_of_test.here.PassesOn": (["params", "own", "c", "d", "e"], ["params", "own", "d"], False),
+        "mine_of_test.here.KeepsToItself": (["params"], ["params"], True),
+        "mine_of_test.here.OfNobodyKnown": None,
+        "mine_of_test.here.Fields": None,
+        "single_of_test.Bare": ([], [], False),
     }
-    assert {target: signature_of(target) for target in expected} == expected
-    for name in ("Neighbour", "Beside", "Original", "Other", "Function", "ABC", "rate"):
-        with pytest.raises(LookupError):
-            signature_of(f"mine_of_test.here.{name}")
-    for target in (
-        "mine_of_test.none.Bare",
-        "nothing_of_test.Bare",
-        "single_of_test.Bare",
-        "Bare",
-        "mine_of_test.here",
-    ):
-        with pytest.raises(LookupError):
-            signature_of(target)
+    assert {target: read(target) for target in expected} == expected
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(f"mine_of_test.here.{name}" for name in ("Neighbour", "Beside", "Nowhere")),
+        *("mine_of_test.none.Bare", "nothing_of_test.Bare", "single_of_test.below.Bare", "Bare"),
+    ],
+)
+def test_what_is_not_there_is_not_found(target: str) -> None:
+    with pytest.raises(LookupError):
+        find(target)
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("name", ["here.Other", "here.Function", "here.rate", "here.ABC", "here"])
+def test_what_is_no_class_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^optimizer\._target_ must be a class"):
+        check_spec({"_target_": f"mine_of_test.{name}"}, "optimizer", ["mine_of_test"])
 
 
 def test_a_class_that_takes_any_keyword_may_be_given_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("descent.config.hyperparameters.ALLOWED_PACKAGES", ("open_of_test",))
     (tmp_path / "open_of_test").mkdir()
-    (tmp_path / "open_of_test/__init__.py").write_text("class Open:\n    def __init__(self, params, **rest): ...\n")
+    (tmp_path / "open_of_test/__init__.py").write_text(
+        "class Open:\n    def __init__(self, params, lr: float = 1.0, **rest): ...\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    check_spec({"_target_": "open_of_test.Open", "anything": object()}, "optimizer")
-    with pytest.raises(UserError, match=r"^optimizer\.lr must be a number greater than 0"):
-        check_spec({"_target_": "open_of_test.Open", "lr": 0}, "optimizer")
-    with pytest.raises(
-        UserError, match=r"^optimizer\._target_ must be a class in open_of_test, got 'torch\.optim\.SGD'"
-    ):
-        check_spec({"_target_": "torch.optim.SGD"}, "optimizer")
+    monkeypatch.setattr("descent.config.targets.KINDS", {})  # it derives from nothing
+    packages = ["open_of_test"]
+    check_spec({"_target_": "open_of_test.Open", "anything": object()}, "optimizer", packages)
+    with pytest.raises(UserError, match=r"^optimizer\.lr must be a number below 1e30 in size, got 'a'"):
+        check_spec({"_target_": "open_of_test.Open", "lr": "a"}, "optimizer", packages)
+    with pytest.raises(UserError, match=r"^optimizer\._target_ must be a class in open_of_test \(the key packages"):
+        check_spec({"_target_": "torch.optim.SGD"}, "optimizer", packages)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, config_of
+from conftest import Run, config_of, load, split
 from sklearn.metrics import mean_squared_error
 from test_epoch_loop import Listener
 from test_resume import Trace
@@ -19,10 +18,8 @@ from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.config.schema import DataConfig
 from descent.errors import UserError
-from regression.data.sources import load
-from regression.data.split import Split, split
+from regression.data.split import Split
 
 SMALL = ("trainer=float64", "data.num_samples=60", "data.num_features=2", "data.noise_std=0.5", "batch.size=8")
 PER_EPOCH = 6  # 48 training rows
@@ -111,7 +108,7 @@ R2 = ("data.num_samples=100", "trainer.max_epochs=40", "trainer.log_every_n_step
 
 
 def test_plateau_on_r2_waits_for_it_to_rise(run: Run, tmp_path: Path) -> None:
-    options = "scheduler=plateau", "scheduler.monitor=val/r2", "scheduler.patience=1"
+    options = "scheduler=plateau", "monitor={metric: val/r2, mode: max}", "scheduler.patience=1"
     run(*R2, "optimizer.lr=0.05", "batch=mini", *options)
     found = list(curve(tmp_path / "0", "val/r2").values())
     assert found[:8] == sorted(found[:8])  # a rate that watched for a fall would have come down by now
@@ -138,7 +135,7 @@ def test_plateau_on_the_training_loss_looks_at_each_epoch_validated_or_not(run: 
 
 
 def test_patience_on_r2_stops_when_it_no_longer_rises(run: Run, tmp_path: Path) -> None:
-    patience = "stopping=patience", "stopping.monitor=val/r2", "stopping.patience=3"
+    patience = "stopping=patience", "monitor.metric=val/r2", "monitor.mode=max", "stopping.patience=3"
     result = run(*R2, "optimizer.lr=0.05", "trainer.max_epochs=1000", *patience)
     found = list(curve(tmp_path / "0", "val/r2").values())
     assert result.stopped == "val/r2 has not improved for 3 validations"
@@ -190,16 +187,16 @@ def test_lbfgs_clips_the_gradient_of_every_evaluation(
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
-    batches = InMemoryBatches(torch.arange(rows).unsqueeze(1), torch.arange(rows), 7, shuffle=True, seed=seed)
+    batches = InMemoryBatches(torch.arange(rows).unsqueeze(1), torch.arange(rows), size=7, shuffle=True, seed=seed)
     batches.set_epoch(epoch)
     taken = list(batches)
     assert all(torch.equal(x[:, 0], y) for x, y in taken)
     return tuple(int(row) for _, y in taken for row in y)
 
 
-def split_order(rows: int, data: DataConfig) -> tuple[int, ...]:
+def split_order(rows: int, data: dict[str, Any]) -> tuple[int, ...]:
     """The permutation behind a split, by validation sets that grow row by row; its first two rows sorted."""
-    chosen = [set(split(replace(data, val_fraction=k / rows), rows).val.tolist()) for k in range(2, rows)]
+    chosen = [set(split({**data, "val_fraction": k / rows}, rows).val.tolist()) for k in range(2, rows)]
     later = [more - fewer for fewer, more in pairwise(chosen)]
     last = set(range(rows)) - chosen[-1]
     return (*sorted(chosen[0]), *(row for (row,) in [*later, last]))
@@ -209,8 +206,8 @@ def test_no_two_seeds_or_epochs_share_an_order_nor_does_one_with_the_split() -> 
     orders = {key: epoch_order(40, *key) for key in product(range(10), range(10))}
     assert all(sorted(order) == list(range(40)) for order in orders.values())
     assert len(set(orders.values())) == 100
-    data = replace(config_of().data, test_fraction=0.0)
-    splits = {split_order(40, replace(data, seed=seed)) for seed in range(10)}
+    data = {**config_of().data, "test_fraction": 0.0}
+    splits = {split_order(40, {**data, "seed": seed}) for seed in range(10)}
     assert len(splits) == 10
     assert not splits & {(*sorted(order[:2]), *order[2:]) for order in orders.values()}
 

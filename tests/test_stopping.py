@@ -20,8 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from descent.errors import UserError
 from descent.run.result import Result
 from descent.run.resume import resume
-from descent.training.curves import Curves
 from descent.training.watcher import Watcher
+from regression.callbacks.parameters import Parameters
 from regression.model import LinearRegression
 
 
@@ -74,7 +74,7 @@ def test_three_small_changes_of_the_loss_of_all_rows_must_come_in_succession(run
     [
         ["stopping.monitor=train/loss"],
         ["stopping.monitor=train/loss", "trainer.check_val_every_n_epoch=4"],
-        ["stopping.monitor=val/r2", "data.val_fraction=0"],
+        ["monitor.metric=val/loss", "data.val_fraction=0"],
     ],
     ids=",".join,
 )
@@ -88,6 +88,16 @@ def test_patience_on_the_training_loss_looks_at_that_of_all_rows_after_each_epoc
     assert result.epochs == len(loss.losses) < 1000
     assert loss.losses.index(min(loss.losses)) == len(loss.losses) - 1 - 3 > 4
     assert loss.losses[:5] == sorted(loss.losses[:5], reverse=True)
+
+
+@pytest.mark.parametrize("rule", [[], ["stopping=patience"]], ids=str)
+def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(rule: list[str], run: Run) -> None:
+    with pytest.raises(UserError) as raised:
+        run(*SMALL, *rule, "monitor.metric=val/acc", "monitor.mode=max")
+    assert str(raised.value) == "monitor.metric must be one that was logged (val/loss, val/mae, val/r2), got 'val/acc'"
+    with pytest.raises(UserError) as raised:
+        run(*SMALL, *rule, "monitor.metric=val/r2", "monitor.mode=max", "data.val_fraction=0")
+    assert str(raised.value) == "monitor.metric must be one that was logged (none was), got 'train/r2'"
 
 
 class Clock:
@@ -173,8 +183,8 @@ class Path2d(Callback):
     path: Sequence[Sequence[float]] = ()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        (curves,) = (callback for callback in trainer.callbacks if isinstance(callback, Curves))  # type: ignore[attr-defined]
-        self.path = curves.path
+        (parameters,) = (callback for callback in trainer.callbacks if isinstance(callback, Parameters))  # type: ignore[attr-defined]
+        self.path = parameters.path
 
 
 def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -> None:

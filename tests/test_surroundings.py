@@ -54,7 +54,7 @@ class Noisy(InMemoryBatches):
 
 
 def noisy(self: RegressionData) -> Noisy:
-    return Noisy(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)
+    return Noisy(*self._tensors(self.train), size=self.batch_size, shuffle=self.shuffle)
 
 
 @pytest.mark.parametrize("through_lightning", [False, True])
@@ -82,7 +82,7 @@ def test_somebodys_own_checkpoints_leave_the_best_of_the_run_alone(run: Run, tmp
     losses = {point.step: point.value for point in events(tmp_path / "0").Scalars("val/loss")}
     best = min(losses, key=losses.__getitem__)
     assert result.best is not None
-    assert (result.best["step"], result.best["monitor"]) == (best, "val/loss")
+    assert (result.best["step"], result.best["metric"]) == (best, "val/loss")
     assert result.best["value"] == pytest.approx(losses[best], rel=1e-6)
     assert read_checkpoint(tmp_path / "0/checkpoints/best.ckpt")["global_step"] == best
     assert list((tmp_path / "own").glob("*.ckpt"))
@@ -116,7 +116,7 @@ def test_a_figure_that_cannot_be_drawn_takes_nothing_from_the_run(
     monkeypatch.setattr(figures, "predicted_against_actual", broken)
     result = train(config_of("trainer.enable_progress_bar=false", *SMALL), tmp_path / "run")
     assert result.status == "completed"
-    assert f"note: not every figure could be drawn: {error}\n" in caplog.text
+    assert f"note: Figures could not do its work: {error}\n" in caplog.text
 
 
 def test_the_callers_logging_and_warnings_are_as_they_were(run: Run) -> None:

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from test_resume import SMALL, SignalAt, Trace
 
 from descent.errors import UserError
-from descent.run.files import locked, write_atomically
+from descent.files import locked, write_atomically
 from descent.run.result import read_result
 from descent.run.resume import resume
 from descent.training.checkpoint_io import read_checkpoint
@@ -259,11 +259,22 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
         pass
 
 
+BROKEN = """
+from lightning.pytorch import Callback
+
+class Broken(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        assert False, "not foreseen"
+"""
+
+
 def test_the_traceback_of_an_unforeseen_failure_is_in_the_log(script: Script, tmp_path: Path) -> None:
-    done = script("train.py", "optimizer=adam", "+optimizer.capturable=true", "trainer.accelerator=cpu")
+    (tmp_path / "broken.py").write_text(BROKEN)
+    named = "packages=[torch,lightning,descent,regression,broken]", "+callbacks.broken._target_=broken.Broken"
+    done = script("train.py", *named, path=[tmp_path])
     assert done.returncode == 1
     (log,) = tmp_path.rglob("train.log")
-    assert done.stderr.splitlines()[-2].startswith("error: AssertionError: ")
+    assert done.stderr.splitlines()[-2].startswith("error: AssertionError: not foreseen")
     assert done.stderr.splitlines()[-1] == f"the traceback is in {log}"
     assert "Traceback" not in done.stderr and "Traceback" in log.read_text()
 

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from descent.errors import UserError
-from descent.run.files import locked
+from descent.files import locked
 from descent.run.result import Result
 from descent.run.run_dirs import job_label
 
@@ -65,6 +65,7 @@ FIRST = [
     *((2, "optimizer=sgd,optimizer.lr=0.1"), (3, "optimizer=sgd,optimizer.lr=0.2")),
 ]
 RATES = {"optimizer.lr": "0.1,0.2"}
+MODES = {"val/loss": None, "val/r2": "max"}
 
 
 @pytest.mark.parametrize(("choose_by", "best"), [("val/loss", 0.2), ("val/r2", 0.1)])
@@ -74,7 +75,9 @@ def test_the_second_round_repeats_the_best_of_each(
 ) -> None:
     values = {"optimizer": "adam,sgd", **RATES}
     params, arguments = (values, []) if where == "params" else ({}, [f"{key}={v}" for key, v in values.items()])
-    made, launcher = sweeper(params=params, for_each="optimizer", choose_by=choose_by, then={"seed": "5,6"})
+    made, launcher = sweeper(
+        params=params, for_each="optimizer", choose_by=choose_by, mode=MODES[choose_by], then={"seed": "5,6"}
+    )
     returns = made.sweep(arguments)
     assert launcher.launched == [
         *FIRST,
@@ -176,7 +179,7 @@ def test_a_search_ends_with_its_best_below_the_summary(sweeper: Sweep, capsys: p
 
     found = {}
     for seed in (3, 4):
-        made, launcher = sweeper(rate, space=SPACE, n_trials=2, seed=seed, choose_by="val/r2")
+        made, launcher = sweeper(rate, space=SPACE, n_trials=2, seed=seed, choose_by="val/r2", mode="max")
         made.config.hydra.sweep.dir = f"s{seed}"
         launcher.sweep_dir = Path(f"s{seed}")
         assert len(made.sweep(["optimizer=sgd"])) == 2

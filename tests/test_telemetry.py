@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, config_of
+from conftest import Run, config_of, load, split
 from test_train import events
-
-from regression.data.sources import load
-from regression.data.split import split
 
 FULL = (
     *("trainer=float64", "batch=full", "data.num_samples=60", "data.num_features=2", "trainer.max_epochs=30"),

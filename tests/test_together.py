@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF
+from conftest import CONF, Run, split
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
+from test_train import events
 
 from descent.config.parse import parse
 from descent.errors import UserError
+from descent.training.build import build
+from regression.data.module import RegressionData
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +22,23 @@ def tree() -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", ["data=line", "scheduler=plateau"])
     found: Any = OmegaConf.to_container(composed, resolve=True)
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in found.items() if key not in ("predict_at", "figures")}
 
 
-PLATEAU = "scheduler=plateau must have a scheduler.monitor and scheduler.interval=epoch"
 FRACTIONS = "data.val_fraction + data.test_fraction must be below 1, to leave training rows, got"
-EVERY = "scheduler.frequency must be a multiple of trainer.check_val_every_n_epoch"
 BOTH = "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), got"
 FULL = (
     "batch.size must be null (batch=full) with optimizer={},"
     " which compares successive gradients of one and the same loss, got"
 )
+
+
+def made(tree: dict[str, Any], cwd: Path | None = None) -> Any:
+    """The data of a config, as they are made, with its model and the split of many rows, before training."""
+    config = parse(tree, cwd=cwd)
+    build(config.model, "model", LightningModule)
+    split(config.data, 1000)
+    return build(config.data, "data", RegressionData)
 
 
 @pytest.mark.parametrize(
@@ -45,30 +55,8 @@ FULL = (
         ({"optimizer.full_batch_only": True, "batch.size": None}, None),
         ({"optimizer.full_batch_only": False, "batch.size": 4}, None),
         ({"optimizer.full_batch_only": True, "batch.size": 4}, f"{FULL.format('torch.optim.SGD')} 4"),
-        ({"scheduler.frequency": 3, "data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 3}, None),
-        ({"scheduler.frequency": 6, "data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 3}, None),
-        ({"scheduler.frequency": 3, "data.val_fraction": 0.5}, None),
-        (
-            {"scheduler.frequency": 4, "data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 3},
-            f"{EVERY} (3) to monitor val/loss, got 4",
-        ),
-        (
-            {"scheduler.monitor": "val/r2", "data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 3},
-            f"{EVERY} (3) to monitor val/r2, got 1",
-        ),
-        ({"scheduler.frequency": 4, "trainer.check_val_every_n_epoch": 3}, None),  # no validation: the training loss
-        (
-            {"scheduler.monitor": "train/loss", "data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 3},
-            None,
-        ),
-        ({"scheduler.monitor": None}, PLATEAU),
-        ({"scheduler.interval": "step"}, PLATEAU),
-        ({"data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 20, "scheduler.frequency": 20}, None),
-        (
-            {"data.val_fraction": 0.5, "trainer.check_val_every_n_epoch": 21, "scheduler.frequency": 21},
-            "trainer.check_val_every_n_epoch must be at most trainer.max_epochs (20), got 21",
-        ),
-        ({"trainer.check_val_every_n_epoch": 21}, None),
+        ({"scheduler.monitor": None}, "scheduler.monitor must be a metric with scheduler=plateau, got null"),
+        ({"scheduler.interval": "step"}, "scheduler.interval must be epoch with scheduler=plateau, got 'step'"),
         ({"model.bias": False}, None),
         (
             {"model.bias": False, "model.init_bias": 0.0},
@@ -88,11 +76,51 @@ def test_what_does_not_go_together_is_refused_and_what_does_is_taken(
         group, _, name = key.rpartition(".")
         (changed[group] if group else changed)[name] = value
     if message is None:
-        parse(changed)
+        made(changed)
         return
     with pytest.raises(UserError) as raised:
-        parse(changed)
+        made(changed)
     assert str(raised.value) == message
+
+
+VALIDATED = ("data.val_fraction=0.5", "data.num_samples=40", "scheduler=plateau", "trainer.max_epochs=6")
+EVERY_5TH = ("trainer.check_val_every_n_epoch=5",)
+EVERY = "scheduler.frequency must be a multiple of trainer.check_val_every_n_epoch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["scheduler.frequency=3", "trainer.check_val_every_n_epoch=3"], None),
+        (["scheduler.frequency=6", "trainer.check_val_every_n_epoch=3"], None),
+        (["scheduler.frequency=3"], None),
+        (
+            ["scheduler.frequency=4", "trainer.check_val_every_n_epoch=3"],
+            f"{EVERY} (3) to monitor val/loss, got 4",
+        ),
+        (
+            ["scheduler.monitor=val/r2", "scheduler.mode=max", "trainer.check_val_every_n_epoch=3"],
+            f"{EVERY} (3) to monitor val/r2, got 1",
+        ),
+        (["scheduler.frequency=4", "trainer.check_val_every_n_epoch=3", "data.val_fraction=0"], None),
+        (["scheduler.monitor=train/loss", "trainer.check_val_every_n_epoch=3"], None),
+        (["scheduler.frequency=7", "trainer.check_val_every_n_epoch=7"], None),  # the last epoch is validated anyway
+    ],
+)
+def test_a_plateau_is_asked_only_where_there_was_a_validation(
+    overrides: list[str], message: str | None, run: Run
+) -> None:
+    if message is None:
+        assert run(*VALIDATED, *overrides).status == "completed"
+        return
+    with pytest.raises(UserError) as raised:
+        run(*VALIDATED, *overrides)
+    assert str(raised.value) == message
+
+
+def test_a_validation_after_more_epochs_than_the_run_has_is_that_of_the_last(run: Run, tmp_path: Path) -> None:
+    result = run("data.val_fraction=0.5", "data.num_samples=40", "trainer.max_epochs=3", *EVERY_5TH)
+    assert [point.step for point in events(tmp_path / "0").Scalars("val/loss")] == [result.steps]
 
 
 def test_messages_name_the_option_that_was_chosen(tree: dict[str, Any]) -> None:
@@ -113,9 +141,9 @@ def test_messages_name_the_option_that_was_chosen(tree: dict[str, Any]) -> None:
     [
         ({}, None),
         ({"path": "ROWS.PARQUET"}, None),
-        ({"path": "none.csv"}, "data.path must be a CSV or Parquet file, got 'none.csv'"),
-        ({"path": "folder.csv"}, "data.path must be a CSV or Parquet file, got 'folder.csv'"),
-        ({"path": "rows.txt"}, "data.path must be a file named .csv or .parquet, got 'rows.txt'"),
+        ({"path": "none.csv"}, "data.path must be a CSV or Parquet file, got 'DIR/none.csv'"),
+        ({"path": "folder.csv"}, "data.path must be a CSV or Parquet file, got 'DIR/folder.csv'"),
+        ({"path": "rows.txt"}, "data.path must be a file named .csv or .parquet, got 'DIR/rows.txt'"),
         ({"features": ["x", "y"]}, "data.features must be without the target 'y', got ['x', 'y']"),
         ({"features": ["x"]}, None),
     ],
@@ -126,15 +154,20 @@ def test_a_table_is_looked_for_from_the_directory_of_the_run(
     for name in ("rows.csv", "ROWS.PARQUET", "rows.txt"):
         (tmp_path / name).touch()
     (tmp_path / "folder.csv").mkdir()
-    common = {k: v for k, v in tree["data"].items() if k not in ("inputs", "targets")}
-    data = {**common, "source": "table", "path": "rows.csv", "target": "y", "features": None} | values
+    data = table(tree["data"], **values)
     if message is None:
-        found: Any = parse({**tree, "data": data}, cwd=tmp_path).data
-        assert (found.path, found.target, found.features) == (str(tmp_path / data["path"]), "y", data["features"])
+        found = made({**tree, "data": data}, tmp_path)
+        assert (found.path, found.target, found.features) == (tmp_path / data["path"], "y", data["features"])
         return
     with pytest.raises(UserError) as raised:
-        parse({**tree, "data": data}, cwd=tmp_path)
-    assert str(raised.value) == message
+        made({**tree, "data": data}, tmp_path)
+    assert str(raised.value) == message.replace("DIR", str(tmp_path))
+
+
+def table(listed: dict[str, Any], **values: Any) -> dict[str, Any]:
+    common = {key: value for key, value in listed.items() if key not in ("inputs", "targets")}
+    own = {"_target_": "regression.data.sources.TableData", "path": "rows.csv", "target": "y", "features": None}
+    return common | own | values
 
 
 def test_a_relative_path_begins_where_python_was_started(
@@ -142,6 +175,6 @@ def test_a_relative_path_begins_where_python_was_started(
 ) -> None:
     (tmp_path / "rows.csv").touch()
     monkeypatch.chdir(tmp_path)
-    common = {k: v for k, v in tree["data"].items() if k not in ("inputs", "targets")}
-    data = {**common, "source": "table", "path": "./rows.csv", "target": "y", "features": None}
-    assert parse({**tree, "data": data}).data.path == str(tmp_path / "rows.csv")  # type: ignore[attr-defined]
+    data = table(tree["data"], path="./rows.csv")
+    assert parse({**tree, "data": data}).data["path"] == str(tmp_path / "rows.csv")
+    assert made({**tree, "data": data}).path == tmp_path / "rows.csv"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, config_of
+from conftest import Run, config_of, load, split
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
@@ -14,8 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from descent.run.result import read_result
-from regression.data.sources import load
-from regression.data.split import split
 from regression.model import LinearRegression
 
 
@@ -196,7 +194,7 @@ def test_hparams_hold_the_final_metrics_of_the_run(run: Run, tmp_path: Path) -> 
 def test_result_json_says_everything_that_the_result_does(run: Run, tmp_path: Path) -> None:
     result = run("optimizer=adam", "predict_at=[[1,2,3,4,5]]", "trainer.max_epochs=2", "seed=5")
     written = read_result(tmp_path / "0")
-    assert written == json.loads(json.dumps(vars(result)))
+    assert written == json.loads(json.dumps(result.as_dict()))
     assert written["status"] == "completed" and written["reason"] is None
     assert written["seed"] == 5
     assert written["hparams"]["optimizer"] == "adam" and written["hparams"]["optimizer.lr"] == 0.02

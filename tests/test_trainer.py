@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from test_train import events
 
 from descent.errors import UserError
 from descent.training import spacing
+from descent.training.schedule import schedule_of
 
 
 class Seen(Callback):
@@ -133,8 +133,7 @@ def test_the_rows_that_are_evaluated_are_those_whose_number_counts(
 
     class Evaluated(Trace):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            loop: Any = trainer.fit_loop.epoch_loop
-            if loop.is_evaluated():
+            if schedule_of(trainer).is_evaluated(trainer):
                 seen.append(trainer.current_epoch + 1)
 
     options = f"data.val_fraction={fraction}", "trainer.max_epochs=40"

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Run, config_of
+from conftest import Run, config_of, load
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from regression.data.sources import load
 
 TOLERANCE = 1e-12  # absolute where a number is below 1, relative above
 

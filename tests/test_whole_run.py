@@ -137,5 +137,5 @@ def test_every_point_of_every_curve_is_that_of_a_loop_by_hand(
         # an angle of 0 has a cosine that rounding takes from 1 by up to 1e-16, which is 1e-6 degrees
         assert found[tag] == pytest.approx(points, rel=1e-5, abs=1e-5 if tag == "grad/angle" else 1e-12), tag
     assert result.best is not None
-    assert (result.best["monitor"], result.best["step"]) == ("val/loss", expected.best[1])
+    assert (result.best["metric"], result.best["step"]) == ("val/loss", expected.best[1])
     assert result.best["value"] == pytest.approx(expected.best[0], rel=1e-9)

@@ -22,6 +22,7 @@ from test_survival import Script
 
 from descent.config.schema import Config
 from descent.errors import UserError
+from descent.files import write_atomically
 from descent.run.command import run_safely
 from descent.run.result import Result
 from descent.run.resume import resume
@@ -87,7 +88,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_result_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_path: Path) -> None:
-    Result("interrupted", seed=1, command="first").write(tmp_path)
+    Result("interrupted", seed=1, command="first", entries={"mine": [1.5] * 9}).write(tmp_path)
     before = (tmp_path / "result.json").read_bytes()
     assert len(before) > 600 and json.loads(before)["command"] == "first"
     with pytest.raises(UserError, match=r"cannot write .*result\.json: "), BROKEN[how]():
@@ -110,6 +111,7 @@ def test_a_checkpoint_stays_whole_when_the_disk_fails_in_the_middle(how: str, tm
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_predictions_stay_whole_when_the_disk_fails_in_the_middle(suffix: str, run: Run, tmp_path: Path) -> None:
     run(*SMALL, "data.num_features=1", run_dir=tmp_path / "r")
+    save_config(tmp_path / "r", *SMALL, "data.num_features=1", "trainer.enable_progress_bar=false", "figures=false")
     source, output = tmp_path / "rows.csv", tmp_path / f"out/predicted.{suffix}"
     pl.DataFrame({"x_1": [k / 7 for k in range(5000)]}).write_csv(source)
     output.parent.mkdir()
@@ -127,7 +129,7 @@ def test_predictions_stay_whole_when_the_disk_fails_in_the_middle(suffix: str, r
 HOLDER = """
 import sys
 from pathlib import Path
-from descent.run.files import locked
+from descent.files import locked
 with locked(Path(sys.argv[1]), "the run"):
     print("locked", flush=True)
     sys.stdin.read()
@@ -218,3 +220,9 @@ def test_a_config_that_is_refused_leaves_the_result_of_a_run_that_can_go_on(inte
     before = contents(interrupted)
     assert run_safely(refuse, interrupted, "").status == "failed"
     assert contents(interrupted) == before
+
+
+def test_what_a_killed_process_left_does_not_keep_a_file_from_being_written(tmp_path: Path) -> None:
+    (tmp_path / "a.json.tmp").write_text("half of somethi")
+    write_atomically(tmp_path / "a.json", b"whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "whole"}

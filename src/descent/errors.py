@@ -1,6 +1,13 @@
-"""The one kind of error that a user can cause and mend."""
+"""The one kind of error that a user can cause and mend, and its words."""
 
-from typing import Any
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+LONGEST = 200  # characters of a value in a message
 
 
 class UserError(Exception):
@@ -9,7 +16,37 @@ class UserError(Exception):
 
 def must(key: str, rule: str, value: Any) -> UserError:
     """The error for a value that breaks a rule: ``batch.size must be a positive integer, got -1``."""
-    return UserError(f"{key} must be {rule}, got {show(value)}")
+    shown = show(value)
+    if len(shown) > LONGEST:
+        shown = f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
+    return UserError(f"{key} must be {rule}, got {shown}")
+
+
+def unknown_key(key: str, known: Sequence[str]) -> UserError:
+    """The error for a key that is none of ``known``, those beside it."""
+    path, dot, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = (
+        f"did you mean {path}{dot}{close[0]}?"
+        if close
+        else f"the keys here are {', '.join(f'{path}{dot}{key}' for key in known)}"
+    )
+    return UserError(f"{key} is not a key: {hint}")
+
+
+def broken(error: "ValidationError", path: str = "", separator: str = ".") -> UserError:
+    """What pydantic found first, as such an error; ``path`` goes before its keys."""
+    first = error.errors(include_url=False)[0]
+    key = separator.join([*([path] if path else []), *map(str, first["loc"])])
+    match first["type"]:
+        case "missing":
+            return UserError(f"{key} is missing")
+        case "dataclass_type" | "model_type" | "dict_type":
+            return must(key, "a group of keys", first["input"])
+        case "literal_error":
+            options = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+            return must(key, f"one of {options}", first["input"])
+    return must(key, first["msg"].removeprefix("Input should be "), first["input"])
 
 
 def show(value: Any) -> str:

@@ -1,6 +1,8 @@
 """Linear regression as a LightningModule."""
 
-from typing import Any
+import math
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
+from descent.config.types import Number, OrNull, PositiveInteger
+from descent.errors import must
 from descent.training.build import build_optimizer, build_scheduler
 from regression.data.standardization import Standardization
 from regression.data.table import Array
@@ -20,50 +24,77 @@ class LinearRegression(LightningModule):
     data's own. Every argument is a plain value, so that ``load_from_checkpoint(path)`` needs nothing else.
 
     Args:
-        num_features: d.
         optimizer: ``{"_target_": "torch.optim.SGD", "lr": 0.05}``, with any further argument of the class.
+        scheduler: the same for a class of ``torch.optim.lr_scheduler``, with Lightning's ``interval``,
+            ``frequency`` and ``monitor``; ``None`` or empty: the learning rate stays as it is.
         bias: whether there is a b.
         init_weight: the initial value of every weight; ``None``: torch's default, random.
         init_bias: the same for b.
-        scheduler: the same for a class of ``torch.optim.lr_scheduler``, with Lightning's ``interval``,
-            ``frequency`` and ``monitor``; ``None`` or empty: the learning rate stays as it is.
+        num_features: d; ``None``: this and what follows are taken from the ``RegressionData`` that it trains on.
         standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
         target_center: mean of the training targets in the units of training; metrics are computed about it.
         target_scale: their standard deviation.
+
+    Attributes:
+        loss_unit: what a training loss is multiplied by to be in the data's own units.
     """
 
+    linear: nn.Linear
     x_mean: Tensor
     x_scale: Tensor
 
     def __init__(
         self,
-        num_features: int,
         optimizer: dict[str, Any],
-        bias: bool = True,
-        init_weight: float | None = None,
-        init_bias: float | None = None,
         scheduler: dict[str, Any] | None = None,
+        bias: bool = True,
+        init_weight: Annotated[Number | None, OrNull("torch's default initialisation")] = None,
+        init_bias: Annotated[Number | None, OrNull("torch's default initialisation")] = None,
+        num_features: PositiveInteger | None = None,
         standardization: dict[str, Any] | None = None,
         target_center: float = 0.0,
         target_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not bias and init_bias is not None:
+            raise must("model.init_bias", "null when model.bias is false", init_bias)
         self.save_hyperparameters(logger=False)
-        self.linear = nn.Linear(num_features, 1, bias=bias)
-        if init_weight is not None:
-            nn.init.constant_(self.linear.weight, init_weight)
-        if bias and init_bias is not None:
-            nn.init.constant_(self.linear.bias, init_bias)
-
         # Of targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits of targets far from 0 or tiny.
         metrics = MetricCollection({"loss": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()})
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+        if num_features is not None:
+            self._build(num_features)
 
-        units = Standardization(**standardization) if standardization else Standardization.identity(num_features)
-        self.units = units
-        self.register_buffer("x_mean", torch.tensor(units.x_mean), persistent=False)  # (d,)
-        self.register_buffer("x_scale", torch.tensor(units.x_scale), persistent=False)  # (d,)
+    def configure_model(self) -> None:
+        """Takes from the data what the config cannot know: features, units, and the size of the targets."""
+        if hasattr(self, "linear"):
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+        self.hparams.update(
+            num_features=len(data.rows.feature_names),
+            standardization=asdict(data.standardization),
+            target_center=float(data.train.y.mean()),
+            target_scale=float(data.train.y.std()) or 1.0,
+        )
+        self._build(self.hparams["num_features"])
+
+    def _build(self, num_features: int) -> None:
+        given = self.hparams
+        self.linear = nn.Linear(num_features, 1, bias=given["bias"])
+        if given["init_weight"] is not None:
+            nn.init.constant_(self.linear.weight, given["init_weight"])
+        if given["init_bias"] is not None:
+            nn.init.constant_(self.linear.bias, given["init_bias"])
+        fields = given["standardization"]
+        self.units = Standardization(**fields) if fields else Standardization.identity(num_features)
+        if len(self.units.x_mean) != num_features:
+            raise ValueError(f"its standardization must have a mean and a scale for each of {num_features} features")
+        if not (math.isfinite(given["target_center"]) and 0 < given["target_scale"] < math.inf):
+            raise ValueError("its target_center must be a finite number, and its target_scale one greater than 0")
+        self.loss_unit = self.units.loss_unit
+        self.register_buffer("x_mean", torch.tensor(self.units.x_mean), persistent=False)  # (d,)
+        self.register_buffer("x_scale", torch.tensor(self.units.x_scale), persistent=False)  # (d,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (batch,) for inputs (batch, d), both in the units of training."""
@@ -97,7 +128,7 @@ class LinearRegression(LightningModule):
         scheduler = build_scheduler(self.hparams["scheduler"], optimizer, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def update(self, metrics: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+    def update(self, metrics: MetricCollection, batch: tuple[Tensor, ...]) -> None:
         """Adds a batch, in the units of training, to ``metrics``."""
         x, y = batch
         center, scale = self.hparams["target_center"], self.hparams["target_scale"]

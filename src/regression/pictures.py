@@ -1,44 +1,12 @@
 """Pictures of a model: its fit, its errors, and the way that training took."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from descent.drawing import COLORS, legend, look, new_figure, plain
 from regression.data.table import Array
-
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")  # Paul Tol, bright
-STYLES = ("-", "--", ":")
-
-
-def png_of(figure: Figure, dpi: int) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names in any script are allowed
-        figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def plain(text: str) -> str:
-    """``text`` as it is: what stands between two dollars would be taken for mathematics."""
-    return text.replace("$", r"\$")
-
-
-def look(number: int) -> dict[str, Any]:
-    """Colour and style of a line, different for each of the first 24."""
-    return {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
-
-
-def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
-    """A figure with one set of axes; not one of pyplot's, which would keep it in memory."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> Figure:
@@ -98,5 +66,5 @@ def paths_over_contours(
         axes.plot(*path.T, marker=".", markersize=3, linewidth=1.2, **look(number), label=plain(name))
     axes.plot(*center, "*", color="#000000", markersize=12, label="least squares")
     axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    legend(axes)
     return figure

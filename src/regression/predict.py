@@ -9,6 +9,8 @@ import polars as pl
 from descent.errors import UserError, must
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
+from regression.callbacks.of import model_of
+from regression.data.module import column_names
 from regression.data.table import SUFFIXES, as_numbers, bad_cell, first_line, readable, scan, usable
 from regression.model import LinearRegression
 
@@ -35,8 +37,8 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
         UserError: a column is missing or there twice, a feature's cell holds no finite number or one above
             ``LARGEST``, a prediction is not finite, a file cannot be read or written, or the checkpoint not be used.
     """
-    features: list[str] = run_result(run_dir)["features"]
-    model = load_model(run_dir, checkpoint)
+    features, _ = column_names(run_result(run_dir))
+    model = model_of(load_model(run_dir, checkpoint))
     if output.suffix.lower() not in SUFFIXES:
         raise must("OUTPUT", "a file named .csv or .parquet", str(output))
     with readable("INPUT", source):

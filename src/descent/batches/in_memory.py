@@ -7,31 +7,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
 
 
 class InMemoryBatches:
-    """Iterates over ``(x, y)`` batches of shapes (batch, features) and (batch,).
+    """Iterates over batches that are tuples of the same rows of each tensor.
 
     The order of epoch e depends on ``seed`` and e alone, not on what ran before.
 
     Args:
-        x: inputs (rows, features), on the device and in the precision of training.
-        y: targets (rows,).
+        tensors: of equally many rows each, on the device and in the precision of training.
         size: rows a batch; the last batch of an epoch may be smaller. ``None``: all rows.
         shuffle: whether each epoch has a new order.
-        seed: of the orders.
+        seed: of the orders; ``None``: the run's.
     """
 
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
 
-    def __init__(self, x: Tensor, y: Tensor, size: int | None, shuffle: bool = False, seed: int = 0) -> None:
-        self.x, self.y = x, y
-        self.size = size or len(y)
-        self.count = ceil(len(y) / self.size)
+    def __init__(
+        self, *tensors: Tensor, size: int | None = None, shuffle: bool = False, seed: int | None = None
+    ) -> None:
+        self.rows = len(tensors[0])
+        if any(len(tensor) != self.rows for tensor in tensors):
+            raise ValueError(f"tensors must have equally many rows, got {[len(tensor) for tensor in tensors]}")
+        self.tensors: Batch = tensors
+        self.size = size or self.rows
+        self.count = ceil(self.rows / self.size)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.position = 0  # how many batches of the epoch have been taken
-        self._ordered: tuple[int, Tensor, Tensor] | None = None  # the epoch, and the rows in its order
+        self._awaits_epoch = False  # whether the position is that of the epoch that is set next
+        self._ordered: tuple[int, Batch] | None = None  # the epoch, and the rows in its order
+
+    @property
+    def x(self) -> Tensor:
+        return self.tensors[0]
+
+    @property
+    def y(self) -> Tensor:
+        return self.tensors[1]
 
     @property
     def sampler(self) -> "InMemoryBatches":
@@ -39,7 +52,13 @@ class InMemoryBatches:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        if epoch != self.epoch and not self._awaits_epoch:
+            self.position = 0  # the epoch before may have ended early (limit_train_batches)
+        self.epoch, self._awaits_epoch = epoch, False
+
+    def all(self) -> Batch:
+        """The whole training set as one batch."""
+        return self.tensors
 
     def __len__(self) -> int:
         return self.count
@@ -57,26 +76,28 @@ class InMemoryBatches:
         """
         if self.count == 1:
             self.position = 1
-            return [(self.x, self.y)] * count
+            return [self.tensors] * count
         self.position %= self.count
-        x, y = self._in_order()
         rows = slice(self.position * self.size, (self.position + count) * self.size)
         self.position += count
-        return list(zip(torch.split(x[rows], self.size), torch.split(y[rows], self.size), strict=True))
+        return list(zip(*(torch.split(tensor[rows], self.size) for tensor in self._in_order()), strict=True))
 
     def _in_order(self) -> Batch:
         if not self.shuffle:
-            return self.x, self.y
+            return self.tensors
         if self._ordered is None or self._ordered[0] != self.epoch:
             self._ordered = None  # free the rows of the epoch before
-            order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch, 2)).permutation(len(self.y)))
-            order = order.to(self.x.device)
-            self._ordered = (self.epoch, self.x[order], self.y[order])  # one copy an epoch; batches are views of it
-        return self._ordered[1:]
+            order = torch.from_numpy(np.random.default_rng((self.seed or 0, self.epoch, 2)).permutation(self.rows))
+            order = order.to(self.tensors[0].device)
+            # one copy an epoch; batches are views of it
+            self._ordered = (self.epoch, tuple(tensor[order] for tensor in self.tensors))
+        return self._ordered[1]
 
     def state_dict(self) -> dict[str, int]:
         """What Lightning keeps in a checkpoint to go on within an epoch."""
-        return {"position": self.position}
+        return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.position = state_dict["position"]
+        """Goes on at a position; of the epoch that is set next, where the state has none."""
+        self.position, self.epoch = state_dict["position"], state_dict.get("epoch", self.epoch)
+        self._awaits_epoch = "epoch" not in state_dict

@@ -1,58 +1,80 @@
 """What a comparison reads of a ``result.json``, and what it must be."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from descent.config.rules import SEED, TEXT, Rule, is_integer, or_null
-from descent.errors import must
+from annotated_types import Ge, Gt, Lt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+
+from descent.config.types import Integer, OrNull, Rule, Seed, Text
+from descent.errors import broken, must
 
 COMPARABLE = ("completed", "diverged")
 NOT_COMPARABLE = ("interrupted", "failed")
 MOST = 2**63  # of an integer in a table
-
-
 LARGEST = 1e300  # of a number: means and deviations of larger ones are not finite
 
 
-def _is_finite(value: Any) -> bool:
-    return (is_integer(value) and -MOST < value < MOST) or (isinstance(value, float) and abs(value) < LARGEST)
+def _check_number(value: Any) -> Any:
+    """Refuses one that is too large; what is no number may be anything."""
+    limit = {int: MOST, float: LARGEST}.get(type(value))
+    if limit and not -limit < value < limit:  # nan is not
+        raise ValueError
+    return value
 
 
-def _is_number(value: Any) -> bool:
-    return is_integer(value) or isinstance(value, float)
+_Integer = Annotated[int, Strict(), Lt(MOST)]
+_Number = Annotated[_Integer | Annotated[float, Strict()], AfterValidator(_check_number)]
+
+Finite = Annotated[_Number, Rule(f"a number below {LARGEST:g} in size")]
+FiniteOrNull = Annotated[Finite | None, OrNull("not finite")]  # as results are written
+Count = Annotated[_Integer, Ge(0), Rule("an integer, 0 or more")]
+Size = Annotated[_Integer, Gt(0), Rule("a positive integer")]
+Duration = Annotated[_Number, Ge(0), Rule("a number, 0 or more")]
+Value = Annotated[Any, AfterValidator(_check_number), Rule(f"below {LARGEST:g} in size, and an integer below 2**63")]
 
 
-FINITE = Rule(f"a number below {LARGEST:g} in size", _is_finite)
-FINITE_OR_NULL = or_null(FINITE, "not finite")  # as results are written
-COUNT = Rule("an integer, 0 or more", lambda v: is_integer(v) and 0 <= v < MOST)
-SIZE = Rule("a positive integer", lambda v: is_integer(v) and 0 < v < MOST)
-DURATION = Rule("a number, 0 or more", lambda v: _is_finite(v) and v >= 0)
-RATE = or_null(DURATION, "none")
-LIST = Rule("a list of such numbers", lambda v: isinstance(v, list) and all(map(FINITE_OR_NULL.accepts, v)))
-TABLE = Rule("a list of such lists", lambda v: isinstance(v, list) and all(map(LIST.accepts, v)))
-VALUE = Rule(f"below {LARGEST:g} in size, and an integer below 2**63", lambda v: not _is_number(v) or _is_finite(v))
+class Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
 
-# By path. A key that is missing is null; the batch size alone has a meaning as null.
-RULES: dict[str, Rule] = {
-    "checksum": Rule("an integer", is_integer),
-    "seed": SEED,
-    "rows/train": SIZE,
-    **dict.fromkeys(("steps", "gradient_evaluations"), COUNT),
-    **dict.fromkeys(("epochs", "samples"), or_null(COUNT, "unknown")),
-    "seconds": DURATION,
-    **dict.fromkeys(("reason", "stopped"), or_null(TEXT, "none")),
-    "hparams/batch.size": or_null(SIZE, "all rows"),
-    **dict.fromkeys(("hparams/optimizer.lr", "hparams/optimizer.momentum"), RATE),
-}
-IN_OPTIMUM: dict[str, Rule] = {
-    **dict.fromkeys(("optimum/loss", "optimum/bias"), FINITE_OR_NULL),
-    **dict.fromkeys(("optimum/condition_number", "optimum/max_stable_lr"), FINITE_OR_NULL),
-    "optimum/weight": LIST,
-    "optimum/hessian": or_null(TABLE, "not two parameters"),
-}
-IN_BEST: dict[str, Rule] = {"best/monitor": TEXT, "best/value": FINITE_OR_NULL}
-OBJECT = Rule("an object", lambda v: isinstance(v, dict))
+
+class Best(Part):
+    metric: Text | None = None
+    monitor: Text | None = None  # as it was called once
+    value: FiniteOrNull = None
+
+
+class Monitor(Part):
+    metric: Text
+    mode: Literal["min", "max"]
+
+
+class Rows(Part):
+    train: Annotated[Size | None, OrNull("unknown")] = None
+
+
+class Hparams(Part):
+    __pydantic_extra__: dict[str, Value]
+    batch_size: Annotated[Size | None, OrNull("all rows")] = Field(None, alias="batch.size")
+    lr: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.lr")
+    momentum: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.momentum")
+
+
+class Comparable(Part):
+    metrics: dict[str, FiniteOrNull]
+    hparams: Hparams
+    rows: Rows | None = None
+    checksum: Annotated[Integer | None, OrNull("unknown")] = None
+    seed: Seed
+    steps: Count
+    gradient_evaluations: Count
+    epochs: Annotated[Count | None, OrNull("unknown")] = None
+    samples: Annotated[Count | None, OrNull("unknown")] = None
+    seconds: Duration
+    reason: Annotated[Text | None, OrNull("none")] = None
+    stopped: Annotated[Text | None, OrNull("none")] = None
+    best: Best | None = None
+    monitor: Annotated[Monitor | None, BeforeValidator(lambda value: None if value == {} else value)] = None
 
 
 def why_not_comparable(result: Any) -> str | None:
@@ -66,34 +88,17 @@ def why_not_comparable(result: Any) -> str | None:
 def _broken(result: Any) -> str | None:
     """The first rule that is broken, in words."""
     if not isinstance(result, dict):
-        return str(must("it", OBJECT.text, result))
+        return str(must("it", "an object", result))
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:  # half a surrogate pair, NaN: no result is written with such
         return str(error)
     if result.get("status") not in COMPARABLE:
         return str(must("status", f"one of {', '.join(COMPARABLE + NOT_COMPARABLE)}", result.get("status")))
-    rules = dict.fromkeys(("metrics", "hparams", "rows"), OBJECT)
-    rules |= {key: or_null(OBJECT, "none") for key in ("optimum", "best")}
-    rules |= RULES
-    rules |= IN_OPTIMUM if result.get("optimum") is not None else {}
-    rules |= IN_BEST if result.get("best") is not None else {}
-    for path, rule in rules.items():
-        value = _at(result, path)
-        if not rule.accepts(value):
-            return str(must(path, rule.text, value))
-    if "batch.size" not in result["hparams"]:
-        return "hparams/batch.size is missing"
-    for name, rule in (("metrics", FINITE_OR_NULL), ("hparams", VALUE)):
-        for key, value in result[name].items():
-            if not rule.accepts(value):
-                return str(must(f"{name}/{key}", rule.text, value))
+    try:
+        found = Comparable.model_validate(result)
+    except ValidationError as error:
+        return str(broken(error, separator="/"))
+    if found.best and (found.best.metric or found.best.monitor) is None:
+        return "best/metric is missing"
     return None
-
-
-def _at(result: Mapping[str, Any], path: str) -> Any:
-    """``None`` where there is nothing."""
-    node: Any = result
-    for part in path.split("/"):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node

@@ -1,8 +1,9 @@
 """Runs read back from their directories: results and curves, and which of them cannot be compared."""
 
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,10 @@ from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
 from descent.run.result import read_result
 
-Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
+Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
+
+# Arguments of torch's DataLoader that say how rows are read, and not which.
+READING = ("batch_size", "shuffle", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last")
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,25 @@ class Run:
     path: Path
     result: dict[str, Any]
 
-    @property
+    @cached_property
     def hparams(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.result["hparams"]
-        return found
+        """Flat, whatever the values: ``model.optimizer.lr``."""
+        return _flat(self.result["hparams"])
 
     @property
     def diverged(self) -> bool:
         return bool(self.result["status"] == "diverged")
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What tells its data from others': the checksum of the rows, or where there is none the settings."""
+        if self.result.get("checksum") is not None:
+            return {"checksum": self.result["checksum"]}
+        settings = {key: value for key, value in self.hparams.items() if key.split(".")[0] == "data"}
+        return {key: value for key, value in settings.items() if key.split(".")[-1] not in READING}
+
     @cached_property
-    def curves(self) -> dict[str, Curve]:
+    def curves(self) -> dict[str, Points]:
         """The scalars of the event files, by TensorBoard's own reader, each step once and in order."""
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -48,24 +60,20 @@ class Run:
             found[tag] = steps, np.array([points[step].value for step in steps.tolist()])
         return found
 
-    def curve(self, tag: str) -> Curve:
+    def curve(self, tag: str) -> Points:
         """Empty where the run has none."""
         return self.curves.get(tag, (np.array([], dtype=np.int64), np.array([])))
 
-    @property
-    def excess(self) -> Curve:
-        """``optimum/excess_loss``, from step 0."""
-        return self.curve("optimum/excess_loss")
-
     def axis(self, name: str, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What an x axis of ``X_AXES`` shows at ``steps``."""
+        """What an x axis of ``X_AXES`` shows at ``steps``; nan where it is not known.
+
+        Samples are as many each step as on average over the run.
+        """
         if name == "steps":
             return steps.astype(np.float64)
-        rows = self.result["rows"]["train"]
         if name == "samples":
-            size = min(self.hparams["batch.size"] or rows, rows)
-            passes, rest = np.divmod(steps, -(-rows // size))
-            return np.asarray(passes * rows + np.minimum(rest * size, rows), dtype=np.float64)
+            known, seen = self.result["steps"], self.result.get("samples")
+            return steps * (seen / known if seen and known else np.nan)
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
         if not len(known):
             return np.full(len(steps), np.nan)
@@ -75,37 +83,57 @@ class Run:
         return np.asarray(np.interp(steps, known, values), dtype=np.float64)
 
 
-def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return flat
+
+
+def read_runs(
+    directories: Sequence[Path], problem: Callable[[dict[str, Any]], str | None] = lambda result: None
+) -> tuple[list[Run], list[str]]:
     """The runs below ``directories`` that can be compared, and why others are left out.
 
-    A run is left out that is broken, failed or was interrupted, or whose rows, or their split, are not those of most.
+    A run is left out that is broken, failed or was interrupted, that is a copy of another, or whose data are not those
+    of most.
+
+    Args:
+        problem: the project's own check of a result.
 
     Raises:
         UserError: there is no such directory, or no run that can be compared in them.
     """
-    found: list[Run] = []
+    found: dict[str, Run] = {}
     left_out: list[str] = []
     for path in _run_dirs(directories, left_out):
         try:
             run = Run(path, read_result(path))
-            reason = _unfit(run)
+            reason = why_not_comparable(run.result) or problem(run.result) or _unfit(run)
         except FileNotFoundError:
             reason = "not finished, it has no result.json"
         except UserError as error:
             reason = str(error)
         except (OSError, ValueError, RecursionError) as error:
             reason = f"its result.json is broken ({type(error).__name__}: {error})"
+        if not reason:
+            first = found.setdefault(json.dumps(run.result), run)  # with its seconds to the last digit
+            reason = f"a copy of {first.path}" if first is not run else None
         if reason:
             left_out.append(f"{path}: {reason}")
-        else:
-            found.append(run)
     if not found:
         some = "; ".join(left_out[:5]) + (f"; and {len(left_out) - 5} more" if len(left_out) > 5 else "")
         why = f" ({some})" if some else ""
         raise UserError(f"DIR must hold finished runs, got {', '.join(map(str, directories))}{why}")
-    (most, _), *_ = Counter(run.result["checksum"] for run in found).most_common()
-    left_out += [f"{run.path}: another data set" for run in found if run.result["checksum"] != most]
-    return [run for run in found if run.result["checksum"] == most], left_out
+    (most, _), *_ = Counter(json.dumps(run.data, sort_keys=True) for run in found.values()).most_common()
+    usual, kept = json.loads(most), []
+    for run in found.values():
+        differ = [key for key in {**usual, **run.data} if usual.get(key) != run.data.get(key)]
+        if differ:
+            left_out.append(f"{run.path}: another data set (by its {', '.join(differ)})")
+        else:
+            kept.append(run)
+    return kept, left_out
 
 
 def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
@@ -125,10 +153,7 @@ def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
 
 
 def _unfit(run: Run) -> str | None:
-    """Why a run cannot be compared; ``None`` if it can be."""
-    reason = why_not_comparable(run.result)
-    if reason:
-        return reason
+    """Why its curves cannot be compared; ``None`` if they can be."""
     try:
         steps, _ = run.curve("train/seconds")
     except Exception as error:  # whatever TensorBoard's reader says of a file that is none of its own

@@ -1,13 +1,15 @@
 """Runs that belong together, and which setting is a group's best."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
 from statistics import fmean
 from typing import Any
 
 from descent.compare.runs import Run
-from descent.config.rules import better
+from descent.run.metric import Metric
+
+CLASSES = ("data.", "model.", "callbacks.", "logger.")  # their arguments may be copies of what stands elsewhere
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]
     """The runs by setting: by all hyperparameters that differ between them, those of ``first`` named first.
 
     Seeds make no setting of their own, nor does what follows from another key, as an optimizer's arguments that only
-    it has.
+    it has, or a ``data.batch_size`` that is ``${batch.size}``.
     """
     keys = sorted(_varied(runs), key=lambda key: first.index(key) if key in first else len(first))
     found: dict[tuple[str, ...], Setting] = {}
@@ -34,7 +36,7 @@ def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]
     return list(found.values())
 
 
-def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str) -> list[Setting]:
+def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Metric) -> list[Setting]:
     """One setting for each combination of the values of ``group``: so each optimizer at its own best learning rate.
 
     It is the one with the most seeds, which a protocol has chosen to repeat with others; among equals the one of
@@ -43,10 +45,9 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str
     """
 
     def merit(setting: Setting) -> tuple[int, int, float]:
-        mean = mean_of(setting, metric)
-        sign = 1 if better(metric) == "max" else -1
+        mean = mean_of(setting, metric.name)
         seeds = len({run.result["seed"] for run in setting.runs})  # a run that is there twice chooses nothing
-        return seeds, -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else sign * mean
+        return seeds, -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else metric.merit(mean)
 
     groups: dict[tuple[str, ...], list[Setting]] = {}
     for setting in settings:
@@ -58,12 +59,6 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: str
         fresh = [run for run in best.runs if run.result["seed"] not in seen]
         chosen.append(replace(best, runs=fresh or best.runs))
     return chosen
-
-
-def chooser_of(metric: str, known: Collection[str]) -> str:
-    """By what settings are chosen where ``metric`` is reported: test rows choose nothing, validation rows do."""
-    twin = f"val/{metric.removeprefix('test/')}" if metric.startswith("test/") else metric
-    return next((name for name in (twin, "val/loss") if name in known), "train/loss")
 
 
 def name_of(values: Mapping[str, Any]) -> str:
@@ -86,29 +81,29 @@ def finals(setting: Setting, metric: str) -> list[float]:
 
 def _varied(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in run.hparams if key != "seed")
-    differ = [key for key in keys if len({_same(run.hparams.get(key)) for run in runs}) > 1]
-    groups = [key for key in differ if "." not in key]
+    values = {key: tuple(_same(run.hparams.get(key)) for run in runs) for key in keys}
+    differ = [key for key in keys if len(set(values[key])) > 1]
+    others = {values[key] for key in differ if not key.startswith(CLASSES)}
     kept = []
     for key in differ:
         group = key.split(".")[0]
-        if "." in key and group in groups and _follows(key, group, runs):
+        copied = key.startswith(CLASSES) and values[key] in others
+        if copied or ("." in key and group in differ and _follows(values[key], values[group])):
             continue
         kept.append(key)
     return kept
 
 
-def _follows(key: str, group: str, runs: Sequence[Run]) -> bool:
-    """Whether the option chosen of ``group`` decides the value of ``key``."""
+def _follows(values: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether the option chosen of a group decides the value of a key of it."""
     seen: dict[str, str] = {}
-    return all(
-        seen.setdefault(_same(run.hparams.get(group)), _same(run.hparams.get(key))) == _same(run.hparams.get(key))
-        for run in runs
-    )
+    return all(seen.setdefault(option, value) == value for option, value in zip(options, values, strict=True))
 
 
 def _same(value: Any) -> str:
     """Equal for equal values: 1 and 1.0 are one learning rate."""
-    return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return repr(float(value) if number else value)
 
 
 def _text(value: Any) -> str:

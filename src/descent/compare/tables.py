@@ -1,41 +1,55 @@
 """Settings against each other: mean and deviation over seeds, and what it takes to come to a target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isnan
 from statistics import fmean, median_low, stdev
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from descent.compare import X_AXES
+from descent.compare.extra import Curve
 from descent.compare.runs import Run
-from descent.compare.settings import Setting, finals, mean_of
-from descent.config.rules import better
+from descent.compare.settings import Setting, finals
+from descent.run.metric import Metric
 
 
-def to_target(run: Run, target: float) -> dict[str, float] | None:
-    """At which step, sample, gradient evaluation and second the loss first was within ``target`` of the optimum's.
+def best_of(run: Run) -> tuple[str, float | None] | None:
+    """The metric that chose the run's best checkpoint, and its value there."""
+    best = run.result.get("best")
+    return (best.get("metric", best.get("monitor")), best.get("value")) if best else None
 
-    Args:
-        target: the excess over the optimum's loss, as a fraction of it; of the first excess, where that loss is 0.
+
+def to_target(run: Run, curve: Curve) -> dict[str, float] | None:
+    """At which step, sample, gradient evaluation and second the run first came to the target of ``curve``.
 
     Returns:
-        by x axis, of the first logged point that was; and ``apart``, how many steps before it the last point is that
-        was not: it is not known any finer. ``None`` where none was, or the run diverged after all: a miss.
+        by x axis, of the first logged point that did, nan where it is not known; and ``apart``, how many steps before
+        it the last point is that did not, or the beginning: it is not known any finer. ``None`` where none did, or
+        the run diverged after all: a miss.
     """
-    steps, values = run.excess
-    if run.diverged or not len(values):
+    steps, values = run.curve(curve.tag)
+    limit = curve.limit(run) if len(values) and not run.diverged else None
+    if limit is None:
         return None
-    optimum = (run.result.get("optimum") or {}).get("loss") or 0.0
-    limit = target * (optimum if optimum > 1e-12 * values[0] else values[0])
-    (reached,) = (values <= limit).nonzero()
+    with np.errstate(over="ignore"):  # event files are in single precision, in which 0.9 is a little less than 0.9
+        single, goal = values.astype(np.float32), np.float32(limit)
+    (reached,) = (single >= goal if curve.mode == "max" else single <= goal).nonzero()
     if not len(reached):
         return None
     first = reached[0]
     spent = {axis: float(run.axis(axis, steps[first : first + 1])[0]) for axis in X_AXES}
-    return spent | {"apart": float(steps[first] - steps[max(0, first - 1)])}
+    return spent | {"apart": float(steps[first] - (steps[first - 1] if first else 0))}
 
 
-def table_of(settings: Sequence[Setting], metric: str, target: float, chosen_by: str | None = None) -> pl.DataFrame:
+def table_of(
+    settings: Sequence[Setting],
+    metric: Metric,
+    curve: Curve,
+    chosen_by: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
     """A row a setting, the best first: the fewest runs diverged, then the best mean of ``metric``.
 
     Mean and deviation are of the runs that did not diverge, the medians of those that came to the target, of an even
@@ -44,41 +58,44 @@ def table_of(settings: Sequence[Setting], metric: str, target: float, chosen_by:
 
     Args:
         metric: what is reported.
-        target: see ``to_target``.
+        curve: if it has a target, there are columns for it.
         chosen_by: the metric that chose the settings among others, where one did.
+        columns: further ones, each the mean of a metric.
     """
     rows = []
-    found = (run.result.get("best") for setting in settings for run in setting.runs)
-    monitor = next((best["monitor"] for best in found if best), "val/loss")
+    monitor = next((best[0] for s in settings for run in s.runs if (best := best_of(run))), metric.name)
     for setting in settings:
         whole = [run for run in setting.runs if not run.diverged]
-        bests = [best for run in whole if (best := run.result.get("best")) and best["monitor"] == monitor]
-        reached = [spent for run in setting.runs if (spent := to_target(run, target)) is not None]
-        rows.append(
-            {
-                "setting": setting.name,
-                "runs": len(setting.runs),
-                "diverged": len(setting.runs) - len(whole),
-                "chosen by": chosen_by,
-                "reported": metric,
-                **_mean_and_deviation(metric, finals(setting, metric)),
-                "above the optimum": mean_of(setting, "optimum/excess_loss"),
-                **_mean_and_deviation(
-                    f"best {monitor}", [best["value"] for best in bests if best.get("value") is not None]
-                ),
-                "at target": len(reached),
-                "missed": len(setting.runs) - len(reached),
-                **{f"{axis} to target": median_low(r[axis] for r in reached) if reached else None for axis in X_AXES},
-                "steps between points": max(r["apart"] for r in reached) if reached else None,
-            }
-        )
+        bests = [best for run in whole if (best := best_of(run)) and best[0] == monitor]
+        row: dict[str, Any] = {
+            "setting": setting.name,
+            "runs": len(setting.runs),
+            "diverged": len(setting.runs) - len(whole),
+            "chosen by": chosen_by,
+            "reported": metric.name,
+            **_mean_and_deviation(metric.name, finals(setting, metric.name)),
+            **{title: _mean(finals(setting, name)) for title, name in (columns or {}).items()},
+            **_mean_and_deviation(f"best {monitor}", [value for _, value in bests if value is not None]),
+        }
+        rows.append(row if curve.target is None else row | _target_columns(setting, curve))
     share = (pl.col("runs") - pl.col("diverged")) / pl.col("runs")
     return pl.DataFrame(rows, infer_schema_length=None).sort(
-        [share, pl.col(f"{metric} mean").cast(pl.Float64)],
-        descending=[True, better(metric) == "max"],
+        [share, pl.col(f"{metric.name} mean").cast(pl.Float64)],
+        descending=[True, metric.mode == "max"],
         nulls_last=True,
         maintain_order=True,
     )
+
+
+def _target_columns(setting: Setting, curve: Curve) -> dict[str, float | None]:
+    reached = [spent for run in setting.runs if (spent := to_target(run, curve)) is not None]
+    known = {axis: [spent[axis] for spent in reached if not isnan(spent[axis])] for axis in X_AXES}
+    return {
+        "at target": len(reached),
+        "missed": len(setting.runs) - len(reached),
+        **{f"{axis} to target": median_low(values) if values else None for axis, values in known.items()},
+        "steps between points": max((spent["apart"] for spent in reached), default=None),
+    }
 
 
 def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
@@ -97,9 +114,13 @@ def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
     )
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
 def _mean_and_deviation(name: str, values: Sequence[float]) -> dict[str, float | None]:
     return {
-        f"{name} mean": fmean(values) if values else None,
+        f"{name} mean": _mean(values),
         f"{name} deviation": stdev(values) if len(values) > 1 else None,
     }
 

@@ -7,6 +7,7 @@ what would run code, however it is spelled.
 import argparse
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from descent.errors import UserError, must
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
 DIRECTORY = "directories on the command line: a package would be imported"
 LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice as many
+DEEPEST = 50  # brackets within brackets
 
 
 def install(conf: Path, arguments: argparse.Namespace) -> None:
@@ -42,6 +45,8 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
     if str(arguments.config_path).startswith("pkg:"):
         raise must("--config-path", DIRECTORY, arguments.config_path)
     for override in arguments.overrides:
+        if _depth(override) > DEEPEST:
+            raise must(override.partition("=")[0], f"nested at most {DEEPEST} deep", f"{override[:40]}...")
         if len(override) > LONGEST:
             raise must(
                 override.partition("=")[0],
@@ -51,6 +56,12 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
     Loader.conf, Loader.is_sweep = conf, arguments.multirun
     hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
     Hydra.get_mode = _mode  # type: ignore[assignment, method-assign]
+
+
+def _depth(text: str) -> int:
+    """Of the brackets in an override."""
+    steps = ((character in "[{") - (character in "]}") for character in text)
+    return max(accumulate(steps), default=0)
 
 
 class Loader(ConfigLoaderImpl):
@@ -80,6 +91,7 @@ class Loader(ConfigLoaderImpl):
         config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         if config_name is not None:  # a help text of Hydra's own has none
             check(config.hydra, self.conf, config_name)
+            check_resolves(config, overrides)
         return config
 
 
@@ -125,6 +137,23 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
         for path, target in _targets(given[group], f"hydra.{group}"):
             if not str(target).startswith(PLUGINS):
                 raise must(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
+
+
+def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuses an interpolation on the command line that leads nowhere; Hydra would blame the directory named after it.
+
+    Raises:
+        UserError: with the key.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if "${" in value and not key.startswith("hydra."):
+            try:
+                node = OmegaConf.select(config, key)
+                if OmegaConf.is_config(node):
+                    OmegaConf.to_container(node, resolve=True)
+            except OmegaConfBaseException as error:
+                raise must(key, f"a value that can be resolved ({str(error).splitlines()[0]})", value) from error
 
 
 _references: dict[Path, dict[str, Any]] = {}

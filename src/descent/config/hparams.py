@@ -1,25 +1,42 @@
 """Hyperparameters as one flat table: for HParams in TensorBoard, ``result.json`` and comparisons."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from descent.config.schema import Config
+if TYPE_CHECKING:
+    from descent.config.schema import Config
 
-GROUPS = ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer")
+GROUPS = ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer", "callbacks", "logger")
+OF_CLASSES = ("data", "model", "callbacks", "logger")  # of these, what is another key's value is left out
 
 
-def flat_hparams(config: Config) -> dict[str, Any]:
+def flat_hparams(config: "Config") -> dict[str, Any]:
     """``{"seed": 0, "optimizer": "adam", "optimizer.lr": 0.01, ...}``.
 
     A group's own name holds the option chosen for it.
     """
-    flat: dict[str, Any] = {"seed": config.seed}
-    tree = asdict(config)
+    from descent.config.schema import tree_of  # pydantic comes in here
+
+    found: dict[str, Any] = {"seed": config.seed}
+    tree = tree_of(config)
     for group in GROUPS:
         if group in config.choices:
-            flat[group] = config.choices[group]
-        flat |= {f"{group}.{k}": v for k, v in tree[group].items()}
+            found[group] = config.choices[group]
+        left_out = config.links if group in OF_CLASSES else ()
+        found |= flat({group: tree[group]}, left_out=left_out)
     for group in ("experiment", "debug"):
         if group in config.choices:
-            flat[group] = config.choices[group]
-    return flat
+            found[group] = config.choices[group]
+    return found
+
+
+def flat(node: Mapping[str, Any], path: str = "", left_out: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries, each with its dotted key."""
+    for name, value in node.items():
+        key = f"{path}{name}"
+        if key in left_out:
+            continue
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{key}.", left_out)
+        else:
+            yield key, value

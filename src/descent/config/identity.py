@@ -2,33 +2,43 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
-from descent.config.schema import Config
+from descent.config.hparams import OF_CLASSES, flat
+from descent.config.schema import Config, without_defaults
 from descent.errors import show
 
 # What a run is called, shows and writes on its way changes nothing of what it computes and leaves.
-FREE = ("name", "choices", "checkpoint.", "trainer.enable_progress_bar", "trainer.profiler")
+FREE = (
+    "name",
+    "choices",
+    "links",
+    "packages",
+    "logger",
+    "checkpoint.",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.fast",
+)
 LENGTH = "trainer.max_epochs"
 
 
 def flat_config(config: Config) -> dict[str, Any]:
-    """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values."""
-    flat: dict[str, Any] = {}
-    for key, value in asdict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": entry for name, entry in value.items()}
-        else:
-            flat[key] = value
-    return {key: value for key, value in flat.items() if not key.startswith(FREE)}
+    """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values.
+
+    What a class gets by interpolation is that of the key where it is written.
+    A key that has a default in the schema is left out where it has it: runs from before there was the key go on.
+    """
+    linked = {key for key, source in config.links.items() if key.startswith(OF_CLASSES) and source}
+    own = flat(without_defaults(config), left_out={key for key in linked if not config.links[key].startswith(FREE)})
+    return {key: value for key, value in own if not key.startswith(FREE)}
 
 
 def config_digest(config: Config) -> str:
     """Of all but the length, which may grow. Equal for equal values: 1 and 1.0 are one learning rate."""
-    flat = {key: _plain(value) for key, value in flat_config(config).items() if key != LENGTH}
-    return sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+    plain = {key: _plain(value) for key, value in flat_config(config).items() if key != LENGTH}
+    return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> str | None:
@@ -42,8 +52,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Coll
     return ", ".join(found) or None
 
 
-def _value(flat: Mapping[str, Any], key: str) -> str:
-    return show(flat[key]) if key in flat else "not set"
+def _value(values: Mapping[str, Any], key: str) -> str:
+    return show(values[key]) if key in values else "not set"
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 import difflib
 import re
-from dataclasses import is_dataclass
 from typing import Any
 
-from descent.config.hyperparameters import RANGES
-from descent.config.parse import keys_of
-from descent.config.schema import SOURCES, Config
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError
 
 
@@ -19,19 +19,25 @@ def one_line(error: BaseException) -> str:
     if cause is not None:
         return _joined(str(cause))  # a column's name may have a line feed
     text = _joined(str(error))
-    if found := re.search(r"Could not find '(.+?)' Available options in '(.+?)': (.+?) Config search", text):
-        option, group, options = found.groups()
-        return f"{group} must be one of {', '.join(options.split())}, got {option.removeprefix(f'{group}/')!r}"
-    if found := re.search(r"Could not find '([^']+)/([^']+)'", text):
+    if found := re.search(r"Could not find '(.*?)' Available options in '(.+?)': (.+?) Config search", text):
+        path, group, options = found.groups()
+        return f"{group} must be one of {', '.join(options.split())}, got {path.removeprefix(f'{group}/')!r}"
+    if found := re.search(r"Could not find '([\w/-]+)/([^/']*)'", text):
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
-        return unknown(found[1])
+        return unknown(found[1], error.__cause__)
     if "Config group override must be" in text:
         return "an option of a config group must be a name: --help lists the groups and their options"
     if "LexerNoViableAltException" in text or "mismatched input" in text:
-        return f"{text.split(' See ')[0]}: a value with spaces or special characters needs quotes, key='\"value\"'"
+        text = text.split(" See ")[0].removeprefix("LexerNoViableAltException: ").removesuffix(" ^")
+        return f"{text}: a value with spaces or special characters needs quotes, key='\"value\"'"
+    if "RecursionError" in text or isinstance(error, RecursionError):
+        return "a value is nested too deeply"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-        return text.removesuffix(" object_type=dict")
+        text, _, key = text.removesuffix(" object_type=dict").partition(" full_key: ")
+        return f"{key}: {text}" if key else text
+    if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
+        return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
     return f"{type(error).__name__}: {text}"
 
 
@@ -39,23 +45,31 @@ def _joined(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
-def unknown(key: str) -> str:
-    """What to say of a key that the config does not have."""
-    group = key.split(".", maxsplit=1)[0]
-    if group in ("optimizer", "scheduler") and "." in key:
-        close = difflib.get_close_matches(key, [f"{group}.{name}" for name in RANGES], n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key} is not set in this config: {hint}+{key}=... would pass it to the class"
-    if key in known_keys():
-        return f"{key} is not a key of the {group} option chosen here: --cfg job prints those that are"
-    close = difflib.get_close_matches(key, known_keys(), n=1)
-    return f"{key} is not a key" + (f": did you mean {close[0]}?" if close else ": --cfg job prints all keys")
+def unknown(key: str, error: BaseException | None) -> str:
+    """What to say of a key that the config does not have; ``error``: OmegaConf's."""
+    node: Any = getattr(error, "parent_node", None)  # where it was looked for
+    key = getattr(error, "full_key", None) or key
+    path, dot, name = key.rpartition(".")
+    known = [str(entry) for entry in node] if isinstance(node, DictConfig) else []
+    takes = _arguments(node.get("_target_"))[SUPPLIED.get(path, 0) :] if isinstance(node, DictConfig) else []
+    if name in takes:
+        return f"{key} is not set in this config: +{key}=... sets it"
+    groups = [] if dot else ["experiment", "debug"]
+    if key in groups:
+        return f"{key} has no keys of its own: {key}=... chooses an option"
+    if close := difflib.get_close_matches(name, {**dict.fromkeys([*known, *takes, *groups])}, n=1):
+        return f"{key} is not a key: did you mean {path}{dot}{close[0]}?"
+    if not dot:
+        return f"{key} is not a key: --cfg job prints all keys"
+    if takes:
+        return f"{key} is not a key: {node['_target_']} takes {', '.join(takes)}"
+    return f"{key} is not a key of the {path} option chosen here, which has {', '.join(known) or 'none'}"
 
 
-def known_keys() -> list[str]:
-    """Every key of the schema, of the groups and of all sources of data."""
-    groups = keys_of(Config)
-    keys = [*groups, "experiment", "debug"]
-    schemas: list[tuple[str, Any]] = [("data", source) for source in SOURCES.values()]
-    schemas += [(name, schema) for name, schema in groups.items() if is_dataclass(schema)]
-    return keys + [f"{group}.{name}" for group, schema in schemas for name in keys_of(schema)]
+def _arguments(target: Any) -> list[str]:
+    try:
+        found = find(str(target))
+        signature = signature_of(found) if found else None
+    except (LookupError, AssertionError):
+        return []
+    return [*signature.arguments] if signature else []

@@ -1,102 +1,160 @@
 """From plain nested dictionaries to a checked ``Config``: every mistake is one message, before training."""
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ValidationError
 
 from descent.config.hyperparameters import check_spec
-from descent.config.rules import one_of
-from descent.config.schema import SOURCES, Config, DataConfig, RowsData, TableData
-from descent.errors import UserError, must, show
+from descent.config.schema import NOT_SET, PACKAGES, Config, TrainerConfig
+from descent.config.targets import check_target
+from descent.config.trainer import with_arguments
+from descent.errors import UserError, broken, must, show, unknown_key
 
 
-def parse(tree: Mapping[str, Any], choices: Mapping[str, str] | None = None, cwd: Path | None = None) -> Config:
+def parse(
+    tree: Mapping[str, Any],
+    choices: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    own: Collection[str] = (),
+    links: Mapping[str, str] | None = None,
+) -> Config:
     """Checks a composed config and returns it typed.
 
     Args:
         tree: plain nested dictionaries, interpolations resolved.
         choices: which option each config group was given; only recorded, with the hyperparameters.
-        cwd: where a relative ``data.path`` starts; ``None``: the current directory. The config has the absolute path.
+        cwd: where relative paths start; ``None``: the current directory. The config has absolute ones.
+        own: keys of the project that the schema does not know; they are kept in ``extra``.
+        links: keys whose value is interpolated, and the key whose value each is.
 
     Raises:
         UserError: a key is missing or unknown, or a value breaks its rule.
     """
-    chosen = dict(choices or {})
-    if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
-        tree = {**tree, "name": str(tree["name"])}
-    config = replace(_typed(Config, tree, ""), choices=chosen)
-    if isinstance(config.data, TableData):
-        path = (cwd or Path.cwd()) / config.data.file
-        _check_table(config.data, path)
-        config = replace(config, data=replace(config.data, path=str(path)))
-    check_spec(config.optimizer, "optimizer", chosen.get("optimizer"))
-    if "_target_" in config.scheduler:
-        check_spec(config.scheduler, "scheduler", chosen.get("scheduler"))
-    elif config.scheduler:
-        raise must("scheduler", "empty, or have a _target_", config.scheduler)
+    links = dict(links or {})
+    try:
+        config = _checked(tree, dict(choices or {}), cwd, own, links)
+    except UserError as error:
+        key, _, rest = str(error).partition(" ")
+        if source := links.get(key):  # where the value was written
+            raise UserError(f"{source} {rest}") from error
+        raise
+    config = _with_modes(config)
     _check_together(config)
     return config
+
+
+def _packages(config: Config) -> list[str]:
+    """Those that every project needs, and its own."""
+    return [*dict.fromkeys([*PACKAGES, *config.packages])]
+
+
+def _checked(
+    tree: Mapping[str, Any], choices: dict[str, str], cwd: Path | None, own: Collection[str], links: dict[str, str]
+) -> Config:
+    """Each key by itself."""
+    _check_given(tree)
+    if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
+        tree = {**tree, "name": str(tree["name"])}
+    if isinstance(tree.get("trainer"), Mapping):
+        tree = {**tree, "trainer": with_arguments(tree["trainer"], keys_of(TrainerConfig))}
+    extra = {name: value for name, value in tree.items() if name in own and name not in keys_of(Config)}
+    tree = {name: value for name, value in tree.items() if name not in extra}
+    typed = {
+        name: _typed(kind, tree[name], name)
+        for name, kind in get_type_hints(Config).items()
+        if isinstance(kind, type) and is_dataclass(kind) and name in tree
+    }
+    config = _typed(Config, {**tree, **typed}, further=[*extra])
+    config = replace(config, choices=choices, extra=extra, links=links)
+    return replace(config, **_checked_classes(config, cwd))
+
+
+def _check_given(node: Mapping[str, Any], path: str = "") -> None:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            _check_given(value, f"{path}{name}.")
+        elif value == "???":
+            raise UserError(f"{path}{name} must be given: {path}{name}=...")
 
 
 T = TypeVar("T")
 
 
-def keys_of(schema: type) -> dict[str, Any]:
-    """The keys of a dataclass that a config sets, each with its annotation: a rule, a schema, or any dict."""
-    hints = get_type_hints(schema, include_extras=True)
-    return {entry.name: hints[entry.name] for entry in fields(schema) if entry.default_factory is MISSING}
+def keys_of(schema: type, needed: bool = False) -> list[str]:
+    """The keys of a config that an object of the schema is made of; ``needed``: those without a default."""
+    own = [entry for entry in fields(schema) if entry.name not in NOT_SET]
+    return [entry.name for entry in own if not needed or entry.default is entry.default_factory is MISSING]
 
 
-def _typed(schema: type[T], node: Any, path: str) -> T:
-    """``node`` as an object of the dataclass ``schema``, each value checked; ``path`` ends in a dot."""
+def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = ()) -> T:
+    """``node`` as an object of a dataclass of the schema, each value checked; ``further`` keys are beside it."""
     if not isinstance(node, Mapping):
-        raise must(path.rstrip("."), "a group of keys", node)
-    if schema is DataConfig:
-        source = node.get("source")
-        if not isinstance(source, str) or source not in SOURCES:
-            raise must(f"{path}source", one_of(*SOURCES).text, source)
-        schema = cast(type[T], SOURCES[source])
-    known = keys_of(schema)
+        raise must(path, "a group of keys", node)
+    known = keys_of(schema) if schema is not TrainerConfig else [*node]
     for name in node:
         if name not in known:
-            raise unknown_key(f"{path}{name}", [f"{path}{k}" for k in known])
-    values: dict[str, Any] = {}
-    for name, annotation in known.items():
-        where, value = f"{path}{name}", node.get(name)
-        if name not in node:
-            raise UserError(f"{where} is missing")
-        if value == "???":
-            raise UserError(f"{where} must be given: {where}=...")
-        if is_dataclass(annotation):
-            value = _typed(cast(type, annotation), value, f"{where}.")
-        elif rules := getattr(annotation, "__metadata__", None):
-            if not rules[0].accepts(value):
-                raise must(where, rules[0].text, value)
-        elif not isinstance(value, dict):
-            raise must(where, "a group of keys", value)
-        values[name] = value
-    return schema(**values)
+            raise unknown_key(f"{path}.{name}" if path else str(name), [*known, *further])
+    try:
+        return schema(**node)
+    except ValidationError as error:
+        raise broken(error, path) from error
 
 
-def unknown_key(where: str, known: list[str]) -> UserError:
-    close = difflib.get_close_matches(where, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-    return UserError(f"{where} is not a key: {hint}")
+def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
+    """Each group that names a class, or several by name, its arguments checked."""
+    if config.scheduler and "_target_" not in config.scheduler:
+        raise must("scheduler", "empty, or have a _target_", config.scheduler)
+    checked: dict[str, Any] = {}
+    for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
+        checked[group] = check_spec(getattr(config, group), group, _packages(config), config.choices.get(group))
+    for group in ("data", "model"):  # a model may have the optimizer by interpolation
+        choice = config.choices.get(group)
+        checked[group] = check_target(getattr(config, group), group, _packages(config), choice=choice, cwd=cwd)
+    for group in ("callbacks", "logger"):
+        checked[group] = {
+            name: _named(spec, f"{group}.{name}", config, cwd) for name, spec in getattr(config, group).items()
+        }
+    return checked
+
+
+def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        raise must(path, "a _target_ and its arguments", spec)
+    to_fill = {"save_dir": None} if spec.get("save_dir", "") is None else {}  # a logger gets the run's directory
+    return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, _packages(config), cwd=cwd), **to_fill}
+
+
+def is_plateau(config: Config) -> bool:
+    return str(config.scheduler.get("_target_", "")).endswith(".ReduceLROnPlateau")
+
+
+def _with_modes(config: Config) -> Config:
+    """The config with the direction of each metric that something waits for.
+
+    Raises:
+        UserError: a direction is not known: of another metric than the monitor's its mode does not tell.
+    """
+
+    def mode(group: str, metric: str, given: Any) -> Any:
+        key = f"{group}.mode"
+        return config.monitor.mode_of(metric, None if config.links.get(key) == "monitor.mode" else given, key)
+
+    stopping, scheduler = config.stopping, config.scheduler
+    if stopping.patience is not None:
+        stopping = replace(stopping, mode=mode("stopping", stopping.monitor, stopping.mode))
+    if is_plateau(config):
+        if not scheduler["monitor"]:
+            raise must("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
+        scheduler = {**scheduler, "mode": mode("scheduler", scheduler["monitor"], scheduler.get("mode"))}
+    return replace(config, stopping=stopping, scheduler=scheduler)
 
 
 def _check_together(config: Config) -> None:
     """Rules that need more than one key."""
-    data, clip, batch = config.data, config.clip, config.batch
-    if data.val_fraction + data.test_fraction >= 1:
-        raise must(
-            "data.val_fraction + data.test_fraction",
-            "below 1, to leave training rows",
-            data.val_fraction + data.test_fraction,
-        )
-    if isinstance(data, RowsData) and len(data.inputs) != len(data.targets):
-        raise must("data.targets", f"as many as data.inputs ({len(data.inputs)})", data.targets)
+    clip, batch = config.clip, config.batch
     if (clip.gradient_clip_val is None) != (clip.gradient_clip_algorithm is None):
         raise UserError(
             "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both),"
@@ -109,28 +167,5 @@ def _check_together(config: Config) -> None:
             " which compares successive gradients of one and the same loss",
             batch.size,
         )
-    every, monitor = config.trainer.check_val_every_n_epoch or 1, config.scheduler.get("monitor")
-    if monitor and monitor.startswith("val/") and data.val_fraction > 0 and config.scheduler["frequency"] % every:
-        raise must(
-            "scheduler.frequency",
-            f"a multiple of trainer.check_val_every_n_epoch ({every}) to monitor {monitor}",
-            config.scheduler["frequency"],
-        )
-    plateau = str(config.scheduler.get("_target_", "")).endswith(".ReduceLROnPlateau")
-    if plateau and (monitor is None or config.scheduler["interval"] != "epoch"):
-        raise UserError("scheduler=plateau must have a scheduler.monitor and scheduler.interval=epoch")
-    if data.val_fraction > 0 and every > config.trainer.max_epochs:
-        raise must(
-            "trainer.check_val_every_n_epoch", f"at most trainer.max_epochs ({config.trainer.max_epochs})", every
-        )
-    if not config.model.bias and config.model.init_bias is not None:
-        raise must("model.init_bias", "null when model.bias is false", config.model.init_bias)
-
-
-def _check_table(data: TableData, path: Path) -> None:
-    if not path.is_file():
-        raise must("data.path", "a CSV or Parquet file", data.path)
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise must("data.path", "a file named .csv or .parquet", data.path)
-    if data.features is not None and data.target in data.features:
-        raise must("data.features", f"without the target '{data.target}'", data.features)
+    if is_plateau(config) and config.scheduler["interval"] != "epoch":
+        raise must("scheduler.interval", "epoch with scheduler=plateau", config.scheduler["interval"])

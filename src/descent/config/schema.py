@@ -3,165 +3,167 @@
 ``descent.config.parse`` turns the composed config into these plain, typed objects. Nothing here imports torch.
 """
 
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+import re
+from dataclasses import MISSING, asdict, field, fields, is_dataclass
+from typing import Annotated, Any, Literal
 
-from descent.config.rules import (
-    AT_LEAST_ONE,
-    BELOW_ONE,
-    BOOLEAN,
-    FRACTION,
-    MONITOR,
-    NAME,
-    NOT_NEGATIVE,
-    NUMBER,
-    POSITIVE,
-    POSITIVE_INTEGER,
-    ROWS,
-    SEED,
-    SOME_NUMBERS,
-    SOME_ROWS,
-    TEXT,
-    TEXTS,
-    one_of,
-    or_null,
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from descent.config.types import (
+    Boolean,
+    Keys,
+    Name,
+    NotNegative,
+    OrNull,
+    Positive,
+    PositiveInteger,
+    Rule,
+    Seed,
+    Text,
+    Texts,
 )
+from descent.errors import must
+
+LATER = ConfigDict(defer_build=True)  # the validators: --help and --cfg job need none
+Mode = Literal["min", "max"]  # whether the smallest or the largest value of a metric is best
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """What every source of data has in common."""
+NOT_SET = ("choices", "links", "extra", "arguments")  # what a Config has beside the keys of its config
 
-    source: Annotated[str, TEXT]
-    val_fraction: Annotated[float, BELOW_ONE]  # of all rows; 0: no validation, monitors use the training loss
-    test_fraction: Annotated[float, BELOW_ONE]
-    standardize: Annotated[bool, BOOLEAN]
-    seed: Annotated[int, SEED]  # of the split, and of what is drawn
-    max_rows: Annotated[int | None, or_null(POSITIVE_INTEGER, "all of them")]
+PACKAGES = ("torch", "lightning", "torchmetrics", "descent")
 
 
-@dataclass(frozen=True)
-class SyntheticData(DataConfig):
-    """Normally distributed features, a linear target, noise; see ``regression.data.sources.synthetic``."""
-
-    num_samples: Annotated[int, POSITIVE_INTEGER]
-    num_features: Annotated[int, POSITIVE_INTEGER]
-    noise_std: Annotated[float, NOT_NEGATIVE]
-    condition_number: Annotated[float, AT_LEAST_ONE]
-    outlier_fraction: Annotated[float, FRACTION]
-
-
-@dataclass(frozen=True)
-class RowsData(DataConfig):
-    """Rows that are written out in the config itself."""
-
-    inputs: Annotated[list[list[float]], SOME_ROWS]
-    targets: Annotated[list[float], SOME_NUMBERS]
-
-
-@dataclass(frozen=True)
-class DiabetesData(DataConfig):
-    """scikit-learn's diabetes data: 442 rows, 10 features."""
-
-
-@dataclass(frozen=True)
-class TableData(DataConfig):
-    """The user's own CSV or Parquet file."""
-
-    path: Annotated[str, TEXT]
-    target: Annotated[str, TEXT]
-    features: Annotated[list[str] | None, or_null(TEXTS, "every numeric column but the target")]
-
-    @property
-    def file(self) -> Path:
-        """``path``; a ``~`` that it begins with is the home directory."""
-        return Path(os.path.expanduser(self.path))  # noqa: PTH111  # to pathlib ./~ is ~
-
-
-SOURCES: dict[str, type[DataConfig]] = {
-    "synthetic": SyntheticData,
-    "rows": RowsData,
-    "diabetes": DiabetesData,
-    "table": TableData,
-}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    bias: Annotated[bool, BOOLEAN]
-    init_weight: Annotated[float | None, or_null(NUMBER, "torch's default initialisation")]
-    init_bias: Annotated[float | None, or_null(NUMBER, "torch's default initialisation")]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER)
 class BatchConfig:
-    size: Annotated[int | None, or_null(POSITIVE_INTEGER, "the whole training set")]
-    shuffle: Annotated[bool, BOOLEAN]
+    size: Annotated[PositiveInteger | None, OrNull("the whole training set")]
+    shuffle: Boolean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER)
 class ClipConfig:
-    gradient_clip_val: Annotated[float | None, or_null(POSITIVE, "no clipping")]
-    gradient_clip_algorithm: Annotated[str | None, or_null(one_of("norm", "value"), "no clipping")]
+    gradient_clip_val: Annotated[Positive | None, OrNull("no clipping")]
+    gradient_clip_algorithm: Annotated[Literal["norm", "value"] | None, OrNull("no clipping")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER)
 class StoppingConfig:
     """When to stop before the last epoch. Every rule that is not null is in force."""
 
-    max_epochs: Annotated[int, POSITIVE_INTEGER]  # what trainer.max_epochs is unless set itself
-    patience: Annotated[int | None, or_null(POSITIVE_INTEGER, "off")]  # validations without improvement
-    min_delta: Annotated[float, NOT_NEGATIVE]  # an improvement is more than this
-    monitor: Annotated[str, MONITOR]
-    gradient_norm: Annotated[float | None, or_null(POSITIVE, "off")]  # of the full gradient
-    loss_change: Annotated[float | None, or_null(POSITIVE, "off")]  # relative, from epoch to epoch
-    max_samples: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]  # rows seen, repeats counted
-    max_gradient_evaluations: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]
-    max_seconds: Annotated[float | None, or_null(POSITIVE, "no limit")]
-    diverged_above: Annotated[float, POSITIVE]  # times the first training loss: the run ends as diverged
+    max_epochs: PositiveInteger  # what trainer.max_epochs is unless set itself
+    patience: Annotated[PositiveInteger | None, OrNull("off")]  # validations without improvement
+    min_delta: NotNegative  # an improvement is more than this
+    monitor: Text
+    gradient_norm: Annotated[Positive | None, OrNull("off")]  # of the full gradient
+    loss_change: Annotated[Positive | None, OrNull("off")]  # relative, from epoch to epoch
+    max_samples: Annotated[PositiveInteger | None, OrNull("no limit")]  # rows seen, repeats counted
+    max_gradient_evaluations: Annotated[PositiveInteger | None, OrNull("no limit")]
+    max_seconds: Annotated[Positive | None, OrNull("no limit")]
+    diverged_above: Positive  # times the first training loss: the run ends as diverged
+    mode: Mode | None = None  # null: that of the metric, as monitor has it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER)
+class MonitorConfig:
+    """The metric that decides: the best checkpoint, early stopping, a plateau, tuning, ranking."""
+
+    metric: Text = "val/loss"
+    mode: Mode = "min"
+
+    def mode_of(self, metric: str, mode: Mode | None, key: str) -> Mode:
+        """Which values of a metric are better.
+
+        Args:
+            metric: any; that of this one on other rows, ``train/loss`` of ``val/loss``, has its mode.
+            mode: what is given for it.
+            key: what it is given by, for the message.
+
+        Raises:
+            UserError: it is another metric, and nothing is given.
+        """
+        if mode is not None:
+            return mode
+        if _without_split(metric) == _without_split(self.metric):
+            return self.mode
+        raise must(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
+
+
+@dataclass(frozen=True, config=LATER)
 class TrainerConfig:
-    """Lightning's own names. One device: the batches are in memory and not shared out."""
+    """Lightning's own names, one device."""
 
-    accelerator: Annotated[str, one_of("auto", "cpu", "gpu", "cuda", "mps")]
-    precision: Annotated[str, one_of("32-true", "64-true", "16-mixed", "bf16-mixed")]
-    max_epochs: Annotated[int, POSITIVE_INTEGER]
-    max_steps: Annotated[int | None, or_null(POSITIVE_INTEGER, "no limit")]
-    log_every_n_steps: Annotated[int, POSITIVE_INTEGER]
-    check_val_every_n_epoch: Annotated[int | None, or_null(POSITIVE_INTEGER, "as often as is worth it")]
-    deterministic: Annotated[bool, BOOLEAN]
-    fast_dev_run: Annotated[bool, BOOLEAN]
-    profiler: Annotated[str | None, or_null(one_of("simple", "advanced"), "off")]
-    enable_progress_bar: Annotated[bool, BOOLEAN]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    precision: str | int  # what Lightning takes
+    max_epochs: PositiveInteger
+    max_steps: Annotated[PositiveInteger | None, OrNull("no limit")]
+    log_every_n_steps: PositiveInteger
+    check_val_every_n_epoch: Annotated[PositiveInteger | None, OrNull("as often as is worth it")]
+    deterministic: Annotated[bool | Literal["warn"], Rule("true, false or warn")]
+    fast_dev_run: Annotated[Boolean | PositiveInteger, Rule("true or false, or a number of batches")]
+    profiler: Annotated[Literal["simple", "advanced"] | None, OrNull("off")]
+    enable_progress_bar: Boolean
+    fast: Boolean = True  # steps without Lightning's overhead, where nothing stands in their way
+    arguments: Keys = field(default_factory=dict)  # Lightning's others, by name, where they are not its defaults
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER)
 class CheckpointConfig:
     """When to write checkpoints before the end of training: at the next safe point after either interval."""
 
-    every_seconds: Annotated[float | None, or_null(NOT_NEGATIVE, "no such interval")]
-    every_steps: Annotated[int | None, or_null(POSITIVE_INTEGER, "no such interval")]
+    every_seconds: Annotated[NotNegative | None, OrNull("no such interval")]
+    every_steps: Annotated[PositiveInteger | None, OrNull("no such interval")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=LATER, kw_only=True)
 class Config:
-    """A whole run. ``optimizer`` and ``scheduler`` hold ``_target_`` and the keyword arguments it gets."""
+    """A whole run. Data, model, optimizer and scheduler hold ``_target_`` and the keyword arguments it gets."""
 
-    seed: Annotated[int, SEED]  # of the initialisation and of the order of batches
-    name: Annotated[str | None, or_null(NAME, "named after the overrides")]
-    predict_at: Annotated[list[list[float]], ROWS]
-    figures: Annotated[bool, BOOLEAN]
-    data: DataConfig
-    model: ModelConfig
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    seed: Seed  # of the initialisation and of the order of batches
+    name: Annotated[Name | None, OrNull("named after the overrides")]
+    packages: Texts = field(default_factory=lambda: [*PACKAGES])  # that a _target_ may name
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    data: Keys
+    model: Keys
+    optimizer: Keys
+    scheduler: Keys
     batch: BatchConfig
     clip: ClipConfig
     stopping: StoppingConfig
     trainer: TrainerConfig
     checkpoint: CheckpointConfig
+    callbacks: Keys = field(default_factory=dict)  # by name, a _target_ each
+    logger: Keys = field(default_factory=dict)  # the same
+    # not keys of the config
+    extra: Keys = field(default_factory=dict)  # what else train.yaml has at its top
     choices: dict[str, str] = field(default_factory=dict)  # config group -> the option chosen
+    links: dict[str, str] = field(default_factory=dict)  # keys whose value is interpolated -> the key it is that of
+
+
+def _without_split(metric: str) -> str:
+    return re.sub("^(train|val|test)/", "", metric)
+
+
+def tree_of(config: Config) -> dict[str, Any]:
+    """Plain nested dictionaries as in ``conf/``: ``extra`` at the top, all arguments of the Trainer in ``trainer``."""
+    return _as_composed(asdict(config))
+
+
+def without_defaults(config: Config) -> dict[str, Any]:
+    """The same, but for keys that have a default and are not set to another value."""
+    return _as_composed({"extra": {}} | _changed(config))
+
+
+def _changed(node: Any) -> dict[str, Any]:
+    found = {}
+    for entry in fields(node):
+        value = getattr(node, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if entry.name == "arguments" or value != default:
+            found[entry.name] = _changed(value) if is_dataclass(value) else value
+    return found
+
+
+def _as_composed(tree: dict[str, Any]) -> dict[str, Any]:
+    tree["trainer"] |= tree["trainer"].pop("arguments")
+    extra: dict[str, Any] = tree.pop("extra")
+    return tree | extra

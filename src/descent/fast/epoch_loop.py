@@ -12,7 +12,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.obstacles import hears_epochs, hears_of_epochs, obstacle
 from descent.fast.optimizer_step import OptimizerStep
-from descent.training.spacing import Spacing
+from descent.training.schedule import schedule_of
 from descent.training.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,13 @@ class EpochLoop(_TrainingEpochLoop):
     Where something listens to every step, all of them go through Lightning's own loop, and a note says what it is.
 
     Args:
-        trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)``.
-        spacing: after which epochs to evaluate, in place of the Trainer's ``check_val_every_n_epoch``.
+        trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer)``.
     """
 
-    def __init__(self, trainer: Trainer, spacing: Spacing) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         replaced = trainer.fit_loop.epoch_loop
         super().__init__(trainer, replaced.min_steps, replaced.max_steps)
-        self.spacing = spacing
+        self.schedule = schedule_of(trainer)
         self.reason: str | None = None  # why every step goes through Lightning's own loop
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -64,23 +63,8 @@ class EpochLoop(_TrainingEpochLoop):
         self._take_steps()
         data_fetcher.fetched = self.batch_progress.current.ready  # should Lightning go on
 
-    def validate_last(self) -> None:
-        """A validation at the end of training, for weights that have had none."""
-        self.trainer.validating = True
-        self._batches_that_stepped -= 1  # as at the end of an epoch: its step is the last one taken
-        self.val_loop.run()
-        self._batches_that_stepped += 1
-        self.trainer.training = True
-
-    def is_evaluated(self) -> bool:
-        """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
-        trainer, epoch = self.trainer, self.trainer.current_epoch + 1
-        if trainer.should_stop or epoch == trainer.max_epochs or self.spacing.next_validated(epoch) == epoch:
-            return True
-        return self.spacing.validate_every is None and any(s.reduce_on_plateau for s in trainer.lr_scheduler_configs)
-
     def _should_check_val_epoch(self) -> bool:
-        return self.trainer.enable_validation and self.is_evaluated()
+        return self.trainer.enable_validation and self.schedule.is_evaluated(self.trainer)
 
     def _note(self, reason: str | None) -> None:
         self.reason = reason
@@ -111,7 +95,7 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_epoch_end_heard():
             return 1
         epoch = self.trainer.current_epoch
-        heard = self.spacing.next_validated(epoch + 1)
+        heard = self.schedule.spacing.next_validated(epoch + 1)
         last = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         return int(min(heard - epoch, last - epoch, MOST_AT_ONCE))
 
@@ -130,6 +114,7 @@ class EpochLoop(_TrainingEpochLoop):
                         self._turn_epoch()
                         connector.on_batch_start(None)
                 results.batch, results.batch_size = batch, None
+                self.batch_progress.is_last_batch = self.batch_progress.current.ready + 1 == len(self.batches)
                 step(batch, self.batch_progress.current.ready, wanting if number == count else ())
                 self._count(step.evaluations)
                 for callback in self.informed:
@@ -174,7 +159,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _is_epoch_end_heard(self) -> bool:
         last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
-        return last or self.epochs_are_heard or self.is_evaluated()
+        return last or self.epochs_are_heard or self.schedule.is_evaluated(self.trainer)
 
     def _turn_epoch(self) -> None:
         """What Lightning's loops do between the last batch of an epoch and the first of the next."""

@@ -69,14 +69,15 @@ def _in_settings(trainer: Trainer) -> str | None:
 def _in_batches(trainer: Trainer) -> str | None:
     batches = trainer.train_dataloader
     if type(batches) is not InMemoryBatches:
-        return f"the batches come from a {type(batches).__name__}, not from InMemoryBatches"
+        given = getattr(batches, "loader", batches)  # the project's own, where another takes its place
+        return f"the batches come from a {type(given).__name__}, not from InMemoryBatches"
     if trainer.num_training_batches != len(batches):
         return "it trains on a part of each epoch's batches"
     if trainer.val_check_batch != len(batches) or getattr(trainer, "_val_check_time_interval", None):
         return "it validates within an epoch"
     if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
         return "it reloads the batches"
-    for rows in (batches.x, batches.y):
+    for rows in batches.tensors:
         if rows.device != trainer.strategy.root_device:
             return "the batches are not on the device of training"
         if trainer.precision_plugin.convert_input(rows) is not rows:

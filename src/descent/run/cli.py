@@ -1,10 +1,11 @@
 """From Hydra's command line and config to a run. Imports no torch."""
 
+import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -15,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from descent.config import composing
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
-from descent.config.parse import parse
-from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run.command import command, run_safely
 from descent.run.result import Result
+
+if TYPE_CHECKING:
+    from descent.config.schema import Config
 
 
 def run(main: Callable[[], None], conf: Path) -> None:
@@ -59,7 +61,7 @@ def run_job(cfg: DictConfig) -> Result:
     return result
 
 
-def load_config(conf: Path, overrides: Sequence[str]) -> Config:
+def load_config(conf: Path, overrides: Sequence[str]) -> "Config":
     """The checked config of a command line, for tests, notebooks and other programs.
 
     Args:
@@ -76,19 +78,42 @@ def load_config(conf: Path, overrides: Sequence[str]) -> Config:
     return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime)
 
 
-def to_config(cfg: DictConfig, runtime: Any) -> Config:
+def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
     """Hydra's config as a typed and checked ``Config``.
 
     Args:
         cfg: without the node ``hydra``.
         runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
+        saved: it is that of a run, whose keys have been checked before.
     """
+    from descent.config.parse import keys_of, parse  # pydantic comes in here
+    from descent.config.schema import Config
+
     chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
         if group not in runtime.choices and (
             group in cfg or group not in GROUPS
         ):  # Hydra takes optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
-    tree = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(tree, dict)
-    return parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd))
+    if lacking := [key for key in keys_of(Config, needed=True) if key not in cfg]:
+        raise UserError(f"{lacking[0]} is missing")  # before other keys are found to be interpolated from it
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    own = [*tree] if saved else _own_keys(runtime) if {*tree} - {*keys_of(Config)} else []
+    return parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, dict(_links(raw)))
+
+
+def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The keys below ``path`` whose value is interpolated, each with the key whose value it is, or an empty text."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _links(value, f"{path}{key}.")
+        elif isinstance(value, str) and re.search(r"(?<!\\)\$\{", value):
+            source = re.fullmatch(r"\$\{(\w[\w.]*)\}", value)
+            yield f"{path}{key}", source[1] if source else ""
+
+
+def _own_keys(runtime: Any) -> list[str]:
+    """What stands at the top of the project's ``train.yaml``."""
+    mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
+    return [str(key) for path in mains for key in OmegaConf.load(Path(path) / "train.yaml")]

@@ -9,12 +9,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from descent import signals
 from descent.config.messages import one_line
-from descent.config.schema import Config
 from descent.errors import UserError
-from descent.run import output, signals
+from descent.run import output
 from descent.run.result import Result
+
+if TYPE_CHECKING:
+    from descent.config.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
 
 
 def run_safely(
-    configure: Callable[[], Config],
+    configure: Callable[[], "Config"],
     run_dir: Path,
     command: str,
     resume: bool = False,
@@ -74,7 +78,7 @@ def run_safely(
         return _failed(result, error, run_dir)
     try:
         new = "torch" not in sys.modules
-        from descent.run.report import print_choices, print_line, print_result  # torch comes in here
+        from descent.run.console import print_choices, print_line, print_result  # torch comes in here
         from descent.run.train import train
 
         if new:
@@ -86,7 +90,10 @@ def run_safely(
     except Exception as error:  # train has written what there is to be said
         signals.exit_if_received()
         return _failed(Result("failed", config.seed, command, one_line(error)), error, run_dir)
-    (print_line if brief else print_result)(result, run_dir)
+    if brief:
+        print_line(result)
+    else:
+        print_result(result, run_dir)
     if result.status == "interrupted":
         print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
     return result

@@ -5,72 +5,108 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 
-from descent.batches.in_memory import InMemoryBatches
-from descent.config.schema import TableData
+from descent.config.schema import Config
 from descent.errors import UserError, must
-from descent.run.files import write_atomically
+from descent.files import write_atomically
+from descent.run.libraries import libraries_as_here
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
-from descent.run.resume import load_saved, to_config
-from regression.data.module import EVALUATION_BATCH, Part, RegressionData
-from regression.data.table import read_columns
-from regression.model import LinearRegression
+from descent.run.resume import files_of, load_saved, to_config
+from descent.training.budget import batch_size
+from descent.training.build import build
+from descent.training.checkpoint_io import read_checkpoint
 
 
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
-    """Mean squared error, mean absolute error and R2, in the data's own units; kept in ``evaluation.json``.
+    """What the module logs in ``trainer.test``, with the run's own classes; kept in ``evaluation.json``.
 
     Args:
         run_dir: of a finished run.
         checkpoint: which of its two.
-        data: a CSV or Parquet file with the run's columns; ``None``: the run's own test rows.
+        data: a file with other rows; the data module's ``rows_of(path)`` makes a loader of it. ``None``: the run's own
+            test rows.
 
     Returns:
-        ``{"test/loss": .., "test/mae": .., "test/r2": ..}``
+        the metrics by name.
 
     Raises:
-        UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, there are fewer
-            than two rows, the table cannot be read, the run's data have changed, or a metric is not finite.
+        UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, the data module
+            has no such rows, the run's data have changed, or a metric is not finite.
     """
     result = run_result(run_dir)
+    config = to_config(load_saved(run_dir), run_dir)
     model = load_model(run_dir, checkpoint)
-    rows = _own_rows(run_dir, result) if data is None else _other_rows(data, result, model)
-    like = model.linear.weight
-    metrics = model.test_metrics.to(like.device)
-    with torch.no_grad():
-        x, y = torch.from_numpy(rows.x).to(like), torch.from_numpy(rows.y).to(like)
-        for batch in InMemoryBatches(x, y, EVALUATION_BATCH):
-            model.update(metrics, batch)
-    values: dict[str, float] = {name: value.item() for name, value in model.compute(metrics).items()}
+    module: Any = build(config.data, "data", LightningDataModule)
+    if not is_overridden("test_step", model):
+        raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
+    rows = Rows()
+    with libraries_as_here(), isolate_rng():
+        trainer = Trainer(
+            callbacks=rows,
+            accelerator="cpu",
+            precision="32-true" if config.trainer.precision == "16-mixed" else config.trainer.precision,  # type: ignore[arg-type]
+            limit_test_batches=config.trainer.arguments.get("limit_test_batches"),
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=run_dir,
+        )
+        if data is None:
+            _check_data(module, config, run_dir, result, checkpoint)
+            if not is_overridden("test_dataloader", module):
+                raise UserError(f"{run_dir} has no test rows: --data FILE names others")
+            seed_everything(config.seed, verbose=False)  # as the run did
+            found = trainer.test(model, datamodule=module, verbose=False)
+        else:
+            found = trainer.test(model, _other_rows(module, data, model, result), verbose=False)
+    values = {name: float(value) for metrics in found for name, value in metrics.items()}
+    if not values:
+        raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
     for name, value in values.items():
         if not math.isfinite(value):
             where = data or "the test rows"
             raise must(f"{name} of {where} with {checkpoint_path(run_dir, checkpoint)}", "a finite number", value)
-    kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": len(rows), "metrics": values}
+    kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": rows.count, "metrics": values}
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
 
 
-def _own_rows(run_dir: Path, result: dict[str, Any]) -> Part:
-    config = to_config(load_saved(run_dir), run_dir)
-    own = RegressionData(config.data, config.batch, config.seed, config.model.bias)
-    same = own.checksum == result.get("checksum") and [*own.rows.feature_names] == result["features"]
-    if not same:  # another number of rows would draw training rows for the test
-        name = config.data.path if isinstance(config.data, TableData) else f"data={config.data.source}"
+class Rows(Callback):
+    """Counts those that are evaluated."""
+
+    count = 0
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.count += batch_size(batch)
+
+
+def _check_data(module: Any, config: Config, run_dir: Path, result: dict[str, Any], checkpoint: CheckpointName) -> None:
+    """Another number of rows would draw training rows for the test."""
+    module.setup("test")
+    same = result["checksum"] is None or getattr(module, "checksum", None) == result["checksum"]
+    state = read_checkpoint(checkpoint_path(run_dir, checkpoint)).get(type(module).__qualname__)
+    if same and state:  # as Lightning restores a data module
+        try:
+            module.load_state_dict(state)
+        except UserError:
+            same = False
+    if not same:
+        files = files_of(config.data)
+        name = files[0] if files else f"data={config.choices.get('data')}"
         raise UserError(
             f"{name} must have the rows that {run_dir} was trained on: its rows, split or columns have changed"
         )
-    if len(own.test) == 0:
-        raise UserError(f"{run_dir} has no test rows (data.test_fraction=0): --data FILE names others")
-    return own.test
 
 
-def _other_rows(path: Path, result: dict[str, Any], model: LinearRegression) -> Part:
-    table = read_columns(path, "--data", [*result["features"], result["target"]])
-    if len(table) < 2:
-        raise UserError(f"--data must be a file with at least 2 rows, got {len(table)} in {path}")
-    with np.errstate(all="ignore"):  # a metric that is not finite is an error of its own
-        return Part(model.units.inputs(table[:, :-1]), model.units.targets(table[:, -1]))
+def _other_rows(module: Any, path: Path, model: Any, result: dict[str, Any]) -> Any:
+    if not hasattr(module, "file_dataloader"):
+        raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
+    return module.file_dataloader(path, model, result)

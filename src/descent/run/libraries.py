@@ -11,6 +11,10 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     (r".*LeafSpec.*", FutureWarning),
     # Lightning says it wherever Slurm is installed, as on a login node.
     (r"The `srun` command is available on your system but is not used", UserWarning),
+    # Of a ModelCheckpoint beside the project's own checkpoints.
+    (r"Checkpoint directory .* exists and is not empty", UserWarning),
+    # The curves have a point after each of the first epochs.
+    (r"The number of training batches .* is smaller than the logging interval", UserWarning),
 )
 
 

@@ -1,132 +1,170 @@
-"""What is to be said of a run: its result, from the trained model and the data."""
+"""Builds the result of a run, from the Trainer after training."""
 
-import logging
+import math
+import shlex
 import sys
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import Logger
-from torch.nn.functional import mse_loss
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
 
+from descent.batches.in_memory import InMemoryBatches
 from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest
 from descent.config.schema import Config
+from descent.run.metric import without_split
 from descent.run.result import Result
 from descent.training.budget import Budget, gradient_evaluations
+from descent.training.callback import ResultCallback
 from descent.training.checkpoints import Checkpoints
+from descent.training.converged import Converged
 from descent.training.divergence import Divergence
+from descent.training.logged import Logged
 from descent.training.logger import RunLogger
-from regression.callbacks.converged import Converged
-from regression.callbacks.to_optimum import ToOptimum
-from regression.data.module import RegressionData
-from regression.model import LinearRegression
-
-log = logging.getLogger(__name__)
+from descent.training.samples import Samples
+from descent.training.schedule import schedule_of
+from descent.training.training_loss import full_loss, has_full_loss, loss_unit
 
 
-def new_result(config: Config, data: RegressionData, command: str) -> Result:
+def new_result(config: Config, command: str | None) -> Result:
     """What is known of the outcome before training."""
-    rows = data.rows
-    true = None if rows.true_weight is None else {"weight": list(rows.true_weight), "bias": rows.true_bias}
     return Result(
         status="completed",
         seed=config.seed,
-        command=command,
-        features=list(rows.feature_names),
-        target=rows.target_name,
-        checksum=data.checksum,
-        rows={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        command=command_line(command),
+        monitor={"metric": config.monitor.metric, "mode": config.monitor.mode},
         config_digest=config_digest(config),
         hparams=flat_hparams(config),
-        optimum=_optimum(data),
-        true_parameters=true,
     )
 
 
-def describe(result: Result, trainer: Trainer, model: LinearRegression, data: RegressionData) -> None:
-    """What is known after it."""
-    weight, bias = model.own_units()
-    result.parameters = {"weight": weight, "bias": bias}
+def command_line(command: str | None) -> str:
+    """``command``, or that of this process."""
+    return command or shlex.join(["python", *sys.argv])
+
+
+def callbacks_of(trainer: Trainer) -> list[Any]:
+    """All of them."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # set in Trainer's connector
+
+
+def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
+    """What is known after training: metrics at the last weights, counts, and what the callbacks add."""
+    schedule = schedule_of(trainer)
     result.stopped = _why_stopped(trainer)
-    for checkpoints in (c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)):
-        result.seconds += checkpoints.seconds_before
-        result.best = {"step": checkpoints.best_step, "monitor": checkpoints.monitor, "value": checkpoints.best_value}
-    _count(result, trainer, data)
-    result.metrics = _measure(model, data)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
-        if isinstance(callback, ToOptimum):
-            result.metrics |= callback.points(trainer, model, None)
+    result.checksum = getattr(data, "checksum", None)
+    _count(result, trainer)
+    # before a validation, at which the Trainer lets go of the training batches
+    in_memory = has_full_loss(trainer)
+    result.metrics = {"train/loss": math.nan} if in_memory else {}  # the first of them
+    logged = dict(trainer.callback_metrics)
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, Logged):
+            logged = callback.metrics | logged  # of before, where a resumed run had nothing left to do
+    result.metrics |= {name: value.item() for name, value in logged.items()}
+    if in_memory:
+        with torch.no_grad():
+            loss = full_loss(trainer, model).item()
+        result.metrics["train/loss"] = loss * loss_unit(model)
+        if result.status == "completed" and not loss <= divergence_of(trainer).limit:
+            _diverged(result)
+    elif result.status == "completed" and not all(weight.isfinite().all() for weight in model.parameters()):
+        _diverged(result)
+    averaged = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks_of(trainer))
+    for kept in callbacks_of(trainer):
+        if isinstance(kept, Checkpoints):
+            if averaged:  # the last weights are of no validation: they were averaged after it
+                schedule.validated_step = kept.compared_step = -1
+            result.seconds += kept.seconds_before
+            if trainer.enable_validation and schedule.validated_step != trainer.global_step:
+                new = result.status == "completed" and kept.compared_step != trainer.global_step
+                result.metrics |= _validate(trainer, model, data, logged=new)
+                if new:
+                    kept.compare_last(trainer, model)
+            result.monitor["metric"] = kept.metric
+            result.best = {"step": kept.best_step, "metric": kept.metric, "value": kept.best_value}
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, ResultCallback):
+            result.callbacks.append(callback)
+            entries = callback.result(trainer, model)
+            result.metrics |= entries.pop("metrics", {})
+            result.entries |= entries
 
 
-def _optimum(data: RegressionData) -> dict[str, Any] | None:
-    """The least-squares solution in the data's own units; curvature and learning rates in those of training."""
-    found = data.optimum
-    if found is None:
-        return None
-    if not found.unique:
-        log.warning(
-            "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is reported"
-        )
-    weight, bias = data.standardization.own_units(found.weight, found.bias)
-    own: dict[str, Any] = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
-    if len(weight) + (bias is not None) == 2:  # for the contours of the loss
-        inputs = data.standardization.own_inputs(data.train.x)
-        a = inputs if bias is None else np.column_stack([inputs, np.ones(len(inputs))])
-        own["hessian"] = (2 * a.T @ a / len(a)).tolist()
-    return asdict(found) | own
+def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, best: Path | None) -> None:
+    """Adds the metrics of the test rows, if there are any, with the weights of the checkpoint ``best``."""
+    if not (is_overridden("test_step", model) and is_overridden("test_dataloader", data)):
+        return
+    loggers, trainer.loggers = trainer.loggers, []  # their points are written once the run is complete
+    with isolate_rng():
+        seed_everything(result.seed, verbose=False)  # so that evaluate.py draws the same
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    trainer.loggers = loggers
+    for name, value in trainer.callback_metrics.items():  # whatever a module calls them, they are of the test rows
+        key = f"test/{without_split(name)}" if name in result.metrics else name
+        result.metrics[key] = value.item()
 
 
-def predict(model: LinearRegression, inputs: list[list[float]]) -> list[float]:
-    predictions: list[float] = model.predict_rows(np.array(inputs)).tolist() if inputs else []
-    return predictions
+def log_final(trainer: Trainer, result: Result) -> None:
+    """The points of ``test/*``, and the HParams tab: the settings beside the final metrics, under tags of their own."""
+    hidden = ("stopping.", "trainer.", "callbacks", "logger")
+    shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(hidden)}
+    for key in ("trainer.max_epochs", "trainer.precision"):
+        shown[key] = result.hparams[key]
+    tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    for logger in trainer.loggers:
+        if tested:
+            logger.log_metrics(tested, result.steps)
+        if isinstance(logger, RunLogger):
+            final = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
+            logger.log_hyperparams(shown, final, step=result.steps)
+        else:
+            logger.log_hyperparams(shown)
 
 
-@torch.no_grad()
-def _measure(model: LinearRegression, data: RegressionData) -> dict[str, float]:
-    """``train/loss`` and ``val/*`` at the model's weights, whenever the last validation was."""
-    rows = data.train_dataloader()
-    loss = mse_loss(model(rows.x), rows.y).item() * model.units.loss_unit
-    for batch in data.val_dataloader():
-        model.update(model.val_metrics, batch)
-    values = model.compute(model.val_metrics) if len(data.val) else {}
-    return {"train/loss": loss} | {name: value.item() for name, value in values.items()}
+def divergence_of(trainer: Trainer) -> Divergence:
+    """The one of a Trainer."""
+    (divergence,) = (callback for callback in callbacks_of(trainer) if isinstance(callback, Divergence))
+    return divergence
 
 
-def loss_limit(trainer: Trainer) -> float:
-    """Above which a training loss means that the run has diverged, in the data's own units."""
-    (divergence,) = (c for c in trainer.callbacks if isinstance(c, Divergence))  # type: ignore[attr-defined]
-    assert isinstance(trainer.model, LinearRegression)
-    return min(divergence.limit * trainer.model.units.loss_unit, sys.float_info.max)
+def _diverged(result: Result) -> None:
+    result.status = "diverged"
+    result.reason = "the training loss after the last step is not finite, or far above the first"
+
+
+def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
+    """The metrics of the validation rows at the last weights; a point of the curves where the run ends for good."""
+    loggers = trainer.loggers
+    if not logged:
+        trainer.loggers = []
+    with isolate_rng():
+        trainer.validate(model, datamodule=data, verbose=False)
+    trainer.loggers = loggers
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
 def _why_stopped(trainer: Trainer) -> str | None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
+    for callback in callbacks_of(trainer):
         if isinstance(callback, Converged | Budget) and callback.reason:
             return callback.reason
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+        if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
             return f"{callback.monitor} has not improved for {callback.patience} validations"
     return None
 
 
-def _count(result: Result, trainer: Trainer, data: RegressionData) -> None:
-    steps, rows, size = trainer.global_step, len(data.train), data.batch.size or len(data.train)
-    passes, rest = divmod(steps, data.batches_per_epoch)
-    result.steps, result.epochs = steps, passes
-    result.samples = passes * rows + rest * size
-    result.gradient_evaluations = gradient_evaluations(trainer)
-
-
-def log_final(logger: Logger | None, result: Result) -> None:
-    """The points of ``test/*``, and the HParams tab: the settings beside the final metrics, under tags of their own."""
-    shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(("stopping.", "trainer."))}
-    for key in ("trainer.max_epochs", "trainer.precision"):
-        shown[key] = result.hparams[key]
-    if isinstance(logger, RunLogger):
-        tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
-        logger.log_metrics(tested, result.steps)
-        final = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
-        logger.log_hyperparams(shown, final, step=result.steps)
+def _count(result: Result, trainer: Trainer) -> None:
+    loop, batches = trainer.fit_loop.epoch_loop, trainer.num_training_batches
+    result.steps, result.gradient_evaluations = trainer.global_step, gradient_evaluations(trainer)
+    taken = loop.total_batch_idx + 1
+    result.epochs = trainer.current_epoch if batches == math.inf else taken // int(batches)
+    loader = trainer.train_dataloader
+    if isinstance(loader, InMemoryBatches):
+        passes, rest = divmod(taken, int(batches))
+        result.samples = sum(n * min(k * loader.size, loader.rows) for n, k in ((passes, int(batches)), (1, rest)))
+    else:
+        result.samples = next((c.samples for c in callbacks_of(trainer) if isinstance(c, Samples)), 0)

@@ -4,26 +4,17 @@ import json
 import math
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from descent.errors import UserError
-from descent.run.files import write_atomically
+from descent.files import write_atomically
 
 Status = Literal["completed", "diverged", "interrupted", "failed"]
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
-KINDS: dict[str, type | UnionType] = {  # of what others read
-    **dict.fromkeys(("metrics", "hparams", "rows"), dict),
-    **dict.fromkeys(("features", "predictions"), list),
-    **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations"), int),
-    **dict.fromkeys(("reason", "stopped"), str | None),
-    **dict.fromkeys(("parameters", "optimum", "best"), dict | None),
-    **{"status": str, "target": str, "seconds": int | float, "seed": int | None, "checksum": int | None},
-}
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
@@ -48,33 +39,28 @@ def git_state() -> dict[str, Any] | None:
 
 @dataclass
 class Result:
-    """The outcome of a run. Losses, parameters and predictions are in the data's own units.
+    """The outcome of a run.
 
     Attributes:
         status: how it ended.
         reason: why, in one sentence; ``None`` when completed.
         stopped: which stopping rule ended it before its last epoch; ``None``: it ran its full length.
-        metrics: ``train/loss`` (all training rows) and ``val/*`` at the final weights, ``test/*`` at those of the
-            best checkpoint.
-        parameters: the final ``{"weight": [w_1, ..], "bias": b or None}``.
-        true_parameters: the same of the process that made the data, where it is known.
-        optimum: the least-squares solution, see ``regression.optimum.Optimum``, loss, weight and bias in the data's own
-            units, curvature and learning rates in those of training; of two parameters also the loss's ``hessian``.
-        best: which step ``checkpoints/best.ckpt`` is of, and the monitored value that made it the best.
-        predictions: ``{"input": [..], "before": .., "after": ..}`` for each entry of ``predict_at``.
-        features: their names.
-        target: its name.
-        checksum: of the rows and their split; losses of runs with another cannot be compared.
-        rows: how many are for ``train``, ``val`` and ``test``.
+        metrics: whatever was logged: of training and validation at the final weights, ``test/*`` at those of the best
+            checkpoint.
+        monitor: the metric that decided, and its ``mode``, min or max.
+        best: which step ``checkpoints/best.ckpt`` is of, and the metric's value that made it the best.
+        checksum: of the data, where the data module has one; runs with another cannot be compared.
         steps: of the optimizer.
         epochs: completed.
         samples: rows that the steps have seen, repeats counted.
-        config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
         gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
         seconds: of training, set-up and final evaluation not counted.
-        hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
         signal: the number of the signal that interrupted it.
+        config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
+        hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
         git: commit and whether there were uncommitted changes; ``None`` outside a repository.
+        entries: what the project's callbacks add, by name.
+        callbacks: those of the run that have something to say of it; not in the file.
     """
 
     status: Status
@@ -83,15 +69,9 @@ class Result:
     reason: str | None = None
     stopped: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    parameters: dict[str, Any] | None = None
-    true_parameters: dict[str, Any] | None = None
-    optimum: dict[str, Any] | None = None
+    monitor: dict[str, str] = field(default_factory=dict)
     best: dict[str, Any] | None = None
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    features: list[str] = field(default_factory=list)
-    target: str = ""
     checksum: int | None = None
-    rows: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     epochs: int = 0
     samples: int = 0
@@ -102,15 +82,30 @@ class Result:
     hparams: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] | None = field(default_factory=git_state)
+    entries: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[Any] = field(default_factory=list, repr=False, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the callbacks added: ``result.optimum`` where one of them adds it."""
+        entries = self.__dict__.get("entries", {})
+        if name not in entries:
+            raise AttributeError(f"this result has no {name}: it has {', '.join(entries) or 'no entries of callbacks'}")
+        return entries[name]
 
     @property
     def exit_code(self) -> int:
         """Of a process that did this run alone."""
         return EXIT_CODES[self.status] if self.signal is None else 128 + self.signal
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as in the file: the entries of callbacks beside the others."""
+        tree = {key.name: getattr(self, key.name) for key in fields(self)}
+        del tree["entries"], tree["callbacks"]
+        return tree | self.entries
+
     def write(self, run_dir: Path) -> None:
         """Writes ``result.json``. JSON knows no nan and inf: they become null."""
-        text = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False, ensure_ascii=False)
         write_atomically(run_dir / "result.json", f"{text}\n".encode())
 
     def write_unless_trained(self, run_dir: Path) -> None:
@@ -135,14 +130,9 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be the result of a run; it cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must be the result of a run, a JSON object, got {found!r:.40}")
-    for key, kind in KINDS.items():
-        if key not in found:
-            raise UserError(f"{path} must be the result of a run; it has no {key}")
-        value = found[key]
-        if not isinstance(value, kind) or isinstance(value, bool):  # a bool is an int as well
-            raise UserError(f"{path} must be the result of a run; its {key} is {value!r:.40}")
-    if found["status"] not in get_args(Status):
-        raise UserError(f"{path} must be the result of a run; its status is {found['status']!r:.40}")
+    from descent.run.written import check  # pydantic comes in here
+
+    check(found, path)
     return found
 
 
@@ -172,6 +162,6 @@ def run_result(run_dir: Path) -> dict[str, Any]:
         result = read_result(run_dir)
     except FileNotFoundError:
         raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}") from None
-    if not result["features"]:
+    if result["status"] == "failed" and not result["metrics"]:
         raise UserError(f"{run_dir} must have trained; it has not: {result['reason']}")
     return result

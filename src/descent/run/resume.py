@@ -1,19 +1,19 @@
 """Going on with a run that was interrupted, in its own directory, from its own config."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS
+from descent.config.hyperparameters import unfilled
 from descent.config.identity import LENGTH, config_digest, differences, flat_config
-from descent.config.schema import BatchConfig, Config, TableData
+from descent.config.schema import Config
 from descent.errors import UserError, must
+from descent.files import write_atomically
 from descent.run import cli
 from descent.run.command import run_safely
-from descent.run.files import write_atomically
 from descent.run.result import Result, is_finished, read_result
 
 
@@ -34,7 +34,7 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
         if key != LENGTH:
             raise UserError(f"{key} must stay as the run began with it: only {LENGTH}=N may change")
         saved = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist([override])))
-        config = _lengthened(config, cli.to_config(saved, _runtime(run_dir)))
+        config = _lengthened(config, cli.to_config(saved, _runtime(run_dir), saved=True))
     _check_unfinished(run_dir, config)
 
     def keep_length() -> None:
@@ -63,26 +63,38 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
         changed = "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
-    if result is None or not isinstance(config.data, TableData):
+    if result is None or result["checksum"] is None:
         return  # training looks at its rows for itself
-    if _table_checksum(config.data, config.batch) != result["checksum"]:
-        raise UserError(
-            f"{config.data.path} must have the rows that {run_dir} was trained on: its rows or their split have"
-            " changed; name=... begins anew"
-        )
+    for file in files_of(config.data):
+        if _checksum(config.data, file) != result["checksum"]:
+            raise UserError(
+                f"{file} must have the rows that {run_dir} was trained on: its rows or their split have"
+                " changed; name=... begins anew"
+            )
+
+
+def files_of(spec: Mapping[str, Any]) -> list[Path]:
+    """The files that a data module is given."""
+    return [Path(value) for value in spec.values() if isinstance(value, str) and Path(value).is_absolute()]
 
 
 _checksums: dict[str, int] = {}
 
 
-def _table_checksum(data: TableData, batch: BatchConfig) -> int:
-    """Of the rows and their split as they are now. A table is read once, and again where it has changed."""
-    about = data.file.stat()
-    key = repr((data, about.st_ino, about.st_size, about.st_mtime_ns))
+def _checksum(spec: Mapping[str, Any], file: Path) -> int:
+    """Of the rows and their split as they are now. A file is read once, and again where it has changed."""
+    if not file.is_file():
+        raise UserError(f"{file} must be there: a run was trained on it")
+    about = file.stat()
+    key = repr((spec, about.st_ino, about.st_size, about.st_mtime_ns))
     if key not in _checksums:
-        from regression.data.module import RegressionData  # torch comes in here
+        from lightning.pytorch import LightningDataModule  # torch comes in here
 
-        _checksums[key] = RegressionData(data, batch).checksum
+        from descent.training.build import build
+
+        data: Any = build(dict(spec), "data", LightningDataModule)
+        data.setup("fit")
+        _checksums[key] = data.checksum
     return _checksums[key]
 
 
@@ -103,7 +115,7 @@ def to_config(saved: DictConfig, run_dir: Path) -> Config:
     """
     runtime = _runtime(run_dir)
     try:
-        return cli.to_config(saved, runtime)
+        return cli.to_config(saved, runtime, saved=True)
     except UserError as error:
         raise UserError(f"{run_dir / '.hydra' / 'config.yaml'}: {error}") from error
 
@@ -144,7 +156,7 @@ def _lengthened(config: Config, longer: Config) -> Config:
 
 def _is_laid_out(config: Config) -> bool:
     """Whether the scheduler depends on the length of the run."""
-    return any(config.scheduler.get(argument, 0) is None for argument in RUN_LENGTH_ARGUMENTS)
+    return bool(unfilled(config.scheduler))
 
 
 def _check_unfinished(run_dir: Path, config: Config) -> None:

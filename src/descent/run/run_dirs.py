@@ -10,9 +10,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from descent.config.rules import NAME
-from descent.errors import must
-
 MAX_LENGTH = 120  # of a directory's name; file systems end at 255
 
 
@@ -49,6 +46,6 @@ def job_label(overrides: Sequence[str]) -> str:
 
 
 def _checked(name: str | int) -> str:
-    if not NAME.accepts(str(name)):
-        raise must("name", NAME.text, name)
-    return str(name)
+    from descent.config.types import Name, check  # pydantic comes in here
+
+    return str(check(Name, str(name), "name"))

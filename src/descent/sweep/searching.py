@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from descent.config.rules import BOOLEAN, MONITOR, POSITIVE_INTEGER, SEED, better, is_number
+from descent.config.schema import Mode
+from descent.config.types import Boolean, Number, PositiveInteger, Seed
+from descent.config.types import check as check_value
 from descent.errors import UserError, must, show
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
@@ -25,6 +27,7 @@ def search(
     choose_by: str,
     seed: int,
     check: Callable[[list[str]], Any] = lambda job: None,
+    mode: Mode = "min",
 ) -> str:
     """Asks Optuna for one trial after another; the study is ``study.db`` (SQLite) beside the runs.
 
@@ -40,7 +43,7 @@ def search(
         launch: runs a job, given its overrides and its number.
         space: by key of the config, ``{low, high}``, with ``log: true`` for a logarithmic scale.
         n_trials: how many the study is to have in all.
-        choose_by: the metric.
+        choose_by: the metric; ``mode`` says whether its smallest or its largest value is best.
         seed: of Optuna's sampler (TPE).
         check: raises an error where the job of an earlier trial, given its overrides, would have another config today.
 
@@ -58,16 +61,16 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = sweep_dir / "study.db"
-    direction: Direction = "maximize" if better(choose_by) == "max" else "minimize"
+    direction: Direction = "maximize" if mode == "max" else "minimize"
     try:
         study = optuna.create_study(
             study_name="study", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
         )
     except Exception as error:  # SQLite's and Optuna's own
         raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
-    about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by}
-    if study.user_attrs.get("about", about) != about:
-        before = study.user_attrs["about"]
+    about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by, "mode": mode}
+    before = about | study.user_attrs.get("about", {})
+    if before != about:
         changed = next(key for key in about if about[key] != before[key])
         raise UserError(f"the search in {sweep_dir} has other {changed}, {before[changed]}: name=... begins another")
     study.set_user_attr("about", about)
@@ -140,7 +143,7 @@ def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | No
     if status != "completed":
         return "PRUNED" if status == "diverged" else "FAIL", None, status
     if choose_by not in metrics:
-        known = ", ".join(filter(MONITOR.accepts, metrics))
+        known = ", ".join(metrics)
         raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
     value = metrics[choose_by]
     return "PRUNED" if value is None else "COMPLETE", value, status  # one that is not finite is null
@@ -152,9 +155,8 @@ def _counts(trial: Any) -> bool:
 
 
 def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: int, seed: int) -> None:
-    for key, value, rule in (("n_trials", n_trials, POSITIVE_INTEGER), ("seed", seed, SEED)):
-        if not rule.accepts(value):
-            raise must(f"hydra.sweeper.{key}", rule.text, value)
+    check_value(PositiveInteger, n_trials, "hydra.sweeper.n_trials")
+    check_value(Seed, seed, "hydra.sweeper.seed")
     for key, limits in space.items():
         if not _is_range(limits):
             raise must(f"hydra.sweeper.space.{key}", RANGE, limits)
@@ -169,4 +171,9 @@ def _is_range(limits: Any) -> bool:
     if not isinstance(limits, Mapping) or not {"low", "high"} <= set(limits) <= {"low", "high", "log"}:
         return False
     low, high, log = limits["low"], limits["high"], limits.get("log", False)
-    return is_number(low) and is_number(high) and low < high and BOOLEAN.accepts(log) and (low > 0 or not log)
+    try:
+        for kind, value in ((Number, low), (Number, high), (Boolean, log)):
+            check_value(kind, value, "")
+    except UserError:
+        return False
+    return bool(low < high and (low > 0 or not log))

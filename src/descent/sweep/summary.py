@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from descent.errors import UserError
-from descent.run.files import write_atomically
+from descent.files import write_atomically
+from descent.run.metric import SPLITS, Metric, monitors_of, same_of
 from descent.run.result import read_result
 
-MOST_ROWS = 30  # on the console
-METRICS = ("train/loss", "val/loss", "test/loss")
+MOST_ROWS, MOST_METRICS = 30, 3  # on the console
 
 
 def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Prints and writes the summary of the runs in ``sweep_dir``, and returns them with their results."""
     runs = []
-    for path in sorted(sweep_dir.glob("*/result.json")):
+    for path in sorted({path.parent for name in ("result.json", ".hydra") for path in sweep_dir.glob(f"*/{name}")}):
         try:
-            result = read_result(path.parent)
-            _row(path.parent, result)
-            runs.append((path.parent, result))
+            result = read_result(path)
+            _row(path, result)
+            runs.append((path, result))
+        except FileNotFoundError:
+            print(f"left out: {path} has no result.json")
         except (OSError, UserError) as error:
             print(f"left out: {error}")
     print_summary(sweep_dir, runs)
@@ -47,29 +49,31 @@ def _row(run: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
-    """The runs, best validation (or training) loss first."""
+    """The runs, the best by their monitor first."""
     from rich.box import SIMPLE_HEAD  # not at the top: Hydra imports this file before it checks the config
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
-    metrics = [metric for metric in METRICS if any(metric in result["metrics"] for _, result in runs)]
+    logged = sorted({name for _, result in runs for name in result["metrics"]})
+    monitor, *_ = monitors_of((result for _, result in runs), logged)
+    metrics = _shown(monitor, logged)
     for column in (*metrics, "steps", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
-    for run, result in sorted(runs, key=_rank)[:MOST_ROWS]:
+    for run, result in sorted(runs, key=lambda run: _rank(run[1], monitor))[:MOST_ROWS]:
         own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
         name = own if result["status"] == "completed" else f"{own} ({result['status']})"
-        losses = [result["metrics"].get(metric) for metric in metrics]
-        cells = ["" if loss is None else f"{loss:.5g}" for loss in losses]
+        values = [result["metrics"].get(metric) for metric in metrics]
+        cells = ["" if value is None else f"{value:.5g}" for value in values]
         table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
     console = Console(highlight=False, markup=False)  # names may hold brackets
     console.print(table)
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
     for run, result in runs:
-        if result["reason"]:
+        if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
     console.print(
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sweep_dir}, as a table in summary.csv", soft_wrap=True
@@ -77,8 +81,14 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(f"python scripts/compare.py {shlex.quote(str(sweep_dir))}   compares them", soft_wrap=True)
 
 
-def _rank(run: tuple[Path, dict[str, Any]]) -> tuple[bool, float]:
-    _, result = run
+def _shown(monitor: Metric, logged: list[str]) -> list[str]:
+    """The monitor, the same of other rows, and losses."""
+    same = [same_of(split, monitor.name) for split in SPLITS]
+    losses = [name for name in logged if name.endswith("/loss")]
+    return [name for name in dict.fromkeys([monitor.name, *same, *losses]) if name in logged][:MOST_METRICS]
+
+
+def _rank(result: dict[str, Any], monitor: Metric) -> tuple[bool, float]:
     metrics = result["metrics"]
-    loss = metrics.get("val/loss", metrics.get("train/loss"))
-    return (result["status"] != "completed" or loss is None, loss or 0.0)
+    value = metrics.get(monitor.name, metrics.get(same_of("train", monitor.name)))  # where there is no validation
+    return (result["status"] != "completed" or value is None, 0.0 if value is None else -monitor.merit(value))

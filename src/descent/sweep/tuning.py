@@ -4,14 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
-from descent.config.rules import better
 from descent.errors import UserError, must
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
@@ -36,7 +35,12 @@ def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[s
 
 
 def best_of_each(
-    for_each: str, choose_by: str, sweep_dir: Path, jobs: Sequence[Sequence[str]], then: Collection[str]
+    for_each: str,
+    choose_by: str,
+    sweep_dir: Path,
+    jobs: Sequence[Sequence[str]],
+    then: Collection[str],
+    mode: Literal["min", "max"] = "min",
 ) -> list[tuple[str, ...]]:
     """The setting with the best mean for each value of ``for_each``, as overrides.
 
@@ -50,7 +54,7 @@ def best_of_each(
         result = read_result(sweep_dir / job_label(job))
         value = result["metrics"].get(choose_by) if result["status"] == "completed" else None
         found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
-    choose = max if better(choose_by) == "max" else min
+    choose = max if mode == "max" else min
     best = []
     for settings in found.values():
         means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}

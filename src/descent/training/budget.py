@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
 from descent.batches.in_memory import Batch, InMemoryBatches
@@ -26,12 +27,12 @@ class Budget(Watcher):
         self.samples, self.seconds_before = 0, 0.0
         self.reason: str | None = None  # why it stopped, once it has
 
-    def most_steps(self, batches: InMemoryBatches) -> int:
+    def most_steps(self, batches: Any) -> int:
         """Fewer where a step computes several gradients, or the seconds are spent before."""
         samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
         limits = [sys.maxsize if evaluations is None else int(evaluations)]
-        if samples is not None:
-            passes, rest = divmod(int(samples), len(batches.y))
+        if samples is not None and isinstance(batches, InMemoryBatches):
+            passes, rest = divmod(int(samples), batches.rows)
             limits.append(passes * len(batches) + ceil(rest / batches.size))
         return min(limits)
 
@@ -39,7 +40,7 @@ class Budget(Watcher):
         self.started = time.monotonic()
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
-        self.samples += len(batch[1])
+        self.samples += batch_size(batch)
         spent = {
             "samples": self.samples,
             "gradient evaluations": gradient_evaluations(trainer),
@@ -68,5 +69,13 @@ class Budget(Watcher):
 
 def gradient_evaluations(trainer: Trainer) -> int:
     """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
-    counted: int = sum(state.get("func_evals", 0) for state in trainer.optimizers[0].state.values())
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    counted: int = sum(state.get("func_evals", 0) for state in states)
     return counted or trainer.global_step
+
+
+def batch_size(batch: Any) -> int:
+    """How many rows a batch has."""
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return len(batch[0])
+    return extract_batch_size(batch)

@@ -1,17 +1,22 @@
 """Optimizers and schedulers from their config."""
 
+import math
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from inspect import isclass
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, check_spec
-from descent.config.rules import better
+from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, unfilled
 from descent.errors import UserError, must
 from descent.training.max_steps import run_length
+from descent.training.schedule import steps_per_epoch
+
+T = TypeVar("T")
 
 
 def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
@@ -20,48 +25,116 @@ def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Op
     Raises:
         UserError: the class or an argument of it is not valid.
     """
-    optimizer: Optimizer = _build(spec, "optimizer", parameters, arguments(spec, "optimizer"))
-    return optimizer
+    own, given = [*parameters], arguments(spec, "optimizer")
+    if given.get("capturable") and any(parameter.device.type in ("cpu", "mps") for parameter in own):
+        raise must("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
+    return _build(spec, "optimizer", Optimizer, own, given)
 
 
 def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer) -> dict[str, Any]:
     """What Lightning calls an lr_scheduler config: the scheduler, ``interval``, ``frequency``, ``monitor``.
 
     ``T_max``, ``total_steps`` and ``total_iters`` that are null become the length of the run: how often the
-    scheduler will be called, in epochs or in steps, whichever the interval is.
+    scheduler will be called, in epochs or in steps, whichever the interval is. Of ``SequentialLR`` each of
+    ``schedulers`` is a config too, and null is the length of its part.
 
     Raises:
         UserError: the class or an argument of it is not valid, or the run has no length.
     """
     given = arguments(spec, "scheduler")
-    length = _calls(run_length(trainer), int(trainer.num_training_batches), spec)
-    given.update({k: length for k in RUN_LENGTH_ARGUMENTS if k in given and given[k] is None})
-    if spec["_target_"].endswith(".ReduceLROnPlateau"):
-        given = {"mode": better(spec["monitor"])} | given
+    to_fill = unfilled(spec)
+    steps = run_length(trainer)
+    length = None if steps is None else _calls(steps, trainer, spec)
+    if length is None:
+        if to_fill:
+            raise UserError(
+                f"scheduler.{to_fill[0]} must be given: how many {spec['interval']}s the run has is not known"
+            )
+        length = 0
+    if "schedulers" in given:
+        given["schedulers"] = _parts(given["schedulers"], given.get("milestones", []), length, optimizer)
+    else:
+        given.update(dict.fromkeys(to_fill, length))
     if given.get("total_steps", length) < length:
         raise must("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
-    scheduler = _build(spec, "scheduler", optimizer, given)
+    scheduler = _build(spec, "scheduler", LRScheduler, optimizer, given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 
 
-def _calls(steps: int, batches: int, spec: dict[str, Any]) -> int:
-    """How often Lightning calls a scheduler in ``steps`` steps of epochs of ``batches``.
+def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, optimizer: Optimizer) -> list[LRScheduler]:
+    """The schedulers that follow each other, from one milestone to the next."""
+    ends = [*milestones, length]
+    if len(specs) != len(ends) or sorted(ends) != ends:
+        rule = f"one fewer than scheduler.schedulers, rising and below {length}, the length of the run"
+        raise must("scheduler.milestones", rule, milestones)
+    parts = []
+    for spec, first, last in zip(specs, [0, *milestones], ends, strict=True):
+        given = {key: value for key, value in spec.items() if key != "_target_"}
+        given.update(dict.fromkeys((key for key in RUN_LENGTH_ARGUMENTS if given.get(key, 0) is None), last - first))
+        parts.append(_build(spec, "scheduler.schedulers", LRScheduler, optimizer, given))
+    return parts
 
-    It counts the steps of each epoch anew, so with ``interval=step`` the last of them may have no call.
+
+def _calls(steps: int, trainer: Trainer, spec: dict[str, Any]) -> int | None:
+    """How often Lightning calls a scheduler in ``steps`` optimizer steps; ``None``: not known.
+
+    It counts the batches of each epoch anew, so with ``interval=step`` the last of them may have no call.
     """
     frequency: int = spec["frequency"]
+    batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+    if batches == math.inf:
+        return steps if spec["interval"] == "step" and frequency == 1 else None
+    epochs, rest = divmod(steps, int(steps_per_epoch(batches, accumulated)))
     if spec["interval"] == "epoch":
-        return -(-steps // batches) // frequency
+        return (epochs + (rest > 0)) // frequency
     if frequency > batches:
         raise must("scheduler.frequency", f"at most {batches}, the steps of an epoch, with interval=step", frequency)
-    epochs, rest = divmod(steps, batches)
-    return epochs * (batches // frequency) + rest // frequency
+    last = int(batches)
+    called = [n for n in range(frequency, last + 1, frequency) if n % accumulated == 0 or n == last]
+    return epochs * len(called) + sum(number <= rest * accumulated for number in called)
 
 
-def _build(spec: dict[str, Any], group: str, first: Any, given: dict[str, Any]) -> Any:
-    check_spec(spec, group)
-    module, _, name = spec["_target_"].rpartition(".")
+def load_class(target: str, kind: type[T], key: str) -> type[T]:
+    """The class that a ``_target_`` names; ``key`` is that of the node.
+
+    Raises:
+        UserError: it cannot be imported, or does not derive from ``kind``.
+    """
+    module, _, name = target.rpartition(".")
     try:
-        return getattr(import_module(module), name)(first, **given)
+        found: Any = getattr(import_module(module), name)
+    except Exception as error:  # whatever a module raises as it is imported
+        raise UserError(f"{key}._target_ must be a class that can be imported, got {target!r}: {error}") from error
+    if not isclass(found) or not issubclass(found, kind) or found is kind:
+        raise must(f"{key}._target_", f"a class derived from {kind.__module__}.{kind.__qualname__}", target)
+    return found
+
+
+def _build(spec: dict[str, Any], group: str, kind: type[T], first: Any, given: dict[str, Any]) -> T:
+    made: Any = load_class(spec["_target_"], kind, group)
+    try:
+        built: T = made(first, **given)
     except Exception as error:
         raise UserError(f"{group}: {spec['_target_']} refuses {given}: {error}") from error
+    return built
+
+
+def build(spec: dict[str, Any], path: str, kind: type[T]) -> T:
+    """The object of a config such as ``{"_target_": "package.Class", "argument": 1}``.
+
+    Args:
+        path: of the key, for messages.
+        kind: what it must be.
+
+    Raises:
+        UserError: it is another kind, or the class refuses an argument.
+    """
+    given = {key: value for key, value in spec.items() if key != "_target_"}
+    made: Any = load_class(spec["_target_"], kind, path)
+    try:
+        built: T = made(**given)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: {spec['_target_']} refuses its arguments: {type(error).__name__}: {error}") from error
+    return built

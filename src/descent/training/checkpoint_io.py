@@ -1,6 +1,5 @@
 """Checkpoint files that are whole or not there, and that load nothing but plain values and tensors."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,22 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from descent.errors import UserError, must
-from descent.run.files import write_atomically
+from descent.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the file, flushes to the disk, and renames: a kill, a full disk or a crash leaves the old file.
 
     Lightning writes to the system's temporary directory and moves, which between file systems is a copy that can
-    be cut off.
+    be cut off. ``storage_options`` of ``trainer.save_checkpoint`` are entries that take the place of the Trainer's.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomically(Path(path), buffer.getbuffer())
+        replaced = dict(storage_options or {})
+        if "loops" in replaced:
+            replaced["loops"] = checkpoint["loops"] | replaced["loops"]
+        with atomic_file(Path(path)) as file:
+            torch.save(checkpoint | replaced, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None

@@ -1,11 +1,12 @@
 """``checkpoints/best.ckpt`` and ``last.ckpt``, and ending a run where it can be resumed exactly."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,18 +14,24 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
-from descent.batches.in_memory import Batch, InMemoryBatches
-from descent.fast.epoch_loop import EpochLoop
-from descent.run.signals import Deferred
+from descent.batches.in_memory import Batch
+from descent.config.schema import MonitorConfig
+from descent.signals import Deferred
+from descent.training.divergence import Divergence
 from descent.training.random_state import random_state, set_random_state
+from descent.training.schedule import logged, monitored, schedule_of
+from descent.training.training_loss import full_loss, has_full_loss
 from descent.training.watcher import Watcher
-from regression.callbacks.training_loss import full_loss
+
+log = logging.getLogger(__name__)
+
+SHARE = 20  # writing takes at most one part in so many of a run's time
 
 
 class Checkpoints(Watcher, Checkpoint):
     """Keeps the best and the last state of a run.
 
-    ``best.ckpt`` has the weights with the lowest monitored value, ``last.ckpt`` all that training needs to go on.
+    ``best.ckpt`` has the weights with the best monitored value, ``last.ckpt`` all that training needs to go on.
     Writing a file takes as long as hundreds of steps on small data, so the best weights are held in memory, and
     both files are written at the end of training and before it every ``every_seconds`` or ``every_steps``, at the
     next safe point. They are written together, so ``last.ckpt`` never knows of a best that is not on disk.
@@ -32,12 +39,13 @@ class Checkpoints(Watcher, Checkpoint):
     Safe points, from which Lightning's loops resume exactly, are the end of a step that is not the last of its
     epoch, and the end of an epoch with all that belongs to it. Schedulers that watch a metric step after the last
     hook of their epoch; so that point is the start of the next epoch or the end of training, with the loops'
-    progress as the epoch's end left it.
+    progress as the epoch's end left it. With gradient accumulation the steps of the optimizer are safe points.
 
     Args:
         directory: of the two files.
-        monitor: the value to be lowest, from ``trainer.callback_metrics``.
-        every_seconds: at most about so long between two writes; ``None``: no such rule.
+        monitor: the metric that decides, from ``trainer.callback_metrics``, and its direction.
+        every_seconds: at most about so long between two writes; ``None``: no such rule. It grows where writing takes
+            more than a twentieth of it; 0: at every safe point.
         every_steps: the same in optimizer steps.
         signals: where a signal shows that asks the run to end.
         identity: of the run, kept in both files under ``run``; see ``descent.config.identity``.
@@ -47,18 +55,19 @@ class Checkpoints(Watcher, Checkpoint):
     def __init__(
         self,
         directory: Path,
-        monitor: str,
+        monitor: MonitorConfig,
         every_seconds: float | None,
         every_steps: int | None,
         signals: Deferred,
         identity: dict[str, Any],
         on_start: Callable[[], None] | None = None,
     ) -> None:
-        self.directory, self.monitor, self.signals = directory, monitor, signals
+        self.directory, self.metric, self.signals = directory, monitor.metric, signals
+        self.sign = -1.0 if monitor.mode == "max" else 1.0
         self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.best_value, self.best_step = math.inf, 0
+        self.best_value, self.best_step = self.sign * math.inf, 0
         self.compared_step = 0  # the last one whose weights were compared with the best
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
@@ -76,14 +85,13 @@ class Checkpoints(Watcher, Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
         self.started = self.written_at = time.monotonic()
-        self.written_step = trainer.global_step
+        self.written_step = self.seen_step = trainer.global_step
+        self.metric = monitored(self.metric, schedule_of(trainer).has_validation)
+        data = getattr(trainer, "datamodule", None)
+        self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
         if trainer.global_step == 0:  # for a run that diverges before its first validation
-            self._keep(trainer, pl_module, math.inf)
-        # Lightning loads the position only where the loader was not asked for before, as schedulers do
-        batches = trainer.train_dataloader
-        assert isinstance(batches, InMemoryBatches)
-        batches.load_state_dict({"position": trainer.global_step % int(trainer.num_training_batches)})
+            self._keep(trainer, pl_module, self.sign * math.inf)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
             _restore_dtypes(optimizer, saved)
         if self.on_start is not None:
@@ -105,49 +113,75 @@ class Checkpoints(Watcher, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx + 1 < trainer.num_training_batches and not trainer.should_stop:
+        has_stepped = trainer.global_step != self.seen_step  # or gradients are on their way, which no checkpoint has
+        self.seen_step = trainer.global_step
+        if (
+            has_stepped
+            and not trainer.is_last_batch
+            and not trainer.should_stop
+            and not _is_more_due(trainer, batch_idx)
+        ):
             self._safe_point(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
+        if trainer.state.fn == "fit" and not self.metric.startswith("train"):
+            self._compare(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.enable_validation and cast(EpochLoop, trainer.fit_loop.epoch_loop).is_evaluated():
-            self._compare(trainer, pl_module, trainer.callback_metrics[self.monitor].item())
+        schedule = schedule_of(trainer)
+        if self.metric.startswith("train") and schedule.is_evaluated(trainer):
+            self._compare(trainer, pl_module)
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped = trainer.should_stop
-        if self.compared_step != trainer.global_step:
-            self._evaluate_last(trainer, pl_module)
-        if self.best_value == math.inf:  # no validation has taken place: the run was shorter than an epoch
-            self._keep(trainer, pl_module, math.inf)
+        in_memory = has_full_loss(trainer)
+        if self.metric == "train/loss" and in_memory and self.compared_step != trainer.global_step:
+            with torch.no_grad():
+                self._compare(trainer, pl_module, full_loss(trainer, pl_module).item())
+        if not math.isfinite(self.best_value):  # nothing has been evaluated: the run was shorter than an epoch
+            self._keep(trainer, pl_module, self.sign * math.inf)
         self.write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._write_best(trainer)
 
     def write(self, trainer: Trainer) -> None:
-        """Brings both files up to date, and TensorBoard's up to the same step."""
+        """Brings both files up to date, and the loggers' up to the same step."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
+            if isinstance(callback, Divergence):
+                callback.check(trainer)
+        began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
         self._write_best(trainer)
-        self.written_at, self.written_step = time.monotonic(), trainer.global_step
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        own: dict[str, Any] = {"run": self.identity, "random_state": random_state()}
         if self.epoch_end is not None:
-            checkpoint["loops"]["fit_loop"] = self.epoch_end
-        checkpoint |= {"run": self.identity, "random_state": random_state()}
-        trainer.strategy.save_checkpoint(checkpoint, self.directory / "last.ckpt")
+            own["loops"] = {"fit_loop": self.epoch_end}
+        trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
+        self.written_at, self.written_step = time.monotonic(), trainer.global_step
+        least = (SHARE - 1) * (self.written_at - began)
+        if 0 < self.every_seconds < least:
+            log.warning(
+                "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not checkpoint.every_seconds=%g",
+                *((self.written_at - began), least, self.every_seconds),
+            )
+            self.every_seconds = least
+
+    def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After training: the last weights, of which no epoch's validation was, have been validated."""
+        self._compare(trainer, pl_module)
+        self.write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self.started
         best = {"best_value": self.best_value, "best_step": self.best_step, "compared_step": self.compared_step}
-        return best | {"seconds": seconds, "stopped": self.stopped}
+        return best | {"metric": self.metric, "seconds": seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in ("best_value", "best_step", "compared_step"):
+        for name in ("metric", "best_value", "best_step", "compared_step"):
             setattr(self, name, state_dict[name])
         self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
 
@@ -165,34 +199,27 @@ class Checkpoints(Watcher, Checkpoint):
         late = time.monotonic() - self.written_at >= self.every_seconds
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
 
-    def _evaluate_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of the weights at the end, where no epoch's evaluation was of them."""
-        if trainer.enable_validation:
-            cast(EpochLoop, trainer.fit_loop.epoch_loop).validate_last()
-        else:
-            with torch.no_grad():
-                self._compare(trainer, pl_module, full_loss(trainer, pl_module).item())
-
-    def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
+    def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:
+        if value is None:
+            value = logged(trainer, self.metric).item()
         self.compared_step = trainer.global_step
-        if value < self.best_value:
+        if self.sign * value < self.sign * self.best_value:
             self._keep(trainer, pl_module, value)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
         self.best_value, self.best_step = value, trainer.global_step
         weights: dict[str, Tensor] = pl_module.state_dict()
         self.unwritten = {
-            "state_dict": {name: weight.clone() for name, weight in weights.items()},
+            "state_dict": {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()},
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
+        pl_module.on_save_checkpoint(self.unwritten)  # what the module adds is of these weights, too
 
     def _write_best(self, trainer: Trainer) -> None:
         if self.unwritten is not None:
-            # save_checkpoint would write the weights of now
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True) | self.unwritten
-            checkpoint["run"] = self.identity
-            trainer.strategy.save_checkpoint(checkpoint, self.directory / "best.ckpt")
+            kept = {"run": self.identity, **self.unwritten}  # in place of the weights of now
+            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=True, storage_options=kept)
             self.unwritten = None
 
 
@@ -203,4 +230,11 @@ def _restore_dtypes(optimizer: Optimizer, saved: dict[str, Any]) -> None:
         state = optimizer.state[parameters[index]]
         for name, value in values.items():
             if isinstance(value, Tensor):
-                state[name] = state[name].to(value.dtype)
+                state[name] = value.to(state[name].device, copy=True)
+
+
+def _is_more_due(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning does more after this batch, which a run that is resumed from here would leave out."""
+    every = trainer.val_check_batch
+    validates = trainer.enable_validation and every not in (None, math.inf) and (batch_idx + 1) % int(every) == 0
+    return validates or any(s.reduce_on_plateau and s.interval == "step" for s in trainer.lr_scheduler_configs)

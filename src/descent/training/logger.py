@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import event_file_writer
@@ -23,33 +24,35 @@ LAYOUT = {
 
 
 class RunLogger(TensorBoardLogger):
-    """Writes all events of a run, of training, test and hyperparameters, into one file in ``run_dir``.
+    """Writes all events of a run, of training, test and hyperparameters, into one file in ``save_dir``.
 
     Lightning closes the file at the end of ``fit`` and of ``test``, and what is written next begins another. This
     one is closed by ``close``. Lightning's ``hparams.yaml`` is not written: ``result.json`` has more.
 
     Args:
+        save_dir: the run's directory.
         resumed_at: the step from which a resumed run goes on: TensorBoard drops what was written of later ones,
             so that it shows each step once. ``None``: the run begins here.
     """
 
-    def __init__(self, run_dir: Path, resumed_at: int | None = None) -> None:
+    def __init__(self, save_dir: Path, resumed_at: int | None = None) -> None:
         if event_file_writer._global_uid.get() < FIRST_FILE:
             event_file_writer._global_uid = event_file_writer.AtomicCounter(FIRST_FILE)
         self.pending: dict[int, tuple[float, dict[str, float]]] = {}  # by step, with the time of day
         self.written_at = time.monotonic()
-        self.run_dir, self.before = run_dir, set(run_dir.glob(EVENTS))
+        self.run_dir, self.before = Path(save_dir), set(Path(save_dir).glob(EVENTS))
+        self.trainer: Trainer | None = None  # whose steps are counted
         if resumed_at is None and self.before:
             resumed_at = -1  # of a run in the same directory that had no checkpoint yet
         purge_step = None if resumed_at is None else resumed_at + 1
-        super().__init__(run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
+        super().__init__(save_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """At x = k stands what was measured after k optimizer steps."""
-        # Lightning adds the epoch to every point
         points = {name: value for name, value in metrics.items() if name != "epoch"}
-        if step is not None and any(name.startswith("val/") for name in points):
-            step += 1  # Lightning counts the batch that validation follows as not done yet
+        # Lightning adds the epoch to every point of its own, and counts the batch that it belongs to as not done yet
+        if self.trainer is not None and "epoch" in metrics:
+            step = self.trainer.global_step
         if step is None:
             step = 0
         _, pending = self.pending.setdefault(step, (time.time(), {}))

@@ -1,10 +1,11 @@
 """``trainer.max_steps``: the end of training after so many optimizer steps."""
 
-from typing import Any, cast
+import math
+import sys
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.batches.in_memory import InMemoryBatches
 from descent.training.budget import Budget
 from descent.training.watcher import Watcher
 
@@ -29,12 +30,13 @@ class MaxSteps(Watcher):
             trainer.should_stop = True
 
 
-def run_length(trainer: Trainer) -> int:
-    """How many optimizer steps the run is to have; how many fit into a budget of seconds is not known."""
-    limits = [int(trainer.estimated_stepping_batches)]
+def run_length(trainer: Trainer) -> int | None:
+    """How many optimizer steps the run is to have; ``None``: not known. A budget of seconds is left out."""
+    estimated = trainer.estimated_stepping_batches
+    limits = [sys.maxsize if estimated in (-1, math.inf) else int(estimated)]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
         if isinstance(callback, MaxSteps):
             limits.append(callback.max_steps)
         if isinstance(callback, Budget):
-            limits.append(callback.most_steps(cast(InMemoryBatches, trainer.train_dataloader)))
-    return min(limits)
+            limits.append(callback.most_steps(trainer.train_dataloader))
+    return None if min(limits) == sys.maxsize else min(limits)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from descent.training.spacing import Spacing
 from descent.training.watcher import Watcher, loss_of
-from regression.model import LinearRegression
 
 
 class Points(Watcher):
@@ -17,14 +16,13 @@ class Points(Watcher):
 
     ``self.log`` would cost each step, and these points none but their own.
 
-    Args:
-        spacing: where the points are.
+    Attributes:
+        spacing: where the points are; ``build_trainer`` sets it.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        self.spacing = spacing
+    spacing: Spacing
 
-    def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
+    def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
         """The values by tag, none where there is nothing to be said.
 
         Args:
@@ -44,19 +42,20 @@ class Points(Watcher):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.spacing.logs(trainer.global_step):
-            self._write(trainer, pl_module, loss_of(outputs))
+        step = trainer.global_step
+        if step != self.written and self.spacing.logs(step):
+            loss = loss_of(trainer, outputs)
+            self._write(trainer, pl_module, None if loss is None else loss.item())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self.written:
             self._write(trainer, pl_module, None)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> None:
-        assert isinstance(pl_module, LinearRegression)
         self.written = trainer.global_step
         points = self.points(trainer, pl_module, loss)
-        if points and trainer.logger is not None:
-            trainer.logger.log_metrics(points, trainer.global_step)
+        for logger in trainer.loggers if points else []:
+            logger.log_metrics(points, trainer.global_step)
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

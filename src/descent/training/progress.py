@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from descent.training.max_steps import run_length
 from descent.training.spacing import Spacing
+from descent.training.training_loss import loss_unit
 from descent.training.watcher import Watcher, loss_of
 
 
@@ -19,11 +20,10 @@ class Progress(Watcher):
 
     Args:
         spacing: it moves where the curves have points.
-        loss_unit: what the loss is multiplied by to be in the data's own units.
     """
 
-    def __init__(self, spacing: Spacing, loss_unit: float) -> None:
-        self.spacing, self.loss_unit = spacing, loss_unit
+    def __init__(self, spacing: Spacing) -> None:
+        self.spacing = spacing
 
     def next_wanted(self, trainer: Trainer, step: int) -> float:
         return self.spacing.next_logged(step)
@@ -42,7 +42,8 @@ class Progress(Watcher):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.spacing.logs(trainer.global_step):
-            self._move(trainer, loss_of(outputs))
+            loss = loss_of(trainer, outputs)
+            self._move(trainer, None if loss is None else loss.item() * loss_unit(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.update(trainer.global_step - self.bar.n)
@@ -54,5 +55,5 @@ class Progress(Watcher):
 
     def _move(self, trainer: Trainer, loss: float | None) -> None:
         if loss is not None:
-            self.bar.set_postfix(loss=f"{loss * self.loss_unit:.4g}", refresh=False)
+            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)

@@ -1,22 +1,41 @@
 """Going on from a checkpoint: whether it is of this run, and what is said where it cannot be loaded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Len
 from lightning.pytorch.loggers import Logger
+from pydantic import BaseModel, Strict, ValidationError
 
 from descent.config.identity import LENGTH, differences
-from descent.errors import UserError
+from descent.errors import UserError, broken
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.logger import RunLogger
 
-KINDS: dict[str, type] = {  # of what a resumed run needs
-    **dict.fromkeys(("run/config", "random_state", "state_dict", "loops/fit_loop", "callbacks"), dict),
-    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
-    **dict.fromkeys(("global_step", "run/checksum"), int),
-}
+Filled = Annotated[dict[Any, Any], Len(1)]
+
+
+class Run(BaseModel):
+    config: Filled
+
+
+class Loops(BaseModel):
+    fit_loop: Filled
+
+
+class Resumable(BaseModel):
+    """What a resumed run needs of its checkpoint."""
+
+    run: Run
+    loops: Loops
+    random_state: Filled
+    state_dict: Filled
+    callbacks: Filled
+    optimizer_states: list[Any]
+    lr_schedulers: list[Any]
+    global_step: Annotated[int, Strict()]
 
 
 class Start:
@@ -37,54 +56,51 @@ class Start:
             self.then()
 
 
-def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> int:
-    """The step from which a run goes on.
+def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict[str, Any]:
+    """The checkpoint from which a run goes on.
 
     Args:
-        last: the checkpoint.
-        identity: of the run that is to go on: ``config``, see ``descent.config.identity``, and ``checksum``.
+        last: its file.
+        identity: of the run that is to go on: its ``config``, see ``descent.config.identity``.
         longer: whether the run may have become longer.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another config or other data.
+        UserError: the checkpoint is damaged, or of another config.
     """
     loaded = read_checkpoint(last)
-    for path, kind in KINDS.items():
-        value: Any = loaded
-        for key in path.split("/"):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or not (value or kind in (int, list)):
-            raise UserError(
-                f"{last} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
-                f" its {path} is {value!r:.40}"
-            )
+    try:
+        Resumable.model_validate(loaded)
+    except ValidationError as error:
+        raise UserError(
+            f"{last} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
+            f" its {broken(error, separator='/')}"
+        ) from error
     saved, now = loaded["run"], identity["config"]
     began_with = saved["config"].get(LENGTH)
     longer = longer and isinstance(began_with, int) and began_with <= now[LENGTH]
     changed = differences(saved["config"], now, allowed=[LENGTH] if longer else [])
     if changed:
         raise UserError(f"{last} must be of the same config, to be resumed: {changed}")
-    if saved["checksum"] != identity["checksum"]:
-        raise UserError(f"data must be what the run began with to be resumed: its rows are not those of {last}")
-    return int(loaded["global_step"])
+    return loaded
 
 
 @contextmanager
-def restoring(checkpoint: Path | None, start: Start, logger: Logger | None) -> Iterator[None]:
+def restoring(checkpoint: Path | None, start: Start, loggers: Sequence[Logger]) -> Iterator[None]:
     """Within it an error before the first step names the checkpoint, whose content is the cause.
 
     Args:
         checkpoint: ``None``: the run begins anew.
         start: of this process.
-        logger: whose event file is removed, should there be no first step.
+        loggers: whose event files are removed, should there be no first step.
     """
     try:
         yield
     except Exception as error:
         if checkpoint is None or start.made:
             raise
-        if isinstance(logger, RunLogger):
-            logger.discard()
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.discard()
         if not isinstance(error, LookupError | TypeError | ValueError | AttributeError | RuntimeError):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""Why a run goes as it does: gradients before and after clipping, and the size of the updates."""
+"""Gradient and update statistics."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from descent.training.budget import gradient_evaluations
 from descent.training.points import Points, flat
-from descent.training.spacing import Spacing
-from regression.model import LinearRegression
+
+MOST_KEPT = 1_000_000  # parameters
 
 
 class Telemetry(Points):
@@ -22,25 +22,39 @@ class Telemetry(Points):
     - ``grad/clipped``: the fraction of such steps so far whose gradient was clipped;
     - ``update/relative``: the norm of the change of weights and bias over their own norm before;
     - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one.
+
+    The angle and the update need copies of gradient and parameters. Models of more than ``MOST_KEPT`` parameters have
+    none: their norms are computed where the parameters are, and a gradient counts as clipped where its norm changed.
+    Of several optimizers it is the one that stepped last.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        super().__init__(spacing)
+    def __init__(self) -> None:
         self.seen = self.clipped = 0  # steps with a point
-        self.step = -1  # the last one before which the parameters were looked at
+        self.raw: Tensor | None = None  # the gradient before clipping
+        self.before: Tensor | None = None  # the parameters before the step
+        self.norm = torch.tensor(0.0)  # of the gradient before clipping, of a large model
+        self.step: int | None = None  # the last one before which gradient and parameters were looked at
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.spacing.logs(trainer.global_step + 1):
-            parameters = list(pl_module.parameters())
+            parameters = _of(optimizer)
+            self.optimizer = optimizer
+            again = self.step == trainer.global_step  # L-BFGS comes here several times a step
+            self.step = trainer.global_step
+            if sum(parameter.numel() for parameter in parameters) > MOST_KEPT:
+                self.raw, self.before, self.norm = None, None, _norm(parameters)
+                return
             self.raw = _gradient(parameters)
-            if self.step != trainer.global_step:  # L-BFGS comes here several times a step
-                self.step, self.before = trainer.global_step, flat(parameters)
+            if not again:
+                self.before = flat(parameters)
 
     @torch.no_grad()
-    def points(self, trainer: Trainer, model: LinearRegression, loss: float | None) -> dict[str, float]:
-        if loss is None:
+    def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
+        if self.step is None or self.step + 1 != trainer.global_step:
             return {}
-        parameters = list(model.parameters())
+        parameters = _of(self.optimizer)
+        if self.raw is None or self.before is None:
+            return self._points_of_norms(trainer, parameters)
         raw = self.raw
         # without clipping it is the same; some optimizers use the gradient's memory for something else
         clipped = raw if trainer.gradient_clip_val is None else _gradient(parameters)
@@ -59,6 +73,17 @@ class Telemetry(Points):
             **({"update/relative": update / size} if size else {}),
         }
 
+    def _points_of_norms(self, trainer: Trainer, parameters: list[Tensor]) -> dict[str, float]:
+        norm, clipped = self.norm.item(), _norm(parameters).item()
+        self.seen += 1
+        self.clipped += trainer.gradient_clip_val is not None and norm != clipped
+        return {
+            "grad/norm": norm,
+            "grad/norm_clipped": clipped if trainer.gradient_clip_val is not None else norm,
+            "grad/clipped": self.clipped / self.seen,
+            "grad/evaluations": gradient_evaluations(trainer),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen, "clipped": self.clipped}
 
@@ -66,5 +91,13 @@ class Telemetry(Points):
         self.seen, self.clipped = state_dict["seen"], state_dict["clipped"]
 
 
-def _gradient(parameters: list[torch.nn.Parameter]) -> Tensor:
+def _of(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _norm(parameters: list[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _gradient(parameters: list[Tensor]) -> Tensor:
     return flat(p.grad for p in parameters if p.grad is not None)

@@ -1,5 +1,6 @@
 """The Trainer and its callbacks, from the config."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -8,30 +9,40 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
-from descent.config.rules import better
 from descent.config.schema import Config
 from descent.errors import UserError, must
-from descent.fast.epoch_loop import EpochLoop
-from descent.run.signals import Deferred
+from descent.signals import Deferred
 from descent.training.budget import Budget
+from descent.training.build import build
 from descent.training.checkpoint_io import AtomicCheckpointIO
 from descent.training.checkpoints import Checkpoints
+from descent.training.converged import Converged
 from descent.training.curves import Curves
 from descent.training.divergence import Divergence
+from descent.training.early_stopping import Patience
+from descent.training.logged import Logged
 from descent.training.logger import RunLogger
 from descent.training.max_steps import MaxSteps
+from descent.training.optimizer_modes import OptimizerModes
+from descent.training.points import Points
 from descent.training.progress import Progress
+from descent.training.samples import Samples
+from descent.training.schedule import Schedule
 from descent.training.spacing import Spacing
 from descent.training.telemetry import Telemetry
-from regression.callbacks.converged import Converged
-from regression.callbacks.to_optimum import ToOptimum
-from regression.callbacks.training_loss import TrainingLoss
-from regression.data.module import RegressionData
-from regression.data.sources import numbered
-from regression.optimum import largest_stable_lr
+from descent.training.training_loss import TrainingLoss
+
+log = logging.getLogger(__name__)
 
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -50,7 +61,6 @@ class NoProfiler(PassThroughProfiler):
 
 def build_trainer(
     config: Config,
-    data: RegressionData,
     run_dir: Path,
     callbacks: Sequence[Callback] = (),
     signals: Deferred | None = None,
@@ -58,10 +68,10 @@ def build_trainer(
     identity: dict[str, Any] | None = None,
     on_start: Callable[[], None] | None = None,
 ) -> Trainer:
-    """A Trainer that logs to TensorBoard and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
+    """A Trainer that logs, and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
 
     Args:
-        callbacks: further ones, after the project's own.
+        callbacks: further ones, after those of the config.
         signals: where a signal shows that asks the run to end; ``None``: none will.
         resumed_at: the step from which a resumed run goes on.
         identity: of the run, kept in its checkpoints.
@@ -70,18 +80,40 @@ def build_trainer(
     options = config.trainer
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
         raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
-    spacing = _spacing(config, data, callbacks)
+    given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
+    for name, callback in zip(config.callbacks, given, strict=True):
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            kind = type(callback).__name__
+            raise UserError(f"callbacks.{name} must not be a {kind}: a run keeps to its config; a sweep tries values")
+        if isinstance(callback, WeightAveraging | GradientAccumulationScheduler):
+            kind = type(callback).__name__
+            raise UserError(f"callbacks.{name} must not be a {kind}: a run with it does not resume exactly")
+        if isinstance(callback, StochasticWeightAveraging):
+            log.warning(
+                "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
+                " where an epoch begins; one that is interrupted between two epochs is",
+                name,
+            )
+    given += callbacks
+    every = options.check_val_every_n_epoch
+    if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
+        every = 1  # something waits for it
+    spacing = Spacing(options.log_every_n_steps, every)
+    loggers = build_loggers(config, run_dir, resumed_at)
+    checkpoints = Checkpoints(
+        *(run_dir / "checkpoints", config.monitor, config.checkpoint.every_seconds, config.checkpoint.every_steps),
+        *(signals or Deferred(), identity or {}, on_start),
+    )
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,
-            precision=options.precision,  # type: ignore[arg-type]  # a Literal there, checked by the schema here
+            precision=options.precision,  # type: ignore[arg-type]  # one of Lightning's own, as parse has checked
             max_epochs=options.max_epochs,
+            check_val_every_n_epoch=every or 1,  # Schedule sees to it; a callback asks before that
             gradient_clip_val=config.clip.gradient_clip_val,
             gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
-            check_val_every_n_epoch=spacing.validate_every or 1,
-            log_every_n_steps=min(options.log_every_n_steps, data.batches_per_epoch),
-            limit_val_batches=None if len(data.val) else 0,
+            log_every_n_steps=options.log_every_n_steps,
             num_sanity_val_steps=0,
             deterministic=options.deterministic,
             fast_dev_run=options.fast_dev_run,
@@ -89,105 +121,79 @@ def build_trainer(
             profiler=PROFILERS[options.profiler](dirpath=run_dir / "profile", filename=options.profiler)
             if options.profiler
             else NoProfiler(),
-            logger=RunLogger(run_dir, resumed_at),
+            logger=loggers,
             plugins=AtomicCheckpointIO(),
             callbacks=[
-                *_own_callbacks(config, data, spacing),
-                *callbacks,
-                *_checkpoints(config, data, run_dir, signals, identity or {}, on_start),
+                *_own_callbacks(config, spacing, given),
+                *([] if options.fast_dev_run else [checkpoints]),
             ],
             enable_progress_bar=False,  # Progress takes its place
             enable_model_summary=False,
             default_root_dir=run_dir,
+            **options.arguments,
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
-    if not len(data.val):
-        trainer.limit_val_batches = 0  # fast_dev_run has made it 1
-    trainer.fit_loop.epoch_loop = EpochLoop(trainer, spacing)
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.trainer = trainer
+    if options.fast:
+        _take_fast_steps(trainer)
     return trainer
 
 
-def monitored(monitor: str, has_validation: bool) -> str:
-    """``monitor``, or the training loss where the validation that it names does not take place."""
-    return "train/loss" if monitor.startswith("val/") and not has_validation else monitor
+def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
+    """The loggers of the config. A ``save_dir`` that is null is the run's directory."""
+    loggers: list[Logger] = []
+    for name, spec in config.logger.items():
+        given = {**spec, "save_dir": run_dir} if "save_dir" in spec and spec["save_dir"] is None else spec
+        extra = {"resumed_at": resumed_at} if spec["_target_"].endswith(".RunLogger") else {}
+        logger = build({**given, **extra}, f"logger.{name}", Logger)  # type: ignore[type-abstract]
+        loggers.append(logger)
+    return loggers
 
 
-def _spacing(config: Config, data: RegressionData, callbacks: Sequence[Callback]) -> Spacing:
-    every = config.trainer.check_val_every_n_epoch
-    monitors = any(getattr(callback, "monitor", None) for callback in callbacks)
-    if every is None and (config.stopping.patience or config.scheduler.get("monitor") or monitors):
-        every = 1  # something waits for it
-    evaluated = data.val if len(data.val) else data.train
-    return Spacing(config.trainer.log_every_n_steps, every, data.batches_per_epoch, evaluated.x.size)
+def _take_fast_steps(trainer: Trainer) -> None:
+    try:
+        from descent.fast.epoch_loop import EpochLoop
+    except ImportError:  # the room is optional
+        return
+    trainer.fit_loop.epoch_loop = EpochLoop(trainer)
 
 
-def _stable_lr(config: Config, data: RegressionData) -> float | None:
-    """Of SGD on all rows; ``None`` for other optimizers, with clipping, and where the curvature is not known."""
-    given = config.optimizer
-    if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or data.optimum is None:
-        return None
-    if config.clip.gradient_clip_val is not None:
-        return None
-    return largest_stable_lr(
-        data.optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)
-    )
-
-
-def _own_callbacks(config: Config, data: RegressionData, spacing: Spacing) -> list[Callback]:
-    stopping, has_validation = config.stopping, len(data.val) > 0
-    names = data.rows.feature_names
-    if names == numbered(len(names)):
-        names = tuple(name.removeprefix("x_") for name in names)
-    callbacks: list[Callback] = [
-        Divergence(stopping.diverged_above, _stable_lr(config, data)),
-        Curves(spacing, names),
-        Telemetry(spacing),
-    ]
-    if data.triangle is not None and data.optimum is not None:
-        callbacks.append(ToOptimum(spacing, data.triangle, len(data.train), data.optimum))
-    monitors = stopping.monitor if stopping.patience else None, config.scheduler.get("monitor")
-    watched = "train/loss" in {monitored(monitor, has_validation) for monitor in monitors if monitor}
+def _own_callbacks(config: Config, spacing: Spacing, given: Sequence[Callback]) -> list[Callback]:
+    """The machinery's callbacks around those of the config, one of which may take the place of one of them."""
+    stopping = config.stopping
+    first: list[Callback] = [Schedule(spacing), Divergence(stopping.diverged_above), Logged(), Curves(), Telemetry()]
+    first += [Samples(), OptimizerModes()]
+    first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
+    given = [callback for callback in given if callback not in first]
+    waiting = [config.scheduler.get("monitor"), *(getattr(callback, "monitor", None) for callback in given)]
+    waiting += [stopping.monitor] if stopping.patience is not None else []
+    watched = [metric for metric in waiting if metric]
+    last: list[Callback] = [TrainingLoss([config.monitor.metric, *watched], every_epoch=bool(watched))]
     if config.trainer.max_steps is not None:
-        callbacks.append(MaxSteps(config.trainer.max_steps))
+        last.append(MaxSteps(config.trainer.max_steps))
     budget = stopping.max_samples, stopping.max_gradient_evaluations, stopping.max_seconds
     if any(limit is not None for limit in budget):
-        callbacks.append(Budget(*budget))
-    if not has_validation or watched:
-        callbacks.append(TrainingLoss(every_epoch=watched))
+        last.append(Budget(*budget))
     if stopping.patience is not None:
-        callbacks.append(
-            EarlyStopping(
-                monitor=monitored(stopping.monitor, has_validation),
+        last.append(
+            Patience(
+                monitor=stopping.monitor,
                 patience=stopping.patience,
                 min_delta=stopping.min_delta,
-                mode=better(monitored(stopping.monitor, has_validation)),
-                check_on_train_epoch_end=not has_validation or stopping.monitor == "train/loss",
+                mode=config.monitor.mode_of(stopping.monitor, stopping.mode, "stopping.mode"),
+                check_on_train_epoch_end=True,
                 check_finite=False,  # Divergence sees to that
             )
         )
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
-        callbacks.append(Converged(stopping.gradient_norm, stopping.loss_change))
+        last.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
-        callbacks.append(Progress(spacing, data.standardization.loss_unit))
+        last.append(Progress(spacing))
+    callbacks = [*first, *given, *last]
+    for callback in callbacks:
+        if isinstance(callback, Points | Divergence):
+            callback.spacing = spacing
     return callbacks
-
-
-def _checkpoints(
-    config: Config,
-    data: RegressionData,
-    run_dir: Path,
-    signals: Deferred | None,
-    identity: dict[str, Any],
-    on_start: Callable[[], None] | None,
-) -> list[Callback]:
-    if config.trainer.fast_dev_run:
-        return []
-    monitor = monitored("val/loss", len(data.val) > 0)
-    every = config.checkpoint
-    directory = run_dir / "checkpoints"
-    return [
-        Checkpoints(
-            *(directory, monitor, every.every_seconds, every.every_steps, signals or Deferred(), identity, on_start)
-        )
-    ]

@@ -10,10 +10,11 @@ from torch import Tensor
 from descent.batches.in_memory import Batch
 
 
-def loss_of(outputs: Any) -> float | None:
-    """The loss of a step, from what ``on_train_batch_end`` gets; ``None``: ``training_step`` returned none."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
-    return None if loss is None else loss.item()
+def loss_of(trainer: Trainer, outputs: Any) -> Tensor | None:
+    """The loss of a batch, from what ``on_train_batch_end`` gets; ``None``: ``training_step`` returned none."""
+    loss: Tensor | None = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    # Lightning divides it by the number of batches whose gradients are added up
+    return loss if loss is None or trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
 
 
 class Watcher(Callback):

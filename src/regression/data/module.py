@@ -1,8 +1,11 @@
 """The LightningDataModule."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
 from zlib import crc32
 
 import numpy as np
@@ -10,18 +13,30 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from descent.batches.in_memory import Batch, InMemoryBatches
-from descent.config.schema import BatchConfig, DataConfig
-from descent.errors import UserError
-from regression.data.sources import load
+from descent.batches.in_memory import InMemoryBatches
+from descent.config.types import BelowOne, OrNull, PositiveInteger, Seed
+from descent.errors import UserError, must
+from descent.run.load import CheckpointName
 from regression.data.split import split
 from regression.data.standardization import Standardization
-from regression.data.table import Array
+from regression.data.table import LARGEST, Array, read_columns
 from regression.optimum import MOST_WORK, Optimum, least_squares, triangle, work
 
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs and targets in the data's own units, and what is known of them."""
+
+    inputs: Array  # (rows, features)
+    targets: Array  # (rows,)
+    feature_names: tuple[str, ...]
+    target_name: str = "y"
+    true_weight: tuple[float, ...] | None = None  # of the process that made the data, where it is known
+    true_bias: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,50 +51,96 @@ class Part:
 
 
 class RegressionData(LightningDataModule):
-    """Rows from any source, split, standardised, and served as batches from memory.
+    """Rows of a source, split, standardised, and served as batches from memory. A source defines ``load``.
 
     Args:
-        data: the source, the split and whether to standardise.
-        batch: size and shuffling of the training batches.
-        seed: of the order of batches.
+        val_fraction: of all rows; 0: no validation, and the training loss is monitored.
+        test_fraction: of all rows.
+        standardize: whether training sees features and target with mean 0 and deviation 1.
+        seed: of the split, and of what is drawn.
+        max_rows: how many rows to use, the first ones; ``None``: all.
+        batch_size: of the training batches; ``None``: all rows.
+        shuffle: whether each epoch has a new order.
         bias: whether the model has one: only then may standardisation subtract means.
 
     Attributes:
         checksum: of the rows in their own units and of the split.
     """
 
+    rows: Rows  # the names; the parts have the numbers
+    checksum: int
+    standardization: Standardization
     train: Part
     val: Part
     test: Part
 
-    def __init__(self, data: DataConfig, batch: BatchConfig, seed: int = 0, bias: bool = True) -> None:
+    def __init__(
+        self,
+        val_fraction: BelowOne,
+        test_fraction: BelowOne,
+        standardize: bool,
+        seed: Seed,
+        max_rows: Annotated[PositiveInteger | None, OrNull("all of them")] = None,
+        batch_size: Annotated[PositiveInteger | None, OrNull("the whole training set")] = 32,
+        shuffle: bool = True,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.batch, self.seed, self.bias = batch, seed, bias
-        rows = load(data)
-        self.rows = replace(rows, inputs=rows.inputs[:0].copy(), targets=rows.targets[:0].copy())  # the parts have them
-        parts = split(data, len(rows.targets))
+        self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
+        self.standardize, self.max_rows, self.bias = standardize, max_rows, bias
+        self.batch_size, self.shuffle = batch_size, shuffle
+
+    def load(self) -> Rows:
+        """The rows of the source, all of them."""
+        raise NotImplementedError
+
+    def usable_rows(self) -> Rows:
+        """The first ``max_rows`` rows.
+
+        Raises:
+            UserError: a table cannot be used, or a number is too large to be squared.
+        """
+        try:
+            found = self.load()
+        except MemoryError:
+            raise UserError("data must fit into the memory of this machine; it does not") from None
+        for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
+            largest = float(np.abs(cells).max())
+            if not largest <= LARGEST:  # true for nan as well
+                raise must(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
+        return replace(found, inputs=found.inputs[: self.max_rows], targets=found.targets[: self.max_rows])
+
+    def setup(self, stage: str | None = None) -> None:
+        if hasattr(self, "checksum"):
+            return
+        rows = self.usable_rows()
+        parts = split(len(rows.targets), self.val_fraction, self.test_fraction, self.seed)
+        self.rows = replace(rows, inputs=rows.inputs[:0].copy(), targets=rows.targets[:0].copy())
         train, val, test = (
             (rows.inputs[chosen], rows.targets[chosen]) for chosen in (parts.train, parts.val, parts.test)
         )
-        self.checksum = crc32(repr([len(part[1]) for part in (train, val, test)]).encode())
+        checksum = crc32(repr([len(part[1]) for part in (train, val, test)]).encode())
         for array in (*train, *val, *test):
-            self.checksum = crc32(np.ascontiguousarray(array).data, self.checksum)
+            checksum = crc32(np.ascontiguousarray(array).data, checksum)
         del rows  # a large table is in memory only once more, and in training precision
-        self.standardization = (
-            Standardization.fit(*train, bias) if data.standardize else Standardization.identity(self.num_features)
+        units = (
+            Standardization.fit(*train, self.bias)
+            if self.standardize
+            else Standardization.identity(len(self.rows.feature_names))
         )
-        units = self.standardization
+        self.standardization = units
         self.train, self.val, self.test = (
             Part(units.inputs(x, out=x), units.targets(y, out=y)) for x, y in (train, val, test)
         )
-
-    @property
-    def num_features(self) -> int:
-        return len(self.rows.feature_names)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(range(0, len(self.train), self.batch.size or len(self.train)))
+        for name in ("val", "test"):
+            if not len(getattr(self, name)):  # Lightning then leaves out what has no loader
+                setattr(self, f"{name}_dataloader", getattr(super(), f"{name}_dataloader"))
+        self.checksum = checksum
+        if self.batch_size is not None and self.batch_size > len(self.train):
+            log.warning(
+                "note: batch.size=%d is more than the %d training rows: every batch is all of them",
+                *(self.batch_size, len(self.train)),
+            )
 
     @cached_property
     def triangle(self) -> Tensor | None:
@@ -98,28 +159,62 @@ class RegressionData(LightningDataModule):
         """Of the training rows, in the units of training."""
         return None if self.triangle is None else least_squares(self.triangle, len(self.train), self.bias)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """So that a run is resumed on the data it began with."""
-        return {"checksum": self.checksum}
+        return {"checksum": self.checksum, "columns": [*self.rows.feature_names, self.rows.target_name]}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        if state_dict != self.state_dict():
-            raise UserError("data must be what the run began with to be resumed: its rows have changed")
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = self.state_dict()
+        if any(own.get(key) != value for key, value in state_dict.items()):
+            raise UserError("data must be what the run began with to be resumed: its rows or columns have changed")
 
     def train_dataloader(self) -> InMemoryBatches:
-        return InMemoryBatches(*self._tensors(self.train), self.batch.size, self.batch.shuffle, self.seed)
+        return InMemoryBatches(*self._tensors(self.train), size=self.batch_size, shuffle=self.shuffle)
 
-    def val_dataloader(self) -> InMemoryBatches | list[Batch]:
-        return self._evaluation_batches(self.val)
+    def val_dataloader(self) -> InMemoryBatches:
+        return InMemoryBatches(*self._tensors(self.val), size=EVALUATION_BATCH)
 
-    def test_dataloader(self) -> InMemoryBatches | list[Batch]:
-        return self._evaluation_batches(self.test)
+    def test_dataloader(self) -> InMemoryBatches:
+        return InMemoryBatches(*self._tensors(self.test), size=EVALUATION_BATCH)
 
-    def _evaluation_batches(self, part: Part) -> InMemoryBatches | list[Batch]:
-        return InMemoryBatches(*self._tensors(part), EVALUATION_BATCH) if len(part) else []
+    def file_dataloader(self, path: Path, model: Any, result: Mapping[str, Any]) -> InMemoryBatches:
+        """The rows of a table with the run's columns, in the units that ``model`` was trained in."""
+        features, target = column_names(result)
+        table = read_columns(path, "--data", [*features, target])
+        if len(table) < 2:
+            raise UserError(f"--data must be a file with at least 2 rows, got {len(table)} in {path}")
+        like, units = next(model.parameters()), model.units
+        with np.errstate(all="ignore"):  # a metric that is not finite is an error of its own
+            part = units.inputs(table[:, :-1]), units.targets(table[:, -1])
+        return InMemoryBatches(*(torch.from_numpy(array).to(like) for array in part), size=EVALUATION_BATCH)
+
+    def predict_file(self, run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName) -> None:
+        """The rows of a table with a column ``prediction``, see ``regression.predict``."""
+        from regression.predict import predict_file  # which needs the model, which needs the data
+
+        predict_file(run_dir, source, output, checkpoint)
 
     def _tensors(self, part: Part) -> tuple[Tensor, Tensor]:
         """The rows in the model's precision, moved to its device once and not batch by batch."""
         assert self.trainer is not None
         like = next(self.trainer.lightning_module.parameters())
         return torch.from_numpy(part.x).to(like), torch.from_numpy(part.y).to(like)
+
+
+def column_names(result: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The features and the target of a run, from its ``result.json``.
+
+    Raises:
+        UserError: they are not there.
+    """
+    features, target = result.get("features"), result.get("target")
+    if not (isinstance(features, list) and features and isinstance(target, str)):
+        raise UserError(
+            "result.json must have the run's features and target, which callbacks=regression adds; it has none"
+        )
+    return features, target
+
+
+def numbered(num_features: int) -> tuple[str, ...]:
+    """Names for features that have none: ``x_1``, ``x_2``, ..."""
+    return tuple(f"x_{i}" for i in range(1, num_features + 1))

@@ -2,7 +2,6 @@
 
 import os
 
-from descent.config.schema import SyntheticData
 from descent.errors import must
 
 # The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
@@ -11,27 +10,27 @@ MOST_FEATURES = 7_000
 USUAL_MEMORY = 64 * 2**30  # bytes
 
 
-def check_size(data: SyntheticData) -> None:
+def check_size(num_samples: int, num_features: int) -> None:
     """Refuses data that cannot be drawn in the memory of this machine, or not within minutes.
 
     Raises:
         UserError: too many features, or too many numbers.
     """
-    if data.num_features > MOST_FEATURES:
+    if num_features > MOST_FEATURES:
         rule = f"at most {MOST_FEATURES}: the rotation of more features would take minutes"
-        raise must("data.num_features", rule, data.num_features)
-    needed, there = needed_bytes(data), memory_bytes()
+        raise must("data.num_features", rule, num_features)
+    needed, there = needed_bytes(num_samples, num_features), memory_bytes()
     if needed > there:
         rule = (
-            f"such that the data fit into memory: {data.num_samples} x {data.num_features} numbers take"
+            f"such that the data fit into memory: {num_samples} x {num_features} numbers take"
             f" {needed / 2**30:.1f} GiB while they are drawn, and there are {there / 2**30:.1f} GiB"
         )
-        raise must("data.num_samples", rule, data.num_samples)
+        raise must("data.num_samples", rule, num_samples)
 
 
-def needed_bytes(data: SyntheticData) -> int:
+def needed_bytes(num_samples: int, num_features: int) -> int:
     """At the peak: the table and its rotated copy, and four squares of the rotation, all in double precision."""
-    return 8 * (2 * data.num_samples * (data.num_features + 1) + 4 * data.num_features**2)
+    return 8 * (2 * num_samples * (num_features + 1) + 4 * num_features**2)
 
 
 def memory_bytes() -> int:

@@ -1,30 +1,29 @@
-"""Where rows come from, one function a source. NumPy and float64 here; torch begins in the data module."""
+"""Where rows come from: a class a source."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
-from descent.config.schema import DataConfig, DiabetesData, RowsData, SyntheticData, TableData
-from descent.errors import UserError, must
+from descent.config.types import (
+    AtLeastOne,
+    Fraction,
+    NotNegative,
+    OrNull,
+    PositiveInteger,
+    Row,
+    SomeRows,
+    Text,
+    Texts,
+    is_file,
+)
+from descent.errors import must
+from regression.data.module import RegressionData, Rows, numbered
 from regression.data.size import check_size
-from regression.data.table import LARGEST, Array, read_table
+from regression.data.table import read_table
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Inputs and targets in the data's own units, and what is known of them."""
-
-    inputs: Array  # (rows, features)
-    targets: Array  # (rows,)
-    feature_names: tuple[str, ...]
-    target_name: str = "y"
-    true_weight: tuple[float, ...] | None = None  # of the process that made the data, where it is known
-    true_bias: float | None = None
-
-
-def synthetic(config: SyntheticData) -> Rows:
+class SyntheticData(RegressionData):
     """A linear model with Gaussian noise, ``y = w x + b + noise_std * e``.
 
     The features are normal with covariance ``Q diag(v) Q^T``: ``v`` rises geometrically, its last over its
@@ -32,76 +31,92 @@ def synthetic(config: SyntheticData) -> Rows:
     the shape of the loss, not its scale. ``w``, ``b`` and ``e`` are standard normal. A fraction of the targets,
     ``outlier_fraction``, is moved by ten standard deviations of the target, up or down.
     """
-    check_size(config)
-    rng = np.random.default_rng(config.seed)
-    n, d = config.num_samples, config.num_features
-    weight, bias = rng.standard_normal(d), rng.standard_normal()
-    variances = np.geomspace(1.0, config.condition_number, d)
-    rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
-    scales = np.sqrt(variances / variances.mean())
-    inputs = rng.standard_normal((n, d))
-    inputs *= scales  # in place: a large table is in memory only once more
-    inputs = inputs @ rotation.T
-    clean = inputs @ weight + bias
-    targets = clean + config.noise_std * rng.standard_normal(n)
-    outliers = rng.permutation(n)[: round(config.outlier_fraction * n)]
-    targets[outliers] += 10 * clean.std() * rng.choice([-1.0, 1.0], size=len(outliers))
-    return Rows(inputs, targets, numbered(d), true_weight=tuple(map(float, weight)), true_bias=float(bias))
+
+    def __init__(
+        self,
+        num_samples: PositiveInteger,
+        num_features: PositiveInteger,
+        noise_std: NotNegative,
+        condition_number: AtLeastOne,
+        outlier_fraction: Fraction,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.num_samples, self.num_features = num_samples, num_features
+        self.noise_std, self.condition_number, self.outlier_fraction = noise_std, condition_number, outlier_fraction
+
+    def load(self) -> Rows:
+        check_size(self.num_samples, self.num_features)
+        rng = np.random.default_rng(self.seed)
+        n, d = self.num_samples, self.num_features
+        weight, bias = rng.standard_normal(d), rng.standard_normal()
+        variances = np.geomspace(1.0, self.condition_number, d)
+        rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
+        scales = np.sqrt(variances / variances.mean())
+        inputs = rng.standard_normal((n, d))
+        inputs *= scales  # in place: a large table is in memory only once more
+        inputs = inputs @ rotation.T
+        clean = inputs @ weight + bias
+        targets = clean + self.noise_std * rng.standard_normal(n)
+        outliers = rng.permutation(n)[: round(self.outlier_fraction * n)]
+        targets[outliers] += 10 * clean.std() * rng.choice([-1.0, 1.0], size=len(outliers))
+        return Rows(inputs, targets, numbered(d), true_weight=tuple(map(float, weight)), true_bias=float(bias))
 
 
-def rows(config: RowsData) -> Rows:
-    """The rows that the config writes out."""
-    inputs = np.array(config.inputs, dtype=np.float64)
-    return Rows(inputs, np.array(config.targets, dtype=np.float64), numbered(inputs.shape[1]))
+class ListedData(RegressionData):
+    """Rows that are written out in the config itself."""
+
+    def __init__(self, inputs: SomeRows, targets: Row, **common: Any) -> None:
+        super().__init__(**common)
+        if len(inputs) != len(targets):
+            raise must("data.targets", f"as many as data.inputs ({len(inputs)})", targets)
+        self.inputs, self.targets = inputs, targets
+
+    def load(self) -> Rows:
+        inputs = np.array(self.inputs, dtype=np.float64)
+        return Rows(inputs, np.array(self.targets, dtype=np.float64), numbered(inputs.shape[1]))
 
 
-def diabetes(config: DiabetesData) -> Rows:
-    """scikit-learn's diabetes data in its original units."""
-    from sklearn.datasets import load_diabetes  # a second, needed here alone
+class DiabetesData(RegressionData):
+    """scikit-learn's diabetes data in its original units: 442 rows, 10 features."""
 
-    bunch: Any = load_diabetes(scaled=False)
-    return Rows(
-        np.asarray(bunch.data, dtype=np.float64),
-        np.asarray(bunch.target, dtype=np.float64),
-        tuple(bunch.feature_names),
-        "progression",
-    )
+    def load(self) -> Rows:
+        from sklearn.datasets import load_diabetes  # a second, needed here alone
 
-
-def table(config: TableData) -> Rows:
-    """A CSV or Parquet file: the target column, and the feature columns named or found."""
-    inputs, targets, names = read_table(config.file, config.target, config.features)
-    return Rows(inputs, targets, names, config.target)
+        bunch: Any = load_diabetes(scaled=False)
+        return Rows(
+            np.asarray(bunch.data, dtype=np.float64),
+            np.asarray(bunch.target, dtype=np.float64),
+            tuple(bunch.feature_names),
+            "progression",
+        )
 
 
-def numbered(num_features: int) -> tuple[str, ...]:
-    """Names for features that have none: ``x_1``, ``x_2``, ..."""
-    return tuple(f"x_{i}" for i in range(1, num_features + 1))
+class TableData(RegressionData):
+    """The user's own CSV or Parquet file.
 
-
-LOADERS: dict[type[DataConfig], Callable[[Any], Rows]] = {
-    SyntheticData: synthetic,
-    RowsData: rows,
-    DiabetesData: diabetes,
-    TableData: table,
-}
-
-
-def load(config: DataConfig) -> Rows:
-    """The rows of any source, the first ``max_rows`` of them.
-
-    Raises:
-        UserError: a table cannot be used, or a number is too large to be squared.
+    Args:
+        path: of the file.
+        target: the column to predict.
+        features: the columns to predict it from; ``None``: every other numeric one.
     """
-    try:
-        found = LOADERS[type(config)](config)
-    except MemoryError:
-        raise UserError(f"data={config.source} must fit into the memory of this machine; it does not") from None
-    for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
-        largest = float(np.abs(cells).max())
-        if not largest <= LARGEST:  # true for nan as well
-            raise must(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
-    limit = config.max_rows
-    if limit is None or limit >= len(found.targets):
-        return found
-    return replace(found, inputs=found.inputs[:limit], targets=found.targets[:limit])
+
+    def __init__(
+        self,
+        path: Path,
+        target: Text,
+        features: Annotated[Texts | None, OrNull("every numeric column but the target")] = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.path, self.target, self.features = Path(path), target, features
+        if not is_file(self.path):
+            raise must("data.path", "a CSV or Parquet file", str(path))
+        if self.path.suffix.lower() not in (".csv", ".parquet"):
+            raise must("data.path", "a file named .csv or .parquet", str(path))
+        if features is not None and target in features:
+            raise must("data.features", f"without the target '{target}'", features)
+
+    def load(self) -> Rows:
+        inputs, targets, names = read_table(self.path, self.target, self.features)
+        return Rows(inputs, targets, names, self.target)

@@ -1,5 +1,6 @@
 """Standardisation: training sees features and target with mean 0 and deviation 1, people see their own units."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,15 @@ class Standardization:
     x_scale: list[float]
     y_mean: float = 0.0
     y_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises an error where they are not those of a data set; they may come from a checkpoint."""
+        if len(self.x_mean) != len(self.x_scale):
+            raise ValueError("its standardization must have a mean and a scale for each feature")
+        if not all(map(math.isfinite, [*self.x_mean, self.y_mean, *self.x_scale, self.y_scale])):
+            raise ValueError("its means and scales must be finite numbers")
+        if min(*self.x_scale, self.y_scale, 1.0) <= 0:
+            raise ValueError("its scales must be greater than 0")
 
     @classmethod
     def identity(cls, num_features: int) -> "Standardization":

@@ -1,71 +1,82 @@
-"""What a config value may be: each rule at both sides of each of its edges, and every key's rule in its own words."""
+"""What a config value may be: each type at both sides of each of its edges, and every key's in its own words."""
 
 import copy
 import math
 from dataclasses import FrozenInstanceError, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from conftest import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from descent.config import rules
+from descent.config import types
 from descent.config.parse import parse
-from descent.config.schema import Config
+from descent.config.schema import Config, TrainerConfig
 from descent.errors import UserError, must
 
 BELOW = math.nextafter(1e30, 0)
 NO_NUMBER = ["1", None, True, [1], {}, math.nan, math.inf, -math.inf, 1e30, -1e30]
 
-RULES: dict[str, tuple[list[Any], list[Any]]] = {
-    "BOOLEAN": ([True, False], [0, 1, None, "true"]),
-    "TEXT": (["a", " a "], ["", " ", "\t\n", None, 1]),
-    "NUMBER": ([0, 1, -1, 1.5, BELOW, -BELOW], NO_NUMBER),
-    "POSITIVE": ([5e-324, 1, BELOW], [*NO_NUMBER, 0, 0.0, -1]),
-    "NOT_NEGATIVE": ([0, 0.0, 1, BELOW], [*NO_NUMBER, -1, -5e-324]),
-    "AT_LEAST_ONE": ([1, 1.0, BELOW], [*NO_NUMBER, 0.999, 0, -1]),
-    "BELOW_ONE": ([0, 0.999], [*NO_NUMBER, 1, 1.0, -0.001]),
-    "FRACTION": ([0, 0.5, 1], [*NO_NUMBER, -0.001, 1.001]),
-    "POSITIVE_INTEGER": ([1, 2**31 - 1], [0, -1, 2**31, 1.0, True, None, "1"]),
-    "INTEGER_FROM_0": ([0, 2**31 - 1], [-1, 2**31, 0.0, False, None]),
-    "SEED": ([0, 2**32 - 1], [-1, 2**32, 0.0, False, None]),
-    "NAME": (
+TYPES: dict[str, tuple[list[Any], list[Any]]] = {
+    "Boolean": ([True, False], [0, 1, None, "true"]),
+    "Text": (["a", " a "], ["", " ", "\t\n", None, 1]),
+    "Number": ([0, 1, -1, 1.5, BELOW, -BELOW], NO_NUMBER),
+    "Positive": ([5e-324, 1, BELOW], [*NO_NUMBER, 0, 0.0, -1]),
+    "NotNegative": ([0, 0.0, 1, BELOW], [*NO_NUMBER, -1, -5e-324]),
+    "AtLeastOne": ([1, 1.0, BELOW], [*NO_NUMBER, 0.999, 0, -1]),
+    "BelowOne": ([0, 0.999], [*NO_NUMBER, 1, 1.0, -0.001]),
+    "Fraction": ([0, 0.5, 1], [*NO_NUMBER, -0.001, 1.001]),
+    "PositiveInteger": ([1, 2**31 - 1], [0, -1, 2**31, 1.0, True, None, "1"]),
+    "Integer": ([0, -1, 2**40], [0.0, False, None, "1"]),
+    "AnyText": (["", "a"], [None, 1]),
+    "Seed": ([0, 2**32 - 1], [-1, 2**32, 0.0, False, None]),
+    "Name": (
         ["a", "7", "é", "a.b_c=d-e", "x" * 100, "é" * 50],
         ["", "_a", ".a", "-a", "=a", "a b", "a/b", "a,b", "a\n", "x" * 101, "é" * 51, 7, None],
     ),
-    "ROWS": ([[], [[1]], [[1, 2.5], [3, 4]]], [None, 4, [1], [[]], [[1], [1, 2]], [["1"]], [[math.nan]], ([1],)]),
-    "SOME_ROWS": ([[[1]]], [[], [[1], [1, 2]], [[]]]),
-    "SOME_NUMBERS": ([[1], [1, 2.5]], [[], 1, [None], [[1]], [1, "2"], [1, math.inf]]),
-    "TEXTS": ([["a"], ["a", "b"]], [[], ["a", "a"], ["a", ""], [1], "a", None]),
-    "MONITOR": (["train/loss", "val/loss", "val/mae", "val/r2"], ["loss", "test/loss", "", None]),
+    "Rows": ([[], [[1]], [[1, 2.5], [3, 4]]], [None, 4, [1], [[]], [[1], [1, 2]], [["1"]], [[math.nan]], ([1],)]),
+    "SomeRows": ([[[1]]], [[], [[1], [1, 2]], [[]]]),
+    "Row": ([[1], [1, 2.5]], [[], 1, [None], [[1]], [1, "2"], [1, math.inf]]),
+    "Texts": ([["a"], ["a", "b"]], [[], ["a", "a"], ["a", ""], [1], "a", None]),
 }
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_a_rule_takes_all_values_up_to_its_edges_and_none_beyond(name: str) -> None:
-    accepted, refused = RULES[name]
-    rule = getattr(rules, name)
-    assert [value for value in accepted if not rule.accepts(value)] == []
-    assert [value for value in refused if rule.accepts(value)] == []
+def accepts(kind: Any, value: Any) -> bool:
+    try:
+        found = types.check(kind, value, "key")
+    except UserError:
+        return False
+    return bool(found == value) and type(found) is type(value)  # 1 stays 1
 
 
-def test_rules_made_of_others_take_what_they_say() -> None:
-    one, two, off = rules.one_of("a", 1), rules.pair(rules.BELOW_ONE), rules.or_null(rules.BOOLEAN, "off")
-    assert [rule.text for rule in (one, two, off)] == [
-        "one of a, 1",
-        "two values, each a number from 0 up to, not including, 1",
-        "true or false or null (off)",
-    ]
-    assert [one.accepts(value) for value in ("a", 1, True, 1.0, "b", None)] == [True, True, *[False] * 4]
-    pairs: list[Any] = [[0, 0.5], [0.5], [0, 0, 0], [0, 1], [1, 0], (0, 0), None]
-    assert [two.accepts(value) for value in pairs] == [True, *[False] * 6]
-    assert [off.accepts(value) for value in (None, True, 0)] == [True, True, False]
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_takes_all_values_up_to_its_edges_and_none_beyond(name: str) -> None:
+    accepted, refused = TYPES[name]
+    kind = getattr(types, name)
+    assert [value for value in accepted if not accepts(kind, value)] == []
+    assert [value for value in refused if accepts(kind, value)] == []
 
 
-def test_only_r2_is_better_when_it_is_larger() -> None:
-    found = {name: rules.better(name) for name in RULES["MONITOR"][0]}
-    assert found == {"train/loss": "min", "val/loss": "min", "val/mae": "min", "val/r2": "max"}
+def test_every_type_has_its_edges_here_or_in_a_file_of_its_own() -> None:
+    own = {name for name, kind in vars(types).items() if hasattr(kind, "__metadata__") and not name.startswith("_")}
+    assert own - {*TYPES} == {"AbsolutePath", "ExistingFile", "Keys"}  # paths: test_targets; groups of keys: below
+
+
+def test_a_type_made_of_others_takes_what_they_say() -> None:
+    off = Annotated[types.Boolean | None, types.OrNull("off")]
+    choice = Annotated[Literal["a", "b"] | None, types.OrNull("none")]
+    messages = {}
+    for name, kind, value in (("off", off, 0), ("choice", choice, "c")):
+        with pytest.raises(UserError) as raised:
+            types.check(kind, value, name)
+        messages[name] = str(raised.value)
+    assert messages == {
+        "off": "off must be true or false or null (off), got 0",
+        "choice": "choice must be one of a, b or null (none), got 'c'",
+    }
+    assert [accepts(off, value) for value in (None, True, 0)] == [True, True, False]
+    assert [accepts(choice, value) for value in (None, "a", "c", 1)] == [True, True, False, False]
 
 
 def test_a_value_in_a_message_is_spelled_as_in_a_config_file() -> None:
@@ -80,14 +91,15 @@ OVER_0, FROM_0 = "a number greater than 0 and below 1e30", "a number from 0 up t
 BELOW_1 = "a number from 0 up to, not including, 1"
 SEED = "an integer from 0 to 4294967295"
 ROWS = "a list of rows, each a list of numbers, all of one length"
-METRIC = "one of train/loss, val/loss, val/mae, val/r2"
 TORCHS = " or null (torch's default initialisation)"
 EVERY_KEY = {
     "seed": SEED,
     "name": "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"
     " or null (named after the overrides)",
-    "predict_at": ROWS,
-    "figures": SWITCH,
+    "packages": "a list of different texts, at least one",
+    "monitor": "a group of keys",
+    "monitor.metric": "a text",
+    "monitor.mode": "one of min, max",
     "data": "a group of keys",
     "model": "a group of keys",
     "optimizer": "a group of keys",
@@ -98,7 +110,6 @@ EVERY_KEY = {
     "data.standardize": SWITCH,
     "data.seed": SEED,
     "data.max_rows": f"{INTEGER} or null (all of them)",
-    "data.source": "one of synthetic, rows, diabetes, table",
     "data.num_samples": INTEGER,
     "data.num_features": INTEGER,
     "data.noise_std": FROM_0,
@@ -109,12 +120,18 @@ EVERY_KEY = {
     "model.init_bias": NUMBER + TORCHS,
     "batch.size": f"{INTEGER} or null (the whole training set)",
     "batch.shuffle": SWITCH,
+    "callbacks": "a group of keys",
+    "logger": "a group of keys",
+    "data.batch_size": f"{INTEGER} or null (the whole training set)",
+    "data.shuffle": SWITCH,
+    "data.bias": SWITCH,
     "clip.gradient_clip_val": f"{OVER_0} or null (no clipping)",
     "clip.gradient_clip_algorithm": "one of norm, value or null (no clipping)",
     "stopping.max_epochs": INTEGER,
     "stopping.patience": f"{INTEGER} or null (off)",
     "stopping.min_delta": FROM_0,
-    "stopping.monitor": METRIC,
+    "stopping.monitor": "a text",
+    "stopping.mode": "one of min, max",
     "stopping.gradient_norm": f"{OVER_0} or null (off)",
     "stopping.loss_change": f"{OVER_0} or null (off)",
     "stopping.max_samples": f"{INTEGER} or null (no limit)",
@@ -122,13 +139,12 @@ EVERY_KEY = {
     "stopping.max_seconds": f"{OVER_0} or null (no limit)",
     "stopping.diverged_above": OVER_0,
     "trainer.accelerator": "one of auto, cpu, gpu, cuda, mps",
-    "trainer.precision": "one of 32-true, 64-true, 16-mixed, bf16-mixed",
     "trainer.max_epochs": INTEGER,
     "trainer.max_steps": f"{INTEGER} or null (no limit)",
     "trainer.log_every_n_steps": INTEGER,
     "trainer.check_val_every_n_epoch": f"{INTEGER} or null (as often as is worth it)",
-    "trainer.deterministic": SWITCH,
-    "trainer.fast_dev_run": SWITCH,
+    "trainer.deterministic": "true, false or warn",
+    "trainer.fast_dev_run": f"{SWITCH}, or a number of batches",
     "trainer.profiler": "one of simple, advanced or null (off)",
     "trainer.enable_progress_bar": SWITCH,
     "checkpoint.every_seconds": f"{FROM_0} or null (no such interval)",
@@ -137,7 +153,7 @@ EVERY_KEY = {
 OF_SOURCES = {
     "line": {"inputs": f"{ROWS}, at least one", "targets": "a list of numbers, at least one"},
     "table": {
-        "path": "a text",
+        "path": "a path",
         "target": "a text",
         "features": "a list of different texts, at least one or null (every numeric column but the target)",
     },
@@ -149,7 +165,8 @@ def trees() -> dict[str, dict[str, Any]]:
     found: dict[str, Any] = {}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for data in ("synthetic", *OF_SOURCES):
-            found[data] = OmegaConf.to_container(compose("train", [f"data={data}"]), resolve=True)
+            tree: Any = OmegaConf.to_container(compose("train", [f"data={data}"]), resolve=True)
+            found[data] = {key: value for key, value in tree.items() if key not in ("predict_at", "figures")}
     return found
 
 
@@ -166,21 +183,32 @@ def message_for(tree: dict[str, Any], key: str, value: Any) -> str:
     return str(raised.value)
 
 
+WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stopping.mode", "callbacks", "logger"}
+OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
+    "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
+    "model": {"_target_", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},
+}
+
+
 def test_every_key_has_its_rule_and_is_needed(trees: dict[str, dict[str, Any]]) -> None:
     tree = trees["synthetic"]
-    found = {key: message_for(tree, key, "-") for key in EVERY_KEY if key != "name"}
-    found["name"] = message_for(tree, "name", "-")
-    assert found == {key: f"{key} must be {text}, got '-'" for key, text in EVERY_KEY.items()}
-    groups = {"data", "model", "batch", "clip", "stopping", "trainer", "checkpoint"}
+    wrong: dict[str, Any] = {key: 7 if text == "a text" else "-" for key, text in EVERY_KEY.items()}
+    found = {key: message_for(tree, key, value) for key, value in wrong.items()}
+    assert found == {key: f"{key} must be {text}, got {wrong[key]!r}" for key, text in EVERY_KEY.items()}
+    groups = {"batch", "clip", "stopping", "checkpoint", "monitor", *OF_CLASSES}
     keys = {*tree, *(f"{group}.{name}" for group in groups for name in tree[group])}
-    assert keys == {*EVERY_KEY, "clip", "stopping", "trainer", "checkpoint"}
-    for key in sorted(keys - {"data.source"}):
+    keys |= {f"trainer.{entry.name}" for entry in fields(TrainerConfig)} - {"trainer.arguments", "trainer.fast"}
+    elsewhere = {"data._target_", "model._target_", "model.optimizer", "model.scheduler", "trainer.precision"}
+    assert keys - elsewhere == {*EVERY_KEY, "clip", "stopping", "trainer", "checkpoint"}
+    optional = {f"{group}.{name}" for group, names in OF_CLASSES.items() for name in names}
+    for key in sorted(keys - WITH_DEFAULT - optional):
         lacking = copy.deepcopy(tree)
         group, _, name = key.rpartition(".")
         del (lacking[group] if group else lacking)[name]
         with pytest.raises(UserError) as raised:
             parse(lacking)
-        assert str(raised.value) == f"{key} is missing"
+        who = f": {tree[group]['_target_']} needs it" if group in OF_CLASSES else ""
+        assert str(raised.value) == f"{key} is missing{who}"
 
 
 @pytest.mark.parametrize("data", OF_SOURCES)
@@ -203,9 +231,10 @@ def test_a_config_of_plain_dictionaries_has_no_choices(trees: dict[str, dict[str
 
 
 def test_a_source_of_another_kind_than_text_is_refused(trees: dict[str, dict[str, Any]]) -> None:
-    for value, shown in ((None, "null"), ([1], "[1]"), ({}, "{}")):
-        assert message_for(trees["line"], "data.source", value) == (
-            f"data.source must be one of synthetic, rows, diabetes, table, got {shown}"
+    for value, shown in ((3, "3"), ([1], "[1]"), ({}, "{}"), ("web", "'web'")):
+        assert message_for(trees["line"], "data._target_", value) == (
+            "data._target_ must be a class in torch, lightning, torchmetrics, descent, regression"
+            f" (the key packages lists them), got {shown}"
         )
 
 
@@ -221,7 +250,7 @@ def test_a_key_that_is_like_no_other_lists_those_there_are(trees: dict[str, dict
 
 def test_a_config_stays_as_it_was_checked(trees: dict[str, dict[str, Any]]) -> None:
     config = parse(trees["line"])
-    for part in (config, config.data, config.model, config.batch, config.clip, config.stopping, config.trainer):
+    for part in (config, config.batch, config.clip, config.stopping, config.trainer, config.monitor):
         with pytest.raises(FrozenInstanceError):
             setattr(part, fields(part)[0].name, None)
     with pytest.raises(FrozenInstanceError):

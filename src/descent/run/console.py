@@ -12,7 +12,6 @@ from descent.config.schema import Config
 from descent.errors import show
 from descent.run.result import Result
 
-MAX_PARAMETERS = 20  # rows of the parameter table
 SPLITS = ("train", "val", "test")
 
 # Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
@@ -27,7 +26,7 @@ SHOWN = {
 
 def print_choices(config: Config, run_dir: Path) -> None:
     """The options chosen and their values, before training."""
-    table = _table()
+    table = table_of()
     table.show_header = False
     table.add_column("group", style="bold")
     table.add_column("option", style="cyan")
@@ -40,9 +39,9 @@ def print_choices(config: Config, run_dir: Path) -> None:
         values = {
             k.removeprefix(f"{group}."): v for k, v in flat.items() if k.startswith(f"{group}.") and v is not None
         }
-        keys = SHOWN.get(group) or [k for k in values if k not in ("source", "_target_", "full_batch_only")]
+        keys = SHOWN.get(group) or [k for k in values if not k.endswith("_target_") and k != "full_batch_only"]
         table.add_row(
-            group, config.choices.get(group, ""), "  ".join(f"{k}={_cell(values[k])}" for k in keys if k in values)
+            group, config.choices.get(group, ""), "  ".join(f"{k}={cell(values[k])}" for k in keys if k in values)
         )
     table.add_row("seed", str(config.seed))
     console = _console()
@@ -51,29 +50,33 @@ def print_choices(config: Config, run_dir: Path) -> None:
 
 
 def print_result(result: Result, run_dir: Path) -> None:
-    """Parameters, metrics and predictions, after training."""
+    """What the callbacks show, and the metrics, after training."""
     console = _console()
-    if result.parameters is not None:
-        console.print(_parameters(result))
+    if result.metrics:
+        _print_tables(console, result, in_sweeps=False)
         console.print(_metrics(result))
-        if result.best is not None and "test/loss" in result.metrics:
+        if result.best is not None and any(name.startswith("test/") for name in result.metrics):
             step = f"step {result.best['step']:,}"
             console.print(f"test: with the best checkpoint ({step}); the others: with the last weights\n")
-    if result.predictions:
-        console.print(_predictions(result))
+        _print_tables(console, result, in_sweeps=True)
     console.print(_ending(result), style="bold", soft_wrap=True)
     if result.reason:
         console.print(result.reason, soft_wrap=True)
     console.print(f"{run_dir}\n", soft_wrap=True)
 
 
-def print_line(result: Result, run_dir: Path) -> None:
-    """How a run of a sweep ended, and its predictions if there are any."""
+def print_line(result: Result) -> None:
+    """How a run of a sweep ended, and what its callbacks show even there."""
     console = _console()
-    losses = (f"  {name} {_cell(value)}" for name, value in result.metrics.items() if name.endswith("/loss"))
+    losses = (f"  {name} {cell(value)}" for name, value in result.metrics.items() if name.endswith("/loss"))
     console.print(_ending(result) + "".join(losses), soft_wrap=True)
-    if result.predictions:
-        console.print(_predictions(result))
+    _print_tables(console, result, in_sweeps=True)
+
+
+def _print_tables(console: Console, result: Result, in_sweeps: bool) -> None:
+    for callback in result.callbacks:
+        for table in callback.tables(result.as_dict()) if callback.in_sweeps == in_sweeps else ():
+            console.print(table)
 
 
 def _ending(result: Result) -> str:
@@ -82,42 +85,21 @@ def _ending(result: Result) -> str:
     return f"{result.status} after {length}{stopped}"
 
 
-def _parameters(result: Result) -> Table:
-    columns = [("learned", result.parameters), ("least squares", result.optimum), ("true", result.true_parameters)]
-    known = [(title, values) for title, values in columns if values is not None]
-    table = _table("parameter", *(title for title, _ in known))
-    for i, name in enumerate(result.features[:MAX_PARAMETERS]):
-        table.add_row(f"weight of {name}", *(_cell(values["weight"][i]) for _, values in known))
-    left_out = len(result.features) - MAX_PARAMETERS
-    if left_out > 0:
-        table.add_row(f"... and {left_out} more")
-    if known[0][1]["bias"] is not None:
-        table.add_row("bias", *(_cell(values["bias"]) for _, values in known))
-    return table
-
-
 def _metrics(result: Result) -> Table:
-    used = [split for split in SPLITS if f"{split}/loss" in result.metrics]
-    table = _table("metric", *used)
-    table.add_row("rows", *(f"{result.rows[split]:,}" for split in used))
-    for name, title in (("loss", "loss: mean squared error"), ("mae", "mean absolute error"), ("r2", "R²")):
-        cells = [result.metrics.get(f"{split}/{name}") for split in used]
-        if any(cell is not None for cell in cells):
-            table.add_row(title, *("" if cell is None else _cell(cell) for cell in cells))
-    if result.optimum is not None:
-        table.add_row("loss at least squares", _cell(result.optimum["loss"]))
+    """A row a metric, a column a part of the data; metrics of no part at the end."""
+    used = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in result.metrics)]
+    names = dict.fromkeys(name.partition("/")[2] for name in result.metrics if name.partition("/")[0] in SPLITS)
+    table = table_of("metric", *used)
+    for name in names:
+        values = [result.metrics.get(f"{split}/{name}") for split in used]
+        table.add_row(name, *("" if value is None else cell(value) for value in values))
+    for name, value in result.metrics.items():
+        if name.partition("/")[0] not in SPLITS:
+            table.add_row(name, cell(value))
     return table
 
 
-def _predictions(result: Result) -> Table:
-    table = _table("prediction at", "before training", "after")
-    for entry in result.predictions:
-        at = ", ".join(f"{value:g}" for value in entry["input"])
-        table.add_row(at, _cell(entry["before"]), _cell(entry["after"]))
-    return table
-
-
-def _table(first: str = "", *numbers: str) -> Table:
+def table_of(first: str = "", *numbers: str) -> Table:
     """A table whose columns are a name and numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     if first:
@@ -135,7 +117,7 @@ def _count(number: int, unit: str) -> str:
     return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = value if isinstance(value, str) else show(value)

@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from descent.errors import UserError
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Makes ``content`` the content of ``path``, or leaves what was there.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that becomes ``path`` when all of it is on the disk; on an error ``path`` stays as it was.
 
     Raises:
         UserError: the disk is full, read-only, or not there; the message has the path and the cause.
@@ -20,14 +22,27 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):  # on a read-only disk there is nothing to remove
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        cause = error if isinstance(error, OSError) else error.__context__  # torch wraps what its file raises
+        if isinstance(error, Exception) and isinstance(cause, OSError):
+            raise UserError(f"cannot write {path}: {cause.strerror}") from error
+        raise
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Makes ``content`` the content of ``path``, or leaves what was there.
+
+    Raises:
+        UserError: see ``atomic_file``.
+    """
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 @contextmanager

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from conftest import config_of
 
-from descent.run.report import print_choices, print_line, print_result
+from descent.run.console import print_choices, print_line, print_result
 from descent.run.result import Result
+from regression.callbacks.parameters import Parameters
+from regression.callbacks.predictions import Predictions
+from regression.callbacks.to_optimum import ToOptimum
 
 TWO = Result(
     status="completed",
@@ -18,18 +21,29 @@ TWO = Result(
         **{"train/loss": 1.23456789, "val/loss": 2.0, "test/loss": 1 / 3, "val/mae": 0.5, "test/mae": 0.25},
         **{"val/r2": 0.9, "test/r2": 0.8, "optimum/distance": 1.0},
     },
-    parameters={"weight": [1.0, -2.5], "bias": 0.125},
-    true_parameters={"weight": [1.5, -2.0], "bias": 0.0},
-    optimum={"weight": [1.25, -2.25], "bias": 0.0625, "loss": 0.75},
-    best={"step": 1234, "monitor": "val/loss", "value": 1.0},
-    predictions=[
-        {"input": [1.0, 2.5], "before": 0.0, "after": 3.5},
-        {"input": [1e6, -2], "before": 1e-7, "after": 123456.789},
-    ],
-    features=["[a]", "b"],
-    rows={"train": 8000, "val": 1000, "test": 999},
+    monitor={"metric": "val/loss", "mode": "min"},
+    best={"step": 1234, "metric": "val/loss", "value": 1.0},
     **{"steps": 1, "epochs": 1000, "seconds": 1.239},
+    entries={
+        "parameters": {"weight": [1.0, -2.5], "bias": 0.125},
+        "true_parameters": {"weight": [1.5, -2.0], "bias": 0.0},
+        "optimum": {"weight": [1.25, -2.25], "bias": 0.0625, "loss": 0.75},
+        "predictions": [
+            {"input": [1.0, 2.5], "before": 0.0, "after": 3.5},
+            {"input": [1e6, -2], "before": 1e-7, "after": 123456.789},
+        ],
+        "features": ["[a]", "b"],
+        "rows": {"train": 8000, "val": 1000, "test": 999},
+    },
+    callbacks=[Parameters(), ToOptimum(), Predictions([])],
 )
+
+
+def changed(entries: dict[str, Any], **fields: Any) -> Result:
+    """``TWO`` with other entries of its callbacks, and other fields."""
+    return replace(TWO, entries=TWO.entries | entries, **fields)
+
+
 PREDICTIONS = """\
 
  prediction at   before training    after
@@ -57,7 +71,7 @@ def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str
     assert shown(capsys) == (
         """
  experiment   two_features
- data         two_features   val_fraction=0  test_fraction=0  standardize=false  seed=0  inputs=[[1, 2], [3, 4]]  targets=[3, 7]
+ data         two_features   inputs=[[1, 2], [3, 4]]  targets=[3, 7]  val_fraction=0  test_fraction=0  standardize=false  seed=0
  model        linear         bias=true
  optimizer    adam           lr=0.01
  scheduler    none
@@ -65,6 +79,8 @@ def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str
  clip         none
  stopping     none           min_delta=0
  trainer      float64        accelerator=cpu  precision=64-true  max_epochs=1000
+ callbacks    regression
+ logger       tensorboard
  seed         7
 
 logs/[x]
@@ -88,9 +104,9 @@ def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
         ["debug", "overfit"],
         [
             *("data", "line"),
-            "val_fraction=0  test_fraction=0  standardize=false  seed=0  max_rows=2"
-            "  inputs=[[1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [..."
-            "  targets=[100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100]",
+            "inputs=[[1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [..."
+            "  targets=[100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100]"
+            "  val_fraction=0  test_fraction=0  standardize=false  seed=0  max_rows=2",
         ],
         ["model", "linear", "bias=true"],
         ["optimizer", "lbfgs", "lr=1  line_search_fn=strong_wolfe"],
@@ -99,6 +115,8 @@ def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
         ["clip", "none"],
         ["stopping", "converged", "  ".join(f"{key}={value}" for key, value in rules.items())],
         ["trainer", "default", "accelerator=auto  precision=32-true  max_epochs=10000  max_steps=9"],
+        ["callbacks", "regression"],
+        ["logger", "tensorboard"],
         ["seed", "0"],
         ["r"],
     ]
@@ -114,14 +132,15 @@ def test_a_completed_run_is_shown_with_parameters_metrics_and_predictions(capsys
  weight of b        -2.5           -2.25     -2
  bias              0.125          0.0625      0
 
+rows: train 8,000, val 1,000, test 999
+loss at least squares: 0.75
 
- metric                       train     val       test
- ─────────────────────────────────────────────────────
- rows                         8,000   1,000        999
- loss: mean squared error   1.23457       2   0.333333
- mean absolute error                    0.5       0.25
- R²                                     0.9        0.8
- loss at least squares         0.75
+ metric               train   val       test
+ ───────────────────────────────────────────
+ loss               1.23457     2   0.333333
+ mae                          0.5       0.25
+ r2                           0.9        0.8
+ optimum/distance         1
 
 test: with the best checkpoint (step 1,234); the others: with the last weights
 
@@ -133,14 +152,13 @@ logs/[r]
 
 
 def test_what_a_run_has_not_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    few: dict[str, Any] = {"true_parameters": None, "optimum": None, "predictions": [], "steps": 2, "epochs": 1}
-    result = replace(
-        TWO,
+    parameters = {"weight": [1.0, 2.0], "bias": None}
+    result = changed(
+        {"true_parameters": None, "optimum": None, "predictions": [], "parameters": parameters},
         status="diverged",
         reason="the training loss [x] is not finite",
         metrics={"train/loss": 4.0},
-        parameters={"weight": [1.0, 2.0], "bias": None},
-        **few,
+        **{"steps": 2, "epochs": 1},
     )
     print_result(result, Path("r"))
     assert shown(capsys) == (
@@ -150,11 +168,11 @@ def test_what_a_run_has_not_is_not_shown(capsys: pytest.CaptureFixture[str]) -> 
  weight of [a]         1
  weight of b           2
 
+rows: train 8,000, val 1,000, test 999
 
- metric                     train
- ────────────────────────────────
- rows                       8,000
- loss: mean squared error       4
+ metric   train
+ ──────────────
+ loss         4
 
 diverged after 2 steps, 1 epoch, 1.24 s
 the training loss [x] is not finite
@@ -184,8 +202,8 @@ def test_of_many_parameters_the_first_twenty_are_shown(
 ) -> None:
     count = range(1, features + 1)
     parameters = {"weight": [k / 4 for k in count], "bias": 0.5}
-    few: dict[str, Any] = {"true_parameters": None, "optimum": None, "features": [f"x_{k}" for k in count]}
-    print_result(replace(TWO, parameters=parameters, **few), Path("r"))
+    few = {"true_parameters": None, "optimum": None, "features": [f"x_{k}" for k in count]}
+    print_result(changed({"parameters": parameters, **few}), Path("r"))
     table = [line.split() for line in shown(capsys).split("\n\n")[0].splitlines()[3:]]
     weights = [["weight", "of", f"x_{k}", f"{k / 4:g}"] for k in range(1, 21)]
     assert table == [*weights, *left_out, ["bias", "0.5"]]
@@ -194,9 +212,9 @@ def test_of_many_parameters_the_first_twenty_are_shown(
 def test_a_run_of_a_sweep_is_a_line_and_its_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     ending = "completed after 1 step, 1,000 epochs, 1.24 s"
     losses = "  train/loss 1.23457  val/loss 2  test/loss 0.333333\n"
-    print_line(TWO, Path("r"))
+    print_line(TWO)
     assert shown(capsys) == f"{ending}{losses}{PREDICTIONS}"
-    print_line(replace(TWO, predictions=[], stopped="its budget of 5 samples is spent"), Path("r"))
+    print_line(changed({"predictions": []}, stopped="its budget of 5 samples is spent"))
     assert shown(capsys) == f"{ending}, stopped early: its budget of 5 samples is spent{losses}"
 
 
@@ -206,12 +224,12 @@ def test_a_narrow_console_cuts_no_path_and_no_reason(
     monkeypatch.setenv("COLUMNS", "40")
     words = "a reason of quite a lot of words that no narrow console has on one line"
     long = Path("logs/runs/" + "a b/" * 30)
-    result = replace(TWO, parameters=None, predictions=[], reason=words, stopped=words)
+    result = replace(TWO, metrics={}, callbacks=[], reason=words, stopped=words)
     print_result(result, long)
     assert shown(capsys) == (
         f"completed after 1 step, 1,000 epochs, 1.24 s, stopped early: {words}\n{words}\n{long}\n\n"
     )
-    print_line(result, long)
+    print_line(result)
     assert shown(capsys).count("\n") == 1
     print_choices(config_of(), long)
     assert shown(capsys).endswith(f"\n{long}\n\n")
@@ -224,7 +242,7 @@ def test_the_settings_groups_and_the_ending_stand_out_on_a_terminal(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
     print_choices(config_of(), Path("r/1"))
-    print_result(replace(TWO, parameters=None, predictions=[], reason="1 reason"), Path("r/1"))
+    print_result(replace(TWO, metrics={}, callbacks=[], reason="1 reason"), Path("r/1"))
     written = capsys.readouterr().out
     assert "\x1b[1mmodel" in written and "\x1b[36mlinear" in written
     assert "\x1b[1mcompleted after 1 step, 1,000 epochs, 1.24 s\x1b[0m\n1 reason\nr/1\n" in written

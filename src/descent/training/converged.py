@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from regression.callbacks.training_loss import full_loss
+from descent.errors import UserError
+from descent.training.training_loss import full_loss, has_full_loss
 
 
 class Converged(Callback):
@@ -26,10 +27,13 @@ class Converged(Callback):
         self.reason: str | None = None  # why it stopped, once it has
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not has_full_loss(trainer):
+            raise UserError("stopping=converged needs batches in memory, and a module that does not optimize by hand")
         with torch.enable_grad():
             full = full_loss(trainer, pl_module)
-            gradient = torch.autograd.grad(full, [p for p in pl_module.parameters() if p.requires_grad])
-        norm = torch.cat([g.flatten() for g in gradient]).norm().item()
+            trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+            gradient = torch.autograd.grad(full, trained, allow_unused=True)
+        norm = torch.cat([g.flatten() for g in gradient if g is not None]).norm().item()
         loss, previous = full.item(), self.previous
         self.previous = loss
         if self.gradient_norm is not None and norm < self.gradient_norm:

@@ -1,0 +1,140 @@
+"""A DataLoader over rows that have indices, from any position and with random numbers of each batch's own."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+    get_worker_info,
+)
+
+from descent.batches.position import ExactLoader, has_length, tell_epoch
+from descent.batches.seeding import Generator, first_key, generators_in, in_keyed_steps, seeded
+
+ORDER, BATCH, WORKER = 2, 3, 4  # what the keys of an epoch are for
+
+
+class MapStyleLoader(ExactLoader):
+    """In place of a DataLoader whose rows have indices; nothing that was seen is loaded again.
+
+    Each batch is fetched and collated with torch, NumPy, ``random`` and the generators that the dataset, its
+    transforms and the collate function own seeded by (seed, epoch, number of the batch), in a worker or not.
+    """
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        super().__init__(loader, seed)
+        self._plan = _Plan()
+
+    def batches(self, epoch: int, first: int) -> Iterator[Any]:
+        key = first_key(self.seed, epoch, BATCH)
+        self._plan.items = ((key + number, index) for number, index in enumerate(self._indices(epoch, first), first))
+        if self._iterator is None or not self.loader.persistent_workers:
+            self._iterator = None  # its workers end before others start
+            self._keyed = self._keyed_loader()
+        self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, epoch, WORKER))
+        self._iterator = iter(self._keyed)
+        yield from self._iterator
+
+    def _keyed_loader(self) -> DataLoader[Any]:
+        loader = self.loader
+        names = ("num_workers", "pin_memory", "timeout", "multiprocessing_context", "prefetch_factor")
+        return DataLoader(
+            _Fetch(loader),
+            batch_size=None,
+            sampler=self._plan,
+            collate_fn=_unchanged,
+            worker_init_fn=_Init(loader.worker_init_fn),
+            **{name: getattr(loader, name) for name in (*names, "persistent_workers", "pin_memory_device")},
+        )
+
+    def _indices(self, epoch: int, first: int) -> Iterator[Any]:
+        """What each batch is fetched with: a list of rows, or one row where the loader does not collate."""
+        sampler, batch_sampler = self.loader.sampler, self.loader.batch_sampler
+        tell_epoch(epoch, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+        rows: Any = None
+        if type(sampler) is SequentialSampler:
+            rows = np.arange(len(sampler))
+        elif type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
+            rows = np.random.default_rng((self.seed, epoch, ORDER)).permutation(len(sampler))
+        if rows is not None and batch_sampler is None:
+            return (int(row) for row in rows[first:])
+        if rows is not None and type(batch_sampler) is BatchSampler and batch_sampler.sampler is sampler:
+            size = batch_sampler.batch_size
+            return (rows[n * size : (n + 1) * size].tolist() for n in range(first, len(batch_sampler)))
+        source = sampler if batch_sampler is None else batch_sampler
+        return islice(self._drawn(source, first_key(self.seed, epoch, ORDER)), first, None)
+
+    def _drawn(self, source: Any, key: int) -> Iterator[Any]:
+        """The indices of any other sampler: all at once if it has a length, or else one by one."""
+        with seeded(key, generators_in(self.loader.generator, source)):
+            iterator = iter(source)
+            if has_length(source):
+                return iter(list(islice(iterator, len(source))))
+        return in_keyed_steps(iterator, key + 1)
+
+
+class _Plan:
+    """The sampler of the loader within: a key and an index for each batch that is left of the epoch."""
+
+    items: Iterable[tuple[int, Any]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return iter(self.items)
+
+
+class _Fetch(Dataset[Any]):
+    """A dataset of whole batches, each fetched and collated with random numbers of its own."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.dataset: Any = loader.dataset
+        self.collate_fn: Any = loader.collate_fn
+        self.is_batched = loader.batch_sampler is not None
+        source = self.dataset
+        while type(source) is Subset:
+            source = source.dataset
+        self.draws = type(source) is not TensorDataset or self.collate_fn not in (default_collate, default_convert)
+        self.generators: list[Generator] | None = None  # looked for where they are used, after worker_init_fn
+
+    def __getitem__(self, item: tuple[int, Any]) -> Any:
+        key, index = item
+        if not self.draws:
+            return self._fetch(index)
+        if self.generators is None:
+            self.generators = generators_in(self.dataset, self.collate_fn)
+        with seeded(key, self.generators):
+            return self._fetch(index)
+
+    def _fetch(self, index: Any) -> Any:
+        if not self.is_batched:
+            return self.collate_fn(self.dataset[index])
+        if getattr(self.dataset, "__getitems__", None):
+            return self.collate_fn(self.dataset.__getitems__(index))
+        return self.collate_fn([self.dataset[row] for row in index])
+
+
+class _Init:
+    """A worker's start, where ``get_worker_info`` has the user's own dataset."""
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self.init = init
+
+    def __call__(self, worker: int) -> None:
+        info: Any = get_worker_info()
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # it refuses to have it set
+        if self.init is not None:
+            self.init(worker)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,95 @@
+"""Random numbers that depend on a key alone, drawn without changing those of the process around."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import count
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import get_worker_info
+
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+LARGE = 100  # a longer list or dict holds data
+
+
+def first_key(seed: int, epoch: int, purpose: int) -> int:
+    """The key of an epoch's first batch. Its others follow by counting."""
+    return int(np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+@contextmanager
+def seeded(key: int, generators: Sequence[Generator] = ()) -> Iterator[None]:
+    """What is drawn within from torch (CPU), NumPy, ``random`` and the generators depends on ``key`` alone.
+
+    Afterwards the three global states are as before, but for a DataLoader's worker, whose states nobody else uses.
+    """
+    saved = None
+    if get_worker_info() is None:
+        saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    random.seed(key)
+    # not the key itself: NumPy and torch would give the same numbers for it
+    torch.default_generator.manual_seed(random.getrandbits(63))
+    np.random.seed(random.getrandbits(32))
+    for generator in generators:
+        _reseed(generator, random.getrandbits(32))
+    try:
+        yield
+    finally:
+        if saved is not None:
+            torch.set_rng_state(saved[0])
+            np.random.set_state(saved[1])
+            random.setstate(saved[2])
+
+
+def in_keyed_steps(iterator: Iterator[Any], key: int) -> Iterator[Any]:
+    """What an iterator gives if each step is seeded by its number."""
+    for step in count(key):
+        with seeded(step):
+            try:
+                thing = next(iterator)
+            except StopIteration:
+                return
+        yield thing
+
+
+def _reseed(generator: Generator, key: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(key)
+    elif isinstance(generator, np.random.Generator):
+        bits: Any = generator.bit_generator
+        bits.state = type(bits)(key).state
+    else:
+        generator.seed(key)
+
+
+def generators_in(*owners: Any) -> list[Generator]:
+    """The generators among the attributes of datasets, transforms and samplers, at any depth."""
+    found: list[Generator] = []
+    left, seen = list(reversed(owners)), set[int]()
+    while left and len(seen) < LARGE**2:
+        thing = left.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Generator):
+            found.append(thing)
+        elif isinstance(thing, dict):
+            left += thing.values() if len(thing) <= LARGE else ()
+        elif isinstance(thing, list | tuple):
+            left += thing if len(thing) <= LARGE else ()
+        elif isinstance(thing, partial):
+            left += (thing.func, thing.args, thing.keywords)
+        elif isinstance(thing, MethodType):
+            left.append(thing.__self__)
+        elif isinstance(thing, FunctionType):
+            for cell in thing.__closure__ or ():
+                with suppress(ValueError):  # nothing in it yet
+                    left.append(cell.cell_contents)
+        elif not isinstance(thing, type | ModuleType | torch.Tensor | Trainer):
+            left += getattr(thing, "__dict__", {}).values()
+    return found

@@ -1,0 +1,44 @@
+"""Which metric is reported and which one chooses, and which of their values are best."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from descent.errors import UserError, must
+from descent.run.metric import Metric, without_split
+
+
+def modes_of(monitors: Sequence[Metric], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:
+    """What is best, ``min`` or ``max``, by name without split: as the user, the runs' monitor or the project says.
+
+    Raises:
+        UserError: the runs' monitors differ, and the user does not say what decides.
+    """
+    if len(monitors) == 1:
+        modes = {**modes, without_split(monitors[0].name): monitors[0].mode}
+    elif not (metric and mode):
+        shown = ", ".join(f"{monitor.name} ({monitor.mode})" for monitor in monitors)
+        raise UserError(f"--metric and --mode must be given, as the runs' monitors differ: {shown}")
+    return {**modes, **({without_split(metric or monitors[0].name): mode} if mode else {})}
+
+
+def directed(name: str, modes: Mapping[str, str]) -> Metric:
+    """A metric with what is best of it.
+
+    Raises:
+        UserError: nobody says it.
+    """
+    if without_split(name) in modes:
+        return Metric(name, modes[without_split(name)])
+    known = ", ".join(f"{other} ({mode})" for other, mode in modes.items())
+    raise UserError(f"--metric {name} must come with --mode min or --mode max: what is best is known of {known} only")
+
+
+def first_logged(option: str, names: Sequence[str], logged: Collection[str]) -> str:
+    """The first of ``names`` that there is.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in names:
+        if name in logged:
+            return name
+    raise must(option, f"one of {', '.join(logged)}", names[0])

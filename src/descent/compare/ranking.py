@@ -1,0 +1,174 @@
+"""The comparison of runs: a ranking, and ``compare/`` next to the runs with its tables and figures."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from descent.compare import X_AXES
+from descent.compare.extra import Curve, Extra
+from descent.compare.metrics import directed, first_logged, modes_of
+from descent.compare.page import page, print_ranking
+from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
+from descent.compare.runs import Run, read_runs
+from descent.compare.settings import best_settings, settings_of
+from descent.compare.tables import best_of, runs_table, table_of
+from descent.drawing import png_of
+from descent.errors import UserError, must
+from descent.files import write_atomically
+from descent.run.metric import Metric, monitors_of, same_of
+
+DPI = 110
+
+
+def compare(
+    directories: Sequence[Path],
+    group: Sequence[str] = (),
+    x: str | None = None,
+    target: float | None = None,
+    metric: str = "",
+    mode: str = "",
+    target_metric: str = "",
+    extra: Extra = Extra(),  # noqa: B008  # it cannot be changed
+) -> Path:
+    """Compares the runs below ``directories``; prints the ranking and returns the directory of what was written.
+
+    Args:
+        group: hyperparameters to compare by, the best setting for each combination of their values; empty: by all
+            that differ.
+        x: of the figures' x axes, ``descent.compare.X_AXES``; ``None``: a figure for each.
+        target: a value of ``target_metric``'s curve that runs are to come to; ``None``: the project's own, or none.
+        metric: what is reported, and by which to rank; empty: the runs' monitor, with ``group`` the same of test rows
+            where the runs have it. The best settings are chosen by it, or where it is of test rows by the same of
+            validation: test rows choose nothing.
+        mode: ``min`` or ``max``, which of the metric's values are best; empty: as the runs' monitor says.
+        target_metric: empty: the project's own curve, or the metric.
+        extra: what the project adds.
+
+    Raises:
+        UserError: nothing to compare, an argument that no run knows, or a metric of which nobody says what is best.
+    """
+    runs, left_out = read_runs(directories, extra.problem)
+    logged = sorted({name for run in runs for name in run.result["metrics"]})
+    monitors = monitors_of((run.result for run in runs), logged)
+    modes = modes_of(monitors, metric, mode, extra.modes)
+    monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
+    usual = [monitor, same_of("train", monitor)]  # that of training, where there is no validation
+    tested = [same_of("test", monitor)] if group else []
+    reported = directed(first_logged("--metric", [metric] if metric else [*tested, *usual], logged), modes)
+    choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
+    chooser = directed(first_logged("--metric", choosers, logged), modes)
+    own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
+    curve = Curve(choosers[0], reported.mode, choosers[0])  # of test rows there is none
+    aimed = _aimed(runs, own or curve, target, target_metric, modes)
+    every = settings_of(runs, group)
+    for key in group:
+        if key == "seed" or not any(key in run.hparams for run in runs):
+            raise must("--group", f"hyperparameters that differ ({', '.join(every[0].values)})", key)
+    settings = best_settings(every, group, chooser) if group else every
+    columns = {title: of for title, of in extra.columns.items() if of in logged}
+    table = table_of(settings, reported, aimed, chooser.name if group else None, columns)
+    order = {name: number for number, name in enumerate(table["setting"])}
+    settings.sort(key=lambda setting: order[setting.name])
+    drawn = [own, curve] if own and metric else [own or curve]
+    axes = [x] if x else [*X_AXES]
+    draw: dict[str, Callable[[], Figure | None]] = {
+        **{f"{c.name}_over_{axis}": partial(curve_over, settings, c, axis) for c in drawn for axis in axes},
+        "learning_rates": partial(learning_rates, every, settings, chooser),
+        "heat_map": partial(heat_map, every, chooser, reported),
+        "clipped": partial(curve_over, [s for s in settings if _clips(s.runs[0])], CLIPPED, "steps"),
+        **{name: partial(function, settings) for name, function in extra.figures.items()},
+    }
+    out = directories[0] / "compare"
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    for name, frame in (("runs", runs_table(runs)), ("settings", table)):
+        write_atomically(out / f"{name}.csv", frame.write_csv().encode())
+    figures = dict(_drawn(draw))
+    names = [curve.name, *([extra.curve.name] if extra.curve else [])]
+    for name in {*draw, *(f"{name}_over_{axis}" for name in names for axis in X_AXES)}:
+        (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
+    for name, (_, png) in figures.items():
+        write_atomically(out / f"{name}.png", png)
+    notes = [*_notes(runs, monitors, group, chooser, reported), *_target(table, aimed)]
+    counted = f"{len(runs)} runs, {len(every)} settings"
+    text = "\n".join(page(counted, table, dict(figures.values()), notes, left_out))
+    write_atomically(out / "report.html", text.encode())
+    lines = [*notes, *(f"left out: {line}" for line in left_out), f"tables and figures: {out / 'report.html'}"]
+    print_ranking(table, reported.name, columns, lines)
+    return out
+
+
+def _aimed(
+    runs: Sequence[Run], curve: Curve, target: float | None, target_metric: str, modes: Mapping[str, str]
+) -> Curve:
+    """What has the target, if there is one: ``curve``, or that of ``target_metric``."""
+    if target_metric:
+        curve = Curve(target_metric, directed(target_metric, modes).mode, target_metric)
+        if target is None:
+            raise must("--target", f"a value of {target_metric}", target)
+    if target is None:
+        return curve
+    if not _has(runs, curve):
+        tags = sorted({tag for run in runs for tag in run.curves})
+        raise must("--target-metric", f"one that has a curve ({', '.join(tags)})", curve.tag)
+    return replace(curve, target=target)
+
+
+def _clips(run: Run) -> bool:
+    return run.hparams.get("clip.gradient_clip_val") is not None
+
+
+def _has(runs: Sequence[Run], curve: Curve) -> bool:
+    return any(curve.tag in run.curves for run in runs)
+
+
+def _notes(
+    runs: Sequence[Run], monitors: Sequence[Metric], group: Sequence[str], chooser: Metric, metric: Metric
+) -> Iterator[str]:
+    """What chose the settings, and what is reported of them."""
+    first = "largest" if metric.mode == "max" else "smallest"
+    yield f"ranked by the share of runs that diverged, then by the others' mean of {metric.name}, the {first} first"
+    if len(monitors) > 1:
+        yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
+    if any(run.result.get("checksum") is None for run in runs):
+        yield "the rows have no checksum: runs are compared whose data have the same settings"
+    if group:
+        yield f"chosen: of each {' and '.join(group)} the setting with the most seeds, then the best by {chooser.name}"
+    if metric.name.startswith("test/"):
+        chose = sorted({best[0] for run in runs if (best := best_of(run))})
+        checkpoint = f", at the checkpoint with the best {' or '.join(chose)}" if chose else ""
+        yield f"reported: {metric.name}, of rows that chose nothing{checkpoint}"
+    elif group:
+        yield f"reported: {metric.name}, of the rows that chose"
+    if group:
+        yield "of seeds that did not choose the setting, where it has such"
+
+
+def _target(table: pl.DataFrame, curve: Curve) -> Iterator[str]:
+    """What the target is, and how exactly it is known when a run came to it."""
+    if curve.target is None:
+        return
+    yield f"target: {curve.goal()}; medians of the runs that came to it, the others are misses"
+    apart = table["steps between points"].drop_nulls()
+    if len(apart):
+        low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
+        steps = f"{high}" if low == high else f"{low} to {high}"
+        yield f"steps to the target are as fine as the logged points before it: {steps} apart"
+
+
+def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """The figures that there is something for: name, title and PNG."""
+    for name, function in draw.items():
+        try:
+            figure = function()
+            if figure is not None:
+                yield name, (figure.get_suptitle(), png_of(figure, DPI))
+        except Exception as error:  # whatever a project's own figure meets: the tables are no worse for it
+            print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)

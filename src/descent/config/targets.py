@@ -1,0 +1,160 @@
+"""A ``_target_`` and the keyword arguments of its class, checked before anything slow is imported.
+
+Names, defaults and annotations come from the class's source. Ranges that no annotation tells are the class's own.
+"""
+
+import ast
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from descent.config.annotations import AnythingError, type_of, words
+from descent.config.source import Argument, Found, Signature, derives, find, signature_of
+from descent.config.types import Rule, check
+from descent.errors import UserError, must
+
+# What a group's classes derive from.
+KINDS = {
+    "optimizer": "torch.optim.Optimizer",
+    "scheduler": "torch.optim.lr_scheduler.LRScheduler",
+    "model": "lightning.pytorch.LightningModule",
+    "data": "lightning.pytorch.LightningDataModule",
+    "callbacks": "lightning.pytorch.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+}
+
+
+def check_target(
+    spec: Mapping[str, Any],
+    path: str,
+    packages: Sequence[str],
+    supplied: int = 0,
+    choice: str | None = None,
+    cwd: Path | None = None,
+) -> dict[str, Any]:
+    """Checks that a class may be used, and that it takes the arguments it is given.
+
+    Args:
+        spec: ``_target_`` and the keyword arguments.
+        path: the key of the node, ``optimizer`` or ``callbacks.mine``; begins each key in a message.
+        packages: that a ``_target_`` may name.
+        supplied: how many of the first arguments the caller supplies, such as the parameters of an optimizer.
+        choice: the option that was chosen, for messages.
+        cwd: where relative paths start, of arguments that are annotated as ``Path``; ``None``: the current directory.
+
+    Returns:
+        the same, with paths made absolute.
+
+    Raises:
+        UserError: a class that is not allowed or not there, an unknown or missing key, a value of another type.
+    """
+    found = find_class(spec.get("_target_"), path, packages)
+    signature = signature_of(found) if found else None
+    taken = [*signature.arguments][supplied:] if signature else []
+    who = f"{path}={choice}" if choice else spec["_target_"]
+    checked = dict(spec)
+    for name, value in spec.items():
+        key = f"{path}.{name}"
+        check_finite(value, key)
+        if name == "_target_" or signature is None:
+            continue
+        if name in taken:
+            checked[name] = check_value(value, key, signature.arguments[name], signature, cwd)
+        elif not signature.any_key or name in signature.arguments:
+            close = difflib.get_close_matches(str(name), taken, n=1)
+            hint = f"; did you mean {path}.{close[0]}?" if close else ""
+            raise UserError(f"{key} is not a key: {who} takes {', '.join(taken) or 'none'}{hint}")
+    check_nested([*spec.values()], path, packages)
+    for name in taken:
+        if signature and signature.arguments[name].required and name not in spec:
+            raise UserError(f"{path}.{name} is missing: {who} needs it")
+    return checked
+
+
+def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
+    """The class that a ``_target_`` names, in its source; ``None``: it has none to read.
+
+    Raises:
+        UserError: there is no such class, it is not in one of ``packages``, or not of the kind that the group needs.
+    """
+    key = f"{path}._target_"
+    if target is None:
+        raise UserError(f"{key} is missing: it names the class, in {', '.join(packages)}")
+    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target) or not _within(target, packages):
+        raise must(key, _allowed(packages), target)
+    try:
+        found = find(target)
+        base = find(KINDS[path.partition(".")[0]]) if path.partition(".")[0] in KINDS else None
+    except LookupError:
+        raise must(key, "a class that exists", target) from None
+    if found is None:
+        return None
+    if not isinstance(found.node, ast.ClassDef):
+        raise must(key, "a class", target)
+    if not _within(found.module.name, packages):  # imported there from elsewhere
+        raise must(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
+    if base and (found == base or derives(found, base) is False):
+        raise must(key, f"a class derived from {KINDS[path.partition('.')[0]]}", target)
+    return found
+
+
+def check_value(value: Any, key: str, argument: Argument, signature: Signature, cwd: Path | None = None) -> Any:
+    """``value`` where the annotation of an argument allows it; a path is made absolute."""
+    if argument.annotation is None or is_default(value, argument) or nested_targets(value):
+        return value
+    try:
+        kind = type_of(argument.annotation, argument.module)
+    except AnythingError:
+        return value
+    text = words(kind)
+    checked = check(Annotated[kind, Rule(text)] if text else kind, value, key, cwd)
+    return checked if type(checked) is type(value) else value
+
+
+def is_default(value: Any, argument: Argument) -> bool:
+    if argument.default is None:
+        return False
+    try:
+        default = ast.literal_eval(argument.default)
+    except ValueError:
+        return False
+    default = [*default] if isinstance(default, tuple) else default
+    return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def check_finite(value: Any, key: str) -> None:
+    """Raises an error where a number is not finite, or no sensible setting."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            check_finite(entry, f"{key}.{name}")
+    elif isinstance(value, list):
+        for entry in value:
+            check_finite(entry, key)
+    elif isinstance(value, float) and not (math.isfinite(value) and abs(value) < 1e30):
+        raise must(key, "a number below 1e30 in size", value)
+
+
+def nested_targets(value: Any) -> list[Mapping[str, Any]]:
+    """The nodes within ``value`` that name a class themselves."""
+    inside = [*value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    own = [value] if isinstance(value, Mapping) and "_target_" in value else []
+    return own + [node for entry in inside for node in nested_targets(entry)]
+
+
+def check_nested(value: Any, path: str, packages: Sequence[str]) -> None:
+    """Raises an error where a class is named that may not be used, in a value of any depth."""
+    for node in nested_targets(value):
+        target = node["_target_"]
+        if not isinstance(target, str) or not _within(target, packages):
+            raise must(f"each _target_ in {path}", _allowed(packages), target)
+
+
+def _allowed(packages: Sequence[str]) -> str:
+    return f"a class in {', '.join(packages)} (the key packages lists them)"
+
+
+def _within(path: str, packages: Sequence[str]) -> bool:
+    return any(path == package or path.startswith(f"{package}.") for package in packages)

@@ -1,0 +1,64 @@
+"""The node ``trainer``: every argument of Lightning's Trainer but those that the project sets itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from descent.config.source import find, signature_of
+from descent.config.targets import check_finite, check_value, is_default
+from descent.errors import UserError, must, unknown_key
+
+TRAINER = "lightning.pytorch.Trainer"
+
+ELSEWHERE = {
+    "logger": "logger=... chooses what logs",
+    "callbacks": "each entry of callbacks is one",
+    "gradient_clip_val": "clip.gradient_clip_val is the key for it",
+    "gradient_clip_algorithm": "clip.gradient_clip_algorithm is the key for it",
+    "max_time": "stopping.max_seconds is the key for it",
+    "enable_checkpointing": "a run is resumed from its checkpoints; checkpoint.* says when they are written",
+    "default_root_dir": "output goes below logs/, and name=... names it",
+    "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
+    "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
+    "num_sanity_val_steps": "debug=fast_dev_run tries validation before a long run",
+    "barebones": "a run keeps checkpoints and logs",
+    "use_distributed_sampler": "a run has one device",
+    "sync_batchnorm": "a run has one device",
+}
+ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+
+
+def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
+    """The node with the arguments that the schema does not list under ``arguments``; Lightning's defaults left out.
+
+    Args:
+        node: as it was composed.
+        known: the keys of the schema.
+
+    Raises:
+        UserError: an argument that is not Lightning's, of another type, or that the project sets itself.
+    """
+    found = find(TRAINER)
+    signature = signature_of(found) if found else None
+    assert signature is not None
+    own: dict[str, Any] = {}
+    further: dict[str, Any] = {}
+    for name, value in node.items():
+        key, argument = f"trainer.{name}", signature.arguments.get(name)
+        if name in ELSEWHERE:
+            raise UserError(f"{key} must not be set: {ELSEWHERE[name]}")
+        if name in ONE_DEVICE:
+            if value != ONE_DEVICE[name]:
+                raise must(key, f"{ONE_DEVICE[name]}: a run has one device", value)
+        elif name in known:
+            if name == "precision" and argument:
+                check_value(value, key, argument, signature)
+            own[name] = value
+        elif argument is None:
+            others = [entry for entry in signature.arguments if entry not in {*known, *ELSEWHERE, *ONE_DEVICE}]
+            raise unknown_key(key, [*known, *others])
+        else:
+            check_finite(value, key)
+            check_value(value, key, argument, signature)
+            if not is_default(value, argument):
+                further[name] = value
+    return {**own, "arguments": further}

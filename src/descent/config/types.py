@@ -1,0 +1,143 @@
+"""Types of config values, for the schema and for annotations of classes of your own.
+
+Each has the words that complete "<key> must be ..." in an error message; ``Annotated[..., Rule("words")]`` gives words
+to a type of your own.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    GetCoreSchemaHandler,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from descent.errors import broken
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, in words; they stand for whatever is wrong with it."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="rule", custom_error_message=self.text
+        )
+
+
+@dataclass(frozen=True)
+class OrNull:
+    """Adds to the words of ``T | None`` what ``null`` means."""
+
+    meaning: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        inner = schema["schema"]
+        text = inner.get("custom_error_message") or f"one of {', '.join(inner['expected'])}"
+        text = f"{text} or null ({self.meaning})"
+        return core_schema.custom_error_schema(schema, custom_error_type="rule", custom_error_message=text)
+
+
+def check(kind: Any, value: Any, key: str, cwd: Path | None = None) -> Any:
+    """``value`` as one of ``kind``, a type; ``key`` begins the message where it is none;
+    relative paths start at ``cwd``.
+
+    Raises:
+        UserError: with the type's own words.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value, context={"cwd": cwd})
+    except ValidationError as error:
+        raise broken(error, key) from error
+
+
+def is_file(path: Path) -> bool:
+    """The same as ``path.is_file()``; false as well for a path that no file system has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # its name is too long, or has a null byte
+        return False
+
+
+def _as_given(value: Any, check: Any) -> Any:
+    check(value)
+    return value
+
+
+def _check_name(value: str) -> str:
+    if len(value.encode()) > 100:
+        raise ValueError
+    return value
+
+
+def _check_rows(value: list[list[float]]) -> list[list[float]]:
+    if len({len(row) for row in value}) > 1:
+        raise ValueError
+    return value
+
+
+def _check_different(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError
+    return value
+
+
+def _absolute(value: str, info: ValidationInfo) -> str:
+    start = (info.context or {}).get("cwd") or Path.cwd()
+    return str(start / os.path.expanduser(value))  # noqa: PTH111  # to pathlib ./~ is ~
+
+
+def _check_file(value: str) -> str:
+    if not is_file(Path(value)):
+        raise ValueError
+    return value
+
+
+# Finite numbers of a size that single precision has: others are never a sensible setting. 1 stays 1.
+_Float = Annotated[float, Strict(), AllowInfNan(False), Gt(-1e30), Lt(1e30), WrapValidator(_as_given)]
+_Integer = Annotated[int, Strict()]
+
+Boolean = Annotated[bool, Strict(), Rule("true or false")]
+Integer = Annotated[_Integer, Rule("an integer")]
+PositiveInteger = Annotated[_Integer, Gt(0), Lt(2**31), Rule("a positive integer")]
+Seed = Annotated[_Integer, Ge(0), Lt(2**32), Rule("an integer from 0 to 4294967295")]
+Number = Annotated[_Float, Rule("a number below 1e30 in size")]
+Positive = Annotated[_Float, Gt(0), Rule("a number greater than 0 and below 1e30")]
+NotNegative = Annotated[_Float, Ge(0), Rule("a number from 0 up to 1e30")]
+AtLeastOne = Annotated[_Float, Ge(1), Rule("a number from 1 up to 1e30")]
+BelowOne = Annotated[_Float, Ge(0), Lt(1), Rule("a number from 0 up to, not including, 1")]
+Fraction = Annotated[_Float, Ge(0), Le(1), Rule("a number from 0 to 1")]
+Text = Annotated[str, Strict(), StringConstraints(pattern=r"\S"), Rule("a text")]
+AnyText = Annotated[str, Strict(), Rule("a text")]
+Texts = Annotated[list[Text], Len(1), AfterValidator(_check_different), Rule("a list of different texts, at least one")]
+Row = Annotated[list[Number], Len(1), Rule("a list of numbers, at least one")]
+Rows = Annotated[
+    list[Row], AfterValidator(_check_rows), Rule("a list of rows, each a list of numbers, all of one length")
+]
+SomeRows = Annotated[Rows, Len(1), Rule("a list of rows, each a list of numbers, all of one length, at least one")]
+Name = Annotated[
+    str,
+    Strict(),
+    StringConstraints(pattern=re.compile(r"^[^\W_][\w.=-]*\Z")),
+    AfterValidator(_check_name),
+    Rule("letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"),
+]
+# Relative ones start at the directory that the run is started in; a "~" is the home directory.
+AbsolutePath = Annotated[str, Strict(), AfterValidator(_absolute), Rule("a path")]
+ExistingFile = Annotated[str, Strict(), AfterValidator(_absolute), AfterValidator(_check_file), Rule("a file")]
+Keys = Annotated[dict[str, Any], Rule("a group of keys")]

@@ -1,0 +1,72 @@
+"""Predictions of a finished run for a file, as the project's data module reads and writes it."""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from descent.errors import UserError, must
+from descent.run.load import CheckpointName, load_model
+from descent.run.result import run_result
+from descent.run.resume import load_saved, to_config
+from descent.training.build import build
+
+WHOLE = "predict_file"
+PARTS = {
+    "file_batches": "file_batches(path), which gives the batches of a file",
+    "write_predictions": "write_predictions(path, predictions, output), which writes what predict_step gives for them",
+}
+
+
+def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName = "best") -> None:
+    """Writes a run's predictions for the file ``source`` to ``output``, batch after batch.
+
+    The data module's ``file_batches(path)`` makes batches of a file, the module's ``predict_step`` predictions of each,
+    and the data module's ``write_predictions(path, predictions, output)`` writes them, as they come, with what it
+    likes of the file. A data module with ``predict_file(run_dir, source, output, checkpoint)`` does it all itself.
+
+    Args:
+        run_dir: of a run that has trained.
+        source: any file that the data module reads.
+        output: replaced whole or not at all.
+        checkpoint: which of the run's two.
+
+    Raises:
+        UserError: the project does not say how, there is no such run, checkpoint or file, or one cannot be written.
+    """
+    run_result(run_dir)
+    config = to_config(load_saved(run_dir), run_dir)
+    data: Any = build(config.data, "data", LightningDataModule)
+    if hasattr(data, WHOLE):
+        data.predict_file(run_dir, source, output, checkpoint)
+        return
+    if missing := [text for name, text in PARTS.items() if not hasattr(data, name)]:
+        raise UserError(f"predictions need {type(data).__name__} to have {' and '.join(missing)}")
+    model = load_model(run_dir, checkpoint)
+    if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
+        raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
+    if source.resolve() == output.resolve():
+        raise must("OUTPUT", "another file than INPUT", str(output))
+    temporary = output.absolute().with_name(f".{secrets.token_hex(4)}.{output.name}")  # nobody else's, of the same kind
+    try:
+        with isolate_rng(), torch.inference_mode():
+            seed_everything(config.seed, verbose=False)
+            data.write_predictions(source, _predictions(model, data.file_batches(source)), temporary)
+        temporary.replace(output)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"cannot predict from {source} to {output}: {reason}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _predictions(model: LightningModule, batches: Iterable[Any]) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        yield model.predict_step(batch, number)

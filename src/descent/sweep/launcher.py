@@ -1,0 +1,95 @@
+"""The jobs of a sweep, one after another in this process."""
+
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from descent import signals
+from descent.config.messages import one_line
+from descent.errors import UserError
+from descent.run.cli import to_config
+from descent.run.result import Result, is_finished
+from descent.run.run_dirs import job_label
+
+if TYPE_CHECKING:
+    from descent.config.schema import Config
+
+
+class ResumingLauncher(Launcher):
+    """One job after another in this process."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return [self._job(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+
+    def check(self, overrides: list[str]) -> None:
+        """Raises an error where the job has begun with another config than it has today."""
+        from descent.run.resume import check_unchanged
+
+        check_unchanged(self._run_dir(overrides), self._composed(overrides)[1])
+
+    def _run_dir(self, overrides: Sequence[str]) -> Path:
+        return Path(self.config.hydra.sweep.dir) / job_label(overrides)
+
+    def _composed(self, overrides: list[str]) -> tuple[DictConfig, "Config"]:
+        """The config of a job, as Hydra has it and checked."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return config, to_config(tree, config.hydra.runtime)
+
+    def _job(self, number: int, overrides: list[str]) -> JobReturn:
+        from descent.run.resume import check_unchanged
+
+        signals.exit_if_received()
+        run_dir = self._run_dir(overrides)
+        print(f"#{number} {run_dir.name}", flush=True)
+        try:
+            config, checked = self._composed(overrides)
+        except Exception as error:
+            return _not_composed(error, run_dir, overrides)
+        check_unchanged(run_dir, checked)
+        if is_finished(run_dir):
+            print("finished before")
+            return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
+            raise UserError("name must be one for the whole sweep")
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        try:
+            job = run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+        except OSError as error:  # its directory cannot be made
+            return _not_composed(error, run_dir, overrides)
+        result = job.return_value
+        if isinstance(result, Result) and result.status == "interrupted":
+            raise SystemExit(result.exit_code)
+        return job
+
+
+def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobReturn:
+    """The result of a job with, for example, an option that does not exist."""
+    signals.exit_if_received()
+    reason = one_line(error)
+    print(f"error: {reason}")
+    command = f"python scripts/train.py {' '.join(overrides)}"
+    with suppress(OSError, UserError):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "train.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        Result("failed", seed=None, command=command, reason=reason).write_unless_trained(run_dir)
+    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)

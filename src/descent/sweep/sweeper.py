@@ -1,0 +1,179 @@
+"""Hydra's serial sweep, made to survive.
+
+A job that is finished is left alone, one that was interrupted goes on, and one that fails or cannot be composed is
+a result like any other. So the same command again continues a sweep.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from descent.errors import UserError, must
+from descent.files import locked
+from descent.run.result import EXIT_CODES, Result, is_finished
+from descent.run.run_dirs import job_label
+from descent.sweep.launcher import ResumingLauncher
+from descent.sweep.summary import summarize
+from descent.sweep.tuning import best_of_each, key_of, repeats_of
+
+
+class ResumingSweeper(Sweeper):
+    """Every combination of the values, as Hydra's basic sweeper; ``max_batch_size`` and ``params`` work as there.
+
+    With ``then`` a second round follows: of each value of ``for_each`` the setting of the first round with the best
+    ``choose_by``, again with every combination of the values of ``then``. So a learning rate is tuned for each
+    optimizer on some seeds, by their mean, and what was chosen is measured on others.
+
+    With ``space`` Optuna searches instead, see ``descent.sweep.searching.search``.
+
+    Args:
+        for_each: a key of ``params``: ``optimizer``.
+        choose_by: a metric; ``None``: ``monitor.metric``.
+        mode: of another metric than that, ``min`` or ``max``.
+        then: keys and values as in ``params``: ``{seed: "1,2,3"}``; ``None``: no second round.
+        space, n_trials, seed: of a search.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        for_each: str | None = None,
+        choose_by: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        then: dict[str, str] | None = None,
+        space: Mapping[str, Any] | None = None,
+        n_trials: int = 20,
+        seed: int = 0,
+    ) -> None:
+        from descent.sweep.keys import check_keys  # pydantic comes in here
+
+        check_keys(max_batch_size, {"params": params, "then": then, "space": space}, choose_by, mode)
+        self.max_batch_size, self.params = max_batch_size, params or {}
+        self.overrides: list[list[list[str]]] = []  # of the jobs of each batch
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+        self.config: DictConfig | None = None
+        self.for_each, self.then = for_each, then
+        self.given = choose_by, mode
+        self.space, self.n_trials, self.seed = space, n_trials, seed
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        from descent.config.schema import MonitorConfig
+
+        monitor = MonitorConfig(**(self.config.get("monitor") or {}))
+        choose_by, mode = self.given
+        self.choose_by = choose_by or monitor.metric
+        self.mode = monitor.mode_of(self.choose_by, mode, "hydra.sweeper.mode") if self.space or self.then else "min"
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        keys = {key_of(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
+        repeats = repeats_of(self.then, self.for_each, keys) if self.then else []
+        if self.space and self.params:
+            raise must("hydra.sweeper.params", "null in a search", dict(self.params))
+        with locked(sweep_dir, "the sweep"):
+            try:
+                returns = self._search(arguments, sweep_dir) if self.space else self._all(arguments, sweep_dir)
+                if repeats:
+                    returns += [self._second_round(sweep_dir, repeats)]
+            except SystemExit:  # Ctrl-C or SIGTERM, in a job or between two
+                unfinished = [job for job in self._jobs() if not is_finished(sweep_dir / job)]
+                summarize(sweep_dir)
+                print("interrupted; not finished:", *unfinished, "the same command goes on from here", sep="\n  ")
+                raise
+
+            summarize(sweep_dir)
+            if self.space:
+                print(self.best)
+            if not self._jobs() and not self.space:
+                raise UserError("a sweep must have at least one job")
+            results = [job.return_value for batch in returns for job in batch]
+            refused = any(isinstance(result, Result) and result.status == "failed" for result in results)
+            if refused or not all(is_finished(sweep_dir / job) for job in self._jobs()):
+                sys.exit(EXIT_CODES["failed"])
+            return returns
+
+    def _all(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
+        """Every combination. The launcher composes each job, so that a bad one keeps no other from beginning."""
+        assert self.launcher is not None and self.config is not None and self.hydra_context is not None
+        overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        jobs = combinations(overrides, self.hydra_context.config_loader)
+        size = self.max_batch_size or max(1, len(jobs))
+        self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        firsts = range(0, len(jobs), size)
+        batches = zip(self.overrides, firsts, strict=True)
+        return [self.launcher.launch(batch, initial_job_idx=first) for batch, first in batches]
+
+    def _search(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
+        self.overrides, returns = [], []
+
+        def launch(job: list[str], number: int) -> None:
+            assert self.launcher is not None
+            self.overrides = [*self.overrides, [[*job]]]
+            returns.append(self.launcher.launch([job], initial_job_idx=number))
+
+        def check(job: list[str]) -> None:
+            if isinstance(self.launcher, ResumingLauncher):
+                self.launcher.check(job)
+
+        from descent.sweep.searching import search
+
+        assert self.space is not None
+        self.best = search(
+            arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
+        )
+        return returns
+
+    def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        first = [job for batch in self.overrides for job in batch]
+        assert self.for_each is not None
+        best = best_of_each(
+            self.for_each, self.choose_by, sweep_dir, first, {key_of(override) for override in repeats[0]}, self.mode
+        )
+        if not best:
+            raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
+        jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
+        print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
+        assert self.launcher is not None
+        self.overrides = [*self.overrides, jobs]
+        return self.launcher.launch(jobs, initial_job_idx=len(first))
+
+    def _jobs(self) -> list[str]:
+        return [job_label(job) for batch in self.overrides for job in batch]
+
+
+def combinations(overrides: Sequence[str], config_loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of each job; of a key that is there twice the last values count.
+
+    Raises:
+        HydraException: a sweep over a range of numbers, which only a search has.
+    """
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create(config_loader).parse_overrides([*overrides]):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HydraException(f"{key} must be values one by one: hydra.sweeper.space searches in a range")
+    return [list(job) for job in product(*values.values())]

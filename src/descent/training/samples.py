@@ -1,0 +1,28 @@
+"""How many rows training has seen."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.budget import batch_size
+from descent.training.watcher import Watcher
+
+
+class Samples(Watcher):
+    """Counts the rows of the batches, repeats included, where they cannot be calculated."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not isinstance(trainer.train_dataloader, InMemoryBatches):
+            self.samples += batch_size(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.samples = state_dict["samples"]

@@ -1,0 +1,118 @@
+"""When to log and to validate, decided where a run begins."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.errors import must
+from descent.training.spacing import Spacing
+from descent.training.watcher import Watcher
+
+
+class Schedule(Watcher):
+    """Fills in what ``spacing`` cannot know before the data are there, and validates where it says.
+
+    Validations are rare on small data in memory, and after every epoch otherwise. There is one at the end of training.
+
+    Args:
+        spacing: whose steps in an epoch, and numbers in a validation, are filled in.
+
+    Attributes:
+        has_validation: whether there are validation rows, which is not known before training starts.
+        validated_step: the step that was validated last.
+    """
+
+    def __init__(self, spacing: Spacing) -> None:
+        self.spacing = spacing
+        self.has_validation = False
+        self.validated_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        spacing, accumulated = self.spacing, trainer.accumulate_grad_batches
+        if trainer.enable_validation and trainer.val_dataloaders is None:  # no validation after the first epoch
+            trainer.validating = True  # as Lightning does it
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            trainer.training = True
+        self.has_validation = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+        spacing.steps_per_epoch = steps_per_epoch(trainer.num_training_batches, accumulated)
+        if not isinstance(trainer.train_dataloader, InMemoryBatches):
+            spacing.validate_every = spacing.validate_every or 1
+        every: Any = trainer  # an attribute that Trainer's connector sets
+        every.log_every_n_steps = int(min(every.log_every_n_steps, trainer.num_training_batches))
+        evaluated = trainer.val_dataloaders if self.has_validation else trainer.train_dataloader
+        if isinstance(evaluated, InMemoryBatches):
+            spacing.validated_cells = evaluated.tensors[0].numel()
+        for scheduler in trainer.lr_scheduler_configs:
+            if scheduler.reduce_on_plateau:
+                spacing.validate_every = spacing.validate_every or 1  # it waits for the metric
+                scheduler.monitor = monitored(str(scheduler.monitor), self.has_validation)
+                if scheduler.monitor.startswith("val/") and scheduler.frequency % spacing.validate_every:
+                    raise must(
+                        "scheduler.frequency",
+                        f"a multiple of trainer.check_val_every_n_epoch ({spacing.validate_every}) to monitor"
+                        f" {scheduler.monitor}",
+                        scheduler.frequency,
+                    )
+        self._set(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._set(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.should_stop:
+            self._set(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated_step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validated_step": self.validated_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validated_step = state_dict["validated_step"]
+
+    def is_evaluated(self, trainer: Trainer) -> bool:
+        """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
+        epoch = trainer.current_epoch + 1
+        return trainer.should_stop or epoch == trainer.max_epochs or self.spacing.next_validated(epoch) == epoch
+
+    def _set(self, trainer: Trainer) -> None:
+        epoch = trainer.current_epoch + 1
+        if trainer.check_val_every_n_epoch is not None:  # it is where validations are counted in steps
+            trainer.check_val_every_n_epoch = epoch if self.is_evaluated(trainer) else epoch + 1
+
+
+def schedule_of(trainer: Trainer) -> Schedule:
+    """The one of a Trainer."""
+    callbacks: Iterable[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
+    (schedule,) = (callback for callback in callbacks if isinstance(callback, Schedule))
+    return schedule
+
+
+def steps_per_epoch(batches: float, accumulated: int) -> float:
+    """Optimizer steps; Lightning takes one after the last batch whatever was accumulated. ``inf`` of ``inf``."""
+    return batches if batches == math.inf else math.ceil(batches / accumulated)
+
+
+def monitored(metric: str, has_validation: bool) -> str:
+    """``metric``, or its twin of training where the validation that it names does not take place."""
+    return metric if has_validation else re.sub("^val/", "train/", metric)
+
+
+def logged(trainer: Trainer, metric: str) -> Tensor:
+    """The latest value of the metric that is monitored.
+
+    Raises:
+        UserError: it was not logged.
+    """
+    known = trainer.callback_metrics
+    if metric not in known:
+        raise must("monitor.metric", f"one that was logged ({', '.join(known) or 'none was'})", metric)
+    return known[metric]

@@ -1,0 +1,102 @@
+"""The loss on the whole training set, for what monitors it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.schedule import monitored, schedule_of
+from descent.training.watcher import Watcher, loss_of
+
+LOSS = "train/loss"
+
+
+def loss_unit(pl_module: LightningModule) -> float:
+    """What a training loss is multiplied by to be in the data's own units: the module's ``loss_unit``, or 1."""
+    return float(getattr(pl_module, "loss_unit", 1.0))
+
+
+def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
+    """The training step's loss on all training rows at the weights as they are now; differentiable.
+
+    In evaluation mode, without dropout, and nothing is logged. Only of batches in memory, see ``has_full_loss``.
+    """
+    batches = trainer.train_dataloader
+    assert isinstance(batches, InMemoryBatches)
+    rows = tuple(tensor.to(pl_module.device) for tensor in batches.all())
+    modes = [(module, module.training) for module in pl_module.modules()]
+    vars(pl_module).update(log=_nothing, log_dict=_nothing)
+    try:
+        pl_module.eval()
+        with isolate_rng():
+            output = pl_module.training_step(rows, 0)
+    finally:
+        del pl_module.log, pl_module.log_dict
+        for module, training in modes:
+            module.training = training
+    loss = output["loss"] if isinstance(output, Mapping) else output
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def has_full_loss(trainer: Trainer) -> bool:
+    """Whether there is such a loss: of batches in memory, of a module that does not optimize by hand."""
+    automatic = trainer.lightning_module.automatic_optimization
+    return isinstance(trainer.train_dataloader, InMemoryBatches) and automatic
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """In place of ``self.log``."""
+
+
+class TrainingLoss(Watcher):
+    """Makes ``train/loss`` known to checkpoints, schedulers and stopping rules.
+
+    Needed where it is monitored: because it is asked for, or because there is no validation. Of batches in memory it is
+    the loss of all training rows at the epoch's last weights, and not the mean over the epoch's batches, which belong
+    to as many different weights. Elsewhere it is that mean, unless the module logs a loss of that name itself.
+
+    Args:
+        metrics: that are monitored.
+        every_epoch: a scheduler or a stopping rule looks at it after each epoch, evaluated or not.
+    """
+
+    def __init__(self, metrics: Sequence[str], every_epoch: bool) -> None:
+        self.metrics, self.every_epoch = metrics, every_epoch
+        self.sum: Any = 0.0  # of the epoch's batches, where there is no loss of all rows
+        self.count = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.sum, self.count = 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = None if has_full_loss(trainer) else loss_of(trainer, outputs)
+        if loss is not None and self._is_monitored(trainer):
+            self.sum, self.count = self.sum + loss.detach(), self.count + 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._is_monitored(trainer) or (LOSS in trainer.callback_metrics and not has_full_loss(trainer)):
+            return
+        if not has_full_loss(trainer):
+            if self.count:
+                pl_module.log(LOSS, torch.as_tensor(self.sum) / self.count, logger=False)
+        elif self.every_epoch or schedule_of(trainer).is_evaluated(trainer):
+            with torch.no_grad():
+                loss = full_loss(trainer, pl_module)
+            pl_module.log(LOSS, loss, logger=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sum": float(self.sum), "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.sum, self.count = state_dict["sum"], state_dict["count"]
+
+    def _is_monitored(self, trainer: Trainer) -> bool:
+        has_validation = schedule_of(trainer).has_validation
+        return LOSS in (monitored(metric, has_validation) for metric in self.metrics)

@@ -1,0 +1,65 @@
+"""Divergence, with what is known of learning rates on a quadratic loss."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from descent.training.divergence import Divergence
+from regression.callbacks.of import data_of
+from regression.optimum import largest_stable_lr
+
+log = logging.getLogger(__name__)
+
+
+class StableRate(Divergence):
+    """Takes the place of ``Divergence``, and says from which learning rate on the optimizer cannot be stable.
+
+    The first loss is the loss of the whole training set before the first step, or that of predicting 0 everywhere if
+    it is larger: the loss of a single row, or of good initial weights, can be small by luck.
+
+    Args:
+        factor: how many times the first loss is too much.
+        optimizer: its config; the largest stable rate is known of SGD on all rows, without clipping.
+    """
+
+    def __init__(self, factor: float, optimizer: Mapping[str, Any]) -> None:
+        super().__init__(factor)
+        self.optimizer = optimizer
+        self.stable_lr: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stable_lr = self._stable_lr(trainer)
+        group = trainer.optimizers[0].param_groups[0]
+        rate = group.get("initial_lr", group["lr"])
+        if self.first is None and self.stable_lr is not None and rate > self.stable_lr:
+            log.warning(
+                "note: the learning rate %g is above %.4g, beyond which this optimizer diverges on all "
+                "rows, unless the rate comes down in time",
+                *(rate, self.stable_lr),
+            )
+        super().on_train_start(trainer, pl_module)
+
+    def first_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
+        loss = super().first_loss(trainer, pl_module)
+        targets = data_of(trainer).train.y
+        return None if loss is None else max(loss, float((targets**2).mean()))
+
+    def advice(self, trainer: Trainer) -> str:
+        advice = super().advice(trainer)
+        if self.stable_lr is None:
+            return advice
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        smaller = "; a batch that is smaller allows less" if rate < self.stable_lr else ""
+        return f"{advice} (on all rows at once it is stable below {self.stable_lr:.4g}{smaller})"
+
+    def _stable_lr(self, trainer: Trainer) -> float | None:
+        given, optimum = self.optimizer, data_of(trainer).optimum
+        if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or optimum is None:
+            return None
+        if trainer.gradient_clip_val is not None:
+            return None
+        return largest_stable_lr(
+            optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)
+        )

@@ -1,0 +1,173 @@
+"""What a comparison of runs shows beyond their metrics: how far they are from the exact answer, and theory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from descent.compare.checks import LARGEST
+from descent.compare.extra import Curve, Extra
+from descent.compare.plots import MOST_LINES, titled
+from descent.compare.runs import Run
+from descent.compare.settings import Setting
+from descent.drawing import COLORS, legend, look, new_figure, plain
+from descent.errors import must, show
+from regression.optimum import contraction
+from regression.pictures import paths_over_contours
+
+MARKERS = "os^"
+
+
+def _finite(value: float) -> float:
+    if not abs(value) < LARGEST:
+        raise PydanticCustomError("finite", f"Input should be below {LARGEST:g} in size")
+    return value
+
+
+Finite = Annotated[float, AfterValidator(_finite)]
+
+
+class OptimumEntry(BaseModel, strict=True):
+    """What is read of a result's ``optimum``; infinity is written as null."""
+
+    weight: list[Finite | None]
+    bias: Finite | None = None
+    loss: Finite | None = None
+    hessian: list[list[Finite | None]] | None = None
+    condition_number: Finite | None = None
+    max_stable_lr: Finite | None = None
+
+
+def optimum_of(result: dict[str, Any]) -> OptimumEntry | None:
+    found = result.get("optimum")
+    return None if found is None else OptimumEntry.model_validate(found)
+
+
+def problem(result: dict[str, Any]) -> str | None:
+    """Why a run cannot be compared; ``None`` if it can be."""
+    try:
+        optimum_of(result)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "/".join(map(str, ("optimum", *first["loc"])))
+        found = f"{place}: {first['msg']}, got {show(first['input'])}"
+        return f"its result.json is broken ({found:.200})"
+    return None
+
+
+@dataclass(frozen=True)
+class Excess(Curve):
+    """Training loss above the optimum. The target is a fraction of the optimum's loss, or where that is 0 of the first
+    excess."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None and not 0 < self.target < inf:
+            raise must("--target", "a positive number", self.target)
+
+    def limit(self, run: Run) -> float | None:
+        optimum = optimum_of(run.result)
+        loss, first = (optimum and optimum.loss) or 0.0, float(run.curve(self.tag)[1][0])
+        return (self.target or 0.0) * (loss if loss > 1e-12 * first else first)
+
+    def goal(self) -> str:
+        return f"a training loss at most {100 * (self.target or 0.0):g}% above the optimum's"
+
+
+def paths(settings: Sequence[Setting]) -> Figure | None:
+    """For models of two parameters: the path of each setting's first run over the contours of the loss."""
+    ways: dict[str, NDArray[np.float64]] = {}
+    for setting in settings[:MOST_LINES]:
+        run = next((run for run in setting.runs if not run.diverged), None)
+        optimum = optimum_of(run.result) if run is not None else None
+        if run is None or optimum is None or optimum.hessian is None:
+            continue
+        tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
+        tags += [tag for tag in run.curves if tag == "parameters/bias"]
+        point = optimum.weight + ([] if optimum.bias is None else [optimum.bias])
+        if len(tags) != 2 or len(point) != 2 or [len(row) for row in optimum.hessian] != [2, 2]:
+            continue
+        known = [number for number in (*point, *optimum.hessian[0], *optimum.hessian[1]) if number is not None]
+        if len(known) < 6:  # not finite
+            continue
+        center, hessian = known[:2], [known[2:4], known[4:]]
+        ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
+        names = tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
+    if not ways:
+        return None
+    figure = paths_over_contours(ways, center, hessian, (names[0], names[1]))
+    return titled(figure, "Paths over the contours of the training loss, one run of each setting")
+
+
+def contractions(settings: Sequence[Setting]) -> Figure | None:
+    """Theory and practice: predicted against measured contraction of the distance to the optimum a step."""
+    every = [(setting.name, contraction_of(setting.runs[0])) for setting in settings]
+    found = [(name, *triple) for name, triple in every if triple is not None]
+    if not found:
+        return None
+    figure, axes = new_figure(7.5)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", zorder=0, label="equal")
+    for number, (name, predicted, measured, settled) in enumerate(found):
+        color = look(number)["color"]
+        face, note = (color, "") if settled else ("none", " (not settled)")
+        label = plain(name + note) if number < MOST_LINES else None
+        marker = MARKERS[number // len(COLORS) % len(MARKERS)]
+        axes.plot(predicted, measured, marker, color=color, markerfacecolor=face, label=label)
+    low = min(min(predicted, measured) for _, predicted, measured, _ in found)
+    limits = low - 0.1 * (1 - low) - 1e-3, 1 + 0.1 * (1 - low)
+    axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
+    legend(axes)
+    return titled(
+        figure, "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory"
+    )
+
+
+def contraction_of(run: Run) -> tuple[float, float, bool] | None:
+    """Of SGD on all rows at a fixed rate: as predicted, as seen in the second half of the run, whether it is settled.
+
+    It is settled when the last two quarters agree. Before, directions of larger curvature still die away; momentum
+    may oscillate for ever.
+    """
+    hparams, optimum, size = run.hparams, optimum_of(run.result), run.hparams.get("batch.size")
+    sgd = hparams.get("optimizer._target_") == "torch.optim.SGD" and not any(
+        hparams.get(f"optimizer.{key}") for key in ("weight_decay", "dampening", "maximize")
+    )
+    full = size is None or size >= (run.result.get("rows") or {}).get("train", inf)
+    free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
+    if run.diverged or not (sgd and full and free and optimum and hparams.get("optimizer.lr")):
+        return None
+    if not (optimum.max_stable_lr and optimum.condition_number):  # all inputs are 0: no curvature
+        return None
+    steps, excess = run.curve(EXCESS.tag)
+    kept = excess > 1e-9 * excess[:1]  # below it is rounding
+    steps, logs = steps[kept], np.log(excess[kept])
+    middle, last = len(steps) // 2, len(steps) - 1
+    late = (middle + last) // 2
+    if not middle < late < last:
+        return None
+
+    def slope(start: int, end: int) -> float:
+        return float((logs[end] - logs[start]) / (2 * (steps[end] - steps[start])))  # the loss goes with the square
+
+    settled = abs(slope(middle, late) - slope(late, last)) < 0.02 * abs(slope(middle, last))
+    largest = 2 / optimum.max_stable_lr
+    predicted = contraction(
+        *(largest, largest / optimum.condition_number, hparams["optimizer.lr"]),
+        *(hparams.get("optimizer.momentum") or 0.0, bool(hparams.get("optimizer.nesterov"))),
+    )
+    return predicted, float(np.exp(slope(middle, last))), settled
+
+
+EXCESS = Excess("optimum/excess_loss", "min", "training loss above the optimum", "excess", target=0.01)
+EXTRA = Extra(
+    curve=EXCESS,
+    modes={"loss": "min", "mae": "min", "r2": "max"},
+    columns={"above the optimum": EXCESS.tag},
+    figures={"paths": paths, "contraction": contractions},
+    problem=problem,
+)

@@ -1,0 +1,212 @@
+"""Any user's loader gives the same batches for the same seed and epoch, from any position and with any workers."""
+
+import random
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import CombinedLoader
+from loaders import (
+    LEFT_AS_THEY_ARE,
+    LOADERS,
+    ROWS,
+    WITH_WORKERS,
+    Buckets,
+    Owner,
+    Rows,
+    Stateful,
+    Stream,
+    batches,
+    drawn,
+    quiet,
+    same,
+    weights,
+)
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    get_worker_info,
+)
+
+from descent.batches.exact import exact
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.random_state import random_state
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_batches_depend_on_seed_and_epoch_and_position_alone(name: str) -> None:
+    make = LOADERS[name]
+    whole = batches(make(), 3)
+    assert same(batches(make(), 3), whole)
+    assert same(batches(make(), 3, position=2, count=len(whole) - 2), whole[2:])
+    used = make()
+    batches(used, 0)
+    assert same(batches(used, 3), whole)
+    if name != "in order":
+        assert not same(batches(make(), 3, seed=2), whole)
+    assert not same(batches(make(), 4, count=len(whole)), whole) or name == "in order"
+
+
+def test_a_loader_that_was_left_in_the_middle_of_an_epoch_starts_the_next_from_its_beginning() -> None:
+    def two_epochs(loader: Any, first: int) -> list[Any]:
+        given = []
+        for epoch in (0, 1):
+            loader.sampler.set_epoch(epoch)
+            given = list(islice(loader, first if epoch == 0 else None))
+        return given
+
+    x = torch.arange(float(ROWS))
+    for make in (
+        lambda: exact(DataLoader(Rows(drawn), 4, shuffle=True), 1)[0],
+        lambda: exact(DataLoader(Stream(), 4), 1)[0],
+        lambda: InMemoryBatches(x, size=4, shuffle=True),
+    ):
+        assert len(two_epochs(make(), 2)) == 6
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(two_epochs(make(), 2), two_epochs(make(), 6), strict=True))
+
+
+def test_each_epoch_has_every_row_once_and_the_last_batch_is_what_is_left() -> None:
+    for make, rows, sizes in (
+        (LOADERS["shuffle"], ROWS, [4] * 5 + [2]),
+        (LOADERS["drop_last"], 20, [4] * 5),
+        (LOADERS["stream"], ROWS, [4] * 5 + [2]),
+    ):
+        given = batches(make(), 1)
+        assert [len(batch) for batch in given] == sizes
+        assert len({int(row) for batch in given for row in batch[:, 0]}) == rows
+    alone = [int(row[0]) for row in batches(LOADERS["batch_size=None"](), 1, count=ROWS + 1)]
+    assert sorted(alone) == list(range(ROWS))
+    assert alone == [int(row) for batch in batches(LOADERS["shuffle"](), 1) for row in batch[:, 0]]
+
+
+def test_a_shuffled_loader_has_numpys_permutation_of_seed_and_epoch() -> None:
+    given = batches(DataLoader(Rows(), 4, shuffle=True), 5, seed=9)
+    order = np.random.default_rng((9, 5, 2)).permutation(ROWS)
+    assert [int(row) for batch in given for row in batch[:, 0]] == order.tolist()
+
+
+def test_samplers_draw_as_often_as_their_weights_say() -> None:
+    loader, _ = exact(LOADERS["weighted"](), 0)
+    counts = np.zeros(ROWS)
+    for epoch in range(300):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            np.add.at(counts, batch[:, 0].int().numpy(), 1)
+    expected = 300 * 18 * weights.numpy() / weights.sum().item()
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_random_numbers_differ_between_rows_batches_epochs_and_generators() -> None:
+    class Three(Rows):
+        def __getitem__(self, row: int) -> Tensor:
+            return torch.tensor([torch.rand(()).item(), np.random.rand(), random.random()])
+
+    loader, _ = exact(DataLoader(Three(), 4), 0)
+    numbers = []
+    for epoch in range(50):
+        loader.set_epoch(epoch)
+        numbers += list(loader)
+    noise = torch.cat(numbers)
+    assert len(set(noise.flatten().tolist())) == noise.numel()
+    assert (torch.corrcoef(noise.T) - torch.eye(3)).abs().max() < 5 / len(noise) ** 0.5
+    assert (noise.mean(dim=0) - 0.5).abs().max() < 5 * (1 / 12 / len(noise)) ** 0.5
+
+
+@pytest.mark.parametrize("name", [*LOADERS, "2 workers"])
+def test_fetching_leaves_the_random_states_of_the_process_as_they_were(name: str) -> None:
+    loader, _ = exact((LOADERS | WITH_WORKERS)[name](), 1)
+    np.random.standard_normal()  # NumPy keeps a second one
+    before = random_state()
+    given = list(islice(loader, 3))
+    after = random_state()
+    assert len(given) == 3
+    assert torch.equal(before["torch"], after["torch"])
+    assert before["python"] == after["python"]
+    assert torch.equal(before["numpy"]["state"].pop("key"), after["numpy"]["state"].pop("key"))
+    assert before["numpy"] == after["numpy"]
+
+
+def test_what_was_seen_is_not_loaded_again() -> None:
+    rows = Rows(drawn)
+    batches(DataLoader(rows, 4, shuffle=True), 2, position=4)
+    assert rows.loaded == np.random.default_rng((1, 2, 2)).permutation(ROWS)[16:].tolist()
+
+
+@quiet
+def test_workers_give_the_same_batches_as_none_in_any_epoch_and_from_any_position() -> None:
+    def init(worker: int) -> None:
+        info = get_worker_info()
+        assert info is not None
+        info.dataset.noise = info.dataset.draw_more  # the user's own dataset, as torch documents it
+
+    class Started(Owner):
+        def draw_more(self) -> float:
+            return self.draw({"rng": random.Random(0)}) + drawn() + 100
+
+    alone, started = Owner(), Started()
+    started.noise = started.draw_more
+    in_order = {"multiprocessing_context": "fork", "in_order": False}
+    for a, b in (
+        (DataLoader(alone, 4, shuffle=True), DataLoader(Owner(), 4, shuffle=True, num_workers=2, **in_order)),
+        (DataLoader(started, 4), DataLoader(Started(), 4, num_workers=2, worker_init_fn=init, **in_order)),
+    ):
+        assert same(batches(a, 1), batches(b, 1))
+        assert same(batches(a, 2, position=3), batches(b, 2, position=3))
+    loader, _ = exact(WITH_WORKERS["persistent workers"](), 1)
+    for epoch in (0, 1, 2):
+        loader.set_epoch(epoch)
+        expected = batches(DataLoader(Owner(), batch_sampler=Buckets()), epoch)
+        if epoch == 1:
+            assert same(list(islice(loader, 2)), expected[:2])  # and the rest is left
+        else:
+            assert same(list(loader), expected)
+
+
+@quiet
+def test_notes_name_what_is_not_exact_and_its_cure() -> None:
+    class OwnWay(DataLoader[Tensor]):
+        def __iter__(self) -> Any:
+            return iter([torch.ones(1)])
+
+    endless_state = type("EndlessState", (Stateful,), {"__len__": None})
+    for name, make in LOADERS.items():
+        note = exact(make(), 0)[1]
+        assert (note is None) == ("stream" not in name), name
+    for loader, words in (
+        (DataLoader(Stream()), ("Stream", "loads again", "state_dict")),
+        (OwnWay(Rows()), ("OwnWay", "loads again", "state_dict")),
+        (endless_state(), ("EndlessState", "misses a batch", "__len__")),
+        ([DataLoader(Stream()), DataLoader(Rows())], ("Stream", "not all have a length")),
+        (CombinedLoader([DataLoader(Rows()), DataLoader(Rows(), 2)], "max_size"), ("max_size_cycle", "mode")),
+    ):
+        note = exact(loader, 0)[1] or ""
+        assert all(word in note for word in words), note
+
+
+def test_loaders_that_keep_their_own_position_are_left_as_they_are() -> None:
+    for make in LEFT_AS_THEY_ARE.values():
+        loader = make()
+        assert exact(loader, 0) == (loader, None)
+
+
+def test_the_loader_that_was_replaced_can_still_be_asked() -> None:
+    stock = DataLoader(Rows(), 4)
+    loader, _ = exact(stock, 0)
+    assert loader.dataset is stock.dataset
+    assert (len(loader), loader.batch_size) == (6, 4)
+    assert not hasattr(loader, "nothing")
+
+
+def test_batches_in_memory_of_any_number_of_tensors_have_the_same_rows() -> None:
+    x = torch.arange(10.0)
+    loader = InMemoryBatches(x, -x, x.unsqueeze(1) * 2, size=4, shuffle=True, seed=3)
+    order = torch.from_numpy(np.random.default_rng((3, 0, 2)).permutation(10))
+    for (a, b, c), rows in zip(loader, torch.split(order, 4), strict=True):
+        assert torch.equal(a, x[rows])
+        assert torch.equal(b, -x[rows])
+        assert torch.equal(c[:, 0], 2 * x[rows])
+    assert all(a is b for a, b in zip(loader.all(), loader.tensors, strict=True))
+    with pytest.raises(ValueError, match="equally many rows"):
+        InMemoryBatches(x, x[1:])

@@ -1,0 +1,103 @@
+"""The cut: the machinery knows no task, and each optional room can be deleted."""
+
+import ast
+import os
+import shutil
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OPTIONAL = ("fast", "sweep", "compare")
+MACHINERY = sorted((ROOT / "src/descent").rglob("*.py"))
+
+
+def imported(path: Path, at_top: bool = False) -> set[str]:
+    """The modules that a file imports; ``at_top``: when it is imported itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_top else list(ast.walk(tree))
+    names = {
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    return names | {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "src/descent").parts[0]
+
+
+@pytest.mark.parametrize("path", MACHINERY, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
+def test_the_machinery_never_imports_the_example(path: Path) -> None:
+    assert not [name for name in imported(path) if name.split(".")[0] == "regression"]
+
+
+@pytest.mark.parametrize("room", OPTIONAL)
+def test_no_other_room_needs_an_optional_one(room: str) -> None:
+    for path in MACHINERY:
+        if room_of(path) != room:
+            assert not [name for name in imported(path, at_top=True) if name.startswith(f"descent.{room}.")], path
+
+
+def test_rooms_import_each_other_in_one_direction() -> None:
+    needs: dict[str, set[str]] = {}
+    for path in MACHINERY:
+        if path.parent.name != "descent":
+            found = {name.split(".")[1] for name in imported(path, at_top=True) if name.startswith("descent.")}
+            rooms = {name for name in found if (ROOT / "src/descent" / name).is_dir()}
+            needs.setdefault(room_of(path), set()).update(rooms - {room_of(path)})
+    while needs:  # take away those that need nothing that is left
+        free = [room for room, others in needs.items() if not others & set(needs)]
+        assert free, f"a circle in {needs}"
+        for room in free:
+            del needs[room]
+
+
+def without(room: str, copy: Path) -> None:
+    """A copy of the project that has no such room."""
+    for name in ("src", "conf", "scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.rmtree(copy / "src/descent" / room)
+    if room == "sweep":
+        shutil.rmtree(copy / "src/hydra_plugins")
+        config = copy / "conf/train.yaml"
+        lines = config.read_text().splitlines()
+        config.write_text("\n".join(line for line in lines if "override hydra/" not in line))
+    if room == "compare":
+        (copy / "scripts/compare.py").unlink()
+        (copy / "src/regression/comparison.py").unlink()
+
+
+@pytest.mark.parametrize("room", OPTIONAL)
+def test_an_optional_room_can_be_deleted(room: str, tmp_path: Path) -> None:
+    without(room, tmp_path / "copy")
+    modules = [
+        path.relative_to(tmp_path / "copy/src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        for path in sorted((tmp_path / "copy/src").rglob("*.py"))
+    ]
+    code = f"""
+import importlib, runpy, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+sys.argv = ["train.py", "name=x", "trainer.max_epochs=2", "figures=false"]
+runpy.run_path("copy/scripts/train.py", run_name="__main__")
+"""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "copy/src"), *site.getsitepackages()]),
+        "DESCENT_LOGS": str(tmp_path / "logs"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", code],  # -S: without the links to this checkout
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "completed after 50 steps, 2 epochs" in done.stdout
+    assert len(list((tmp_path / "logs/runs").glob("x_*/result.json"))) == 1
