@@ -1,0 +1,1 @@
+"""Scikit-learn's digits by a convolutional network."""

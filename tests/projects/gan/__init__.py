@@ -1,0 +1,1 @@
+"""Points on a ring, by two networks against each other."""

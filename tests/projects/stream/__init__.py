@@ -1,0 +1,1 @@
+"""Rows that come from a stream without a length."""

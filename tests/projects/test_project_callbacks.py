@@ -1,0 +1,116 @@
+"""Lightning's own callbacks, loggers and Trainer arguments on projects of one's own, by config alone."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from digits.model import Digits
+from lengths.model import Reader
+from running import SignalAt, advised, equal, train_project
+from test_train import events
+
+from descent.errors import UserError
+from descent.training.checkpoint_io import read_checkpoint
+
+pytestmark = advised
+FEW = ("trainer.max_epochs=3", "data.num_workers=0", "data.num_rows=130")  # of 5 batches an epoch
+CALLBACKS: dict[str, tuple[str, ...]] = {
+    "ModelCheckpoint": ("monitor=val/acc", "mode=max", "save_top_k=2"),
+    "EarlyStopping": ("monitor=val/acc", "mode=max", "patience=1"),
+    "LearningRateMonitor": (),
+    "RichModelSummary": (),
+    "Timer": (),
+    "DeviceStatsMonitor": ("cpu_stats=false",),  # which need psutil
+}
+
+
+def callback(name: str) -> list[str]:
+    given = [f"+callbacks.own.{argument}" for argument in CALLBACKS[name]]
+    return [f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}", *given]
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_lightnings_callbacks_work_and_resume(name: str, tmp_path: Path) -> None:
+    expected = train_project("digits", tmp_path / "whole", *FEW, *callback(name))
+    assert expected.status == "completed"
+    for batch in (8, 0):
+        at = SignalAt(batch, signal.SIGTERM)
+        found = train_project("digits", tmp_path / "run", *FEW, *callback(name), callbacks=[at], resume=True)
+        assert found.status == ("interrupted" if batch else "completed")
+    assert found.metrics == expected.metrics and found.best == expected.best
+    last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt") for d in ("run", "whole"))
+    assert equal(last["state_dict"], before["state_dict"])
+
+
+def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    swa = ("_target_=lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1")
+    result = train_project("digits", tmp_path / "run", *FEW, *(f"+callbacks.own.{entry}" for entry in swa))
+    assert result.status == "completed"
+    assert "a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["BatchSizeFinder", "LearningRateFinder"])
+def test_a_callback_that_changes_the_config_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
+    target = f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}"
+    with pytest.raises(UserError, match=f"^callbacks.own must not be a {name}: a run keeps to its config"):
+        train_project("digits", tmp_path / "run", *FEW, target)
+
+
+@pytest.mark.parametrize(("scheduler", "accumulated"), [("none", 2), ("cosine", 2), ("one_cycle", 3)])
+def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, accumulated: int, tmp_path: Path) -> None:
+    overrides = (*FEW, f"trainer.accumulate_grad_batches={accumulated}", f"scheduler={scheduler}")
+    expected = train_project("digits", tmp_path / "whole", *overrides)
+    assert expected.steps == 3 * -(-5 // accumulated)
+    for batch in (1, 7, 10, 0):
+        found = train_project("digits", tmp_path / "run", *overrides, callbacks=[SignalAt(batch)], resume=True)
+    assert found.metrics == expected.metrics
+    last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt") for d in ("run", "whole"))
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert equal(last[key], before[key])
+
+
+def test_metrics_go_to_several_loggers(tmp_path: Path) -> None:
+    train_project("lengths", tmp_path / "run", "logger=tensorboard_and_csv")
+    (table,) = (tmp_path / "run/csv").rglob("metrics.csv")
+    assert "val/mae" in table.read_text().splitlines()[0].split(",")
+    assert "val/mae" in events(tmp_path / "run").Tags()["scalars"]
+    assert not list((tmp_path / "run").glob("lightning_logs"))
+
+
+def test_a_monitor_that_was_never_logged_is_an_error_that_lists_what_was(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train_project("digits", tmp_path / "run", *FEW, "monitor.metric=val/f1")
+    assert str(caught.value) == (
+        "monitor.metric must be one that was logged (train/loss, val/loss, val/acc), got 'val/f1'"
+    )
+
+
+def test_the_curve_of_a_loss_that_the_module_logs_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def training_step(self: Reader, batch: Any, batch_idx: int) -> Any:
+        self.log("train/loss", torch.tensor(7.0), on_step=False, on_epoch=True, batch_size=1)
+        return self(batch["sequences"], batch["lengths"]).square().mean()
+
+    monkeypatch.setattr(Reader, "training_step", training_step)
+    train_project("lengths", tmp_path / "run", "trainer.log_every_n_steps=1")
+    assert [(point.step, point.value) for point in events(tmp_path / "run").Scalars("train/loss")] == [
+        (7, 7.0),
+        (14, 7.0),
+        (21, 7.0),
+    ]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), 1e9])
+def test_a_loss_that_is_not_finite_or_far_above_the_first_is_divergence(
+    loss: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Digits.training_step
+    monkeypatch.setattr(
+        Digits, "training_step", lambda self, batch, n: step(self, batch, n) * (loss if self.global_step == 7 else 1)
+    )
+    result = train_project("digits", tmp_path / "run", *FEW)
+    assert result.status == "diverged" and result.steps == 8
+    assert "before step 8" in str(result.reason)

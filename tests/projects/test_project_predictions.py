@@ -1,0 +1,91 @@
+"""Predictions of any project that says how a file becomes batches, and predictions columns."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from digits.data import DigitsData
+from gan.data import RingData
+from running import advised, train_project
+from sklearn.datasets import load_digits
+
+from descent.errors import UserError
+from descent.run.load import load_model
+from descent.run.predict import predict
+
+pytestmark = advised
+ROWS = 250  # three batches
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("digits") / "run"
+    train_project("digits", run_dir, "trainer.max_epochs=1", "data.num_workers=0")
+    return run_dir
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    pixels, _ = load_digits(return_X_y=True)
+    pl.DataFrame(pixels[:ROWS]).write_csv(tmp_path / "in.csv")
+    return tmp_path / "in.csv"
+
+
+def test_a_file_goes_through_the_data_module_and_predict_step(run_dir: Path, source: Path, tmp_path: Path) -> None:
+    predict(run_dir, source, tmp_path / "out.csv")
+    pixels, _ = load_digits(return_X_y=True)
+    with torch.no_grad():
+        scores = load_model(run_dir)(torch.tensor(pixels[:ROWS], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16)
+    assert pl.read_csv(tmp_path / "out.csv")["digit"].to_list() == scores.argmax(dim=1).tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_predictions_are_made_as_they_are_written(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def batches(self: DigitsData, path: Path) -> Any:
+        for number in range(2):
+            seen.append(f"read {number}")
+            yield torch.zeros(1, 1, 8, 8)
+
+    def write(self: DigitsData, path: Path, predictions: Any, output: Path) -> None:
+        for number, _ in enumerate(predictions):
+            seen.append(f"write {number}")
+        output.touch()
+
+    monkeypatch.setattr(DigitsData, "file_batches", batches)
+    monkeypatch.setattr(DigitsData, "write_predictions", write)
+    predict(run_dir, source, tmp_path / "out.csv")
+    assert seen == ["read 0", "write 0", "read 1", "write 1"]
+
+
+def test_an_error_leaves_the_output_as_it_was(run_dir: Path, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("before")
+    source.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"cannot predict from \S+in.csv to \S+out.csv: RuntimeError: shape"):
+        predict(run_dir, source, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "before"
+    with pytest.raises(UserError, match="OUTPUT must be another file than INPUT"):
+        predict(run_dir, source, source)
+
+
+def test_what_a_project_lacks_to_predict_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_project("gan", tmp_path / "run", "trainer.max_epochs=1")
+
+    def refused() -> str:
+        with pytest.raises(UserError) as caught:
+            predict(tmp_path / "run", tmp_path / "in", tmp_path / "out")
+        return str(caught.value)
+
+    assert refused() == (
+        "predictions need RingData to have file_batches(path), which gives the batches of a file and "
+        "write_predictions(path, predictions, output), which writes what predict_step gives for them"
+    )
+    monkeypatch.setattr(RingData, "file_batches", lambda *_: [], raising=False)
+    assert refused().startswith("predictions need RingData to have write_predictions(path, predictions, output)")
+    monkeypatch.setattr(RingData, "write_predictions", lambda *_: None, raising=False)
+    assert refused() == "predictions need GAN to have predict_step(batch, batch_idx)"

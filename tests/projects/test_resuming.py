@@ -1,0 +1,94 @@
+"""Runs of any project, ended by Ctrl-C or by kill -9, go on as if nothing had happened, bit for bit."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import posix
+from running import NAMES, SignalAt, Trace, advised, equal, in_child, train_project
+from test_train import events
+
+from descent.run.result import read_result
+from descent.training.checkpoint_io import read_checkpoint
+
+pytestmark = advised
+EPOCH = {"digits": 10, "gan": 6, "lengths": 7, "stream": 7}  # batches
+
+Whole = Callable[[str], tuple[Path, Trace]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run of a project that nothing interrupts."""
+    made: dict[str, tuple[Path, Trace]] = {}
+
+    def whole(name: str) -> tuple[Path, Trace]:
+        if name not in made:
+            trace, run_dir = Trace(), tmp_path_factory.mktemp("whole") / name
+            train_project(name, run_dir, callbacks=[trace])
+            made[name] = run_dir, trace
+        return made[name]
+
+    return whole
+
+
+def kept(run_dir: Path) -> dict[str, Any]:
+    """All that the last checkpoint has, but for the times."""
+    checkpoint = read_checkpoint(run_dir / "checkpoints/last.ckpt")
+    for state in checkpoint["callbacks"].values():
+        state.pop("seconds", None)
+    # counts that a scheduler which watches a metric has stepped, which it does after the end of its epoch
+    del checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+    return checkpoint
+
+
+def points(run_dir: Path) -> dict[str, Any]:
+    found = events(run_dir)
+    tags = [tag for tag in found.Tags()["scalars"] if tag != "train/seconds"]
+    return {tag: sorted((point.step, point.value) for point in found.Scalars(tag)) for tag in tags}
+
+
+def assert_same(run_dir: Path, expected_dir: Path) -> None:
+    found, expected = read_result(run_dir), read_result(expected_dir)
+    for name in ("status", "stopped", "metrics", "best", "steps", "epochs", "samples", "gradient_evaluations"):
+        assert equal(found[name], expected[name]), name
+    now, before = kept(run_dir), kept(expected_dir)
+    assert now.keys() == before.keys()
+    for name in before:
+        assert equal(now[name], before[name]), (name, now[name], before[name])
+    best, best_before = (read_checkpoint(d / "checkpoints/best.ckpt")["state_dict"] for d in (run_dir, expected_dir))
+    assert equal(best, best_before)
+    assert points(run_dir) == points(expected_dir)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
+    expected_dir, expected_trace = whole(name)
+    trace, epoch = Trace(), EPOCH[name]
+    # the first step, within an epoch, the last of one, the first of one, the very last
+    for batch in (1, epoch // 2, epoch, epoch + 1, 3 * epoch, 0):
+        at = SignalAt(batch)
+        found = train_project(name, tmp_path / "run", callbacks=[trace, at], resume=True)
+        assert at.sent == (batch > 0)
+        assert found.status == ("interrupted" if at.sent else "completed")
+    assert trace.steps == expected_trace.steps
+    assert_same(tmp_path / "run", expected_dir)
+
+
+@posix
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
+    expected_dir, _ = whole(name)
+    every = "checkpoint.every_steps=3"
+
+    def train_until(batch: int) -> Any:
+        train_project(name, tmp_path / "run", every, callbacks=[SignalAt(batch, signal.SIGKILL)], resume=True)
+
+    for batch in (EPOCH[name] // 2 + 1, EPOCH[name] + 3):
+        assert in_child(lambda batch=batch: train_until(batch)) == -signal.SIGKILL
+        assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+        assert not (tmp_path / "run/result.json").exists()
+    assert in_child(lambda: train_until(0), tmp_path / "output") == 0, (tmp_path / "output").read_text()
+    assert_same(tmp_path / "run", expected_dir)
