@@ -6,15 +6,11 @@ a result like any other. So the same command again continues a sweep.
 
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -26,7 +22,7 @@ from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
 from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
-from descent.sweep.tuning import best_of_each, key_of, repeats_of
+from descent.sweep.tuning import best_of_each, combinations, key_of, repeats_of
 
 
 class ResumingSweeper(Sweeper):
@@ -159,21 +155,3 @@ class ResumingSweeper(Sweeper):
 
     def _jobs(self) -> list[str]:
         return [job_label(job) for batch in self.overrides for job in batch]
-
-
-def combinations(overrides: Sequence[str], config_loader: ConfigLoader) -> list[list[str]]:
-    """The overrides of each job; of a key that is there twice the last values count.
-
-    Raises:
-        HydraException: a sweep over a range of numbers, which only a search has.
-    """
-    values: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader).parse_overrides([*overrides]):
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            raise HydraException(f"{key} must be values one by one: hydra.sweeper.space searches in a range")
-    return [list(job) for job in product(*values.values())]

@@ -1,12 +1,13 @@
 """The second round of a tuned sweep: what is best of each, and how it is repeated."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -27,8 +28,7 @@ def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[s
     if {"name", for_each} & set(then):
         raise must("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
     try:
-        overrides = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in then.items()])
-        (repeats,) = BasicSweeper.split_arguments(overrides, None)
+        repeats = combinations([f"{key}={values}" for key, values in then.items()])
     except HydraException as error:
         raise UserError(f"hydra.sweeper.then must be keys with values as in a sweep: {one_line(error)}") from error
     return repeats
@@ -65,3 +65,21 @@ def best_of_each(
 
 def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def combinations(overrides: Sequence[str], config_loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The overrides of each job; of a key that is there twice the last values count.
+
+    Raises:
+        HydraException: a sweep over a range of numbers, which only a search has.
+    """
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create(config_loader).parse_overrides([*overrides]):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HydraException(f"{key} must be values one by one: hydra.sweeper.space searches in a range")
+    return [list(job) for job in product(*values.values())]
