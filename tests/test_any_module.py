@@ -1,0 +1,104 @@
+"""What a module may do that the example does not: nothing of it gives wrong results without a word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from lightning.pytorch import LightningModule
+from test_resume import SignalAt, assert_resumes_exactly
+from test_stepping import SMALL
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from descent.config.schema import MonitorConfig
+from regression.model import LinearRegression
+
+PLAIN = LinearRegression.training_step
+
+
+def test_a_test_metric_with_the_name_of_another_does_not_take_its_place(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(*SMALL, "trainer.max_epochs=2").metrics
+    monkeypatch.setattr(LinearRegression, "on_test_epoch_end", lambda self: self.log("val/loss", 1000.0))
+    found = run(*SMALL, "trainer.max_epochs=2").metrics
+    assert found["val/loss"] == expected["val/loss"]
+    assert found["test/loss"] == 1000.0
+
+
+def test_a_loss_below_zero_is_no_divergence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lowered(self: LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return mse_loss(self(batch[0]), batch[1]) - 50
+
+    monkeypatch.setattr(LinearRegression, "training_step", lowered)
+    result = run(*SMALL, "trainer.max_epochs=2", "data.val_fraction=0")
+    assert (result.status, result.metrics["train/loss"] < -40) == ("completed", True)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 9])  # 6 steps an epoch
+def test_a_run_that_validates_within_its_epochs_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
+    options = [*SMALL, "trainer.val_check_interval=0.5", "trainer.max_epochs=3", "optimizer.lr=0.3"]
+    assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
+
+
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_a_plateau_that_is_looked_at_each_step_is_resumed_exactly(step: int, run: Run, tmp_path: Path) -> None:
+    def per_step(self: LinearRegression) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "interval": "step", "monitor": "own"}}
+
+    def logging(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        self.log("own", loss)
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LinearRegression, "configure_optimizers", per_step)
+        patch.setattr(LinearRegression, "training_step", logging)
+        options = [*SMALL, "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=1"]
+        assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
+
+
+@pytest.mark.parametrize("val_fraction", [0.2, 0.0])
+def test_the_loss_of_all_rows_changes_nothing_of_the_module(
+    val_fraction: float, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def noting(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(self.training)
+        if self.training:
+            self.log("own", 1.0)
+        else:
+            self.log("own", 2.0)  # nothing of it is kept
+            torch.rand(3)
+        return PLAIN(self, batch, batch_idx)
+
+    monkeypatch.setattr(LinearRegression, "training_step", noting)
+    result = run(*SMALL, "trainer.max_epochs=2", f"data.val_fraction={val_fraction}")
+    assert seen.count(True) == result.steps
+    assert result.metrics["own"] == 1.0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_last_batch_of_an_epoch_knows_that_it_is(fast: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    last: list[bool] = []
+
+    def noting(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        if self.training:
+            last.append(self.trainer.is_last_batch)
+        return PLAIN(self, batch, batch_idx)
+
+    monkeypatch.setattr(LinearRegression, "training_step", noting)
+    run(*SMALL, "trainer.max_epochs=2", f"trainer.fast={fast}")
+    assert last == [*[False] * 5, True] * 2
+
+
+def test_a_metric_of_other_rows_has_the_mode_of_its_name_and_not_of_its_last_part() -> None:
+    monitor = MonitorConfig("val/acc/dataloader_idx_0", "max")
+    assert monitor.mode_of("test/acc/dataloader_idx_0", None, "x") == "max"
+    with pytest.raises(Exception, match="x must be min or max"):
+        monitor.mode_of("val/loss/dataloader_idx_0", None, "x")
