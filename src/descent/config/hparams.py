@@ -19,7 +19,10 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
 
     found: dict[str, Any] = {"seed": config.seed}
     tree = tree_of(config)
+    unused = unused_groups(config)
     for group in GROUPS:
+        if group in unused:
+            continue
         if group in config.choices:
             found[group] = config.choices[group]
         left_out = config.links if group in OF_CLASSES else ()
@@ -40,3 +43,9 @@ def flat(node: Mapping[str, Any], path: str = "", left_out: Collection[str] = ()
             yield from flat(value, f"{key}.", left_out)
         else:
             yield key, value
+
+
+def unused_groups(config: "Config") -> list[str]:
+    """Groups that neither model nor data take anything of, so that what they say is not so."""
+    used = {source.partition(".")[0] for key, source in config.links.items() if key.startswith(("data.", "model."))}
+    return [group for group in ("optimizer", "scheduler", "batch") if getattr(config, group) and group not in used]

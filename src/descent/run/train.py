@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 
 from descent.batches.exact import exact, load_positions
-from descent.config.hparams import flat_hparams
+from descent.config.hparams import flat_hparams, unused_groups
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
 from descent.config.schema import Config
@@ -87,6 +87,9 @@ def _train(
     longer: bool,
     start: Start,
 ) -> Result:
+    if unused := unused_groups(config):
+        said = "note: neither model nor data take anything of %s: interpolation in their YAML files would hand it on"
+        log.warning(said, " and ".join(unused))
     data = build(config.data, "data", LightningDataModule)
     identity = {"config_digest": config_digest(config), "config": flat_config(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
