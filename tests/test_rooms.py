@@ -55,10 +55,13 @@ def test_rooms_import_each_other_in_one_direction() -> None:
             del needs[room]
 
 
-def without(room: str, copy: Path) -> None:
-    """A copy of the project that has no such room."""
+def copy_to(copy: Path) -> None:
     for name in ("src", "conf", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+
+
+def delete(room: str, copy: Path) -> None:
+    """Takes a room out of a copy of the project."""
     shutil.rmtree(copy / "src/descent" / room)
     if room == "sweep":
         shutil.rmtree(copy / "src/hydra_plugins")
@@ -70,9 +73,13 @@ def without(room: str, copy: Path) -> None:
         (copy / "src/regression/comparison.py").unlink()
 
 
-@pytest.mark.parametrize("room", OPTIONAL)
-def test_an_optional_room_can_be_deleted(room: str, tmp_path: Path) -> None:
-    without(room, tmp_path / "copy")
+@pytest.mark.parametrize(
+    "rooms", [OPTIONAL, *(pytest.param((room,), marks=pytest.mark.soak) for room in OPTIONAL)], ids=",".join
+)
+def test_optional_rooms_can_be_deleted(rooms: tuple[str, ...], tmp_path: Path) -> None:
+    copy_to(tmp_path / "copy")
+    for room in rooms:
+        delete(room, tmp_path / "copy")
     modules = [
         path.relative_to(tmp_path / "copy/src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
         for path in sorted((tmp_path / "copy/src").rglob("*.py"))
