@@ -26,8 +26,8 @@ from descent.compare.plots import curve_over
 from descent.compare.runs import read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import table_of, to_target
+from descent.config.metric import Metric
 from descent.errors import UserError
-from descent.run.metric import Metric
 from descent.run.result import read_result
 from descent.run.train import train
 from regression.comparison import EXCESS, EXTRA, contraction_of, problem

@@ -21,8 +21,8 @@ from descent.compare.checks import why_not_comparable
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import runs_table, table_of, to_target
+from descent.config.metric import Metric
 from descent.errors import UserError
-from descent.run.metric import Metric
 from descent.run.result import Result, read_result
 from descent.sweep.tuning import best_of_each
 from regression.comparison import EXCESS, EXTRA, contraction_of, paths, problem

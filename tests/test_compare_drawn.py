@@ -14,7 +14,7 @@ from test_compare_by_hand import LOSS, OPTIMUM, compare, run_of, runs_of, write
 from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
 from descent.compare.runs import Run
 from descent.compare.settings import settings_of
-from descent.run.metric import Metric
+from descent.config.metric import Metric
 from regression.comparison import EXCESS, paths
 
 WIDE = {"size": (7.5, 4.0), "spines": ["left", "bottom"]}

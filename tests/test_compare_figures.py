@@ -10,7 +10,7 @@ from test_compare_by_hand import LOSS, compare, run_of, runs_of, write
 
 from descent.compare.plots import curve_over, heat_map, learning_rates
 from descent.compare.settings import settings_of
-from descent.run.metric import Metric
+from descent.config.metric import Metric
 from regression.comparison import EXCESS
 
 

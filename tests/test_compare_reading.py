@@ -14,8 +14,8 @@ from descent.compare.checks import why_not_comparable
 from descent.compare.runs import read_runs
 from descent.compare.settings import best_settings, name_of, settings_of
 from descent.compare.tables import table_of, to_target
+from descent.config.metric import Metric
 from descent.errors import UserError
-from descent.run.metric import Metric
 from regression.comparison import EXCESS, problem
 
 COUNT, NUMBER, FINITE = "an integer, 0 or more", "a number, 0 or more", "a number below 1e+300 in size"

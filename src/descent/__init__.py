@@ -1,4 +1,4 @@
-"""Linear regression by gradient descent, as a PyTorch Lightning and Hydra project.
+"""The machinery of a PyTorch Lightning and Hydra project, for any LightningModule and LightningDataModule.
 
 Importing this package imports no torch, so that ``--help`` and every config error answer at once;
 ``descent.run.train`` is where torch comes in.

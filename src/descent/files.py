@@ -1,6 +1,7 @@
 """Files that are whole or not there, and directories that one process at a time works in."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, Exception) and isinstance(cause, OSError):
             raise UserError(f"cannot write {path}: {cause.strerror}") from error
         raise
+
+
+@contextmanager
+def replaced(output: Path) -> Iterator[Path]:
+    """A path of its own to write to, that becomes ``output``; on an error ``output`` stays as it was."""
+    temporary = output.absolute().with_name(f".{secrets.token_hex(4)}.{output.name}")
+    try:
+        yield temporary
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

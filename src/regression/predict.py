@@ -1,12 +1,12 @@
 """Predictions for a table, in a stream: memory does not grow with its rows."""
 
-import secrets
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from descent.errors import UserError, must
+from descent.files import replaced
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
 from regression.callbacks.of import model_of
@@ -48,18 +48,15 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
             raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
         raise must("OUTPUT", "another file than INPUT", str(output))
-    temporary = output.absolute().with_name(f"{output.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
     try:
         predicted = frame.with_columns(_prediction(model, numbers))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet
-        sink(temporary)
-        temporary.replace(output)
+        with replaced(output) as temporary:
+            sink(temporary)
     except _NotFiniteError:
         raise _not_finite(frame, features, source, model, checkpoint_path(run_dir, checkpoint)) from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"cannot predict from {source} to {output}: {first_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _prediction(model: LinearRegression, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:

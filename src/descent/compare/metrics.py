@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from descent.config.metric import Metric, without_split
 from descent.errors import UserError, must
-from descent.run.metric import Metric, without_split
 
 
 def modes_of(monitors: Sequence[Metric], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from descent.compare import X_AXES
 from descent.compare.extra import Curve
 from descent.compare.runs import Run
 from descent.compare.settings import Setting, mean_of, name_of
+from descent.config.metric import Metric
 from descent.drawing import legend, look, new_figure, plain
-from descent.run.metric import Metric
 
 MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
 CLIPPED = Curve("grad/clipped", "max", "fraction of steps clipped so far")

@@ -17,10 +17,10 @@ from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import best_of, runs_table, table_of
+from descent.config.metric import Metric, monitors_of, same_of
 from descent.drawing import png_of
 from descent.errors import UserError, must
 from descent.files import write_atomically
-from descent.run.metric import Metric, monitors_of, same_of
 
 DPI = 110
 

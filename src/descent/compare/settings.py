@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from descent.compare.runs import Run
-from descent.run.metric import Metric
+from descent.config.metric import Metric
 
 CLASSES = ("data.", "model.", "callbacks.", "logger.")  # their arguments may be copies of what stands elsewhere
 

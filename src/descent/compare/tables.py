@@ -12,7 +12,7 @@ from descent.compare import X_AXES
 from descent.compare.extra import Curve
 from descent.compare.runs import Run
 from descent.compare.settings import Setting, finals
-from descent.run.metric import Metric
+from descent.config.metric import Metric
 
 
 def best_of(run: Run) -> tuple[str, float | None] | None:

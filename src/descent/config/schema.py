@@ -3,13 +3,13 @@
 ``descent.config.parse`` turns the composed config into these plain, typed objects. Nothing here imports torch.
 """
 
-import re
 from dataclasses import MISSING, asdict, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from descent.config.metric import without_split
 from descent.config.types import (
     Boolean,
     Keys,
@@ -83,7 +83,7 @@ class MonitorConfig:
         """
         if mode is not None:
             return mode
-        if _without_split(metric) == _without_split(self.metric):
+        if without_split(metric) == without_split(self.metric):
             return self.mode
         raise must(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
 
@@ -137,10 +137,6 @@ class Config:
     extra: Keys = field(default_factory=dict)  # what else train.yaml has at its top
     choices: dict[str, str] = field(default_factory=dict)  # config group -> the option chosen
     links: dict[str, str] = field(default_factory=dict)  # keys whose value is interpolated -> the key it is that of
-
-
-def _without_split(metric: str) -> str:
-    return re.sub("^(train|val|test)/", "", metric)
 
 
 def tree_of(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.watcher import Watcher
+from descent.training.watcher import Watcher, callbacks_of
 
 WATCHED_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a Watcher, where it wants them
 STEP_HOOKS = WATCHED_HOOKS | {"on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"}
@@ -33,8 +33,7 @@ def _in_hooks(trainer: Trainer) -> str | None:
         return f"{type(module).__name__} overrides {hook}"
     for hook in _overridden(datamodule, LightningDataModule, TRANSFER_HOOKS) if datamodule else []:
         return f"{type(datamodule).__name__} overrides {hook}"
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
-    for callback in callbacks:
+    for callback in callbacks_of(trainer, Callback):
         hooks = STEP_HOOKS - WATCHED_HOOKS if isinstance(callback, Watcher) else STEP_HOOKS
         for hook in _overridden(callback, Callback, hooks):
             return f"the callback {type(callback).__name__} listens to each ({hook})"
@@ -87,8 +86,9 @@ def _in_batches(trainer: Trainer) -> str | None:
 
 def hears_of_epochs(trainer: Trainer) -> bool:
     """Whether something happens at the end of each epoch, or at its start."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    heard = any(hears_epochs(callback) for callback in callbacks if not isinstance(callback, Watcher))
+    heard = any(
+        hears_epochs(callback) for callback in callbacks_of(trainer, Callback) if not isinstance(callback, Watcher)
+    )
     plateau = any(scheduler.reduce_on_plateau for scheduler in trainer.lr_scheduler_configs)
     return heard or plateau or bool(list(_overridden(trainer.lightning_module, LightningModule, EPOCH_HOOKS)))
 

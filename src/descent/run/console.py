@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from descent.config.hparams import GROUPS, flat_hparams
+from descent.config.metric import SPLITS
 from descent.config.schema import Config
 from descent.errors import show
 from descent.run.result import Result
-
-SPLITS = ("train", "val", "test")
 
 # Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
 SHOWN = {

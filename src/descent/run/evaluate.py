@@ -27,8 +27,8 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     Args:
         run_dir: of a finished run.
         checkpoint: which of its two.
-        data: a file with other rows; the data module's ``rows_of(path)`` makes a loader of it. ``None``: the run's own
-            test rows.
+        data: a file with other rows, of which the data module's ``file_dataloader`` makes a loader; ``None``: the run's
+            own test rows.
 
     Returns:
         the metrics by name.

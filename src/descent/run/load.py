@@ -56,15 +56,15 @@ def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
     torch.set_default_dtype(precision)  # so that no value is rounded to less
     try:
         given = loaded.get("hyper_parameters")
-        own = {key: value for key, value in config.model.items() if key != "_target_"}
         if given is None:
             model = build(config.model, "model", LightningModule)
         else:
-            model = load_class(config.model["_target_"], LightningModule, "model")(**{**own, **given})
+            known = {key: value for key, value in config.model.items() if key != "_target_"}
+            model = load_class(config.model["_target_"], LightningModule, "model")(**(known | given))
         model.configure_model()
     finally:
         torch.set_default_dtype(before)
-    model = model if precision is None else model.to(precision)
+    model = model.to(precision)
     own = model.state_dict()
     for name, weight in weights.items():
         if name in own and weight.dtype != own[name].dtype:  # torch would convert it

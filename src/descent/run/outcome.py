@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest
+from descent.config.metric import without_split
 from descent.config.schema import Config
-from descent.run.metric import without_split
 from descent.run.result import Result
 from descent.training.budget import Budget, gradient_evaluations
 from descent.training.callback import ResultCallback
@@ -28,6 +29,7 @@ from descent.training.logger import RunLogger
 from descent.training.samples import Samples
 from descent.training.schedule import schedule_of
 from descent.training.training_loss import full_loss, has_full_loss, loss_unit
+from descent.training.watcher import callbacks_of
 
 
 def new_result(config: Config, command: str | None) -> Result:
@@ -47,11 +49,6 @@ def command_line(command: str | None) -> str:
     return command or shlex.join(["python", *sys.argv])
 
 
-def callbacks_of(trainer: Trainer) -> list[Any]:
-    """All of them."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]  # set in Trainer's connector
-
-
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
     """What is known after training: metrics at the last weights, counts, and what the callbacks add."""
     schedule = schedule_of(trainer)
@@ -62,37 +59,34 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     in_memory = has_full_loss(trainer)
     result.metrics = {"train/loss": math.nan} if in_memory else {}  # the first of them
     logged = dict(trainer.callback_metrics)
-    for callback in callbacks_of(trainer):
-        if isinstance(callback, Logged):
-            logged = callback.metrics | logged  # of before, where a resumed run had nothing left to do
+    for before in callbacks_of(trainer, Logged):
+        logged = before.metrics | logged  # of before, where a resumed run had nothing left to do
     result.metrics |= {name: value.item() for name, value in logged.items()}
     if in_memory:
         with torch.no_grad():
             loss = full_loss(trainer, model).item()
         result.metrics["train/loss"] = loss * loss_unit(model)
-        if result.status == "completed" and not loss <= divergence_of(trainer).limit:
+        (divergence,) = callbacks_of(trainer, Divergence)
+        if result.status == "completed" and not loss <= divergence.limit:
             _diverged(result)
     elif result.status == "completed" and not all(weight.isfinite().all() for weight in model.parameters()):
         _diverged(result)
-    averaged = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks_of(trainer))
-    for kept in callbacks_of(trainer):
-        if isinstance(kept, Checkpoints):
-            if averaged:  # the last weights are of no validation: they were averaged after it
-                schedule.validated_step = kept.compared_step = -1
-            result.seconds += kept.seconds_before
-            if trainer.enable_validation and schedule.validated_step != trainer.global_step:
-                new = result.status == "completed" and kept.compared_step != trainer.global_step
-                result.metrics |= _validate(trainer, model, data, logged=new)
-                if new:
-                    kept.compare_last(trainer, model)
-            result.monitor["metric"] = kept.metric
-            result.best = {"step": kept.best_step, "metric": kept.metric, "value": kept.best_value}
-    for callback in callbacks_of(trainer):
-        if isinstance(callback, ResultCallback):
-            result.callbacks.append(callback)
-            entries = callback.result(trainer, model)
-            result.metrics |= entries.pop("metrics", {})
-            result.entries |= entries
+    for kept in callbacks_of(trainer, Checkpoints):  # none with fast_dev_run
+        if callbacks_of(trainer, StochasticWeightAveraging):  # the last weights were averaged after their validation
+            schedule.validated_step = kept.compared_step = -1
+        result.seconds += kept.seconds_before
+        if trainer.enable_validation and schedule.validated_step != trainer.global_step:
+            new = result.status == "completed" and kept.compared_step != trainer.global_step
+            result.metrics |= _validate(trainer, model, data, logged=new)
+            if new:
+                kept.compare_last(trainer, model)
+        result.monitor["metric"] = kept.metric
+        result.best = {"step": kept.best_step, "metric": kept.metric, "value": kept.best_value}
+    for callback in callbacks_of(trainer, ResultCallback):
+        result.callbacks.append(callback)
+        entries = callback.result(trainer, model)
+        result.metrics |= entries.pop("metrics", {})
+        result.entries |= entries
 
 
 def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, best: Path | None) -> None:
@@ -126,12 +120,6 @@ def log_final(trainer: Trainer, result: Result) -> None:
             logger.log_hyperparams(shown)
 
 
-def divergence_of(trainer: Trainer) -> Divergence:
-    """The one of a Trainer."""
-    (divergence,) = (callback for callback in callbacks_of(trainer) if isinstance(callback, Divergence))
-    return divergence
-
-
 def _diverged(result: Result) -> None:
     result.status = "diverged"
     result.reason = "the training loss after the last step is not finite, or far above the first"
@@ -149,11 +137,14 @@ def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool)
 
 
 def _why_stopped(trainer: Trainer) -> str | None:
-    for callback in callbacks_of(trainer):
+    for callback in callbacks_of(trainer, Callback):
         if isinstance(callback, Converged | Budget) and callback.reason:
             return callback.reason
-        if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
-            return f"{callback.monitor} has not improved for {callback.patience} validations"
+        if isinstance(callback, EarlyStopping):
+            if callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                return f"{callback.monitor} has not improved for {callback.patience} validations"
+            if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+                return callback.stopping_reason_message
     return None
 
 
@@ -167,4 +158,5 @@ def _count(result: Result, trainer: Trainer) -> None:
         passes, rest = divmod(taken, int(batches))
         result.samples = sum(n * min(k * loader.size, loader.rows) for n, k in ((passes, int(batches)), (1, rest)))
     else:
-        result.samples = next((c.samples for c in callbacks_of(trainer) if isinstance(c, Samples)), 0)
+        (counted,) = callbacks_of(trainer, Samples)
+        result.samples = counted.samples

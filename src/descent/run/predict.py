@@ -1,6 +1,5 @@
 """Predictions of a finished run for a file, as the project's data module reads and writes it."""
 
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.errors import UserError, must
+from descent.files import replaced
 from descent.run.load import CheckpointName, load_model
 from descent.run.result import run_result
 from descent.run.resume import load_saved, to_config
@@ -52,19 +52,15 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
     if source.resolve() == output.resolve():
         raise must("OUTPUT", "another file than INPUT", str(output))
-    temporary = output.absolute().with_name(f".{secrets.token_hex(4)}.{output.name}")  # nobody else's, of the same kind
     try:
-        with isolate_rng(), torch.inference_mode():
+        with replaced(output) as temporary, isolate_rng(), torch.inference_mode():
             seed_everything(config.seed, verbose=False)
             data.write_predictions(source, _predictions(model, data.file_batches(source)), temporary)
-        temporary.replace(output)
     except UserError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"cannot predict from {source} to {output}: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _predictions(model: LightningModule, batches: Iterable[Any]) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
 from descent.run.libraries import libraries_as_here
-from descent.run.outcome import callbacks_of, command_line, describe, log_final, new_result, test
+from descent.run.outcome import command_line, describe, log_final, new_result, test
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
 from descent.training.build import build
@@ -27,6 +27,7 @@ from descent.training.divergence import DivergenceError
 from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_checkpoint, restoring
 from descent.training.trainer import build_trainer
+from descent.training.watcher import callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -146,12 +147,11 @@ def _make_exact(data: LightningDataModule, seed: int, checkpoint: dict[str, Any]
 
 
 def _call_after_result(trainer: Trainer, result: Result, run_dir: Path) -> None:
-    for callback in callbacks_of(trainer):
-        if isinstance(callback, ResultCallback):
-            try:
-                callback.after_result(trainer, result.as_dict(), run_dir)
-            except Exception as error:  # whatever it is, the run is no worse for it
-                log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
+    for callback in callbacks_of(trainer, ResultCallback):
+        try:
+            callback.after_result(trainer, result.as_dict(), run_dir)
+        except Exception as error:  # whatever it is, the run is no worse for it
+            log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
 
 
 def _interrupt(result: Result, interrupted: Interrupted) -> None:

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from descent.config.metric import SPLITS, Metric, monitors_of, same_of
 from descent.errors import UserError
 from descent.files import write_atomically
-from descent.run.metric import SPLITS, Metric, monitors_of, same_of
 from descent.run.result import read_result
 
 MOST_ROWS, MOST_METRICS = 30, 3  # on the console

@@ -21,7 +21,7 @@ from descent.training.divergence import Divergence
 from descent.training.random_state import random_state, set_random_state
 from descent.training.schedule import logged, monitored, schedule_of
 from descent.training.training_loss import full_loss, has_full_loss
-from descent.training.watcher import Watcher
+from descent.training.watcher import Watcher, callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +150,8 @@ class Checkpoints(Watcher, Checkpoint):
 
     def write(self, trainer: Trainer) -> None:
         """Brings both files up to date, and the loggers' up to the same step."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
-            if isinstance(callback, Divergence):
-                callback.check(trainer)
+        for divergence in callbacks_of(trainer, Divergence):
+            divergence.check(trainer)
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()

@@ -8,9 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from descent.training.logged import results_of
 from descent.training.logger import RunLogger
 from descent.training.points import Points
-from descent.training.training_loss import loss_unit
-
-LOSS = "train/loss"
+from descent.training.training_loss import LOSS, loss_unit
 
 
 class Curves(Points):

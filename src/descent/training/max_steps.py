@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.budget import Budget
-from descent.training.watcher import Watcher
+from descent.training.watcher import Watcher, callbacks_of
 
 
 class MaxSteps(Watcher):
@@ -34,9 +34,6 @@ def run_length(trainer: Trainer) -> int | None:
     """How many optimizer steps the run is to have; ``None``: not known. A budget of seconds is left out."""
     estimated = trainer.estimated_stepping_batches
     limits = [sys.maxsize if estimated in (-1, math.inf) else int(estimated)]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector
-        if isinstance(callback, MaxSteps):
-            limits.append(callback.max_steps)
-        if isinstance(callback, Budget):
-            limits.append(callback.most_steps(trainer.train_dataloader))
+    limits += [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]
+    limits += [budget.most_steps(trainer.train_dataloader) for budget in callbacks_of(trainer, Budget)]
     return None if min(limits) == sys.maxsize else min(limits)

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +10,7 @@ from torch import Tensor
 from descent.batches.in_memory import InMemoryBatches
 from descent.errors import must
 from descent.training.spacing import Spacing
-from descent.training.watcher import Watcher
+from descent.training.watcher import Watcher, callbacks_of
 
 
 class Schedule(Watcher):
@@ -91,8 +90,7 @@ class Schedule(Watcher):
 
 def schedule_of(trainer: Trainer) -> Schedule:
     """The one of a Trainer."""
-    callbacks: Iterable[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
-    (schedule,) = (callback for callback in callbacks if isinstance(callback, Schedule))
+    (schedule,) = callbacks_of(trainer, Schedule)
     return schedule
 
 

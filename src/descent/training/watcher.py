@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from descent.batches.in_memory import Batch
+
+T = TypeVar("T")
+
+
+def callbacks_of(trainer: Trainer, kind: type[T]) -> list[T]:
+    """Those of a Trainer that are of a kind, in their order."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def loss_of(trainer: Trainer, outputs: Any) -> Tensor | None:

@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from descent.training.callback import ResultCallback
+from descent.training.watcher import callbacks_of
 from regression.callbacks.of import data_of
 from regression.callbacks.parameters import Parameters
 
@@ -27,6 +28,5 @@ class Figures(ResultCallback):
             return
         from regression.figures import draw_figures  # matplotlib comes in here
 
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
-        path = next((c.path for c in callbacks if isinstance(c, Parameters) and c.path), None)
+        path = next((parameters.path for parameters in callbacks_of(trainer, Parameters) if parameters.path), None)
         draw_figures(result, data_of(trainer), None if path is None else np.array(path), trainer.loggers, run_dir)
