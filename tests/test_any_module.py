@@ -11,6 +11,7 @@ from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torchmetrics import SumMetric
 
 from descent.config.schema import MonitorConfig
 from regression.model import LinearRegression
@@ -81,6 +82,33 @@ def test_the_loss_of_all_rows_changes_nothing_of_the_module(
     result = run(*SMALL, "trainer.max_epochs=2", f"data.val_fraction={val_fraction}")
     assert seen.count(True) == result.steps
     assert result.metrics["own"] == 1.0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("val_fraction", "rows"), [(0.2, 48), (0.0, 48 + 12)])
+def test_a_metric_of_the_training_step_counts_the_rows_of_its_epoch_alone(
+    val_fraction: float, rows: int, fast: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure, counted = LinearRegression.configure_model, list[float]()
+
+    def with_metric(self: LinearRegression) -> None:
+        configure(self)
+        self.seen = SumMetric()
+
+    def counting(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        self.seen.update(len(batch[1]))
+        return PLAIN(self, batch, batch_idx)
+
+    def at_end(self: LinearRegression) -> None:
+        counted.append(self.seen.compute().item())
+        self.seen.reset()
+
+    monkeypatch.setattr(LinearRegression, "configure_model", with_metric)
+    monkeypatch.setattr(LinearRegression, "training_step", counting)
+    monkeypatch.setattr(LinearRegression, "on_train_epoch_end", at_end)
+    options = f"data.val_fraction={val_fraction}", "data.test_fraction=0", f"trainer.fast={fast}"
+    run(*SMALL, "trainer.max_epochs=3", *options, "stopping=converged", "stopping.max_epochs=3")
+    assert counted == [rows] * 3
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,13 +1,13 @@
 """What has been logged and measured so far, of which Lightning's checkpoints keep nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
 
+from descent.training.metric_states import States, metric_states, set_metric_states
 from descent.training.watcher import Watcher
 
 
@@ -27,7 +27,7 @@ class Logged(Watcher):
         self.is_within = False  # an epoch
         self.sums: dict[str, dict[str, Tensor]] = {}  # of the epoch's batches before the checkpoint
         self.metrics: dict[str, Tensor] = {}
-        self.states: dict[str, dict[str, Any]] = {}
+        self.states: States = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # an older version wrote none
@@ -35,11 +35,8 @@ class Logged(Watcher):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.callback_metrics.update(self.metrics)
-        for name, metric in _metrics_of(pl_module):
-            if saved := self.states.get(name):
-                for key, value in saved["state"].items():
-                    setattr(metric, key, _moved(value, metric.device))
-                metric._update_count = saved["updates"]  # it has no setter
+        if self.states:
+            set_metric_states(pl_module, self.states)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,20 +56,8 @@ class Logged(Watcher):
         checkpoint["logged"] = {
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
-            "states": {
-                name: {"state": dict(metric.metric_state), "updates": metric.update_count}
-                for name, metric in _metrics_of(pl_module)
-                if metric.update_count
-            },
+            "states": metric_states(pl_module),
         }
-
-
-def _metrics_of(pl_module: LightningModule) -> Iterator[tuple[str, Metric]]:
-    for name, module in pl_module.named_modules():
-        if isinstance(module, MetricCollection):
-            module.items()  # of several with one state only the first has what is new
-        elif isinstance(module, Metric):
-            yield name, module
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:
@@ -82,7 +67,3 @@ def _add(result: Any, before: Mapping[str, Tensor]) -> None:
         extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
         reduce = result.meta.reduce_fx if extreme else torch.add
         setattr(result, key, reduce(value.to(now.device), now))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)

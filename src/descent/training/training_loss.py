@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.training.metric_states import metric_states, set_metric_states
 from descent.training.schedule import monitored, schedule_of
 from descent.training.watcher import Watcher, loss_of
 
@@ -23,12 +24,14 @@ def loss_unit(pl_module: LightningModule) -> float:
 def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     """The training step's loss on all training rows at the weights as they are now; differentiable.
 
-    In evaluation mode, without dropout, and nothing is logged. Only of batches in memory, see ``has_full_loss``.
+    In evaluation mode, without dropout; nothing is logged, and metrics keep their states. Only of batches in memory,
+    see ``has_full_loss``.
     """
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
     rows = tuple(tensor.to(pl_module.device) for tensor in batches.all())
     modes = [(module, module.training) for module in pl_module.modules()]
+    states = metric_states(pl_module)
     vars(pl_module).update(log=_nothing, log_dict=_nothing)
     try:
         pl_module.eval()
@@ -36,6 +39,7 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
             output = pl_module.training_step(rows, 0)
     finally:
         del pl_module.log, pl_module.log_dict
+        set_metric_states(pl_module, states)
         for module, training in modes:
             module.training = training
     loss = output["loss"] if isinstance(output, Mapping) else output
