@@ -13,10 +13,10 @@ from test_resume import SignalAt, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 
 from descent.training.checkpoint_io import read_checkpoint
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
-class Written(Watcher):
+class Written(SparseCallback):
     """The steps at which ``last.ckpt`` was written."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def test_of_equal_losses_the_first_is_the_best(run: Run) -> None:
     assert result.best == {"step": 1, "metric": "train/loss", "value": 0.0}
 
 
-class Copies(Watcher):
+class Copies(SparseCallback):
     """Copies the run directory after a step, which is what a process killed then would leave."""
 
     def __init__(self, step: int, source: Path, target: Path) -> None:

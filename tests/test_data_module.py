@@ -102,7 +102,7 @@ def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
     monkeypatch.setattr(module, "MOST_WORK", 30 * 4 * 4 + 20 * 4 * 4 * 4 - spared)
     data = data_module(config.data)
     with caplog.at_level(logging.INFO):
-        assert (data.triangle is None) == (data.optimum is None) == spared
+        assert (data.r_factor is None) == (data.optimum is None) == spared
     said = "note: the least-squares solution of 30 rows and 4 features would take minutes, and is left out"
     assert [(r.levelname, r.message) for r in caplog.records] == ([("WARNING", said)] if spared else [])
 
@@ -113,4 +113,4 @@ def test_least_squares_may_take_a_million_million_operations(
 ) -> None:
     monkeypatch.setattr(module, "work", lambda rows, features: operations)
     config = config_of("data=line")
-    assert (data_module(config.data).triangle is None) == spared
+    assert (data_module(config.data).r_factor is None) == spared

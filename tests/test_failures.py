@@ -16,12 +16,12 @@ from descent.errors import UserError
 from descent.files import locked, write_atomically
 from descent.run.result import Result, read_result
 from descent.run.train import train
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 FREE = ("trainer.enable_progress_bar=false", "figures=false")
 
 
-class FailsAt(Watcher):
+class FailsAt(SparseCallback):
     """Raises an error in a hook."""
 
     def __init__(self, hook: str, error: BaseException) -> None:
@@ -98,7 +98,7 @@ def test_an_error_of_the_disk_is_told_where_the_result_cannot_be_written_either(
         monkeypatch.setattr(os, "fsync", full)
         raise OSError(5, "Input/output error", "/x")
 
-    callback = Watcher()
+    callback = SparseCallback()
     callback.on_train_start = fill  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"^cannot write /x: Input/output error$"):
         run(*SMALL, callbacks=[callback], run_dir=tmp_path / "r")
@@ -158,7 +158,7 @@ def test_an_error_before_the_first_step_of_a_new_run_is_its_own(run: Run, tmp_pa
 def test_on_start_is_called_once_when_all_is_loaded_and_before_the_first_step(tmp_path: Path) -> None:
     order: list[str] = []
 
-    class Notes(Watcher):
+    class Notes(SparseCallback):
         def on_load_checkpoint(self, *_: Any) -> None:
             order.append("loaded")
 

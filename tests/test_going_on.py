@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
 from descent.config.identity import config_digest, flat_config
-from descent.errors import UserError, show
+from descent.errors import UserError, as_yaml
 from descent.run.result import Result, read_result
 from descent.run.resume import check_unchanged, resume
 from descent.run.train import train
@@ -102,7 +102,7 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
             said = refusal()
             assert said.startswith(f"{path} must be a checkpoint that this version of the project wrote, to be resumed")
             assert f"; its {part} must be " in said
-            assert said.endswith(f", got {show(value)}")
+            assert said.endswith(f", got {as_yaml(value)}")
     for first in ("run", "loops"):
         torch.save(whole | {first: [1]}, path)
         assert refusal().endswith(f"; its {first} must be a group of keys, got [1]")

@@ -19,7 +19,7 @@ from descent.run.result import read_result
 from descent.run.resume import check_unchanged, load_saved, resume, to_config
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.checkpoints import Checkpoints
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -258,7 +258,7 @@ def test_a_result_with_a_key_of_another_kind_is_named(key: str, value: Any, fini
 def test_a_run_holds_the_lock_of_its_directory_while_it_trains(run: Run, tmp_path: Path) -> None:
     tried: list[str] = []
 
-    class Intruder(Watcher):
+    class Intruder(SparseCallback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             with (
                 pytest.raises(UserError, match="is at work in another process") as raised,

@@ -9,7 +9,7 @@ import torch
 from conftest import Run
 from torch.autograd.functional import hessian
 
-from regression.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, triangle
+from regression.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, r_factor
 from regression.optimum import least_squares as least_squares_of
 
 
@@ -20,7 +20,7 @@ def problem(n: int = 50, d: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch
 
 
 def least_squares(x: torch.Tensor, y: torch.Tensor, bias: bool) -> Optimum:
-    return least_squares_of(triangle(x, y, bias), len(y), bias)
+    return least_squares_of(r_factor(x, y, bias), len(y), bias)
 
 
 def loss_hessian(a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -100,7 +100,7 @@ def test_excess_loss_is_the_difference_of_two_losses() -> None:
     found, step = least_squares(x, y, bias=True), torch.tensor([0.1, -0.2, 0.3, -0.4, 0.5], dtype=torch.float64)
     p = torch.tensor([*found.weight, found.bias], dtype=torch.float64) + step
     loss = ((torch.cat([x, torch.ones(50, 1)], 1) @ p - y) ** 2).mean().item()
-    assert excess_loss(triangle(x, y, True), 50, step) == pytest.approx(loss - found.loss, rel=1e-10)
+    assert excess_loss(r_factor(x, y, True), 50, step) == pytest.approx(loss - found.loss, rel=1e-10)
 
 
 def descend(x: torch.Tensor, y: torch.Tensor, steps: int, **options: float | bool) -> list[float]:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from regression.optimum import Optimum, contraction, largest_stable_lr, least_squares, triangle, work
+from regression.optimum import Optimum, contraction, largest_stable_lr, least_squares, r_factor, work
 
 
 def test_a_line_through_three_points_by_hand() -> None:
     x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 9.0])
-    found = least_squares(triangle(x, y, False), 3, False)
+    found = least_squares(r_factor(x, y, False), 3, False)
     # w = (2 + 8 + 27) / 14; the mean square of the rest is (101 - 37^2 / 14) / 3; the curvature is 2 * 14 / 3
     assert found.weight == pytest.approx([37 / 14]) and found.bias is None
     assert found.loss == pytest.approx((101 - 37**2 / 14) / 3)
@@ -22,14 +22,14 @@ def test_a_line_through_three_points_by_hand() -> None:
 
 def test_two_curvatures_by_hand() -> None:
     x, y = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.tensor([2.0, 3.0], dtype=torch.float64)
-    found = least_squares(triangle(x, y, False), 2, False)  # the Hessian is diag(4, 1)
+    found = least_squares(r_factor(x, y, False), 2, False)  # the Hessian is diag(4, 1)
     assert found.weight == pytest.approx([1.0, 3.0]) and found.loss == pytest.approx(0, abs=1e-30)
     rates = (found.condition_number, found.max_stable_lr, found.best_lr, found.contraction)
     assert rates == pytest.approx((4, 0.5, 0.4, 0.6)) and found.unique
 
 
 def test_inputs_that_are_all_zero_have_no_curvature() -> None:
-    found = least_squares(triangle(torch.zeros(2, 1), torch.tensor([1.0, 3.0]), False), 2, False)
+    found = least_squares(r_factor(torch.zeros(2, 1), torch.tensor([1.0, 3.0]), False), 2, False)
     assert found == Optimum(pytest.approx(5.0), [0.0], None, 1.0, inf, inf, 0.0, False)
     assert largest_stable_lr(found) == inf
     assert largest_stable_lr(found, momentum=0.5, decay=0.25) == 12  # 2 (1 + 0.5) / 0.25
@@ -38,7 +38,7 @@ def test_inputs_that_are_all_zero_have_no_curvature() -> None:
 @pytest.mark.parametrize(("small", "unique"), [(2e-10, True), (0.5e-10, False)])
 def test_a_direction_ten_orders_of_size_flatter_counts_as_flat(small: float, unique: bool) -> None:
     x = torch.tensor([[1.0, 0.0], [0.0, small]], dtype=torch.float64)
-    found = least_squares(triangle(x, torch.tensor([1.0, small], dtype=torch.float64), False), 2, False)
+    found = least_squares(r_factor(x, torch.tensor([1.0, small], dtype=torch.float64), False), 2, False)
     assert (found.unique, found.weight) == (unique, pytest.approx([1.0, float(unique)]))
     assert found.condition_number == pytest.approx(1 / small**2 if unique else 1.0)
 
@@ -52,7 +52,7 @@ def test_the_triangle_is_that_of_the_table_with_ones_and_targets() -> None:
     x, y = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([2.0, 4.0, 9.0])
     for bias in (True, False):
         table = np.array([[1, 1, 2], [2, 1, 4], [4, 1, 9]], dtype=float)[:, [0, 1, 2] if bias else [0, 2]]
-        r = triangle(x, y, bias)
+        r = r_factor(x, y, bias)
         assert r.dtype == torch.float64 and torch.equal(r, r.triu())
         np.testing.assert_allclose(r.T @ r, table.T @ table, rtol=1e-12)
 
@@ -92,6 +92,6 @@ def test_the_largest_stable_rate_by_hand(momentum: float, nesterov: bool, decay:
 def test_the_scale_of_the_inputs_does_not_decide_which_directions_count(scale: float) -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.5, 4.0]], dtype=torch.float64)
     y = x @ torch.tensor([2.0, -1.0], dtype=torch.float64)
-    found = least_squares(triangle(scale * x, y, False), 3, False)
+    found = least_squares(r_factor(scale * x, y, False), 3, False)
     assert found.unique
     assert found.weight == pytest.approx([2 / scale, -1 / scale], rel=1e-9)

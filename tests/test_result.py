@@ -19,7 +19,7 @@ from test_resume import SMALL, SignalAt, Trace
 from test_train import events
 
 from descent.config.identity import config_digest
-from descent.errors import UserError, show
+from descent.errors import UserError, as_yaml
 from descent.run.result import Result, git_state, is_finished, read_result, run_result
 from descent.run.train import train
 from regression.model import LinearRegression
@@ -379,7 +379,9 @@ def test_a_result_has_the_kinds_of_values_that_others_read(key: str, tmp_path: P
         path.write_text(json.dumps(whole | {key: value}))
         with pytest.raises(UserError) as raised:
             read_result(tmp_path)
-        assert str(raised.value) == f"{path} must be the result of a run; {key} must be {WORDS[key]}, got {show(value)}"
+        assert (
+            str(raised.value) == f"{path} must be the result of a run; {key} must be {WORDS[key]}, got {as_yaml(value)}"
+        )
     path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
     with pytest.raises(UserError) as raised:
         read_result(tmp_path)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from descent.batches.in_memory import Batch
 from descent.training.checkpoint_io import read_checkpoint
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 from regression.model import LinearRegression
 
 SMALL = ("trainer=float64", "data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
 STEPS = {"mini": 20, "single": 160, "full": 4}
 
 
-class Trace(Watcher):
+class Trace(SparseCallback):
     """Every batch's targets and loss, and the weights after it, in or out of Lightning's loop."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Trace(Watcher):
         self.on_step(trainer, trainer.global_step, batch, outputs["loss"])
 
 
-class SignalAt(Watcher):
+class SignalAt(SparseCallback):
     """Sends this process a signal after a step, in its middle, or in the validation or epoch that ends with it.
 
     ``on_step`` is within a call that takes several steps; ``on_before_backward`` makes every step Lightning's.
@@ -145,7 +145,7 @@ def test_a_signal_within_many_epochs_of_one_step_resumes_exactly(
 def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, run: Run, tmp_path: Path) -> None:
     written: list[int] = []
 
-    class Written(Watcher):
+    class Written(SparseCallback):
         def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
             if "optimizer_states" in checkpoint:
                 written.append(trainer.global_step)

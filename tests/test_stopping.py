@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from descent.errors import UserError
 from descent.run.result import Result
 from descent.run.resume import resume
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 from regression.callbacks.parameters import Parameters
 from regression.model import LinearRegression
 
@@ -141,7 +141,7 @@ def test_seconds_are_those_of_all_steps_and_none_between_them(
 def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -> None:
     written = [0]
 
-    class Written(Watcher):
+    class Written(SparseCallback):
         def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
             if "optimizer_states" in checkpoint:  # last.ckpt
                 written.append(trainer.global_step)
@@ -196,7 +196,7 @@ def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -
     assert path.path == [pytest.approx([weight[step], bias[step]], rel=1e-6) for step in sorted(weight)]
 
 
-class SignalTwice(Watcher):
+class SignalTwice(SparseCallback):
     """Two signals, one after the other, in the middle of an epoch."""
 
     def __init__(self, step: int, *numbers: signal.Signals) -> None:
@@ -233,7 +233,7 @@ def test_a_run_that_was_started_by_nohup_trains_on_after_its_terminal_is_closed(
     assert result.steps == 3 * PER_EPOCH or not by_nohup
 
 
-class Fails(Watcher):
+class Fails(SparseCallback):
     def on_step(self, trainer: Trainer, step: int, *_: Any) -> bool:
         raise RuntimeError("on purpose")
 

@@ -13,7 +13,7 @@ from test_stepping import PER_EPOCH, SMALL, curve
 from test_train import events
 
 from descent.errors import UserError
-from descent.training import spacing
+from descent.training import intervals
 from descent.training.schedule import schedule_of
 
 
@@ -127,8 +127,8 @@ def test_a_callback_that_stops_early_counts_validations_and_not_epochs(run: Run,
 def test_the_rows_that_are_evaluated_are_those_whose_number_counts(
     fraction: float, expected: list[int], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spacing, "LARGE", 37)  # 6 validation rows of 2 features are 12 numbers, 12 are 24
-    monkeypatch.setattr(spacing, "STEPS_BETWEEN_VALIDATIONS", 10**6)
+    monkeypatch.setattr(intervals, "LARGE", 37)  # 6 validation rows of 2 features are 12 numbers, 12 are 24
+    monkeypatch.setattr(intervals, "STEPS_BETWEEN_VALIDATIONS", 10**6)
     seen: list[int] = []
 
     class Evaluated(Trace):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from descent.config import types
 from descent.config.parse import parse
 from descent.config.schema import Config, TrainerConfig
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 
 BELOW = math.nextafter(1e30, 0)
 NO_NUMBER = ["1", None, True, [1], {}, math.nan, math.inf, -math.inf, 1e30, -1e30]
@@ -82,7 +82,8 @@ def test_a_type_made_of_others_takes_what_they_say() -> None:
 def test_a_value_in_a_message_is_spelled_as_in_a_config_file() -> None:
     value = [None, True, False, 1.5, "a", ["b", [2]], ("c",)]
     assert (
-        str(must("key", "a rule", value)) == "key must be a rule, got [null, true, false, 1.5, 'a', ['b', [2]], ['c']]"
+        str(invalid("key", "a rule", value))
+        == "key must be a rule, got [null, true, false, 1.5, 'a', ['b', [2]], ['c']]"
     )
 
 

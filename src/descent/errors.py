@@ -14,9 +14,9 @@ class UserError(Exception):
     """Something the user asked for cannot be done. Its text is one line that names key, rule and value."""
 
 
-def must(key: str, rule: str, value: Any) -> UserError:
+def invalid(key: str, rule: str, value: Any) -> UserError:
     """The error for a value that breaks a rule: ``batch.size must be a positive integer, got -1``."""
-    shown = show(value)
+    shown = as_yaml(value)
     if len(shown) > LONGEST:
         shown = f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
     return UserError(f"{key} must be {rule}, got {shown}")
@@ -34,7 +34,7 @@ def unknown_key(key: str, known: Sequence[str]) -> UserError:
     return UserError(f"{key} is not a key: {hint}")
 
 
-def broken(error: "ValidationError", path: str = "", separator: str = ".") -> UserError:
+def validation_error(error: "ValidationError", path: str = "", separator: str = ".") -> UserError:
     """What pydantic found first, as such an error; ``path`` goes before its keys."""
     first = error.errors(include_url=False)[0]
     key = separator.join([*([path] if path else []), *map(str, first["loc"])])
@@ -42,19 +42,19 @@ def broken(error: "ValidationError", path: str = "", separator: str = ".") -> Us
         case "missing":
             return UserError(f"{key} is missing")
         case "dataclass_type" | "model_type" | "dict_type":
-            return must(key, "a group of keys", first["input"])
+            return invalid(key, "a group of keys", first["input"])
         case "literal_error":
             options = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-            return must(key, f"one of {options}", first["input"])
-    return must(key, first["msg"].removeprefix("Input should be "), first["input"])
+            return invalid(key, f"one of {options}", first["input"])
+    return invalid(key, first["msg"].removeprefix("Input should be "), first["input"])
 
 
-def show(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """``value`` as a config file spells it: ``null``, ``true``, ``'text'``, ``[1, 2]``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(show(entry) for entry in value)}]"
+        return f"[{', '.join(as_yaml(entry) for entry in value)}]"
     return repr(value)

@@ -17,7 +17,7 @@ from descent.compare.plots import MOST_LINES, titled
 from descent.compare.runs import Run
 from descent.compare.settings import Setting
 from descent.drawing import COLORS, legend, look, new_figure, plain
-from descent.errors import must, show
+from descent.errors import as_yaml, invalid
 from regression.optimum import contraction
 from regression.pictures import paths_over_contours
 
@@ -56,7 +56,7 @@ def problem(result: dict[str, Any]) -> str | None:
     except ValidationError as error:
         first = error.errors()[0]
         place = "/".join(map(str, ("optimum", *first["loc"])))
-        found = f"{place}: {first['msg']}, got {show(first['input'])}"
+        found = f"{place}: {first['msg']}, got {as_yaml(first['input'])}"
         return f"its result.json is broken ({found:.200})"
     return None
 
@@ -68,7 +68,7 @@ class Excess(Curve):
 
     def __post_init__(self) -> None:
         if self.target is not None and not 0 < self.target < inf:
-            raise must("--target", "a positive number", self.target)
+            raise invalid("--target", "a positive number", self.target)
 
     def limit(self, run: Run) -> float | None:
         optimum = optimum_of(run.result)

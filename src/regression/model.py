@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from descent.config.types import Number, OrNull, PositiveInteger
-from descent.errors import must
+from descent.errors import invalid
 from descent.training.build import build_optimizer, build_scheduler
 from regression.data.standardization import Standardization
 from regression.data.table import Array
@@ -57,7 +57,7 @@ class LinearRegression(LightningModule):
     ) -> None:
         super().__init__()
         if not bias and init_bias is not None:
-            raise must("model.init_bias", "null when model.bias is false", init_bias)
+            raise invalid("model.init_bias", "null when model.bias is false", init_bias)
         self.save_hyperparameters(logger=False)
         # Of targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits of targets far from 0 or tiny.
         metrics = MetricCollection({"loss": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()})

@@ -42,7 +42,7 @@ class Optimum:
     unique: bool
 
 
-def triangle(x: Tensor, y: Tensor, bias: bool) -> Tensor:
+def r_factor(x: Tensor, y: Tensor, bias: bool) -> Tensor:
     """``R`` of ``[A, y] = Q R``, of ``A = [x, 1]``, or ``A = x`` without bias; float64, (d [+ 1] + 1) squared.
 
     It holds all that least squares needs, and its condition number is A's own, not the square that ``A^T A`` would
@@ -76,7 +76,7 @@ def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
     Lectures on Convex Optimization, 1.2.3 and 2.1.5.
 
     Args:
-        r: from ``triangle``.
+        r: from ``r_factor``.
         n: rows.
         bias: whether the model has one.
     """
@@ -105,7 +105,7 @@ def excess_loss(r: Tensor, n: int, difference: Tensor) -> float:
     Without subtracting two losses that are nearly equal, so it is exact down to the smallest numbers.
 
     Args:
-        r: from ``triangle``.
+        r: from ``r_factor``.
         n: rows.
         difference: (d [+ 1],) float64, weights and then the bias.
     """

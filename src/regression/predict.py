@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
@@ -40,14 +40,14 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
     features, _ = column_names(run_result(run_dir))
     model = model_of(load_model(run_dir, checkpoint))
     if output.suffix.lower() not in SUFFIXES:
-        raise must("OUTPUT", "a file named .csv or .parquet", str(output))
+        raise invalid("OUTPUT", "a file named .csv or .parquet", str(output))
     with readable("INPUT", source):
         frame = scan(source, "INPUT")
         numbers = as_numbers(frame, features, source)
         if COLUMN in frame.collect_schema():
             raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
-        raise must("OUTPUT", "another file than INPUT", str(output))
+        raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
         predicted = frame.with_columns(_prediction(model, numbers))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet

@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from descent.config.types import Integer, OrNull, Rule, Seed, Text
-from descent.errors import broken, must
+from descent.errors import invalid, validation_error
 
 COMPARABLE = ("completed", "diverged")
 NOT_COMPARABLE = ("interrupted", "failed")
@@ -88,17 +88,17 @@ def why_not_comparable(result: Any) -> str | None:
 def _broken(result: Any) -> str | None:
     """The first rule that is broken, in words."""
     if not isinstance(result, dict):
-        return str(must("it", "an object", result))
+        return str(invalid("it", "an object", result))
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:  # half a surrogate pair, NaN: no result is written with such
         return str(error)
     if result.get("status") not in COMPARABLE:
-        return str(must("status", f"one of {', '.join(COMPARABLE + NOT_COMPARABLE)}", result.get("status")))
+        return str(invalid("status", f"one of {', '.join(COMPARABLE + NOT_COMPARABLE)}", result.get("status")))
     try:
         found = Comparable.model_validate(result)
     except ValidationError as error:
-        return str(broken(error, separator="/"))
+        return str(validation_error(error, separator="/"))
     if found.best and (found.best.metric or found.best.monitor) is None:
         return "best/metric is missing"
     return None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from descent.compare.runs import Run
 from descent.compare.settings import Setting
-from descent.errors import must
+from descent.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.target is not None and not isfinite(self.target):
-            raise must("--target", "a number", self.target)
+            raise invalid("--target", "a number", self.target)
 
     def limit(self, run: Run) -> float | None:
         """The target as a value of the run's curve; of a class of one's own it may be another for each run."""

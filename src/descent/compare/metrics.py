@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from descent.config.metric import Metric, without_split
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 
 
 def modes_of(monitors: Sequence[Metric], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:
@@ -41,4 +41,4 @@ def first_logged(option: str, names: Sequence[str], logged: Collection[str]) -> 
     for name in names:
         if name in logged:
             return name
-    raise must(option, f"one of {', '.join(logged)}", names[0])
+    raise invalid(option, f"one of {', '.join(logged)}", names[0])

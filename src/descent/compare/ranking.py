@@ -19,7 +19,7 @@ from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import best_of, runs_table, table_of
 from descent.config.metric import Metric, monitors_of, same_of
 from descent.drawing import png_of
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import write_atomically
 
 DPI = 110
@@ -68,7 +68,7 @@ def compare(
     every = settings_of(runs, group)
     for key in group:
         if key == "seed" or not any(key in run.hparams for run in runs):
-            raise must("--group", f"hyperparameters that differ ({', '.join(every[0].values)})", key)
+            raise invalid("--group", f"hyperparameters that differ ({', '.join(every[0].values)})", key)
     settings = best_settings(every, group, chooser) if group else every
     columns = {title: of for title, of in extra.columns.items() if of in logged}
     table = table_of(settings, reported, aimed, chooser.name if group else None, columns)
@@ -112,12 +112,12 @@ def _aimed(
     if target_metric:
         curve = Curve(target_metric, directed(target_metric, modes).mode, target_metric)
         if target is None:
-            raise must("--target", f"a value of {target_metric}", target)
+            raise invalid("--target", f"a value of {target_metric}", target)
     if target is None:
         return curve
     if not _has(runs, curve):
         tags = sorted({tag for run in runs for tag in run.curves})
-        raise must("--target-metric", f"one that has a curve ({', '.join(tags)})", curve.tag)
+        raise invalid("--target-metric", f"one that has a curve ({', '.join(tags)})", curve.tag)
     return replace(curve, target=target)
 
 

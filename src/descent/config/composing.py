@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
 DIRECTORY = "directories on the command line: a package would be imported"
@@ -43,12 +43,12 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
             "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs"
         )
     if str(arguments.config_path).startswith("pkg:"):
-        raise must("--config-path", DIRECTORY, arguments.config_path)
+        raise invalid("--config-path", DIRECTORY, arguments.config_path)
     for override in arguments.overrides:
         if _depth(override) > DEEPEST:
-            raise must(override.partition("=")[0], f"nested at most {DEEPEST} deep", f"{override[:40]}...")
+            raise invalid(override.partition("=")[0], f"nested at most {DEEPEST} deep", f"{override[:40]}...")
         if len(override) > LONGEST:
-            raise must(
+            raise invalid(
                 override.partition("=")[0],
                 f"at most {LONGEST:,} characters long on the command line; a YAML file in conf/ may hold more",
                 f"{override[:40]}...",
@@ -74,7 +74,7 @@ class Loader(ConfigLoaderImpl):
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
         for override in parsed_overrides:
             if override.get_key_element() == "hydra.searchpath" and "pkg:" in str(override.value()):
-                raise must("hydra.searchpath", DIRECTORY, override.value())
+                raise invalid("hydra.searchpath", DIRECTORY, override.value())
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
     def load_configuration(
@@ -126,17 +126,17 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
     for key, expected in _expected(conf).items():
         if different := next(_differences(f"hydra.{key}", expected, given[key]), None):
             if config_name != "train":
-                raise must("--config-name", "a config that has conf/train.yaml among its defaults", config_name)
+                raise invalid("--config-name", "a config that has conf/train.yaml among its defaults", config_name)
             raise UserError(
                 f"{different} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it"
             )
     name = JobRuntime().get("name")
     if given["job"]["name"] != name:
-        raise must("hydra.job.name", f"{name}, which names the log file", given["job"]["name"])
+        raise invalid("hydra.job.name", f"{name}, which names the log file", given["job"]["name"])
     for group in ("sweeper", "launcher"):
         for path, target in _targets(given[group], f"hydra.{group}"):
             if not str(target).startswith(PLUGINS):
-                raise must(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
+                raise invalid(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
 
 
 def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
                 if OmegaConf.is_config(node):
                     OmegaConf.to_container(node, resolve=True)
             except OmegaConfBaseException as error:
-                raise must(key, f"a value that can be resolved ({str(error).splitlines()[0]})", value) from error
+                raise invalid(key, f"a value that can be resolved ({str(error).splitlines()[0]})", value) from error
 
 
 _references: dict[Path, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ from descent.config.schema import LATER
 from descent.config.source import SUPPLIED
 from descent.config.targets import check_target
 from descent.config.types import Boolean, OrNull, PositiveInteger, Text
-from descent.errors import broken
+from descent.errors import validation_error
 
 
 @dataclass(frozen=True, config=LATER)
@@ -56,7 +56,7 @@ def check_spec(
     try:
         USES[group](**use)
     except ValidationError as error:
-        raise broken(error, group) from error
+        raise validation_error(error, group) from error
     return {**spec, **checked, **for_the_run}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from descent.config.hparams import OF_CLASSES, flat
 from descent.config.schema import Config, without_defaults
-from descent.errors import show
+from descent.errors import as_yaml
 
 # What a run is called, shows and writes on its way changes nothing of what it computes and leaves.
 FREE = (
@@ -53,7 +53,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Coll
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:
-    return show(values[key]) if key in values else "not set"
+    return as_yaml(values[key]) if key in values else "not set"
 
 
 def _plain(value: Any) -> Any:

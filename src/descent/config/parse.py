@@ -11,7 +11,7 @@ from descent.config.hyperparameters import check_spec
 from descent.config.schema import NOT_SET, PACKAGES, Config, TrainerConfig
 from descent.config.targets import check_target
 from descent.config.trainer import with_arguments
-from descent.errors import UserError, broken, must, show, unknown_key
+from descent.errors import UserError, as_yaml, invalid, unknown_key, validation_error
 
 
 def parse(
@@ -92,7 +92,7 @@ def keys_of(schema: type, needed: bool = False) -> list[str]:
 def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = ()) -> T:
     """``node`` as an object of a dataclass of the schema, each value checked; ``further`` keys are beside it."""
     if not isinstance(node, Mapping):
-        raise must(path, "a group of keys", node)
+        raise invalid(path, "a group of keys", node)
     known = keys_of(schema) if schema is not TrainerConfig else [*node]
     for name in node:
         if name not in known:
@@ -100,13 +100,13 @@ def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = 
     try:
         return schema(**node)
     except ValidationError as error:
-        raise broken(error, path) from error
+        raise validation_error(error, path) from error
 
 
 def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
     """Each group that names a class, or several by name, its arguments checked."""
     if config.scheduler and "_target_" not in config.scheduler:
-        raise must("scheduler", "empty, or have a _target_", config.scheduler)
+        raise invalid("scheduler", "empty, or have a _target_", config.scheduler)
     checked: dict[str, Any] = {}
     for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
         checked[group] = check_spec(getattr(config, group), group, _packages(config), config.choices.get(group))
@@ -122,7 +122,7 @@ def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
 
 def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
-        raise must(path, "a _target_ and its arguments", spec)
+        raise invalid(path, "a _target_ and its arguments", spec)
     to_fill = {"save_dir": None} if spec.get("save_dir", "") is None else {}  # a logger gets the run's directory
     return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, _packages(config), cwd=cwd), **to_fill}
 
@@ -147,7 +147,7 @@ def _with_modes(config: Config) -> Config:
         stopping = replace(stopping, mode=mode("stopping", stopping.monitor, stopping.mode))
     if is_plateau(config):
         if not scheduler["monitor"]:
-            raise must("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
+            raise invalid("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
         scheduler = {**scheduler, "mode": mode("scheduler", scheduler["monitor"], scheduler.get("mode"))}
     return replace(config, stopping=stopping, scheduler=scheduler)
 
@@ -158,14 +158,14 @@ def _check_together(config: Config) -> None:
     if (clip.gradient_clip_val is None) != (clip.gradient_clip_algorithm is None):
         raise UserError(
             "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both),"
-            f" got {show(clip.gradient_clip_val)} and {show(clip.gradient_clip_algorithm)}"
+            f" got {as_yaml(clip.gradient_clip_val)} and {as_yaml(clip.gradient_clip_algorithm)}"
         )
     if config.optimizer.get("full_batch_only") and batch.size is not None:
-        raise must(
+        raise invalid(
             "batch.size",
             f"null (batch=full) with optimizer={config.choices.get('optimizer', config.optimizer['_target_'])},"
             " which compares successive gradients of one and the same loss",
             batch.size,
         )
     if is_plateau(config) and config.scheduler["interval"] != "epoch":
-        raise must("scheduler.interval", "epoch with scheduler=plateau", config.scheduler["interval"])
+        raise invalid("scheduler.interval", "epoch with scheduler=plateau", config.scheduler["interval"])

@@ -23,7 +23,7 @@ from descent.config.types import (
     Text,
     Texts,
 )
-from descent.errors import must
+from descent.errors import invalid
 
 LATER = ConfigDict(defer_build=True)  # the validators: --help and --cfg job need none
 Mode = Literal["min", "max"]  # whether the smallest or the largest value of a metric is best
@@ -85,7 +85,7 @@ class MonitorConfig:
             return mode
         if without_split(metric) == without_split(self.metric):
             return self.mode
-        raise must(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
+        raise invalid(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
 
 
 @dataclass(frozen=True, config=LATER)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from descent.config.annotations import AnythingError, type_of, words
 from descent.config.source import Argument, Found, Signature, derives, find, signature_of
 from descent.config.types import Rule, check
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 
 # What a group's classes derive from.
 KINDS = {
@@ -84,20 +84,20 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
     if target is None:
         raise UserError(f"{key} is missing: it names the class, in {', '.join(packages)}")
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target) or not _within(target, packages):
-        raise must(key, _allowed(packages), target)
+        raise invalid(key, _allowed(packages), target)
     try:
         found = find(target)
         base = find(KINDS[path.partition(".")[0]]) if path.partition(".")[0] in KINDS else None
     except LookupError:
-        raise must(key, "a class that exists", target) from None
+        raise invalid(key, "a class that exists", target) from None
     if found is None:
         return None
     if not isinstance(found.node, ast.ClassDef):
-        raise must(key, "a class", target)
+        raise invalid(key, "a class", target)
     if not _within(found.module.name, packages):  # imported there from elsewhere
-        raise must(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
+        raise invalid(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
     if base and (found == base or derives(found, base) is False):
-        raise must(key, f"a class derived from {KINDS[path.partition('.')[0]]}", target)
+        raise invalid(key, f"a class derived from {KINDS[path.partition('.')[0]]}", target)
     return found
 
 
@@ -134,7 +134,7 @@ def check_finite(value: Any, key: str) -> None:
         for entry in value:
             check_finite(entry, key)
     elif isinstance(value, float) and not (math.isfinite(value) and abs(value) < 1e30):
-        raise must(key, "a number below 1e30 in size", value)
+        raise invalid(key, "a number below 1e30 in size", value)
 
 
 def nested_targets(value: Any) -> list[Mapping[str, Any]]:
@@ -149,7 +149,7 @@ def check_nested(value: Any, path: str, packages: Sequence[str]) -> None:
     for node in nested_targets(value):
         target = node["_target_"]
         if not isinstance(target, str) or not _within(target, packages):
-            raise must(f"each _target_ in {path}", _allowed(packages), target)
+            raise invalid(f"each _target_ in {path}", _allowed(packages), target)
 
 
 def _allowed(packages: Sequence[str]) -> str:

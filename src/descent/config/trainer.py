@@ -5,7 +5,7 @@ from typing import Any
 
 from descent.config.source import find, signature_of
 from descent.config.targets import check_finite, check_value, is_default
-from descent.errors import UserError, must, unknown_key
+from descent.errors import UserError, invalid, unknown_key
 
 TRAINER = "lightning.pytorch.Trainer"
 
@@ -48,7 +48,7 @@ def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
             raise UserError(f"{key} must not be set: {ELSEWHERE[name]}")
         if name in ONE_DEVICE:
             if value != ONE_DEVICE[name]:
-                raise must(key, f"{ONE_DEVICE[name]}: a run has one device", value)
+                raise invalid(key, f"{ONE_DEVICE[name]}: a run has one device", value)
         elif name in known:
             if name == "precision" and argument:
                 check_value(value, key, argument, signature)

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from descent.errors import broken
+from descent.errors import validation_error
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check(kind: Any, value: Any, key: str, cwd: Path | None = None) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value, context={"cwd": cwd})
     except ValidationError as error:
-        raise broken(error, key) from error
+        raise validation_error(error, key) from error
 
 
 def is_file(path: Path) -> bool:

@@ -10,10 +10,10 @@ from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from descent.batches.in_memory import Batch, InMemoryBatches
-from descent.fast.obstacles import hears_epochs, hears_of_epochs, obstacle
 from descent.fast.optimizer_step import OptimizerStep
+from descent.fast.unsupported import has_epoch_hooks, overrides_epoch_hooks, unsupported
 from descent.training.schedule import schedule_of
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class EpochLoop(_TrainingEpochLoop):
     On a small model Lightning's hooks, contexts and wrappers around a step take several times as long as the step.
     Here ``advance``, for Lightning one batch, takes all steps up to the next that Lightning has something to do after:
     the module's own ``training_step``, ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and
-    the schedulers', in Lightning's order, with the same counts, to the same bits. Callbacks say by ``Watcher`` which
-    steps they want. Keras knows the idea as ``steps_per_execution``.
+    the schedulers', in Lightning's order, with the same counts, to the same bits. A ``SparseCallback`` says which steps
+    it wants. Keras knows the idea as ``steps_per_execution``.
 
     Where something listens to every step, all of them go through Lightning's own loop, and a note says what it is.
 
@@ -46,14 +46,14 @@ class EpochLoop(_TrainingEpochLoop):
         """Lightning calls it before each epoch, or before several of which nobody hears."""
         super().on_run_start(data_fetcher)
         trainer = self.trainer
-        reason = obstacle(trainer) or (self.reason if self.reason == LOGS else None)
+        reason = unsupported(trainer) or (self.reason if self.reason == LOGS else None)
         if reason != self.reason:
             self._note(reason)
         if reason is None:
             self.batches = cast(InMemoryBatches, trainer.train_dataloader)
-            self.watchers = [c for c in trainer.callbacks if isinstance(c, Watcher)]
-            self.informed = [c for c in self.watchers if type(c).on_step is not Watcher.on_step]
-            self.epochs_are_heard = hears_of_epochs(trainer)
+            self.sparse = [c for c in trainer.callbacks if isinstance(c, SparseCallback)]
+            self.on_step_callbacks = [c for c in self.sparse if type(c).on_step is not SparseCallback.on_step]
+            self.epochs_are_heard = has_epoch_hooks(trainer)
             self.step = OptimizerStep(trainer)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
@@ -75,14 +75,14 @@ class EpochLoop(_TrainingEpochLoop):
         """Takes steps, over as many epochs as nobody hears of, until Lightning has something to do."""
         while True:
             step = self.global_step
-            wanted = [watcher.next_wanted(self.trainer, step + 1) for watcher in self.watchers]
+            wanted = [c.next_active_step(self.trainer, step + 1) for c in self.sparse]
             count = max(1, int(min([self._most_at_once(), *(number - step for number in wanted)])))
-            wanting = [w for w, number in zip(self.watchers, wanted, strict=True) if number <= step + count]
+            wanting = [w for w, number in zip(self.sparse, wanted, strict=True) if number <= step + count]
             self._take(count, wanting)
             epoch_is_over = self.batch_progress.is_last_batch
             if self.reason is not None or self.trainer.should_stop:
                 return
-            if epoch_is_over and (self._is_epoch_end_heard() or any(map(hears_epochs, wanting))):
+            if epoch_is_over and (self._is_epoch_end_heard() or any(map(overrides_epoch_hooks, wanting))):
                 return
             self._batches_that_stepped += 1  # as Lightning does after ``advance``
             if epoch_is_over:
@@ -95,11 +95,11 @@ class EpochLoop(_TrainingEpochLoop):
         if self._is_epoch_end_heard():
             return 1
         epoch = self.trainer.current_epoch
-        heard = self.schedule.spacing.next_validated(epoch + 1)
+        heard = self.schedule.intervals.next_validated(epoch + 1)
         last = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         return int(min(heard - epoch, last - epoch, MOST_AT_ONCE))
 
-    def _take(self, count: int, wanting: Sequence[Watcher]) -> None:
+    def _take(self, count: int, wanting: Sequence[SparseCallback]) -> None:
         """Takes ``count`` steps, the last with hooks for ``wanting``; fewer if a callback or the module asks for it."""
         trainer, module, results = self.trainer, self.trainer.lightning_module, self._results
         connector, step = trainer._logger_connector, self.step
@@ -117,7 +117,7 @@ class EpochLoop(_TrainingEpochLoop):
                 self.batch_progress.is_last_batch = self.batch_progress.current.ready + 1 == len(self.batches)
                 step(batch, self.batch_progress.current.ready, wanting if number == count else ())
                 self._count(step.evaluations)
-                for callback in self.informed:
+                for callback in self.on_step_callbacks:
                     stop |= callback.on_step(trainer, first_step + number, batch, step.loss)
                 if number < count and (stop or trainer.should_stop or len(results) != logged):
                     break
@@ -145,7 +145,7 @@ class EpochLoop(_TrainingEpochLoop):
             if last:
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
-    def _call_hooks(self, wanting: Sequence[Watcher], step: OptimizerStep, batch: Batch) -> None:
+    def _call_hooks(self, wanting: Sequence[SparseCallback], step: OptimizerStep, batch: Batch) -> None:
         outputs = dict(step.output) if isinstance(step.output, Mapping) else {}
         if step.loss is not None:
             outputs["loss"] = step.loss.detach()

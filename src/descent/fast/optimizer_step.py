@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from descent.batches.in_memory import Batch
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -40,7 +40,7 @@ class OptimizerStep:
         self.needs_closure = isinstance(self.optimizer, LBFGS) or not kind.__module__.startswith("torch.optim.")
         self.zeroes_plainly = kind.zero_grad is Optimizer.zero_grad
 
-    def __call__(self, batch: Batch, batch_idx: int, hooks: Sequence[Watcher]) -> None:
+    def __call__(self, batch: Batch, batch_idx: int, hooks: Sequence[SparseCallback]) -> None:
         """Takes a step on ``batch``, with ``on_before_optimizer_step`` of ``hooks``."""
         self.batch, self.batch_idx, self.hooks, self.evaluations = batch, batch_idx, hooks, 0
         if self.needs_closure:

@@ -10,7 +10,7 @@ from rich.table import Table
 from descent.config.hparams import GROUPS, flat_hparams
 from descent.config.metric import SPLITS
 from descent.config.schema import Config
-from descent.errors import show
+from descent.errors import as_yaml
 from descent.run.result import Result
 
 # Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
@@ -119,5 +119,5 @@ def _count(number: int, unit: str) -> str:
 def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = value if isinstance(value, str) else show(value)
+    text = value if isinstance(value, str) else as_yaml(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.schema import Config
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
 from descent.run.load import CheckpointName, checkpoint_path, load_model
@@ -71,7 +71,7 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     for name, value in values.items():
         if not math.isfinite(value):
             where = data or "the test rows"
-            raise must(f"{name} of {where} with {checkpoint_path(run_dir, checkpoint)}", "a finite number", value)
+            raise invalid(f"{name} of {where} with {checkpoint_path(run_dir, checkpoint)}", "a finite number", value)
     kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": rows.count, "metrics": values}
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values

@@ -28,8 +28,8 @@ from descent.training.logged import Logged
 from descent.training.logger import RunLogger
 from descent.training.samples import Samples
 from descent.training.schedule import schedule_of
+from descent.training.sparse_callback import callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss, loss_unit
-from descent.training.watcher import callbacks_of
 
 
 def new_result(config: Config, command: str | None) -> Result:

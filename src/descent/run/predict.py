@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, seed_everyth
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.load import CheckpointName, load_model
 from descent.run.result import run_result
@@ -51,7 +51,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
     if source.resolve() == output.resolve():
-        raise must("OUTPUT", "another file than INPUT", str(output))
+        raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
         with replaced(output) as temporary, isolate_rng(), torch.inference_mode():
             seed_everything(config.seed, verbose=False)

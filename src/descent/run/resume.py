@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from descent.config.hyperparameters import unfilled
 from descent.config.identity import LENGTH, config_digest, differences, flat_config
 from descent.config.schema import Config
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run import cli
 from descent.run.command import run_safely
@@ -147,7 +147,9 @@ def _load(run_dir: Path, name: str) -> DictConfig:
 
 def _lengthened(config: Config, longer: Config) -> Config:
     if longer.trainer.max_epochs <= config.trainer.max_epochs:
-        raise must(LENGTH, f"above {config.trainer.max_epochs}, what the run was begun with", longer.trainer.max_epochs)
+        raise invalid(
+            LENGTH, f"above {config.trainer.max_epochs}, what the run was begun with", longer.trainer.max_epochs
+        )
     if _is_laid_out(config):
         option = config.choices.get("scheduler")
         raise UserError(f"{LENGTH} must stay {config.trainer.max_epochs}: scheduler={option} is laid out for it")

@@ -26,8 +26,8 @@ from descent.training.callback import ResultCallback
 from descent.training.divergence import DivergenceError
 from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_checkpoint, restoring
+from descent.training.sparse_callback import callbacks_of
 from descent.training.trainer import build_trainer
-from descent.training.watcher import callbacks_of
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from descent.errors import UserError, broken
+from descent.errors import UserError, validation_error
 from descent.run.result import Status
 
 
@@ -32,4 +32,4 @@ def check(found: Any, path: Path) -> None:
     try:
         Written.model_validate(found)
     except ValidationError as error:
-        raise UserError(f"{path} must be the result of a run; {broken(error)}") from error
+        raise UserError(f"{path} must be the result of a run; {validation_error(error)}") from error

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from descent.config.schema import Mode
 from descent.config.types import Boolean, Number, PositiveInteger, Seed
 from descent.config.types import check as check_value
-from descent.errors import UserError, must, show
+from descent.errors import UserError, as_yaml, invalid
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
 
@@ -78,7 +78,7 @@ def search(
     distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
     for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
         if (log := getattr(was, "log", None)) != distributions[key].log:  # Optuna knows no study with both
-            other = f"other log of {key}, {show(log)}"
+            other = f"other log of {key}, {as_yaml(log)}"
             raise UserError(f"the search in {sweep_dir} has {other}: name=... begins another")
     open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if open_trials:  # an earlier version wrote a trial before its job had ended
@@ -144,7 +144,7 @@ def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | No
         return "PRUNED" if status == "diverged" else "FAIL", None, status
     if choose_by not in metrics:
         known = ", ".join(metrics)
-        raise must("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
+        raise invalid("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
     value = metrics[choose_by]
     return "PRUNED" if value is None else "COMPLETE", value, status  # one that is not finite is null
 
@@ -159,12 +159,14 @@ def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: i
     check_value(Seed, seed, "hydra.sweeper.seed")
     for key, limits in space.items():
         if not _is_range(limits):
-            raise must(f"hydra.sweeper.space.{key}", RANGE, limits)
+            raise invalid(f"hydra.sweeper.space.{key}", RANGE, limits)
     for override in OverridesParser.create().parse_overrides([*arguments]):
         if override.key_or_group in space:
             raise UserError(f"{override.key_or_group} must be either set or in hydra.sweeper.space, got both")
         if override.is_sweep_override():
-            raise must(override.key_or_group, "a single value in a search", str(override.input_line).partition("=")[2])
+            raise invalid(
+                override.key_or_group, "a single value in a search", str(override.input_line).partition("=")[2]
+            )
 
 
 def _is_range(limits: Any) -> bool:

@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
@@ -84,7 +84,7 @@ class ResumingSweeper(Sweeper):
         keys = {key_of(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
         repeats = repeats_of(self.then, self.for_each, keys) if self.then else []
         if self.space and self.params:
-            raise must("hydra.sweeper.params", "null in a search", dict(self.params))
+            raise invalid("hydra.sweeper.params", "null in a search", dict(self.params))
         with locked(sweep_dir, "the sweep"):
             try:
                 returns = self._search(arguments, sweep_dir) if self.space else self._all(arguments, sweep_dir)

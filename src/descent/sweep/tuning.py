@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
 
@@ -24,9 +24,9 @@ def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[s
         UserError: ``for_each`` is none of ``keys``, or ``then`` cannot be swept.
     """
     if for_each not in keys:
-        raise must("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
+        raise invalid("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
     if {"name", for_each} & set(then):
-        raise must("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
+        raise invalid("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
     try:
         repeats = combinations([f"{key}={values}" for key, values in then.items()])
     except HydraException as error:

@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
 from descent.batches.in_memory import Batch, InMemoryBatches
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
-class Budget(Watcher):
+class Budget(SparseCallback):
     """Ends training after the first step by which a limit is reached.
 
     Args:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, unfilled
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.training.max_steps import run_length
 from descent.training.schedule import steps_per_epoch
 
@@ -27,7 +27,7 @@ def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Op
     """
     own, given = [*parameters], arguments(spec, "optimizer")
     if given.get("capturable") and any(parameter.device.type in ("cpu", "mps") for parameter in own):
-        raise must("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
+        raise invalid("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
     return _build(spec, "optimizer", Optimizer, own, given)
 
 
@@ -56,7 +56,7 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     else:
         given.update(dict.fromkeys(to_fill, length))
     if given.get("total_steps", length) < length:
-        raise must("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
+        raise invalid("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
     scheduler = _build(spec, "scheduler", LRScheduler, optimizer, given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 
@@ -66,7 +66,7 @@ def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, opti
     ends = [*milestones, length]
     if len(specs) != len(ends) or sorted(ends) != ends:
         rule = f"one fewer than scheduler.schedulers, rising and below {length}, the length of the run"
-        raise must("scheduler.milestones", rule, milestones)
+        raise invalid("scheduler.milestones", rule, milestones)
     parts = []
     for spec, first, last in zip(specs, [0, *milestones], ends, strict=True):
         given = {key: value for key, value in spec.items() if key != "_target_"}
@@ -88,7 +88,7 @@ def _calls(steps: int, trainer: Trainer, spec: dict[str, Any]) -> int | None:
     if spec["interval"] == "epoch":
         return (epochs + (rest > 0)) // frequency
     if frequency > batches:
-        raise must("scheduler.frequency", f"at most {batches}, the steps of an epoch, with interval=step", frequency)
+        raise invalid("scheduler.frequency", f"at most {batches}, the steps of an epoch, with interval=step", frequency)
     last = int(batches)
     called = [n for n in range(frequency, last + 1, frequency) if n % accumulated == 0 or n == last]
     return epochs * len(called) + sum(number <= rest * accumulated for number in called)
@@ -106,7 +106,7 @@ def load_class(target: str, kind: type[T], key: str) -> type[T]:
     except Exception as error:  # whatever a module raises as it is imported
         raise UserError(f"{key}._target_ must be a class that can be imported, got {target!r}: {error}") from error
     if not isclass(found) or not issubclass(found, kind) or found is kind:
-        raise must(f"{key}._target_", f"a class derived from {kind.__module__}.{kind.__qualname__}", target)
+        raise invalid(f"{key}._target_", f"a class derived from {kind.__module__}.{kind.__qualname__}", target)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.files import atomic_file
 
 
@@ -54,5 +54,5 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise UserError(f"{path} must be a checkpoint with a state_dict of tensors; it has none")
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise must(f"global_step of the checkpoint {path}", "an integer, 0 or more", step)
+        raise invalid(f"global_step of the checkpoint {path}", "an integer, 0 or more", step)
     return checkpoint

@@ -20,15 +20,15 @@ from descent.signals import Deferred
 from descent.training.divergence import Divergence
 from descent.training.random_state import random_state, set_random_state
 from descent.training.schedule import logged, monitored, schedule_of
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss
-from descent.training.watcher import Watcher, callbacks_of
 
 log = logging.getLogger(__name__)
 
 SHARE = 20  # writing takes at most one part in so many of a run's time
 
 
-class Checkpoints(Watcher, Checkpoint):
+class Checkpoints(SparseCallback, Checkpoint):
     """Keeps the best and the last state of a run.
 
     ``best.ckpt`` has the weights with the best monitored value, ``last.ckpt`` all that training needs to go on.
@@ -98,7 +98,7 @@ class Checkpoints(Watcher, Checkpoint):
             self.on_start()
         self._restore_random_state(trainer)
 
-    def next_wanted(self, trainer: Trainer, step: int) -> float:
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
         return step if self._is_due(step) else self.written_step + self.every_steps
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:

@@ -9,16 +9,16 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.batches.in_memory import Batch
-from descent.training.spacing import Spacing
+from descent.training.intervals import Intervals
+from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.training_loss import full_loss, has_full_loss
-from descent.training.watcher import Watcher, loss_of
 
 
 class DivergenceError(Exception):
     """The loss is not finite, or far above the first. Its text says where and what might help."""
 
 
-class Divergence(Watcher):
+class Divergence(SparseCallback):
     """Raises ``DivergenceError`` at the step whose loss is not finite or more than ``factor`` times the first.
 
     Raised before anything is saved, so the checkpoints hold weights from before.
@@ -27,10 +27,10 @@ class Divergence(Watcher):
         factor: how many times the first loss is too much.
 
     Attributes:
-        spacing: where the points of curves are; ``build_trainer`` sets it.
+        intervals: where the points of curves are; ``build_trainer`` sets it.
     """
 
-    spacing: Spacing
+    intervals: Intervals
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -66,7 +66,7 @@ class Divergence(Watcher):
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         if loss is not None:
             self.latest = step, loss.detach()
-            if loss.device.type == "cpu" or self.spacing.logs(step):  # elsewhere to look at each would stop the device
+            if loss.device.type == "cpu" or self.intervals.logs(step):  # to look at each would stop an accelerator
                 self.check(trainer)
         return False
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.training.metric_states import States, metric_states, set_metric_states
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
 def results_of(trainer: Trainer) -> Mapping[str, Any]:
@@ -16,7 +16,7 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
     return getattr(trainer, "_results", None) or {}
 
 
-class Logged(Watcher):
+class Logged(SparseCallback):
     """Keeps in checkpoints the latest metrics, what an epoch that is not over has summed up, and torchmetrics' states.
 
     So a run that is resumed within an epoch logs the same means of it, bit for bit, and one that is resumed at its

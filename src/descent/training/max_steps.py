@@ -7,10 +7,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.budget import Budget
-from descent.training.watcher import Watcher, callbacks_of
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
-class MaxSteps(Watcher):
+class MaxSteps(SparseCallback):
     """Ends training after step ``max_steps``, with a validation as at any other end.
 
     In place of Trainer's own ``max_steps``, with which Lightning takes a run that was saved at the end of an epoch
@@ -20,7 +20,7 @@ class MaxSteps(Watcher):
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
 
-    def next_wanted(self, trainer: Trainer, step: int) -> float:
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
         return self.max_steps
 
     def on_train_batch_end(

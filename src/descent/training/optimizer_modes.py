@@ -4,10 +4,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
-class OptimizerModes(Watcher):
+class OptimizerModes(SparseCallback):
     """Calls ``train()`` of such optimizers before each step, and ``eval()`` before validation and at the end.
 
     Their ``train`` and ``eval`` change the weights in place (Defazio et al., 2024, The Road Less Scheduled). Between

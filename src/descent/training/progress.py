@@ -6,27 +6,27 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from tqdm import tqdm
 
+from descent.training.intervals import Intervals
 from descent.training.max_steps import run_length
-from descent.training.spacing import Spacing
+from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.training_loss import loss_unit
-from descent.training.watcher import Watcher, loss_of
 
 
-class Progress(Watcher):
+class Progress(SparseCallback):
     """Counts optimizer steps and shows the loss of the latest batch.
 
     One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
     the output is no terminal it is written at most every ten seconds.
 
     Args:
-        spacing: it moves where the curves have points.
+        intervals: it moves where the curves have points.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        self.spacing = spacing
+    def __init__(self, intervals: Intervals) -> None:
+        self.intervals = intervals
 
-    def next_wanted(self, trainer: Trainer, step: int) -> float:
-        return self.spacing.next_logged(step)
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
+        return self.intervals.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar = tqdm(
@@ -41,7 +41,7 @@ class Progress(Watcher):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.spacing.logs(trainer.global_step):
+        if self.intervals.logs(trainer.global_step):
             loss = loss_of(trainer, outputs)
             self._move(trainer, None if loss is None else loss.item() * loss_unit(pl_module))
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from pydantic import BaseModel, Strict, ValidationError
 
 from descent.config.identity import LENGTH, differences
-from descent.errors import UserError, broken
+from descent.errors import UserError, validation_error
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.logger import RunLogger
 
@@ -73,7 +73,7 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict
     except ValidationError as error:
         raise UserError(
             f"{last} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
-            f" its {broken(error, separator='/')}"
+            f" its {validation_error(error, separator='/')}"
         ) from error
     saved, now = loaded["run"], identity["config"]
     began_with = saved["config"].get(LENGTH)

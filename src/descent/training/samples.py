@@ -6,10 +6,10 @@ from lightning.pytorch import LightningModule, Trainer
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.budget import batch_size
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
-class Samples(Watcher):
+class Samples(SparseCallback):
     """Counts the rows of the batches, repeats included, where they cannot be calculated."""
 
     def __init__(self) -> None:

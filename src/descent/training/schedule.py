@@ -8,52 +8,52 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.errors import must
-from descent.training.spacing import Spacing
-from descent.training.watcher import Watcher, callbacks_of
+from descent.errors import invalid
+from descent.training.intervals import Intervals
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
-class Schedule(Watcher):
-    """Fills in what ``spacing`` cannot know before the data are there, and validates where it says.
+class Schedule(SparseCallback):
+    """Fills in what ``intervals`` cannot know before the data are there, and validates where it says.
 
     Validations are rare on small data in memory, and after every epoch otherwise. There is one at the end of training.
 
     Args:
-        spacing: whose steps in an epoch, and numbers in a validation, are filled in.
+        intervals: whose steps in an epoch, and numbers in a validation, are filled in.
 
     Attributes:
         has_validation: whether there are validation rows, which is not known before training starts.
         validated_step: the step that was validated last.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        self.spacing = spacing
+    def __init__(self, intervals: Intervals) -> None:
+        self.intervals = intervals
         self.has_validation = False
         self.validated_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        spacing, accumulated = self.spacing, trainer.accumulate_grad_batches
+        intervals, accumulated = self.intervals, trainer.accumulate_grad_batches
         if trainer.enable_validation and trainer.val_dataloaders is None:  # no validation after the first epoch
             trainer.validating = True  # as Lightning does it
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
             trainer.training = True
         self.has_validation = trainer.enable_validation and sum(trainer.num_val_batches) > 0
-        spacing.steps_per_epoch = steps_per_epoch(trainer.num_training_batches, accumulated)
+        intervals.steps_per_epoch = steps_per_epoch(trainer.num_training_batches, accumulated)
         if not isinstance(trainer.train_dataloader, InMemoryBatches):
-            spacing.validate_every = spacing.validate_every or 1
+            intervals.validate_every = intervals.validate_every or 1
         every: Any = trainer  # an attribute that Trainer's connector sets
         every.log_every_n_steps = int(min(every.log_every_n_steps, trainer.num_training_batches))
         evaluated = trainer.val_dataloaders if self.has_validation else trainer.train_dataloader
         if isinstance(evaluated, InMemoryBatches):
-            spacing.validated_cells = evaluated.tensors[0].numel()
+            intervals.validated_cells = evaluated.tensors[0].numel()
         for scheduler in trainer.lr_scheduler_configs:
             if scheduler.reduce_on_plateau:
-                spacing.validate_every = spacing.validate_every or 1  # it waits for the metric
+                intervals.validate_every = intervals.validate_every or 1  # it waits for the metric
                 scheduler.monitor = monitored(str(scheduler.monitor), self.has_validation)
-                if scheduler.monitor.startswith("val/") and scheduler.frequency % spacing.validate_every:
-                    raise must(
+                if scheduler.monitor.startswith("val/") and scheduler.frequency % intervals.validate_every:
+                    raise invalid(
                         "scheduler.frequency",
-                        f"a multiple of trainer.check_val_every_n_epoch ({spacing.validate_every}) to monitor"
+                        f"a multiple of trainer.check_val_every_n_epoch ({intervals.validate_every}) to monitor"
                         f" {scheduler.monitor}",
                         scheduler.frequency,
                     )
@@ -80,7 +80,7 @@ class Schedule(Watcher):
     def is_evaluated(self, trainer: Trainer) -> bool:
         """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
         epoch = trainer.current_epoch + 1
-        return trainer.should_stop or epoch == trainer.max_epochs or self.spacing.next_validated(epoch) == epoch
+        return trainer.should_stop or epoch == trainer.max_epochs or self.intervals.next_validated(epoch) == epoch
 
     def _set(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch + 1
@@ -112,5 +112,5 @@ def logged(trainer: Trainer, metric: str) -> Tensor:
     """
     known = trainer.callback_metrics
     if metric not in known:
-        raise must("monitor.metric", f"one that was logged ({', '.join(known) or 'none was'})", metric)
+        raise invalid("monitor.metric", f"one that was logged ({', '.join(known) or 'none was'})", metric)
     return known[metric]

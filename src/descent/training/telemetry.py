@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from descent.training.budget import gradient_evaluations
-from descent.training.points import Points, flat
+from descent.training.step_metrics import StepMetrics, flat
 
 MOST_KEPT = 1_000_000  # parameters
 
 
-class Telemetry(Points):
+class Telemetry(StepMetrics):
     """Writes, of the steps that have a point, in the units of training and at L-BFGS's last evaluation:
 
     - ``grad/norm`` and ``grad/norm_clipped``: the Euclidean norm of the gradient before and after clipping;
@@ -36,7 +36,7 @@ class Telemetry(Points):
         self.step: int | None = None  # the last one before which gradient and parameters were looked at
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.spacing.logs(trainer.global_step + 1):
+        if self.intervals.logs(trainer.global_step + 1):
             parameters = _of(optimizer)
             self.optimizer = optimizer
             again = self.step == trainer.global_step  # L-BFGS comes here several times a step

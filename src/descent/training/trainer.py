@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.signals import Deferred
 from descent.training.budget import Budget
 from descent.training.build import build
@@ -30,15 +30,15 @@ from descent.training.converged import Converged
 from descent.training.curves import Curves
 from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
+from descent.training.intervals import Intervals
 from descent.training.logged import Logged
 from descent.training.logger import RunLogger
 from descent.training.max_steps import MaxSteps
 from descent.training.optimizer_modes import OptimizerModes
-from descent.training.points import Points
 from descent.training.progress import Progress
 from descent.training.samples import Samples
 from descent.training.schedule import Schedule
-from descent.training.spacing import Spacing
+from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
 from descent.training.training_loss import TrainingLoss
 
@@ -79,7 +79,7 @@ def build_trainer(
     """
     options = config.trainer
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
-        raise must("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
+        raise invalid("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
     for name, callback in zip(config.callbacks, given, strict=True):
         if isinstance(callback, BatchSizeFinder | LearningRateFinder):
@@ -98,7 +98,7 @@ def build_trainer(
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
         every = 1  # something waits for it
-    spacing = Spacing(options.log_every_n_steps, every)
+    intervals = Intervals(options.log_every_n_steps, every)
     loggers = build_loggers(config, run_dir, resumed_at)
     checkpoints = Checkpoints(
         *(run_dir / "checkpoints", config.monitor, config.checkpoint.every_seconds, config.checkpoint.every_steps),
@@ -124,7 +124,7 @@ def build_trainer(
             logger=loggers,
             plugins=AtomicCheckpointIO(),
             callbacks=[
-                *_own_callbacks(config, spacing, given),
+                *_own_callbacks(config, intervals, given),
                 *([] if options.fast_dev_run else [checkpoints]),
             ],
             enable_progress_bar=False,  # Progress takes its place
@@ -161,10 +161,10 @@ def _take_fast_steps(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop = EpochLoop(trainer)
 
 
-def _own_callbacks(config: Config, spacing: Spacing, given: Sequence[Callback]) -> list[Callback]:
+def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callback]) -> list[Callback]:
     """The machinery's callbacks around those of the config, one of which may take the place of one of them."""
     stopping = config.stopping
-    first: list[Callback] = [Schedule(spacing), Divergence(stopping.diverged_above), Logged(), Curves(), Telemetry()]
+    first: list[Callback] = [Schedule(intervals), Divergence(stopping.diverged_above), Logged(), Curves(), Telemetry()]
     first += [Samples(), OptimizerModes()]
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
     given = [callback for callback in given if callback not in first]
@@ -191,9 +191,9 @@ def _own_callbacks(config: Config, spacing: Spacing, given: Sequence[Callback]) 
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
-        last.append(Progress(spacing))
+        last.append(Progress(intervals))
     callbacks = [*first, *given, *last]
     for callback in callbacks:
-        if isinstance(callback, Points | Divergence):
-            callback.spacing = spacing
+        if isinstance(callback, StepMetrics | Divergence):
+            callback.intervals = intervals
     return callbacks

@@ -11,7 +11,7 @@ from torch import Tensor
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.metric_states import metric_states, set_metric_states
 from descent.training.schedule import monitored, schedule_of
-from descent.training.watcher import Watcher, loss_of
+from descent.training.sparse_callback import SparseCallback, loss_of
 
 LOSS = "train/loss"
 
@@ -57,7 +57,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     """In place of ``self.log``."""
 
 
-class TrainingLoss(Watcher):
+class TrainingLoss(SparseCallback):
     """Makes ``train/loss`` known to checkpoints, schedulers and stopping rules.
 
     Needed where it is monitored: because it is asked for, or because there is no validation. Of batches in memory it is

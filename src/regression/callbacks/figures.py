@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from descent.training.callback import ResultCallback
-from descent.training.watcher import callbacks_of
+from descent.training.sparse_callback import callbacks_of
 from regression.callbacks.of import data_of
 from regression.callbacks.parameters import Parameters
 

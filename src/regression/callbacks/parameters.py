@@ -8,14 +8,14 @@ from rich.console import RenderableType
 
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
-from descent.training.points import Points
+from descent.training.step_metrics import StepMetrics
 from regression.callbacks.of import data_of, model_of
 from regression.data.module import numbered
 
 MAX_WEIGHTS = 20  # curves, and rows of the table; a table of a thousand columns would bury the rest
 
 
-class Parameters(Points, ResultCallback):
+class Parameters(StepMetrics, ResultCallback):
     """Writes ``parameters/*`` in the data's own units, and adds what is known of model and data to ``result.json``.
 
     At x = k stand the weights after step k.

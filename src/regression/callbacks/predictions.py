@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import RenderableType
 
 from descent.config.types import Rows
-from descent.errors import must
+from descent.errors import invalid
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
 from regression.callbacks.of import data_of, model_of
@@ -32,9 +32,9 @@ class Predictions(ResultCallback):
         features = len(data_of(trainer).rows.feature_names)
         for row in self.inputs:
             if len(row) != features:
-                raise must("predict_at", f"rows of {features} numbers, one for each feature", row)
+                raise invalid("predict_at", f"rows of {features} numbers, one for each feature", row)
             if max(map(abs, row)) > LARGEST:
-                raise must("predict_at", f"rows of numbers up to {LARGEST:g}", row)
+                raise invalid("predict_at", f"rows of numbers up to {LARGEST:g}", row)
         if self.before is None:
             self.before = self._predict(pl_module)
 

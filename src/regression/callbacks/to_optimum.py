@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from descent.run.console import cell
 from descent.training.callback import ResultCallback
-from descent.training.points import Points, flat
+from descent.training.step_metrics import StepMetrics, flat
 from regression.callbacks.of import data_of, model_of
 from regression.data.module import RegressionData
 from regression.optimum import excess_loss
@@ -21,11 +21,11 @@ from regression.optimum import excess_loss
 log = logging.getLogger(__name__)
 
 
-class ToOptimum(Points, ResultCallback):
+class ToOptimum(StepMetrics, ResultCallback):
     """Writes ``optimum/excess_loss`` and ``optimum/distance``, both in the data's own units.
 
     The first is how far the loss of all training rows is above the smallest possible, the second the Euclidean
-    distance of weights and bias from the least-squares solution. Neither looks at the data again: the triangle of
+    distance of weights and bias from the least-squares solution. Neither looks at the data again: the R of
     their QR decomposition is enough, so a point costs the same for any number of rows.
     """
 
@@ -45,14 +45,14 @@ class ToOptimum(Points, ResultCallback):
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
         model, data = model_of(pl_module), data_of(trainer)
-        if self.target is None or data.triangle is None:
+        if self.target is None or data.r_factor is None:
             return {}
         difference = flat(model.linear.parameters()) - self.target
         values = difference.tolist()
         split = (values[:-1], values[-1]) if model.hparams["bias"] else (values, None)
         weight, bias = model.units.own_difference(*split)
         return {
-            "optimum/excess_loss": excess_loss(data.triangle, len(data.train), difference) * model.units.loss_unit,
+            "optimum/excess_loss": excess_loss(data.r_factor, len(data.train), difference) * model.units.loss_unit,
             "optimum/distance": hypot(*weight, bias or 0.0),
         }
 

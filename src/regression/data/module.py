@@ -15,12 +15,12 @@ from torch import Tensor
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.config.types import BelowOne, OrNull, PositiveInteger, Seed
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 from descent.run.load import CheckpointName
 from regression.data.split import split
 from regression.data.standardization import Standardization
 from regression.data.table import LARGEST, Array, read_columns
-from regression.optimum import MOST_WORK, Optimum, least_squares, triangle, work
+from regression.optimum import MOST_WORK, Optimum, least_squares, r_factor, work
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class RegressionData(LightningDataModule):
         for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
             largest = float(np.abs(cells).max())
             if not largest <= LARGEST:  # true for nan as well
-                raise must(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
+                raise invalid(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
         return replace(found, inputs=found.inputs[: self.max_rows], targets=found.targets[: self.max_rows])
 
     def setup(self, stage: str | None = None) -> None:
@@ -143,8 +143,8 @@ class RegressionData(LightningDataModule):
             )
 
     @cached_property
-    def triangle(self) -> Tensor | None:
-        """Of the training rows, see ``regression.optimum.triangle``; ``None`` where it would take too long."""
+    def r_factor(self) -> Tensor | None:
+        """Of the training rows, see ``regression.optimum.r_factor``; ``None`` where it would take too long."""
         rows, features = self.train.x.shape
         if work(rows, features) > MOST_WORK:
             log.warning(
@@ -152,12 +152,12 @@ class RegressionData(LightningDataModule):
                 *(rows, features),
             )
             return None
-        return triangle(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
+        return r_factor(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
 
     @cached_property
     def optimum(self) -> Optimum | None:
         """Of the training rows, in the units of training."""
-        return None if self.triangle is None else least_squares(self.triangle, len(self.train), self.bias)
+        return None if self.r_factor is None else least_squares(self.r_factor, len(self.train), self.bias)
 
     def state_dict(self) -> dict[str, Any]:
         """So that a run is resumed on the data it began with."""

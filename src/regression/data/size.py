@@ -2,7 +2,7 @@
 
 import os
 
-from descent.errors import must
+from descent.errors import invalid
 
 # The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
 MOST_FEATURES = 7_000
@@ -18,14 +18,14 @@ def check_size(num_samples: int, num_features: int) -> None:
     """
     if num_features > MOST_FEATURES:
         rule = f"at most {MOST_FEATURES}: the rotation of more features would take minutes"
-        raise must("data.num_features", rule, num_features)
+        raise invalid("data.num_features", rule, num_features)
     needed, there = needed_bytes(num_samples, num_features), memory_bytes()
     if needed > there:
         rule = (
             f"such that the data fit into memory: {num_samples} x {num_features} numbers take"
             f" {needed / 2**30:.1f} GiB while they are drawn, and there are {there / 2**30:.1f} GiB"
         )
-        raise must("data.num_samples", rule, num_samples)
+        raise invalid("data.num_samples", rule, num_samples)
 
 
 def needed_bytes(num_samples: int, num_features: int) -> int:

@@ -17,7 +17,7 @@ from descent.config.types import (
     Texts,
     is_file,
 )
-from descent.errors import must
+from descent.errors import invalid
 from regression.data.module import RegressionData, Rows, numbered
 from regression.data.size import check_size
 from regression.data.table import read_table
@@ -69,7 +69,7 @@ class ListedData(RegressionData):
     def __init__(self, inputs: SomeRows, targets: Row, **common: Any) -> None:
         super().__init__(**common)
         if len(inputs) != len(targets):
-            raise must("data.targets", f"as many as data.inputs ({len(inputs)})", targets)
+            raise invalid("data.targets", f"as many as data.inputs ({len(inputs)})", targets)
         self.inputs, self.targets = inputs, targets
 
     def load(self) -> Rows:
@@ -111,11 +111,11 @@ class TableData(RegressionData):
         super().__init__(**common)
         self.path, self.target, self.features = Path(path), target, features
         if not is_file(self.path):
-            raise must("data.path", "a CSV or Parquet file", str(path))
+            raise invalid("data.path", "a CSV or Parquet file", str(path))
         if self.path.suffix.lower() not in (".csv", ".parquet"):
-            raise must("data.path", "a file named .csv or .parquet", str(path))
+            raise invalid("data.path", "a file named .csv or .parquet", str(path))
         if features is not None and target in features:
-            raise must("data.features", f"without the target '{target}'", features)
+            raise invalid("data.features", f"without the target '{target}'", features)
 
     def load(self) -> Rows:
         inputs, targets, names = read_table(self.path, self.target, self.features)

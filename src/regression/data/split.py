@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from descent.errors import must
+from descent.errors import invalid
 
 Indices = NDArray[np.intp]
 
@@ -29,14 +29,16 @@ def split(num_rows: int, val_fraction: float, test_fraction: float, seed: int) -
     """
     if val_fraction + test_fraction >= 1:
         rule = "below 1, to leave training rows"
-        raise must("data.val_fraction + data.test_fraction", rule, val_fraction + test_fraction)
+        raise invalid("data.val_fraction + data.test_fraction", rule, val_fraction + test_fraction)
     sizes = {}
     for name, fraction in (("val", val_fraction), ("test", test_fraction)):
         sizes[name] = round(fraction * num_rows)
         if fraction > 0 and sizes[name] < 2:
-            raise must(f"data.{name}_fraction", f"0 or at least 2 of the {num_rows} rows", fraction)
+            raise invalid(f"data.{name}_fraction", f"0 or at least 2 of the {num_rows} rows", fraction)
     if num_rows - sum(sizes.values()) < 1:
-        raise must("data.val_fraction and data.test_fraction", f"such that training keeps a row of {num_rows}", sizes)
+        raise invalid(
+            "data.val_fraction and data.test_fraction", f"such that training keeps a row of {num_rows}", sizes
+        )
     order = np.random.default_rng((seed, 1)).permutation(num_rows)
     val, test, train = np.split(order, np.cumsum(list(sizes.values())))
     return Split(np.sort(train), np.sort(val), np.sort(test))

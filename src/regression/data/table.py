@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from descent.errors import UserError, must
+from descent.errors import UserError, invalid
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,7 +49,7 @@ def read_table(path: Path, target: str, features: list[str] | None) -> tuple[Arr
         frame = scan(path, "data.path")
         schema = frame.collect_schema()
         if target not in schema:
-            raise must("data.target", f"a column of {path} ({', '.join(schema)})", target)
+            raise invalid("data.target", f"a column of {path} ({', '.join(schema)})", target)
         found = features or [name for name in schema if name != target and _may_be_numeric(schema[name])]
         cells = [*as_numbers(frame, found, path), *as_numbers(frame, [target], path)]
         numbers = frame.select(cells).collect(engine="streaming")
@@ -86,9 +86,9 @@ def scan(path: Path, key: str) -> "pl.LazyFrame":
     import polars as pl  # a third of a second, needed for tables alone
 
     if path.suffix.lower() not in SUFFIXES:
-        raise must(key, "a file named .csv or .parquet", str(path))
+        raise invalid(key, "a file named .csv or .parquet", str(path))
     if not path.is_file():
-        raise must(key, "a CSV or Parquet file", str(path))
+        raise invalid(key, "a CSV or Parquet file", str(path))
     whole = path.absolute()  # polars takes a leading ~ for the home directory
     if path.suffix.lower() == ".parquet":
         return pl.scan_parquet(whole, glob=False, hive_partitioning=False)
@@ -99,7 +99,7 @@ def scan(path: Path, key: str) -> "pl.LazyFrame":
         raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
     frame = pl.scan_csv(whole, glob=False, infer_schema=False)
     if len(frame.collect_schema()) != len(header):
-        raise must(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
+        raise invalid(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
     return frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
@@ -117,7 +117,7 @@ def as_numbers(frame: "pl.LazyFrame", names: Sequence[str], path: Path) -> "list
         raise UserError(f"{path} must have the columns {', '.join(names)}; {', '.join(missing)} missing")
     for name in names:
         if not _may_be_numeric(schema[name]):
-            raise must(f"column {name} of {path}", "numeric", str(schema[name]))
+            raise invalid(f"column {name} of {path}", "numeric", str(schema[name]))
     return [_number(name, schema[name]) for name in names]
 
 
@@ -140,10 +140,10 @@ def bad_cell(frame: "pl.LazyFrame", names: Sequence[str], path: Path) -> UserErr
     cells = frame.slice(row, 1).select(_column(name) for name in names).collect(engine="streaming")
     for name, number, cell in zip(names, cells.select(numbers).row(0), cells.row(0), strict=True):
         if number is None or not np.isfinite(number):
-            return must(f"column {name} of {path}", f"a finite number in data row {row + 1}", cell)
+            return invalid(f"column {name} of {path}", f"a finite number in data row {row + 1}", cell)
         if abs(number) > LARGEST:
             rule = f"a number up to {LARGEST:g}, whose square can be summed, in data row {row + 1}"
-            return must(f"column {name} of {path}", rule, cell)
+            return invalid(f"column {name} of {path}", rule, cell)
     return None
 
 

@@ -25,15 +25,15 @@ def loss_of(trainer: Trainer, outputs: Any) -> Tensor | None:
     return loss if loss is None or trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
 
 
-class Watcher(Callback):
+class SparseCallback(Callback):
     """A callback that wants the hooks of few steps, and hears only of the epochs that Lightning's loop ends.
 
     Where all callbacks are such, training steps are taken without Lightning's loop (``descent.fast``), several
-    epochs in a row if nothing happens at their ends. One callback that listens to steps and is no ``Watcher`` makes
-    every step go through it.
+    epochs in a row if nothing happens at their ends. One callback that listens to steps and is no ``SparseCallback``
+    makes every step go through it.
     """
 
-    def next_wanted(self, trainer: Trainer, step: int) -> float:
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
         """The first optimizer step from ``step`` on, counted from 1, whose hooks it wants; ``inf``: none.
 
         Those are ``on_before_optimizer_step`` and ``on_train_batch_end``.
@@ -48,6 +48,6 @@ class Watcher(Callback):
             loss: of the batch at the weights before the step, with its graph; ``None``: there is none.
 
         Returns:
-            whether ``next_wanted`` has changed.
+            whether ``next_active_step`` has changed.
         """
         return False

@@ -4,31 +4,31 @@ from itertools import pairwise
 
 import pytest
 
-from descent.training.spacing import Spacing
+from descent.training.intervals import Intervals
 
 
-def validated(spacing: Spacing, epochs: int) -> list[int]:
-    return [epoch for epoch in range(1, epochs + 1) if spacing.next_validated(epoch) == epoch]
+def validated(intervals: Intervals, epochs: int) -> list[int]:
+    return [epoch for epoch in range(1, epochs + 1) if intervals.next_validated(epoch) == epoch]
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 7, 32, 1000])
 @pytest.mark.parametrize("log_every", [1, 7, 50])
 def test_the_next_point_is_the_first_that_is_one(steps_per_epoch: int, log_every: int) -> None:
-    spacing = Spacing(log_every, None, steps_per_epoch)
-    points = [step for step in range(1, 3000) if spacing.logs(step)]
+    intervals = Intervals(log_every, None, steps_per_epoch)
+    points = [step for step in range(1, 3000) if intervals.logs(step)]
     for step in range(1, points[-1]):
-        assert spacing.next_logged(step) == next(point for point in points if point >= step)
+        assert intervals.next_logged(step) == next(point for point in points if point >= step)
 
 
 def test_curves_have_a_point_after_each_of_the_first_epochs_and_every_so_many_steps() -> None:
-    spacing = Spacing(50, None, 32)
-    points = [step for step in range(1, 1001) if spacing.logs(step)]
+    intervals = Intervals(50, None, 32)
+    points = [step for step in range(1, 1001) if intervals.logs(step)]
     assert points == sorted({*range(32, 641, 32), *range(50, 1001, 50)})
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 25, 32, 1000])
 def test_validations_become_rarer_after_the_first_twenty(steps_per_epoch: int) -> None:
-    epochs = validated(Spacing(50, None, steps_per_epoch), 3000)
+    epochs = validated(Intervals(50, None, steps_per_epoch), 3000)
     assert epochs[:20] == list(range(1, 21))
     for before, after in pairwise(epochs[19:]):
         gap = after - before
@@ -37,10 +37,10 @@ def test_validations_become_rarer_after_the_first_twenty(steps_per_epoch: int) -
 
 
 def test_an_interval_that_is_asked_for_is_kept() -> None:
-    assert validated(Spacing(50, 7, 1), 30) == [7, 14, 21, 28]
+    assert validated(Intervals(50, 7, 1), 30) == [7, 14, 21, 28]
 
 
 def test_large_validations_are_rarer_from_the_start() -> None:
-    assert validated(Spacing(50, None, 1, 1_250_000), 250) == [1, 101, 201]
-    assert validated(Spacing(50, None, 1, 500_000), 110) == [1, 2, 3, 4, 104]
-    assert validated(Spacing(50, None, 30_000, 10**9), 5) == [1, 2, 3, 4, 5]
+    assert validated(Intervals(50, None, 1, 1_250_000), 250) == [1, 101, 201]
+    assert validated(Intervals(50, None, 1, 500_000), 110) == [1, 2, 3, 4, 104]
+    assert validated(Intervals(50, None, 30_000, 10**9), 5) == [1, 2, 3, 4, 5]

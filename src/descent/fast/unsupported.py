@@ -10,9 +10,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.watcher import Watcher, callbacks_of
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 
-WATCHED_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a Watcher, where it wants them
+WATCHED_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a SparseCallback, where it wants them
 STEP_HOOKS = WATCHED_HOOKS | {"on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"}
 TRANSFER_HOOKS = {"transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"}
 MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
@@ -22,7 +22,7 @@ MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
 EPOCH_HOOKS = {"on_train_epoch_start", "on_train_epoch_end"}
 
 
-def obstacle(trainer: Trainer) -> str | None:
+def unsupported(trainer: Trainer) -> str | None:
     """Why each step must go through Lightning's own loop; ``None``: nothing is against taking it without."""
     return _in_hooks(trainer) or _in_settings(trainer) or _in_batches(trainer)
 
@@ -34,7 +34,7 @@ def _in_hooks(trainer: Trainer) -> str | None:
     for hook in _overridden(datamodule, LightningDataModule, TRANSFER_HOOKS) if datamodule else []:
         return f"{type(datamodule).__name__} overrides {hook}"
     for callback in callbacks_of(trainer, Callback):
-        hooks = STEP_HOOKS - WATCHED_HOOKS if isinstance(callback, Watcher) else STEP_HOOKS
+        hooks = STEP_HOOKS - WATCHED_HOOKS if isinstance(callback, SparseCallback) else STEP_HOOKS
         for hook in _overridden(callback, Callback, hooks):
             return f"the callback {type(callback).__name__} listens to each ({hook})"
     return None
@@ -84,16 +84,15 @@ def _in_batches(trainer: Trainer) -> str | None:
     return None
 
 
-def hears_of_epochs(trainer: Trainer) -> bool:
+def has_epoch_hooks(trainer: Trainer) -> bool:
     """Whether something happens at the end of each epoch, or at its start."""
-    heard = any(
-        hears_epochs(callback) for callback in callbacks_of(trainer, Callback) if not isinstance(callback, Watcher)
-    )
+    others = (callback for callback in callbacks_of(trainer, Callback) if not isinstance(callback, SparseCallback))
+    heard = any(overrides_epoch_hooks(callback) for callback in others)
     plateau = any(scheduler.reduce_on_plateau for scheduler in trainer.lr_scheduler_configs)
     return heard or plateau or bool(list(_overridden(trainer.lightning_module, LightningModule, EPOCH_HOOKS)))
 
 
-def hears_epochs(callback: Callback) -> bool:
+def overrides_epoch_hooks(callback: Callback) -> bool:
     return bool(list(_overridden(callback, Callback, EPOCH_HOOKS)))
 
 

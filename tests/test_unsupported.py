@@ -11,7 +11,7 @@ from test_epoch_loop import Brought, Listener, brought, fit
 from torch.utils.data import DataLoader, TensorDataset
 
 from descent.batches.in_memory import Batch, InMemoryBatches
-from descent.training.watcher import Watcher
+from descent.training.sparse_callback import SparseCallback
 
 
 def nothing(*args: Any, **options: Any) -> None:
@@ -89,7 +89,7 @@ LISTENS = "the callback Mine listens to each ({})"
                 *("on_after_backward", "on_before_optimizer_step"),
             )
         ),
-        (Brought, {"callbacks": [listening(Watcher, "on_after_backward")]}, LISTENS.format("on_after_backward")),
+        (Brought, {"callbacks": [listening(SparseCallback, "on_after_backward")]}, LISTENS.format("on_after_backward")),
         (ByTheIterator, {}, "training_step takes the iterator of batches"),
         (Brought, {"profiler": "simple"}, "the profiler listens to each"),
         (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in each"),
@@ -122,7 +122,12 @@ def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
     [
         {"min_epochs": 1},
         {"callbacks": [listening(Callback, "on_train_epoch_end"), listening(Callback, "on_validation_end")]},
-        {"callbacks": [listening(Watcher, "on_train_batch_end"), listening(Watcher, "on_before_optimizer_step")]},
+        {
+            "callbacks": [
+                listening(SparseCallback, "on_train_batch_end"),
+                listening(SparseCallback, "on_before_optimizer_step"),
+            ]
+        },
         {"batches": Rows()},
         {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), size=8)},
     ],

@@ -7,20 +7,20 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from descent.training.spacing import Spacing
-from descent.training.watcher import Watcher, loss_of
+from descent.training.intervals import Intervals
+from descent.training.sparse_callback import SparseCallback, loss_of
 
 
-class Points(Watcher):
-    """A callback that writes points at x = k, after step k: at 0, where ``spacing`` says, and at the end.
+class StepMetrics(SparseCallback):
+    """A callback that writes points at x = k, after step k: at 0, where ``intervals`` says, and at the end.
 
     ``self.log`` would cost each step, and these points none but their own.
 
     Attributes:
-        spacing: where the points are; ``build_trainer`` sets it.
+        intervals: where the points are; ``build_trainer`` sets it.
     """
 
-    spacing: Spacing
+    intervals: Intervals
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
         """The values by tag, none where there is nothing to be said.
@@ -31,8 +31,8 @@ class Points(Watcher):
         """
         raise NotImplementedError
 
-    def next_wanted(self, trainer: Trainer, step: int) -> float:
-        return self.spacing.next_logged(step)
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
+        return self.intervals.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
@@ -43,7 +43,7 @@ class Points(Watcher):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step != self.written and self.spacing.logs(step):
+        if step != self.written and self.intervals.logs(step):
             loss = loss_of(trainer, outputs)
             self._write(trainer, pl_module, None if loss is None else loss.item())
 

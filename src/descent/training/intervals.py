@@ -9,7 +9,7 @@ STEPS_BETWEEN_VALIDATIONS = 100  # on small data a validation costs as much as f
 
 
 @dataclass
-class Spacing:
+class Intervals:
     """Every so many optimizer steps, and after each of the first epochs.
 
     A function of the step alone, so that a run which is resumed has the same points; one that is made longer has a
