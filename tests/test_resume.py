@@ -103,6 +103,14 @@ def test_every_scheduler_resumes_exactly(scheduler: str, run: Run, tmp_path: Pat
     assert_resumes_exactly(run, tmp_path, [SignalAt(6), SignalAt(8)], *overrides)
 
 
+def test_patience_on_the_training_loss_counts_on_when_resumed(run: Run, tmp_path: Path) -> None:
+    overrides = [*SMALL, "data.val_fraction=0", "stopping=patience", "stopping.patience=3", "optimizer.lr=0.5"]
+    stopped = run(*overrides, "trainer.max_epochs=30")
+    assert stopped.epochs < 30
+    interruptions = [SignalAt(stopped.steps - back) for back in (9, 3)]  # while it counts
+    assert_resumes_exactly(run, tmp_path, interruptions, *overrides, "trainer.max_epochs=30")
+
+
 @pytest.mark.parametrize(
     "where", ["on_validation_start", "on_validation_end", "on_train_epoch_end", "on_train_end", "on_test_start"]
 )

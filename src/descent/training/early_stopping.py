@@ -9,6 +9,11 @@ from descent.training.schedule import logged, monitored, schedule_of
 class Patience(EarlyStopping):
     """Lightning's ``EarlyStopping``, which looks after each epoch that has the metric: of training, every one."""
 
+    @property
+    def state_key(self) -> str:
+        """Without the metric, which is known once there are data: a resumed run looks for its state before that."""
+        return type(self).__qualname__
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.monitor = monitored(self.monitor, schedule_of(trainer).has_validation)
         super().on_train_start(trainer, pl_module)
