@@ -19,7 +19,7 @@ from descent.compare.settings import Setting
 from descent.drawing import COLORS, legend, look, new_figure, plain
 from descent.errors import as_yaml, invalid
 from regression.optimum import contraction
-from regression.pictures import paths_over_contours
+from regression.plots import paths_over_contours
 
 MARKERS = "os^"
 

@@ -18,9 +18,9 @@ from descent.config.types import (
     is_file,
 )
 from descent.errors import invalid
-from regression.data.module import RegressionData, Rows, numbered
+from regression.data.module import RegressionData
+from regression.data.rows import Rows, numbered
 from regression.data.size import check_size
-from regression.data.table import read_table
 
 
 class SyntheticData(RegressionData):
@@ -118,5 +118,7 @@ class TableData(RegressionData):
             raise invalid("data.features", f"without the target '{target}'", features)
 
     def load(self) -> Rows:
+        from regression.data.table import read_table  # polars, a third of a second, is for tables alone
+
         inputs, targets, names = read_table(self.path, self.target, self.features)
         return Rows(inputs, targets, names, self.target)

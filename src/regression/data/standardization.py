@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regression.data.table import Array
+from regression.data.rows import Array
 
 
 @dataclass(frozen=True)

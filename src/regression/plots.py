@@ -1,4 +1,4 @@
-"""Pictures of a model: its fit, its errors, and the way that training took."""
+"""Figures of linear regression: the fit, the predictions, the paths of two parameters."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from descent.drawing import COLORS, legend, look, new_figure, plain
-from regression.data.table import Array
+from regression.data.rows import Array
 
 
 def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> Figure:
