@@ -128,6 +128,7 @@ def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
         (["optimizer=nesterov"], 3.8 / 2.8 / SHARPEST),
         (["optimizer=nesterov", "scheduler=linear_warmup"], 3.8 / 2.8 / SHARPEST),
         (["optimizer=adam"], None),
+        (["optimizer=sgd", "+optimizer.maximize=true"], None),
         (["optimizer=sgd", "clip=norm"], None),
         (["optimizer=sgd", "clip=value"], None),
     ],
