@@ -1,10 +1,15 @@
 """The module on its own: its defaults, its steps and its metrics, worked out by hand."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 
+from descent.errors import UserError
+from regression.callbacks.of import data_of, model_of
+from regression.data.sources import ListedData
 from regression.model import LinearRegression
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
@@ -79,3 +84,19 @@ def test_without_a_scheduler_there_is_the_optimizer_alone() -> None:
     for scheduler in (None, {}):
         optimizer = LinearRegression(SGD, num_features=2, scheduler=scheduler).configure_optimizers()
         assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own() -> None:
+    class Mine(LightningModule): ...
+
+    class Theirs(LightningDataModule): ...
+
+    with pytest.raises(UserError) as raised:
+        model_of(Mine())
+    assert str(raised.value) == "callbacks=regression needs a LinearRegression, got a Mine"
+    trainer: Any = SimpleNamespace(datamodule=Theirs())
+    with pytest.raises(UserError) as raised:
+        data_of(trainer)
+    assert str(raised.value) == "callbacks=regression needs RegressionData, got Theirs"
+    model, data = by_hand(), ListedData([[1.0]], [2.0], val_fraction=0, test_fraction=0, standardize=False, seed=0)
+    assert (model_of(model), data_of(SimpleNamespace(datamodule=data))) == (model, data)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, 
 from descent.config.types import Number, OrNull, PositiveInteger
 from descent.errors import invalid
 from descent.training.build import build_optimizer, build_scheduler
-from regression.data.standardization import Standardization
+from regression.data.standardization import Standardization, scale_about
 
 
 class LinearRegression(LightningModule):
@@ -31,7 +31,7 @@ class LinearRegression(LightningModule):
         num_features: d; ``None``: this and what follows are taken from the ``RegressionData`` that it trains on.
         standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
         target_center: mean of the training targets in the units of training; metrics are computed about it.
-        target_scale: their standard deviation.
+        target_scale: their standard deviation; 1 where all are the same.
 
     Attributes:
         loss_unit: what a training loss is multiplied by to be in the data's own units.
@@ -65,11 +65,12 @@ class LinearRegression(LightningModule):
         if hasattr(self, "linear"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+        center = float(data.train.y.mean())
         self.hparams.update(
             num_features=len(data.rows.feature_names),
             standardization=asdict(data.standardization),
-            target_center=float(data.train.y.mean()),
-            target_scale=float(data.train.y.std()) or 1.0,
+            target_center=center,
+            target_scale=scale_about(data.train.y, center),
         )
         self._build(self.hparams["num_features"])
 
