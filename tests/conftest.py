@@ -19,7 +19,8 @@ from descent.run.result import Result
 from descent.run.train import train
 from descent.training.build import build
 from regression.data import split as splitting
-from regression.data.module import RegressionData, Rows
+from regression.data.module import RegressionData
+from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores

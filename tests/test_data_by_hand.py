@@ -11,8 +11,7 @@ from conftest import config_of, load, split
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.errors import UserError
-from regression.data import size
-from regression.data.sources import ListedData
+from regression.data.sources import ListedData, check_size, memory_bytes, needed_bytes
 from regression.data.standardization import Standardization
 
 SYNTHETIC = ("data.num_samples=7", "data.num_features=3", "data.condition_number=4", "data.noise_std=0.5")
@@ -91,25 +90,25 @@ def test_data_that_do_not_fit_into_memory_are_named(monkeypatch: pytest.MonkeyPa
 
 def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 8 * (1000 * 7001 + 1000 * 7001 + 4 * 7000 * 7000)  # table, rotated copy, four squares
-    assert size.needed_bytes(1000, 7000) == needed
+    assert needed_bytes(1000, 7000) == needed
     answers = {"SC_PAGE_SIZE": 16, "SC_PHYS_PAGES": needed // 16}
     monkeypatch.setattr(os, "sysconf", answers.__getitem__)
-    assert size.memory_bytes() == needed
-    size.check_size(1000, 7000)
+    assert memory_bytes() == needed
+    check_size(1000, 7000)
     answers["SC_PHYS_PAGES"] -= 1
     with pytest.raises(UserError) as raised:
-        size.check_size(1000, 7000)
+        check_size(1000, 7000)
     assert str(raised.value) == (
         "data.num_samples must be such that the data fit into memory: 1000 x 7000 numbers take 1.6 GiB while they are"
         " drawn, and there are 1.6 GiB, got 1000"
     )
     with pytest.raises(UserError) as raised:
-        size.check_size(1000, 7001)
+        check_size(1000, 7001)
     rule = "at most 7000: the rotation of more features would take minutes"
     assert str(raised.value) == f"data.num_features must be {rule}, got 7001"
     for page, pages in ((0, 4), (4, 0), (-1, -1)):
         answers.update(SC_PAGE_SIZE=page, SC_PHYS_PAGES=pages)
-        assert size.memory_bytes() == 64 * 2**30
+        assert memory_bytes() == 64 * 2**30
 
 
 def test_the_parts_of_a_split_are_cut_from_one_order_and_sorted() -> None:

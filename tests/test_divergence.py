@@ -128,6 +128,7 @@ def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
         (["optimizer=nesterov"], 3.8 / 2.8 / SHARPEST),
         (["optimizer=nesterov", "scheduler=linear_warmup"], 3.8 / 2.8 / SHARPEST),
         (["optimizer=adam"], None),
+        (["optimizer=sgd", "+optimizer.maximize=true"], None),
         (["optimizer=sgd", "clip=norm"], None),
         (["optimizer=sgd", "clip=value"], None),
     ],
@@ -167,7 +168,7 @@ SMALLER = " (on all rows at once it is stable below 0.2275; a batch that is smal
 @pytest.mark.parametrize(
     ("options", "rate", "momentum", "size", "factor", "advice"),
     [
-        (["batch=full"], 0.5, 0.0, 4, 10000, f"try a lower optimizer.lr, or clip=norm{STABLE}"),
+        (["batch=full"], 0.2, 0.0, 4, 10000, f"try a lower optimizer.lr, or clip=norm{STABLE}"),
         (["batch=full", "clip=value", "clip.gradient_clip_val=1e9"], 0.5, 0.0, 4, 100.5, "try a lower optimizer.lr"),
         (["batch=single"], 0.2, 0.9, 1, 1000, f"try a lower optimizer.lr, or clip=norm{SMALLER}"),
     ],

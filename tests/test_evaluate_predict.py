@@ -156,6 +156,17 @@ def test_metrics_are_right_for_targets_of_any_scale_and_offset(
     assert result.metrics["train/loss"] == pytest.approx(result.optimum["loss"], rel=0.05)  # type: ignore[index]
 
 
+def test_targets_that_are_all_the_same_have_finite_metrics_however_far_off_a_model_is(run: Run) -> None:
+    rows = f"data.inputs={[[i] for i in range(12)]}", f"data.targets={[0.1] * 12}"  # whose mean is rounded
+    start = "model.init_weight=1000", "model.init_bias=0", "optimizer.lr=1e-12", "trainer.max_epochs=1"
+    data = "data=line", *rows, "data.val_fraction=0.25", "data.test_fraction=0.25"
+    result = run(*data, *start)
+    for part in ("val", "test"):
+        x = getattr(split(config_of(*data).data, 12), part)
+        assert result.metrics[f"{part}/loss"] == pytest.approx(np.mean((1000.0 * x - 0.1) ** 2), rel=1e-6)
+        assert result.metrics[f"{part}/mae"] == pytest.approx(np.mean(np.abs(1000.0 * x - 0.1)), rel=1e-6)
+
+
 Change = Callable[[dict[str, Any]], Any]
 
 

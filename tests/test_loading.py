@@ -16,6 +16,7 @@ from descent.errors import UserError
 from descent.run.evaluate import evaluate
 from descent.run.load import load_model
 from descent.run.result import read_result
+from regression.model import LinearRegression
 from regression.predict import predict_file
 
 UNITS: dict[str, Any] = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale": 5.0}
@@ -157,13 +158,16 @@ def test_the_words_of_paths_that_cannot_be_used(run_dir: Path) -> None:
     ]
 
 
-def test_a_model_is_loaded_in_the_precision_it_was_trained_in(run_dir: Path) -> None:
+def test_a_model_is_loaded_in_the_precision_it_was_trained_in(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_buffer(model: LinearRegression) -> None:
+        model.register_buffer("tenth", torch.tensor(0.1), persistent=False)
+
+    monkeypatch.setattr(LinearRegression, "configure_model", with_a_buffer)
     single = load_model(run_dir)
-    assert (single.linear.weight.dtype, single.x_mean.dtype, single.training) == (torch.float32, torch.float32, False)
+    assert (single.linear.weight.dtype, single.tenth.dtype, single.training) == (torch.float32, torch.float32, False)
     change(run_dir, "best", {"state_dict": {k: v.double() for k, v in WEIGHTS.items()}})
-    change(run_dir, "best", {"hyper_parameters": {"standardization": UNITS | {"x_mean": [0.1, 2.0]}}})
     double = load_model(run_dir)
-    assert double.linear.weight.dtype == torch.float64 and double.x_mean.tolist() == [0.1, 2.0]
+    assert double.linear.weight.dtype == torch.float64 and double.tenth.item() == 0.1
     assert torch.get_default_dtype() == torch.float32
     change(run_dir, "best", {"hyper_parameters": {"depth": 3}})
     assert "'depth'" in refusal(run_dir)  # and the default is single precision after it

@@ -1,11 +1,15 @@
 """The module on its own: its defaults, its steps and its metrics, worked out by hand."""
 
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 
+from descent.errors import UserError
+from regression.callbacks.of import data_of, model_of
+from regression.data.sources import ListedData
 from regression.model import LinearRegression
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
@@ -32,7 +36,6 @@ def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
     }
     x = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
     assert torch.equal(model(x), layer(x)[:, 0]) and torch.equal(model.predict_step(x), layer(x)[:, 0])
-    assert (model.x_mean.tolist(), model.x_scale.tolist()) == ([0, 0, 0], [1, 1, 1])
     assert set(model.state_dict()) == {"linear.weight", "linear.bias"}
 
 
@@ -49,10 +52,10 @@ def test_initial_values_are_where_they_are_asked_for() -> None:
 def test_predictions_are_in_the_datas_own_units() -> None:
     model, inputs = by_hand(), [[1.0, 2.0], [3.0, 6.0], [0.0, 0.0]]
     assert model.own_units() == ([2.5, 2.5], 5.0)
-    assert model.predict_rows(np.array(inputs)).tolist() == [12.5, 27.5, 5.0]
-    assert model.predict_step(torch.tensor(inputs)).tolist() == [12.5, 27.5, 5.0]
+    for precision in (torch.float32, torch.float64):
+        found = model.predict_step(torch.tensor(inputs, dtype=precision))
+        assert found.tolist() == [12.5, 27.5, 5.0] and found.dtype == precision
     assert model(torch.tensor([[0.0, 0.0], [1.0, -1.0]])).tolist() == [0.5, -0.5]  # in the units of training
-    assert model.predict_rows(np.array(inputs)).dtype == np.float64
 
 
 def test_a_training_step_returns_the_mean_squared_error_in_the_units_of_training() -> None:
@@ -81,3 +84,19 @@ def test_without_a_scheduler_there_is_the_optimizer_alone() -> None:
     for scheduler in (None, {}):
         optimizer = LinearRegression(SGD, num_features=2, scheduler=scheduler).configure_optimizers()
         assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own() -> None:
+    class Mine(LightningModule): ...
+
+    class Theirs(LightningDataModule): ...
+
+    with pytest.raises(UserError) as raised:
+        model_of(Mine())
+    assert str(raised.value) == "callbacks=regression needs a LinearRegression, got a Mine"
+    trainer: Any = SimpleNamespace(datamodule=Theirs())
+    with pytest.raises(UserError) as raised:
+        data_of(trainer)
+    assert str(raised.value) == "callbacks=regression needs RegressionData, got Theirs"
+    model, data = by_hand(), ListedData([[1.0]], [2.0], val_fraction=0, test_fraction=0, standardize=False, seed=0)
+    assert (model_of(model), data_of(SimpleNamespace(datamodule=data))) == (model, data)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, Event
 
 from descent.drawing import look, new_figure, png_of
 from descent.run.train import train
-from regression.pictures import fit_over_data, paths_over_contours, predicted_against_actual
+from regression.plots import fit_over_data, paths_over_contours, predicted_against_actual
 
 X, Y = np.array([3.0, 1.0, 2.0]), np.array([5.0, 2.0, 4.0])
 AT_THE_EDGES = ["left", "bottom"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from descent.compare.settings import Setting
 from descent.drawing import COLORS, legend, look, new_figure, plain
 from descent.errors import as_yaml, invalid
 from regression.optimum import contraction
-from regression.pictures import paths_over_contours
+from regression.plots import paths_over_contours
 
 MARKERS = "os^"
 
@@ -90,12 +91,10 @@ def paths(settings: Sequence[Setting]) -> Figure | None:
         tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
         tags += [tag for tag in run.curves if tag == "parameters/bias"]
         point = optimum.weight + ([] if optimum.bias is None else [optimum.bias])
-        if len(tags) != 2 or len(point) != 2 or [len(row) for row in optimum.hessian] != [2, 2]:
+        numbers = np.array([*point, *chain(*optimum.hessian)], dtype=float)  # null, what is not finite, is nan
+        if (len(tags), len(point), [*map(len, optimum.hessian)]) != (2, 2, [2, 2]) or np.isnan(numbers).any():
             continue
-        known = [number for number in (*point, *optimum.hessian[0], *optimum.hessian[1]) if number is not None]
-        if len(known) < 6:  # not finite
-            continue
-        center, hessian = known[:2], [known[2:4], known[4:]]
+        center, hessian = numbers[:2], numbers[2:].reshape(2, 2)
         ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
         names = tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
     if not ways:

@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -13,8 +12,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, 
 from descent.config.types import Number, OrNull, PositiveInteger
 from descent.errors import invalid
 from descent.training.build import build_optimizer, build_scheduler
-from regression.data.standardization import Standardization
-from regression.data.table import Array
+from regression.data.standardization import Standardization, scale_about
 
 
 class LinearRegression(LightningModule):
@@ -33,15 +31,11 @@ class LinearRegression(LightningModule):
         num_features: d; ``None``: this and what follows are taken from the ``RegressionData`` that it trains on.
         standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
         target_center: mean of the training targets in the units of training; metrics are computed about it.
-        target_scale: their standard deviation.
+        target_scale: their standard deviation; 1 where all are the same.
 
     Attributes:
         loss_unit: what a training loss is multiplied by to be in the data's own units.
     """
-
-    linear: nn.Linear
-    x_mean: Tensor
-    x_scale: Tensor
 
     def __init__(
         self,
@@ -71,11 +65,12 @@ class LinearRegression(LightningModule):
         if hasattr(self, "linear"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+        center = float(data.train.y.mean())
         self.hparams.update(
             num_features=len(data.rows.feature_names),
             standardization=asdict(data.standardization),
-            target_center=float(data.train.y.mean()),
-            target_scale=float(data.train.y.std()) or 1.0,
+            target_center=center,
+            target_scale=scale_about(data.train.y, center),
         )
         self._build(self.hparams["num_features"])
 
@@ -93,8 +88,6 @@ class LinearRegression(LightningModule):
         if not (math.isfinite(given["target_center"]) and 0 < given["target_scale"] < math.inf):
             raise ValueError("its target_center must be a finite number, and its target_scale one greater than 0")
         self.loss_unit = self.units.loss_unit
-        self.register_buffer("x_mean", torch.tensor(self.units.x_mean), persistent=False)  # (d,)
-        self.register_buffer("x_scale", torch.tensor(self.units.x_scale), persistent=False)  # (d,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (batch,) for inputs (batch, d), both in the units of training."""
@@ -118,8 +111,13 @@ class LinearRegression(LightningModule):
         self.log_dict(self.compute(self.test_metrics))
 
     def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
-        """Predictions (batch,) for inputs (batch, d), both in the data's own units."""
-        return self._target_units(self((batch - self.x_mean) / self.x_scale))
+        """Predictions (batch,) for inputs (batch, d), both in the data's own units and in the precision of ``batch``.
+
+        Means and scales are taken off and put on in that precision, whatever the model's own.
+        """
+        x = (batch - batch.new_tensor(self.units.x_mean)) / batch.new_tensor(self.units.x_scale)
+        y: Tensor = self(x.to(self.linear.weight)).to(batch)
+        return y * self.units.y_scale + self.units.y_mean
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
@@ -142,21 +140,8 @@ class LinearRegression(LightningModule):
         powers = {"loss": 2, "mae": 1, "r2": 0}
         return {name: value * unit ** powers[name.split("/")[1]] for name, value in values.items()}
 
-    def predict_rows(self, inputs: Array) -> Array:
-        """Predictions (rows,) for inputs (rows, d), both in the data's own units and in double precision.
-
-        Means and scales are taken off and put on in double precision, whatever the model's own.
-        """
-        x = torch.from_numpy(self.units.inputs(inputs)).to(self.linear.weight)
-        with torch.no_grad():
-            prediction: Array = self(x).double().cpu().numpy() * self.units.y_scale + self.units.y_mean
-        return prediction
-
     def own_units(self) -> tuple[list[float], float | None]:
         """The weights ``[w_1, ..., w_d]`` and the bias, or ``None``, in the data's own units."""
         weight: list[float] = self.linear.weight.detach()[0].tolist()
         bias = self.linear.bias.item() if self.hparams["bias"] else None
         return self.units.own_units(weight, bias)
-
-    def _target_units(self, y: Tensor) -> Tensor:
-        return y * self.units.y_scale + self.units.y_mean

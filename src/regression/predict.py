@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 
 from descent.errors import UserError, invalid
 from descent.files import replaced
@@ -61,9 +62,9 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
 
 def _prediction(model: LinearRegression, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:
     def predict(rows: pl.Series) -> pl.Series:
-        inputs = rows.struct.unnest().to_numpy()
-        with np.errstate(all="ignore"):  # what is not finite is an error of its own
-            predicted = model.predict_rows(inputs)
+        inputs = rows.struct.unnest().to_numpy(writable=True)  # torch warns of an array that is not
+        with torch.no_grad():
+            predicted = model.predict_step(torch.from_numpy(inputs)).numpy()
         if checked and not (usable(inputs) and np.isfinite(predicted).all()):
             raise _NotFiniteError
         return pl.Series(predicted)

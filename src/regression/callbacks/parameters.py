@@ -10,7 +10,7 @@ from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics
 from regression.callbacks.of import data_of, model_of
-from regression.data.module import numbered
+from regression.data.rows import numbered
 
 MAX_WEIGHTS = 20  # curves, and rows of the table; a table of a thousand columns would bury the rest
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import RenderableType
 
@@ -12,7 +12,7 @@ from descent.errors import invalid
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
 from regression.callbacks.of import data_of, model_of
-from regression.data.table import LARGEST
+from regression.data.rows import LARGEST
 
 
 class Predictions(ResultCallback):
@@ -57,5 +57,9 @@ class Predictions(ResultCallback):
         self.before = state_dict["before"]
 
     def _predict(self, pl_module: LightningModule) -> list[float]:
-        found: list[float] = model_of(pl_module).predict_rows(np.array(self.inputs)).tolist() if self.inputs else []
+        if not self.inputs:
+            return []
+        inputs = torch.tensor(self.inputs, dtype=torch.float64)
+        with torch.no_grad():
+            found: list[float] = model_of(pl_module).predict_step(inputs).tolist()
         return found

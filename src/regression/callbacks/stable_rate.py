@@ -56,9 +56,9 @@ class StableRate(Divergence):
 
     def _stable_lr(self, trainer: Trainer) -> float | None:
         given, optimum = self.optimizer, data_of(trainer).optimum
-        if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or optimum is None:
+        if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or given.get("maximize"):
             return None
-        if trainer.gradient_clip_val is not None:
+        if optimum is None or trainer.gradient_clip_val is not None:
             return None
         return largest_stable_lr(
             optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)

@@ -29,28 +29,25 @@ class ToOptimum(StepMetrics, ResultCallback):
     their QR decomposition is enough, so a point costs the same for any number of rows.
     """
 
-    target: torch.Tensor | None = None  # the least-squares solution in the units of training
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         optimum = data_of(trainer).optimum
-        if optimum is not None:
-            bias = [] if optimum.bias is None else [optimum.bias]
-            self.target = torch.tensor([*optimum.weight, *bias], dtype=torch.float64)
-            if not optimum.unique:
-                log.warning(
-                    "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
-                    " reported"
-                )
+        if optimum is not None and not optimum.unique:
+            log.warning(
+                "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
+                " reported"
+            )
         super().on_train_start(trainer, pl_module)
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
         model, data = model_of(pl_module), data_of(trainer)
-        if self.target is None or data.r_factor is None:
+        optimum = data.optimum
+        if optimum is None or data.r_factor is None:
             return {}
-        difference = flat(model.linear.parameters()) - self.target
+        least = [*optimum.weight, *([] if optimum.bias is None else [optimum.bias])]
+        difference = flat(model.linear.parameters()) - torch.tensor(least, dtype=torch.float64)
         values = difference.tolist()
-        split = (values[:-1], values[-1]) if model.hparams["bias"] else (values, None)
-        weight, bias = model.units.own_difference(*split)
+        of_weight, of_bias = (values, None) if optimum.bias is None else (values[:-1], values[-1])
+        weight, bias = model.units.own_difference(of_weight, of_bias)
         return {
             "optimum/excess_loss": excess_loss(data.r_factor, len(data.train), difference) * model.units.loss_unit,
             "optimum/distance": hypot(*weight, bias or 0.0),

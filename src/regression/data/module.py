@@ -1,8 +1,8 @@
-"""The LightningDataModule."""
+"""The LightningDataModule: rows of a source, split, standardised, in batches."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,37 +17,14 @@ from descent.batches.in_memory import InMemoryBatches
 from descent.config.types import BelowOne, OrNull, PositiveInteger, Seed
 from descent.errors import UserError, invalid
 from descent.run.load import CheckpointName
+from regression.data.rows import LARGEST, Part, Rows
 from regression.data.split import split
 from regression.data.standardization import Standardization
-from regression.data.table import LARGEST, Array, read_columns
 from regression.optimum import MOST_WORK, Optimum, least_squares, r_factor, work
 
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Inputs and targets in the data's own units, and what is known of them."""
-
-    inputs: Array  # (rows, features)
-    targets: Array  # (rows,)
-    feature_names: tuple[str, ...]
-    target_name: str = "y"
-    true_weight: tuple[float, ...] | None = None  # of the process that made the data, where it is known
-    true_bias: float | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one split in the units of training, float64, on the CPU."""
-
-    x: Array  # (rows, features)
-    y: Array  # (rows,)
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 class RegressionData(LightningDataModule):
@@ -114,24 +91,21 @@ class RegressionData(LightningDataModule):
         if hasattr(self, "checksum"):
             return
         rows = self.usable_rows()
-        parts = split(len(rows.targets), self.val_fraction, self.test_fraction, self.seed)
+        chosen = split(len(rows.targets), self.val_fraction, self.test_fraction, self.seed)
+        parts = [Part(rows.inputs[part], rows.targets[part]) for part in chosen]
         self.rows = replace(rows, inputs=rows.inputs[:0].copy(), targets=rows.targets[:0].copy())
-        train, val, test = (
-            (rows.inputs[chosen], rows.targets[chosen]) for chosen in (parts.train, parts.val, parts.test)
-        )
-        checksum = crc32(repr([len(part[1]) for part in (train, val, test)]).encode())
-        for array in (*train, *val, *test):
-            checksum = crc32(np.ascontiguousarray(array).data, checksum)
         del rows  # a large table is in memory only once more, and in training precision
-        units = (
-            Standardization.fit(*train, self.bias)
-            if self.standardize
-            else Standardization.identity(len(self.rows.feature_names))
-        )
-        self.standardization = units
-        self.train, self.val, self.test = (
-            Part(units.inputs(x, out=x), units.targets(y, out=y)) for x, y in (train, val, test)
-        )
+        checksum = crc32(repr([len(part) for part in parts]).encode())
+        for part in parts:
+            checksum = crc32(np.ascontiguousarray(part.y).data, crc32(np.ascontiguousarray(part.x).data, checksum))
+        self.train, self.val, self.test = parts
+        if self.standardize:
+            self.standardization = Standardization.fit(self.train.x, self.train.y, self.bias)
+        else:
+            self.standardization = Standardization.identity(len(self.rows.feature_names))
+        for part in parts:
+            self.standardization.inputs(part.x, out=part.x)
+            self.standardization.targets(part.y, out=part.y)
         for name in ("val", "test"):
             if not len(getattr(self, name)):  # Lightning then leaves out what has no loader
                 setattr(self, f"{name}_dataloader", getattr(super(), f"{name}_dataloader"))
@@ -179,6 +153,8 @@ class RegressionData(LightningDataModule):
 
     def file_dataloader(self, path: Path, model: Any, result: Mapping[str, Any]) -> InMemoryBatches:
         """The rows of a table with the run's columns, in the units that ``model`` was trained in."""
+        from regression.data.table import read_columns  # polars, a third of a second, is for tables alone
+
         features, target = column_names(result)
         table = read_columns(path, "--data", [*features, target])
         if len(table) < 2:
@@ -213,8 +189,3 @@ def column_names(result: Mapping[str, Any]) -> tuple[list[str], str]:
             "result.json must have the run's features and target, which callbacks=regression adds; it has none"
         )
     return features, target
-
-
-def numbered(num_features: int) -> tuple[str, ...]:
-    """Names for features that have none: ``x_1``, ``x_2``, ..."""
-    return tuple(f"x_{i}" for i in range(1, num_features + 1))

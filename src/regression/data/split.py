@@ -1,6 +1,6 @@
 """Training, validation and test rows."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ from descent.errors import invalid
 Indices = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Row numbers; each part keeps the order that the rows had."""
 
     train: Indices

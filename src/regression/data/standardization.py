@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regression.data.table import Array
+from regression.data.rows import Array
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Standardization:
         x_mean = inputs.mean(0) if center else np.zeros(inputs.shape[1])
         y_mean = targets.mean() if center else np.zeros(())
         # column by column: the whole table at once would be in memory several times
-        x_scale = np.array([_scale(column, mean) for column, mean in zip(inputs.T, x_mean, strict=True)])
-        return cls(x_mean.tolist(), x_scale.tolist(), float(y_mean), _scale(targets, float(y_mean)))
+        x_scale = np.array([scale_about(column, mean) for column, mean in zip(inputs.T, x_mean, strict=True)])
+        return cls(x_mean.tolist(), x_scale.tolist(), float(y_mean), scale_about(targets, float(y_mean)))
 
     def inputs(self, raw: Array, out: Array | None = None) -> Array:
         """Standardised inputs (rows, features), written into ``out`` if it is given."""
@@ -90,7 +90,7 @@ class Standardization:
         return raw, bias * self.y_scale - sum(w * m for w, m in zip(raw, self.x_mean, strict=True))
 
 
-def _scale(values: Array, mean: float) -> float:
+def scale_about(values: Array, mean: float) -> float:
     """Root mean square about ``mean``, without squaring numbers so small that their squares vanish."""
     centered = values - mean
     largest = np.abs(centered).max()

@@ -14,20 +14,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
+import polars.selectors as cs
 
 from descent.errors import UserError, invalid
-
-if TYPE_CHECKING:
-    import polars as pl
+from regression.data.rows import LARGEST, Array
 
 log = logging.getLogger(__name__)
-Array = NDArray[np.float64]
 
-LARGEST = 1e15  # the squared errors of larger numbers are too large to be summed in single precision
 SUFFIXES = (".csv", ".parquet")
 
 
@@ -76,15 +72,13 @@ def read_columns(path: Path, key: str, names: Sequence[str]) -> Array:
         return _checked(frame, numbers, names, path, key)
 
 
-def scan(path: Path, key: str) -> "pl.LazyFrame":
+def scan(path: Path, key: str) -> pl.LazyFrame:
     """A file as it is, without the blank lines of a CSV file. Its cells are text there.
 
     Args:
         path: exactly this file: its name is no pattern.
         key: what the user named the file with; begins the message of an error.
     """
-    import polars as pl  # a third of a second, needed for tables alone
-
     if path.suffix.lower() not in SUFFIXES:
         raise invalid(key, "a file named .csv or .parquet", str(path))
     if not path.is_file():
@@ -103,7 +97,7 @@ def scan(path: Path, key: str) -> "pl.LazyFrame":
     return frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
-def as_numbers(frame: "pl.LazyFrame", names: Sequence[str], path: Path) -> "list[pl.Expr]":
+def as_numbers(frame: pl.LazyFrame, names: Sequence[str], path: Path) -> list[pl.Expr]:
     """For each of the named columns, the numbers of its cells as Float64, and null where a cell has none.
 
     ``nan``, ``inf`` and numbers above ``LARGEST`` are left to ``usable``.
@@ -126,10 +120,8 @@ def usable(numbers: Array) -> bool:
     return bool((np.abs(numbers) <= LARGEST).all())  # false for nan
 
 
-def bad_cell(frame: "pl.LazyFrame", names: Sequence[str], path: Path) -> UserError | None:
+def bad_cell(frame: pl.LazyFrame, names: Sequence[str], path: Path) -> UserError | None:
     """The error for the first row with a cell that has no usable number; ``None``: there is no such row."""
-    import polars as pl
-
     numbers = as_numbers(frame, names, path)
     good = pl.all_horizontal((number.abs() <= LARGEST).fill_null(False) for number in numbers)  # false for nan
     bad_rows = frame.select(good.alias("good")).with_row_index("row").filter(~pl.col("good")).head(1)
@@ -148,10 +140,8 @@ def bad_cell(frame: "pl.LazyFrame", names: Sequence[str], path: Path) -> UserErr
 
 
 @contextmanager
-def readable(key: str, path: Path) -> "Iterator[None]":
+def readable(key: str, path: Path) -> Iterator[None]:
     """What polars says of a file that it cannot read, as one line that begins with ``key``."""
-    import polars as pl
-
     try:
         yield
     except pl.exceptions.NoDataError:
@@ -164,7 +154,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _checked(frame: "pl.LazyFrame", numbers: "pl.DataFrame", names: Sequence[str], path: Path, key: str) -> Array:
+def _checked(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str], path: Path, key: str) -> Array:
     """The named columns of ``numbers``, read from ``frame``, as an array (rows, columns)."""
     if numbers.height == 0:
         raise UserError(f"{key} must be a file with rows of data, got none in {path}")
@@ -174,10 +164,8 @@ def _checked(frame: "pl.LazyFrame", numbers: "pl.DataFrame", names: Sequence[str
     return table
 
 
-def _numeric(frame: "pl.LazyFrame", numbers: "pl.DataFrame", names: Sequence[str]) -> list[str]:
+def _numeric(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> list[str]:
     """Without the columns of text of which less than half is numbers; where it is more, the rest are mistakes."""
-    import polars as pl
-
     schema = frame.collect_schema()
     doubtful = [name for name in names if schema[name] == pl.String and numbers[name].null_count()]
     if not doubtful:
@@ -187,22 +175,16 @@ def _numeric(frame: "pl.LazyFrame", numbers: "pl.DataFrame", names: Sequence[str
     return [name for name in names if name not in text]
 
 
-def _may_be_numeric(dtype: "pl.DataType") -> bool:
-    import polars as pl
-
+def _may_be_numeric(dtype: pl.DataType) -> bool:
     return dtype.is_numeric() or dtype in (pl.Boolean, pl.String)
 
 
-def _column(name: str) -> "pl.Expr":
+def _column(name: str) -> pl.Expr:
     """Exactly this one: ``pl.col`` takes ``*`` and ``^..$`` for patterns."""
-    import polars.selectors as cs
-
     return cs.by_name(name).as_expr()
 
 
-def _number(name: str, dtype: "pl.DataType") -> "pl.Expr":
-    import polars as pl
-
+def _number(name: str, dtype: pl.DataType) -> pl.Expr:
     cell = _column(name)
     if dtype != pl.String:
         return cell.cast(pl.Float64)

@@ -1,12 +1,13 @@
-"""Pictures of a model: its fit, its errors, and the way that training took."""
+"""Figures of linear regression: the fit, the predictions, the paths of two parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from descent.drawing import COLORS, legend, look, new_figure, plain
-from regression.data.table import Array
+from regression.data.rows import Array
 
 
 def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> Figure:
@@ -42,14 +43,14 @@ def predicted_against_actual(parts: Mapping[str, tuple[Array, Array]], target: s
 
 
 def paths_over_contours(
-    paths: Mapping[str, Array], center: Sequence[float], hessian: Sequence[Sequence[float]], names: tuple[str, str]
+    paths: Mapping[str, Array], center: ArrayLike, hessian: ArrayLike, names: tuple[str, str]
 ) -> Figure:
     """The ways that parameters took over the contours of ``(p - center)^T hessian (p - center) / 2``.
 
     Args:
         paths: by name, (points, 2).
-        center: the optimum.
-        hessian: 2 x 2.
+        center: (2,) the optimum.
+        hessian: (2, 2)
         names: of the parameters.
     """
     figure, axes = new_figure(7, 5)
@@ -64,7 +65,7 @@ def paths_over_contours(
         axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
     for number, (name, path) in enumerate(paths.items()):
         axes.plot(*path.T, marker=".", markersize=3, linewidth=1.2, **look(number), label=plain(name))
-    axes.plot(*center, "*", color="#000000", markersize=12, label="least squares")
+    axes.plot(*np.array(center), "*", color="#000000", markersize=12, label="least squares")
     axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
     legend(axes)
     return figure
