@@ -52,6 +52,7 @@ def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> N
         " a[b]=4, lr=1 (failed)                                                0      0.00",
         " a[b]=5, lr=1                             1e-09                       0      0.00",
         "",
+        "best first by val/loss after the last step; test/* are of the best checkpoint",
         "a[b]=2,clip=no,lr=9 diverged: the training loss [1] is too large",
         "a[b]=4,clip=no,lr=1 failed: it broke",
         "6 runs in my sweep, as a table in summary.csv",

@@ -72,6 +72,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(table)
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
+    if any(name.startswith("test/") for name in logged):
+        console.print(f"best first by {monitor.name} after the last step; test/* are of the best checkpoint")
     for run, result in runs:
         if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
