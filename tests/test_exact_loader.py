@@ -244,6 +244,27 @@ def test_notes_name_what_is_not_exact_and_its_cure() -> None:
         assert all(word in note for word in words), note
 
 
+def test_a_sampler_that_counts_epochs_for_itself_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Counting:
+        epoch = 0
+
+        def __len__(self) -> int:
+            return ROWS
+
+        def __iter__(self) -> Iterator[int]:
+            self.epoch += 1
+            return iter(torch.randperm(ROWS, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+    for given in (DataLoader(Rows(), 4, sampler=Counting()), DataLoader(Rows(), batch_sampler=Buckets())):
+        loader, _ = exact(given, 1)
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            list(loader)
+    (note,) = caplog.messages
+    assert "note: a resumed run may have another order of rows, because Counting.epoch changes" in note
+    assert note.endswith("no checkpoint; a sampler's set_epoch(epoch) in its place would cure it")
+
+
 def test_loaders_that_keep_their_own_position_are_left_as_they_are() -> None:
     for make in LEFT_AS_THEY_ARE.values():
         loader = make()

@@ -1,5 +1,6 @@
 """A DataLoader over rows that have indices, from any position and with random numbers of each batch's own."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -22,6 +23,8 @@ from torch.utils.data import (
 from descent.batches.position import ExactLoader, has_length, tell_epoch
 from descent.batches.seeding import Generator, first_key, generators_in, in_keyed_steps, seeded
 
+log = logging.getLogger(__name__)
+
 ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # what a key is for
 
 
@@ -35,6 +38,7 @@ class MapStyleLoader(ExactLoader):
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         super().__init__(loader, seed)
         self._plan = _Plan()
+        self._is_noted = False  # that a sampler counts for itself
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         key = first_key(self.seed, epoch, BATCH, self.repeat)
@@ -79,11 +83,29 @@ class MapStyleLoader(ExactLoader):
 
     def _drawn(self, source: Any, key: int) -> Iterator[Any]:
         """The indices of any other sampler: all at once if it has a length, or else one by one."""
+        counted = _counters(source)
         with seeded(key, generators_in(self.loader.generator, source)):
             iterator = iter(source)
-            if has_length(source):
-                return iter(list(islice(iterator, len(source))))
-        return in_keyed_steps(iterator, key + 1)
+            drawn = list(islice(iterator, len(source))) if has_length(source) else None
+        changed = [name for name, value in _counters(source).items() if value != counted.get(name)]
+        if changed and not self._is_noted:
+            log.warning(
+                "note: a resumed run may have another order of rows, because %s changes from epoch to epoch and is in "
+                "no checkpoint; a sampler's set_epoch(epoch) in its place would cure it",
+                changed[0],
+            )
+            self._is_noted = True
+        return in_keyed_steps(iterator, key + 1) if drawn is None else iter(drawn)
+
+
+def _counters(source: Any) -> dict[str, float]:
+    """The numbers that a sampler, or the one within a batch sampler, keeps."""
+    return {
+        f"{type(sampler).__name__}.{name}": value
+        for sampler in (source, getattr(source, "sampler", None))
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if isinstance(value, int | float)
+    }
 
 
 class _Plan:
