@@ -39,14 +39,6 @@ class InMemoryBatches:
         self._ordered: tuple[tuple[int, int], Batch] | None = None  # the epoch and repeat, and the rows in their order
 
     @property
-    def x(self) -> Tensor:
-        return self.tensors[0]
-
-    @property
-    def y(self) -> Tensor:
-        return self.tensors[1]
-
-    @property
     def sampler(self) -> "InMemoryBatches":
         """Where Lightning looks for ``set_epoch``."""
         return self

@@ -19,9 +19,7 @@ def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     runs = []
     for path in sorted({path.parent for name in ("result.json", ".hydra") for path in sweep_dir.glob(f"*/{name}")}):
         try:
-            result = read_result(path)
-            _row(path, result)
-            runs.append((path, result))
+            runs.append((path, read_result(path)))
         except FileNotFoundError:
             print(f"left out: {path} has no result.json")
         except (OSError, UserError) as error:

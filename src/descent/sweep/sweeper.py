@@ -20,7 +20,6 @@ from descent.errors import UserError, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
-from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
 from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_of, repeats_of
 
@@ -41,6 +40,10 @@ class ResumingSweeper(Sweeper):
         then: keys and values as in ``params``: ``{seed: "1,2,3"}``; ``None``: no second round.
         space, n_trials, seed: of a search.
     """
+
+    launcher: Launcher  # these three from ``setup`` on
+    hydra_context: HydraContext
+    config: DictConfig
 
     def __init__(
         self,
@@ -67,9 +70,6 @@ class ResumingSweeper(Sweeper):
             check(kind, value, f"hydra.sweeper.{key}")
         self.max_batch_size, self.params = max_batch_size, params or {}
         self.overrides: list[list[list[str]]] = []  # of the jobs of each batch
-        self.launcher: Launcher | None = None
-        self.hydra_context: HydraContext | None = None
-        self.config: DictConfig | None = None
         self.for_each, self.then = for_each, then
         self.given = choose_by, mode
         self.space, self.n_trials, self.seed = space, n_trials, seed
@@ -81,7 +81,6 @@ class ResumingSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None
         from descent.config.schema import MonitorConfig
 
         monitor = MonitorConfig(**(self.config.get("monitor") or {}))
@@ -117,7 +116,6 @@ class ResumingSweeper(Sweeper):
 
     def _all(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
         """Every combination. The launcher composes each job, so that a bad one keeps no other from beginning."""
-        assert self.launcher is not None and self.config is not None and self.hydra_context is not None
         jobs = combinations([*as_overrides(self.params), *arguments], self.hydra_context.config_loader)
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
@@ -130,17 +128,13 @@ class ResumingSweeper(Sweeper):
         self.overrides, returns = [], []
 
         def launch(job: list[str], number: int) -> None:
-            assert self.launcher is not None
             self.overrides = [*self.overrides, [[*job]]]
             returns.append(self.launcher.launch([job], initial_job_idx=number))
-
-        def check(job: list[str]) -> None:
-            if isinstance(self.launcher, ResumingLauncher):
-                self.launcher.check(job)
 
         from descent.sweep.searching import search
 
         assert self.space is not None
+        check = getattr(self.launcher, "check", lambda job: None)  # another launcher has none
         self.best = search(
             arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
         )
@@ -156,7 +150,6 @@ class ResumingSweeper(Sweeper):
             raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
         print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
-        assert self.launcher is not None
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
 
