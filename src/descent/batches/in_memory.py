@@ -57,7 +57,8 @@ class InMemoryBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are left of the epoch, or all of them if none is."""
-        for _ in range(self.count - self.position % self.count):
+        yield from self.take(1)
+        while self.position % self.count:
             yield from self.take(1)
 
     def take(self, count: int) -> list[Batch]:
