@@ -66,6 +66,21 @@ class Owner(Rows):
         return mine + more["rng"].random()
 
 
+module_generator = np.random.default_rng(4)
+
+
+class ClassOwner(Rows):
+    """Draws from a generator of the class and from one of this module."""
+
+    generator = random.Random(5)
+
+    def __init__(self) -> None:
+        super().__init__(float)  # no function of this module
+
+    def __getitem__(self, row: int) -> Tensor:
+        return torch.tensor([row, self.generator.random() + float(module_generator.random())])
+
+
 class Stream(IterableDataset[Tensor]):
     """Each worker gives its share, in an order and with noise that are drawn."""
 
@@ -145,6 +160,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "drop_last": lambda: DataLoader(Rows(drawn), 4, shuffle=True, drop_last=True),
     "__getitems__": lambda: DataLoader(AtOnce(drawn), 4, shuffle=True),
     "own generators": lambda: DataLoader(Owner(), 4, shuffle=True, generator=torch.Generator()),
+    "a class's and a module's generators": lambda: DataLoader(ClassOwner(), 4, shuffle=True),
     "batch_size=None": lambda: DataLoader(Rows(drawn), batch_size=None, shuffle=True),
     "a user's batch_sampler": lambda: DataLoader(Rows(drawn), batch_sampler=Buckets()),
     "weighted": lambda: DataLoader(Rows(), 4, sampler=WeightedRandomSampler(weights.tolist(), 18)),
@@ -188,7 +204,7 @@ def batches(loader: Any, epoch: int, position: int = 0, seed: int = 1, count: in
     disturb()
     loader, _ = exact(loader, seed)
     if position:
-        loader.load_state_dict({"position": position})
+        loader.load_state_dict({"epoch": epoch, "position": position})
     loader.sampler.set_epoch(epoch)
     given = []
     for batch in islice(loader, count):

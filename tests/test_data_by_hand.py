@@ -185,8 +185,10 @@ def test_batches_come_in_order_unless_they_are_to_be_shuffled_anew_each_epoch() 
     shuffled = InMemoryBatches(x, x[:, 0], size=4, shuffle=True)
     for epoch in (0, 1, 0):
         shuffled.set_epoch(epoch)
-        order = np.random.default_rng((0, epoch, 2)).permutation(10).tolist()  # the seed is 0
-        assert [y.tolist() for _, y in shuffled] == [order[:4], order[4:8], order[8:]]
+        for repeat in (0, 1):  # the seed is 0
+            order = np.random.default_rng((0, epoch, 2, repeat)).permutation(10).tolist()
+            assert [y.tolist() for _, y in shuffled] == [order[:4], order[4:8], order[8:]]
+    assert np.array_equal(np.random.default_rng((0, 1, 2, 0)).random(3), np.random.default_rng((0, 1, 2)).random(3))
     assert shuffled.sampler.sampler is shuffled and shuffled.batch_sampler is None
 
 

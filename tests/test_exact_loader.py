@@ -1,6 +1,8 @@
 """Any user's loader gives the same batches for the same seed and epoch, from any position and with any workers."""
 
 import random
+import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -79,6 +81,32 @@ def test_each_epoch_has_every_row_once_and_the_last_batch_is_what_is_left() -> N
     alone = [int(row[0]) for row in batches(LOADERS["batch_size=None"](), 1, count=ROWS + 1)]
     assert sorted(alone) == list(range(ROWS))
     assert alone == [int(row) for batch in batches(LOADERS["shuffle"](), 1) for row in batch[:, 0]]
+
+
+@quiet
+def test_loaders_of_equally_many_rows_are_shuffled_independently() -> None:
+    combined, _ = exact([DataLoader(Rows(drawn), ROWS, shuffle=True) for _ in range(2)], 9)
+    (((a, b), _, _),) = combined
+    assert a[:, 0].tolist() == np.random.default_rng((9, 0, 2)).permutation(ROWS).tolist()
+    assert a[:, 0].tolist() != b[:, 0].tolist() and sorted(b[:, 0].tolist()) == list(range(ROWS))
+    assert not set(a[:, 1].tolist()) & set(b[:, 1].tolist())  # nor have they the same noise
+    combined, _ = exact([InMemoryBatches(torch.arange(ROWS), size=11, shuffle=True) for _ in range(2)], 9)
+    assert all(pair[0][0].tolist() != pair[1][0].tolist() for pair, _, _ in combined)
+
+
+@pytest.mark.parametrize("make", [lambda: DataLoader(Rows(drawn), 4, shuffle=True), LOADERS["weighted"]])
+def test_an_epoch_that_is_gone_through_again_is_drawn_anew(make: Any) -> None:
+    loader, _ = exact(make(), 1)
+    loader.set_epoch(3)
+    first, again = list(loader), list(loader)
+    assert loader.state_dict() == {"epoch": 4, "position": 0, "repeat": 0}
+    assert len(first) == len(again) and not same(first, again)
+    assert same(first, batches(make(), 3))
+    resumed, _ = exact(make(), 1)
+    resumed.load_state_dict({"epoch": 3, "position": 2, "repeat": 1})
+    assert same(list(resumed), again[2:])
+    resumed.set_epoch(4)
+    assert same(list(resumed), batches(make(), 4))
 
 
 def test_a_shuffled_loader_has_numpys_permutation_of_seed_and_epoch() -> None:
@@ -164,6 +192,37 @@ def test_workers_give_the_same_batches_as_none_in_any_epoch_and_from_any_positio
             assert same(list(loader), expected)
 
 
+def test_persistent_workers_start_alike_in_a_run_that_is_resumed() -> None:
+    def init(worker: int) -> None:
+        info, number = get_worker_info(), drawn()
+        assert info is not None
+        info.dataset.noise = lambda: number
+
+    def make() -> DataLoader[Tensor]:
+        return DataLoader(
+            Rows(), 4, num_workers=1, persistent_workers=True, worker_init_fn=init, multiprocessing_context="fork"
+        )
+
+    loader, _ = exact(make(), 1)
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        given = list(loader)
+    assert same(given, batches(make(), 1))
+
+
+def test_a_stream_comes_in_the_order_of_its_workers_whatever_their_speed() -> None:
+    class FirstIsSlow(Stream):
+        def __iter__(self) -> Iterator[Tensor]:
+            worker = get_worker_info()
+            assert worker is not None
+            if worker.id == 0:
+                time.sleep(0.3)
+            yield torch.tensor(worker.id)
+
+    loader, _ = exact(DataLoader(FirstIsSlow(), 1, num_workers=2, multiprocessing_context="fork", in_order=False), 1)
+    assert [int(batch) for batch in loader] == [0, 1]
+
+
 @quiet
 def test_notes_name_what_is_not_exact_and_its_cure() -> None:
     class OwnWay(DataLoader[Tensor]):
@@ -183,6 +242,27 @@ def test_notes_name_what_is_not_exact_and_its_cure() -> None:
     ):
         note = exact(loader, 0)[1] or ""
         assert all(word in note for word in words), note
+
+
+def test_a_sampler_that_counts_epochs_for_itself_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Counting:
+        epoch = 0
+
+        def __len__(self) -> int:
+            return ROWS
+
+        def __iter__(self) -> Iterator[int]:
+            self.epoch += 1
+            return iter(torch.randperm(ROWS, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+    for given in (DataLoader(Rows(), 4, sampler=Counting()), DataLoader(Rows(), batch_sampler=Buckets())):
+        loader, _ = exact(given, 1)
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            list(loader)
+    (note,) = caplog.messages
+    assert "note: a resumed run may have another order of rows, because Counting.epoch changes" in note
+    assert note.endswith("no checkpoint; a sampler's set_epoch(epoch) in its place would cure it")
 
 
 def test_loaders_that_keep_their_own_position_are_left_as_they_are() -> None:

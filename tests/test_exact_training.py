@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from loaders import LEFT_AS_THEY_ARE, LOADERS, WITH_WORKERS, Rows, Stream, disturb, drawn, quiet
+from loaders import LEFT_AS_THEY_ARE, LOADERS, ROWS, WITH_WORKERS, Rows, Stream, disturb, drawn, quiet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from descent.batches.exact import exact, load_positions
+from descent.batches.in_memory import InMemoryBatches
 from descent.training.random_state import random_state, set_random_state
 
 
@@ -158,18 +159,21 @@ def test_a_module_that_asks_for_its_steps_beforehand_resumes_bit_for_bit(
 @quiet
 def test_several_loaders_at_once_resume_bit_for_bit(tmp_path: Path) -> None:
     def make() -> dict[str, Any]:
-        return {"long": LOADERS["shuffle"](), "short": DataLoader(Rows(drawn), 8, shuffle=True)}
+        x = torch.arange(44.0).view(ROWS, 2)
+        short = {"short": DataLoader(Rows(drawn), 8, shuffle=True), "memory": InMemoryBatches(x, size=8, shuffle=True)}
+        return {"long": LOADERS["shuffle"](), **short}
 
-    assert_resumes_exactly(make, tmp_path, STOPS)
+    # after 3 steps the short ones are at their end, after 4 they have been started again
+    assert_resumes_exactly(make, tmp_path, [*STOPS, {"step": 3}])
 
 
 @quiet
 def test_a_position_that_comes_after_the_first_batch_was_fetched_is_refused() -> None:
     loader, _ = exact(DataLoader(Stream(), 4), 0)
     next(iter(loader))  # as Lightning does before training starts where there is no length
-    loader.load_state_dict({"position": 0})
+    loader.load_state_dict({"epoch": 0, "position": 0})
     with pytest.raises(RuntimeError, match="before its first batch"):
-        loader.load_state_dict({"position": 3})
+        loader.load_state_dict({"epoch": 0, "position": 3})
 
 
 @quiet

@@ -131,6 +131,7 @@ def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to
 def test_every_combination_of_a_second_round_is_made() -> None:
     repeats = repeats_of({"seed": "range(1,3)", "+x": "a,b"}, "optimizer", ["optimizer", "optimizer.lr"])
     assert repeats == [["seed=1", "+x=a"], ["seed=1", "+x=b"], ["seed=2", "+x=a"], ["seed=2", "+x=b"]]
+    assert repeats_of({"batch.size": None, "figures": False}, "a", ["a"]) == [["batch.size=null", "figures=False"]]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,9 @@ def test_a_second_round_is_refused_with_the_rule(then: dict[str, Any], for_each:
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(tmp_path: Path) -> None:
+def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     jobs = []
     for job, status, value in (
         *((["o=a", "+lr=1", "+seed=0"], "completed", 1.0), (["o=a", "+lr=1", "+seed=1"], "failed", 1.0)),
@@ -162,6 +165,9 @@ def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(tmp_pa
         Result(status, seed=0, command="", metrics=metrics).write(tmp_path / job_label(job))  # type: ignore[arg-type]
         jobs.append(job)
     assert best_of_each("o", "val/loss", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=3")]
+    assert capsys.readouterr().out.splitlines() == [
+        f"o={group} is not repeated: none of its settings has completed with val/loss" for group in "bc"
+    ]
     assert best_of_each("o", "val/r2", tmp_path, jobs, {"seed"}, "max") == [("o=a", "+lr=2")]
 
 

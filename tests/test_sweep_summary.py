@@ -52,6 +52,7 @@ def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> N
         " a[b]=4, lr=1 (failed)                                                0      0.00",
         " a[b]=5, lr=1                             1e-09                       0      0.00",
         "",
+        "best first by val/loss after the last step; test/* are of the best checkpoint",
         "a[b]=2,clip=no,lr=9 diverged: the training loss [1] is too large",
         "a[b]=4,clip=no,lr=1 failed: it broke",
         "6 runs in my sweep, as a table in summary.csv",
@@ -110,3 +111,13 @@ def test_runs_that_were_made_twice_have_their_whole_names(capsys: pytest.Capture
     write("b,a")
     summarize(Path("my sweep"))
     assert [line.split("  ")[0] for line in printed(capsys) if line.startswith((" a,b", " b,a"))] == [" a,b", " b,a"]
+
+
+def test_the_largest_is_first_where_the_monitor_says_so_then_by_name_and_what_is_not_finite_last(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (("k=a", 0.5), ("k=b", 0.9), ("k=c", float("nan")), ("k=d", 0.9)):
+        write(name, metrics={"val/acc": value}, monitor={"metric": "val/acc", "mode": "max"})
+    summarize(Path("my sweep"))
+    shown = [line.split()[0] for line in printed(capsys) if line.startswith(" k=")]
+    assert shown == ["k=b", "k=d", "k=a", "k=c"]

@@ -110,6 +110,12 @@ def test_a_second_round_without_a_choice_is_refused(sweeper: Sweep) -> None:
     assert launcher.launched == []
 
 
+def test_a_null_among_the_params_is_the_configs_null(sweeper: Sweep) -> None:
+    made, launcher = sweeper(outcome=lambda job: Result("completed", 0, ""), params={"batch.size": None, "seed": 1})
+    made.sweep([])
+    assert launcher.launched == [(0, "batch.size=null,seed=1")]
+
+
 def test_batches_are_launched_one_after_another(sweeper: Sweep) -> None:
     made, launcher = sweeper(max_batch_size=3)
     assert [len(batch) for batch in made.sweep(["optimizer=adam,sgd", "optimizer.lr=0.1,0.2"])] == [3, 1]

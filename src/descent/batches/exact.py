@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.batches.map_style import BATCH, MapStyleLoader
+from descent.batches.map_style import BATCH, LOADER, MapStyleLoader
 from descent.batches.position import ExactLoader, has_length, tell_epoch
 from descent.batches.seeding import first_key, generators_in, in_keyed_steps, seeded
 
@@ -63,7 +63,9 @@ def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
 
 def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
-    pairs = [exact(loader, seed) for loader in combined.flattened]
+    # each has an order of its own, as Lightning has it: rows of equally long loaders are not paired
+    seeds = [seed, *(first_key(seed, number, LOADER) for number in range(1, len(combined.flattened)))]
+    pairs = [exact(loader, own_seed) for loader, own_seed in zip(combined.flattened, seeds, strict=True)]
     combined.flattened = [loader for loader, _ in pairs]
     notes = dict.fromkeys(note for _, note in pairs if note)
     lengths = {len(loader) if has_length(loader) else None for loader in combined.flattened}
@@ -83,17 +85,18 @@ class ReplayedLoader(ExactLoader):
     """In place of anything else that is iterated over: what was seen is loaded again and thrown away."""
 
     def __init__(self, loader: Any, seed: int) -> None:
-        if isinstance(loader, DataLoader) and loader.persistent_workers:
-            # only workers that start with the epoch have random numbers of the epoch's own
+        if isinstance(loader, DataLoader) and (loader.persistent_workers or not loader.in_order):
             loader = copy(loader)
+            # only workers that start with the epoch have random numbers of the epoch's own
             vars(loader)["persistent_workers"] = False  # a DataLoader refuses to have it set
+            loader.in_order = True  # or the batches would come as the workers' speed has it
         super().__init__(loader, seed)
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         loader = self.loader
         listeners = (getattr(loader, name, None) for name in ("dataset", "sampler", "batch_sampler"))
         tell_epoch(epoch, loader, *listeners)
-        key = first_key(self.seed, epoch, BATCH)
+        key = first_key(self.seed, epoch, BATCH, self.repeat)
         self._iterator = None  # its workers end before others start
         with seeded(key, generators_in(loader)):
             self._iterator = iter(loader)  # a DataLoader draws its workers' seeds here

@@ -13,7 +13,8 @@ Batch = tuple[Tensor, ...]
 class InMemoryBatches:
     """Iterates over batches that are tuples of the same rows of each tensor.
 
-    The order of epoch e depends on ``seed`` and e alone, not on what ran before.
+    The order of epoch e depends on ``seed`` and e alone, not on what ran before. Where the batches of an epoch are gone
+    through again, as those of a shorter loader beside a longer one, they have a new order.
 
     Args:
         tensors: of equally many rows each, on the device and in the precision of training.
@@ -34,17 +35,8 @@ class InMemoryBatches:
         self.size = size or self.rows
         self.count = ceil(self.rows / self.size)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
-        self.position = 0  # how many batches of the epoch have been taken
-        self._awaits_epoch = False  # whether the position is that of the epoch that is set next
-        self._ordered: tuple[int, Batch] | None = None  # the epoch, and the rows in its order
-
-    @property
-    def x(self) -> Tensor:
-        return self.tensors[0]
-
-    @property
-    def y(self) -> Tensor:
-        return self.tensors[1]
+        self.position = 0  # how many batches of the epoch have been taken, those of repeats as well
+        self._ordered: tuple[tuple[int, int], Batch] | None = None  # the epoch and repeat, and the rows in their order
 
     @property
     def sampler(self) -> "InMemoryBatches":
@@ -52,9 +44,9 @@ class InMemoryBatches:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch and not self._awaits_epoch:
+        if epoch != self.epoch:
             self.position = 0  # the epoch before may have ended early (limit_train_batches)
-        self.epoch, self._awaits_epoch = epoch, False
+        self.epoch = epoch
 
     def all(self) -> Batch:
         """The whole training set as one batch."""
@@ -65,32 +57,33 @@ class InMemoryBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are left of the epoch, or all of them if none is."""
-        self.position %= len(self)
-        while self.position < len(self):
+        yield from self.take(1)
+        while self.position % self.count:
             yield from self.take(1)
 
     def take(self, count: int) -> list[Batch]:
-        """The next ``count`` batches of the epoch; after its last, of the one that has been set since.
+        """The next ``count`` batches of the epoch.
 
         Where an epoch is a single batch, ``count`` may be any number of epochs.
         """
         if self.count == 1:
             self.position = 1
             return [self.tensors] * count
-        self.position %= self.count
-        rows = slice(self.position * self.size, (self.position + count) * self.size)
+        repeat, first = divmod(self.position, self.count)
+        rows = slice(first * self.size, (first + count) * self.size)
         self.position += count
-        return list(zip(*(torch.split(tensor[rows], self.size) for tensor in self._in_order()), strict=True))
+        return list(zip(*(torch.split(tensor[rows], self.size) for tensor in self._in_order(repeat)), strict=True))
 
-    def _in_order(self) -> Batch:
+    def _in_order(self, repeat: int) -> Batch:
         if not self.shuffle:
             return self.tensors
-        if self._ordered is None or self._ordered[0] != self.epoch:
+        key = self.epoch, repeat
+        if self._ordered is None or self._ordered[0] != key:
             self._ordered = None  # free the rows of the epoch before
-            order = torch.from_numpy(np.random.default_rng((self.seed or 0, self.epoch, 2)).permutation(self.rows))
+            order = torch.from_numpy(np.random.default_rng((self.seed or 0, key[0], 2, key[1])).permutation(self.rows))
             order = order.to(self.tensors[0].device)
             # one copy an epoch; batches are views of it
-            self._ordered = (self.epoch, tuple(tensor[order] for tensor in self.tensors))
+            self._ordered = (key, tuple(tensor[order] for tensor in self.tensors))
         return self._ordered[1]
 
     def state_dict(self) -> dict[str, int]:
@@ -98,6 +91,4 @@ class InMemoryBatches:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on at a position; of the epoch that is set next, where the state has none."""
-        self.position, self.epoch = state_dict["position"], state_dict.get("epoch", self.epoch)
-        self._awaits_epoch = "epoch" not in state_dict
+        self.position, self.epoch = state_dict["position"], state_dict["epoch"]

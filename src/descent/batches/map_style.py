@@ -1,5 +1,6 @@
 """A DataLoader over rows that have indices, from any position and with random numbers of each batch's own."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -22,7 +23,9 @@ from torch.utils.data import (
 from descent.batches.position import ExactLoader, has_length, tell_epoch
 from descent.batches.seeding import Generator, first_key, generators_in, in_keyed_steps, seeded
 
-ORDER, BATCH, WORKER = 2, 3, 4  # what the keys of an epoch are for
+log = logging.getLogger(__name__)
+
+ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # what a key is for
 
 
 class MapStyleLoader(ExactLoader):
@@ -35,14 +38,17 @@ class MapStyleLoader(ExactLoader):
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         super().__init__(loader, seed)
         self._plan = _Plan()
+        self._is_noted = False  # that a sampler counts for itself
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
-        key = first_key(self.seed, epoch, BATCH)
+        key = first_key(self.seed, epoch, BATCH, self.repeat)
         self._plan.items = ((key + number, index) for number, index in enumerate(self._indices(epoch, first), first))
         if self._iterator is None or not self.loader.persistent_workers:
             self._iterator = None  # its workers end before others start
             self._keyed = self._keyed_loader()
-        self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, epoch, WORKER))
+        # workers that live on from epoch to epoch start alike in a resumed run, whatever its first epoch
+        started = (0, WORKER) if self.loader.persistent_workers else (epoch, WORKER, self.repeat)
+        self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, *started))
         self._iterator = iter(self._keyed)
         yield from self._iterator
 
@@ -66,22 +72,40 @@ class MapStyleLoader(ExactLoader):
         if type(sampler) is SequentialSampler:
             rows = np.arange(len(sampler))
         elif type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
-            rows = np.random.default_rng((self.seed, epoch, ORDER)).permutation(len(sampler))
+            rows = np.random.default_rng((self.seed, epoch, ORDER, self.repeat)).permutation(len(sampler))
         if rows is not None and batch_sampler is None:
             return (int(row) for row in rows[first:])
         if rows is not None and type(batch_sampler) is BatchSampler and batch_sampler.sampler is sampler:
             size = batch_sampler.batch_size
             return (rows[n * size : (n + 1) * size].tolist() for n in range(first, len(batch_sampler)))
         source = sampler if batch_sampler is None else batch_sampler
-        return islice(self._drawn(source, first_key(self.seed, epoch, ORDER)), first, None)
+        return islice(self._drawn(source, first_key(self.seed, epoch, ORDER, self.repeat)), first, None)
 
     def _drawn(self, source: Any, key: int) -> Iterator[Any]:
         """The indices of any other sampler: all at once if it has a length, or else one by one."""
+        counted = _counters(source)
         with seeded(key, generators_in(self.loader.generator, source)):
             iterator = iter(source)
-            if has_length(source):
-                return iter(list(islice(iterator, len(source))))
-        return in_keyed_steps(iterator, key + 1)
+            drawn = list(islice(iterator, len(source))) if has_length(source) else None
+        changed = [name for name, value in _counters(source).items() if value != counted.get(name)]
+        if changed and not self._is_noted:
+            log.warning(
+                "note: a resumed run may have another order of rows, because %s changes from epoch to epoch and is in "
+                "no checkpoint; a sampler's set_epoch(epoch) in its place would cure it",
+                changed[0],
+            )
+            self._is_noted = True
+        return in_keyed_steps(iterator, key + 1) if drawn is None else iter(drawn)
+
+
+def _counters(source: Any) -> dict[str, float]:
+    """The numbers that a sampler, or the one within a batch sampler, keeps."""
+    return {
+        f"{type(sampler).__name__}.{name}": value
+        for sampler in (source, getattr(source, "sampler", None))
+        for name, value in getattr(sampler, "__dict__", {}).items()
+        if isinstance(value, int | float)
+    }
 
 
 class _Plan:

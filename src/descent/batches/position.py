@@ -26,8 +26,8 @@ class ExactLoader:
     def __init__(self, loader: Any, seed: int) -> None:
         self.loader, self.seed = loader, seed
         self.epoch, self.position = 0, 0  # the position counts the batches that were handed out
+        self.repeat = 0  # how often the epoch's batches were gone through before, beside a longer loader
         self._resumed = False  # whether the next iteration starts at the position
-        self._awaits_epoch = False  # whether the position is that of the epoch that is set next
         self._is_set, self._is_over = False, False  # an epoch was set; its batches are all handed out
         self._ahead = 0  # batches that were handed out and not trained on
 
@@ -51,8 +51,8 @@ class ExactLoader:
     def __iter__(self) -> Iterator[Any]:
         """The epoch's batches; those that are left of it, the first time after a state was loaded."""
         epoch, first = self.epoch, self.position if self._resumed else 0
-        if has_length(self) and first >= len(self):  # of a shorter loader that was started again within the epoch
-            first %= len(self)
+        if self._is_over:  # and started again within the epoch
+            self.repeat, first = self.repeat + 1, 0
         if not self._is_set and not has_length(self):
             self._ahead = 1
         self._resumed = self._is_over = False
@@ -65,25 +65,25 @@ class ExactLoader:
         self._is_over = True
 
     def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch and not self._awaits_epoch:
-            self.position, self._is_over, self._resumed = 0, False, False
-        self.epoch, self._awaits_epoch, self._is_set = epoch, False, True
+        if epoch != self.epoch:
+            self.position, self.repeat, self._is_over, self._resumed = 0, 0, False, False
+        self.epoch, self._is_set = epoch, True
 
     def state_dict(self) -> dict[str, int]:
         """The position among the batches of an epoch that were trained on."""
         if self._is_over:
-            return {"epoch": self.epoch + 1, "position": 0}
-        return {"epoch": self.epoch, "position": self._trained()}
+            return {"epoch": self.epoch + 1, "position": 0, "repeat": 0}
+        return {"epoch": self.epoch, "position": self._trained(), "repeat": self.repeat}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on at a position; of the epoch that is set next, where the state has none."""
-        position, epoch = state_dict["position"], state_dict.get("epoch", self.epoch)
+        position, epoch = state_dict["position"], state_dict["epoch"]
         if self._ahead and not self._is_set and not self._resumed:
             if (epoch, position) != (self.epoch, self._trained()):
                 raise RuntimeError(TOO_LATE)
             return
         self.position, self.epoch = position, epoch
-        self._resumed, self._is_over, self._awaits_epoch = True, False, "epoch" not in state_dict
+        self.repeat = state_dict.get("repeat", 0)  # of an earlier version none
+        self._resumed, self._is_over = True, False
 
     def _trained(self) -> int:
         return self.position if self._resumed else max(0, self.position - self._ahead)

@@ -17,9 +17,9 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 LARGE = 100  # a longer list or dict holds data
 
 
-def first_key(seed: int, epoch: int, purpose: int) -> int:
-    """The key of an epoch's first batch. Its others follow by counting."""
-    return int(np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)[0] >> np.uint64(2))
+def first_key(seed: int, epoch: int, purpose: int, repeat: int = 0) -> int:
+    """The key of the first batch of an epoch, or of a repeat within it. The others follow by counting."""
+    return int(np.random.SeedSequence((seed, epoch, purpose, repeat)).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 @contextmanager
@@ -68,7 +68,10 @@ def _reseed(generator: Generator, key: int) -> None:
 
 
 def generators_in(*owners: Any) -> list[Generator]:
-    """The generators among the attributes of datasets, transforms and samplers, at any depth."""
+    """The generators that datasets, transforms and samplers may draw from, those of their attributes at any depth.
+
+    Those of a class and of the module where it is written are among them, but not of what that module imports.
+    """
     found: list[Generator] = []
     left, seen = list(reversed(owners)), set[int]()
     while left and len(seen) < LARGE**2:
@@ -87,9 +90,12 @@ def generators_in(*owners: Any) -> list[Generator]:
         elif isinstance(thing, MethodType):
             left.append(thing.__self__)
         elif isinstance(thing, FunctionType):
+            left += [value for value in thing.__globals__.values() if isinstance(value, Generator)]
             for cell in thing.__closure__ or ():
                 with suppress(ValueError):  # nothing in it yet
                     left.append(cell.cell_contents)
         elif not isinstance(thing, type | ModuleType | torch.Tensor | Trainer):
             left += getattr(thing, "__dict__", {}).values()
+            shared = [value for kind in type(thing).__mro__ for value in vars(kind).values()]
+            left += [value for value in shared if isinstance(value, Generator | FunctionType)]
     return found

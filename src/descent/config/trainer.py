@@ -60,5 +60,8 @@ def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
             check_finite(value, key)
             check_value(value, key, argument, signature)
             if not is_default(value, argument):
+                if name == "overfit_batches":  # it would shuffle still: Lightning cannot change these loaders' samplers
+                    instead = "0: trainer.limit_train_batches with a loader that does not shuffle takes its place"
+                    raise invalid(key, instead, value)
                 further[name] = value
     return {**own, "arguments": further}

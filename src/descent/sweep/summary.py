@@ -19,9 +19,7 @@ def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     runs = []
     for path in sorted({path.parent for name in ("result.json", ".hydra") for path in sweep_dir.glob(f"*/{name}")}):
         try:
-            result = read_result(path)
-            _row(path, result)
-            runs.append((path, result))
+            runs.append((path, read_result(path)))
         except FileNotFoundError:
             print(f"left out: {path} has no result.json")
         except (OSError, UserError) as error:
@@ -72,6 +70,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(table)
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
+    if any(name.startswith("test/") for name in logged):
+        console.print(f"best first by {monitor.name} after the last step; test/* are of the best checkpoint")
     for run, result in runs:
         if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)

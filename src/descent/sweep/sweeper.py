@@ -7,7 +7,7 @@ a result like any other. So the same command again continues a sweep.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -20,9 +20,8 @@ from descent.errors import UserError, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
-from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
-from descent.sweep.tuning import best_of_each, combinations, key_of, repeats_of
+from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_of, repeats_of
 
 
 class ResumingSweeper(Sweeper):
@@ -42,6 +41,10 @@ class ResumingSweeper(Sweeper):
         space, n_trials, seed: of a search.
     """
 
+    launcher: Launcher  # these three from ``setup`` on
+    hydra_context: HydraContext
+    config: DictConfig
+
     def __init__(
         self,
         max_batch_size: int | None,
@@ -54,14 +57,19 @@ class ResumingSweeper(Sweeper):
         n_trials: int = 20,
         seed: int = 0,
     ) -> None:
-        from descent.sweep.keys import check_keys  # pydantic comes in here
+        from descent.config.schema import Mode  # pydantic comes in here
+        from descent.config.types import OrNull, PositiveInteger, Rule, Text, check
 
-        check_keys(max_batch_size, {"params": params, "then": then, "space": space}, choose_by, mode)
+        values = Annotated[Annotated[Mapping[str, Any], Rule("keys with their values")] | None, OrNull("none")]
+        for key, kind, value in (
+            ("max_batch_size", Annotated[PositiveInteger | None, OrNull("all at once")], max_batch_size),
+            *(("params", values, params), ("then", values, then), ("space", values, space)),
+            ("choose_by", Annotated[Text | None, OrNull("monitor.metric")], choose_by),
+            ("mode", Annotated[Mode | None, OrNull("monitor.mode")], mode),
+        ):
+            check(kind, value, f"hydra.sweeper.{key}")
         self.max_batch_size, self.params = max_batch_size, params or {}
         self.overrides: list[list[list[str]]] = []  # of the jobs of each batch
-        self.launcher: Launcher | None = None
-        self.hydra_context: HydraContext | None = None
-        self.config: DictConfig | None = None
         self.for_each, self.then = for_each, then
         self.given = choose_by, mode
         self.space, self.n_trials, self.seed = space, n_trials, seed
@@ -73,7 +81,6 @@ class ResumingSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None
         from descent.config.schema import MonitorConfig
 
         monitor = MonitorConfig(**(self.config.get("monitor") or {}))
@@ -81,7 +88,7 @@ class ResumingSweeper(Sweeper):
         self.choose_by = choose_by or monitor.metric
         self.mode = monitor.mode_of(self.choose_by, mode, "hydra.sweeper.mode") if self.space or self.then else "min"
         sweep_dir = Path(self.config.hydra.sweep.dir)
-        keys = {key_of(override) for override in [*arguments, *(f"{key}=" for key in self.params or {})]}
+        keys = {key_of(override) for override in [*arguments, *as_overrides(self.params)]}
         repeats = repeats_of(self.then, self.for_each, keys) if self.then else []
         if self.space and self.params:
             raise invalid("hydra.sweeper.params", "null in a search", dict(self.params))
@@ -109,9 +116,7 @@ class ResumingSweeper(Sweeper):
 
     def _all(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
         """Every combination. The launcher composes each job, so that a bad one keeps no other from beginning."""
-        assert self.launcher is not None and self.config is not None and self.hydra_context is not None
-        overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        jobs = combinations(overrides, self.hydra_context.config_loader)
+        jobs = combinations([*as_overrides(self.params), *arguments], self.hydra_context.config_loader)
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
@@ -123,17 +128,13 @@ class ResumingSweeper(Sweeper):
         self.overrides, returns = [], []
 
         def launch(job: list[str], number: int) -> None:
-            assert self.launcher is not None
             self.overrides = [*self.overrides, [[*job]]]
             returns.append(self.launcher.launch([job], initial_job_idx=number))
-
-        def check(job: list[str]) -> None:
-            if isinstance(self.launcher, ResumingLauncher):
-                self.launcher.check(job)
 
         from descent.sweep.searching import search
 
         assert self.space is not None
+        check = getattr(self.launcher, "check", lambda job: None)  # another launcher has none
         self.best = search(
             arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
         )
@@ -149,7 +150,6 @@ class ResumingSweeper(Sweeper):
             raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
         print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
-        assert self.launcher is not None
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
 

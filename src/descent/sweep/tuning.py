@@ -28,10 +28,9 @@ def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[s
     if {"name", for_each} & set(then):
         raise invalid("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
     try:
-        repeats = combinations([f"{key}={values}" for key, values in then.items()])
+        return combinations(as_overrides(then))
     except HydraException as error:
         raise UserError(f"hydra.sweeper.then must be keys with values as in a sweep: {one_line(error)}") from error
-    return repeats
 
 
 def best_of_each(
@@ -56,11 +55,17 @@ def best_of_each(
         found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
     choose = max if mode == "max" else min
     best = []
-    for settings in found.values():
+    for group, settings in found.items():
         means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}
         if means:
             best.append(choose(means, key=means.__getitem__))
+        else:
+            print(f"{group} is not repeated: none of its settings has completed with {choose_by}")
     return best
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
 
 
 def key_of(override: str) -> str:
