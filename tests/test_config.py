@@ -209,8 +209,10 @@ def test_two_experiments_at_once_are_refused(group: str) -> None:
 
 
 def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("# Classify the digits.\n")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# What is\n# mine. And more.\nseed: 1\n")
+    assert help_text(tmp_path).startswith("Classify the digits.\n\n")
     assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
 
 

@@ -19,12 +19,18 @@ ELSEWHERE = {
     "default_root_dir": "output goes below logs/, and name=... names it",
     "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
     "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
-    "num_sanity_val_steps": "debug=fast_dev_run tries validation before a long run",
+    "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
     "barebones": "a run keeps checkpoints and logs",
     "use_distributed_sampler": "a run has one device",
     "sync_batchnorm": "a run has one device",
 }
 ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+
+
+def refusal(name: str) -> str | None:
+    """Why an argument of the Trainer is no key of the config; ``None``: it is one, or there is no such argument."""
+    why = ELSEWHERE.get(name) or ("a run has one device" if name in ONE_DEVICE else None)
+    return why and f"trainer.{name} must not be set: {why}"
 
 
 def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
