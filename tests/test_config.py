@@ -94,8 +94,28 @@ def test_what_waits_for_a_metric_waits_for_the_one_that_decides() -> None:
 def test_a_scheduler_that_says_no_mode_has_that_of_its_metric() -> None:
     config = config_of("scheduler=plateau", "~scheduler.mode", "monitor={metric: val/acc, mode: max}")
     assert config.scheduler["mode"] == "max"  # torch's own default is min
+    assert config.model["scheduler"]["mode"] == "max"  # of which the scheduler is made
     with pytest.raises(UserError, match=r"scheduler\.mode must be min or max: val/r2 is not val/loss"):
         config_of("scheduler=plateau", "~scheduler.mode", "scheduler.monitor=val/r2")
+
+
+@pytest.mark.parametrize(("scheduler", "monitor"), [("plateau", "val/acc"), ("step", None)])
+def test_a_scheduler_needs_no_more_than_its_class_and_arguments(
+    scheduler: str, monitor: str | None, tmp_path: Path
+) -> None:
+    for path in CONF.iterdir():
+        if path.name != "scheduler":
+            (tmp_path / path.name).symlink_to(path)
+    whole = yaml.safe_load((CONF / f"scheduler/{scheduler}.yaml").read_text())
+    own = {key: value for key, value in whole.items() if key not in ("interval", "frequency", "monitor", "mode")}
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/mine.yaml").write_text(yaml.safe_dump(own))
+    metric = "monitor={metric: val/acc, mode: max}"
+    mine = cli.load_config(tmp_path, ["scheduler=mine", metric])
+    assert [mine.scheduler[key] for key in ("interval", "frequency", "monitor")] == ["epoch", 1, monitor]
+    shipped = config_of(f"scheduler={scheduler}", metric)
+    assert mine.scheduler == mine.model["scheduler"] == shipped.scheduler
+    assert config_digest(mine) == config_digest(shipped)
 
 
 def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:

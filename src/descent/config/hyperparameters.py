@@ -20,7 +20,7 @@ class OptimizerUse:
 
 @dataclass(frozen=True, config=LATER)
 class SchedulerUse:
-    """The keys of Lightning's lr_scheduler config."""
+    """The keys of Lightning's lr_scheduler config; a file in ``conf/scheduler/`` may leave them out."""
 
     interval: Literal["epoch", "step"]
     frequency: PositiveInteger

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
+from descent.config.hparams import OF_CLASSES
 from descent.config.hyperparameters import check_spec
 from descent.config.schema import NOT_SET, PACKAGES, Config, TrainerConfig
 from descent.config.targets import check_target
@@ -43,6 +44,7 @@ def parse(
         raise
     config = _with_modes(config)
     _check_together(config)
+    _hand_on(config)
     return config
 
 
@@ -107,6 +109,10 @@ def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
     """Each group that names a class, or several by name, its arguments checked."""
     if config.scheduler and "_target_" not in config.scheduler:
         raise invalid("scheduler", "empty, or have a _target_", config.scheduler)
+    if config.scheduler:
+        monitor = config.monitor.metric if is_plateau(config) else None
+        defaults = {"interval": "epoch", "frequency": 1, "monitor": monitor}
+        config = replace(config, scheduler=config.scheduler | defaults | config.scheduler)
     checked: dict[str, Any] = {}
     for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
         checked[group] = check_spec(getattr(config, group), group, _packages(config), config.choices.get(group))
@@ -150,6 +156,17 @@ def _with_modes(config: Config) -> Config:
             raise invalid("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
         scheduler = {**scheduler, "mode": mode("scheduler", scheduler["monitor"], scheduler.get("mode"))}
     return replace(config, stopping=stopping, scheduler=scheduler)
+
+
+def _hand_on(config: Config) -> None:
+    """A class that gets the optimizer or the scheduler by interpolation gets it with what was filled in here."""
+    for key, source in config.links.items():
+        group, *path = key.split(".")
+        if group in OF_CLASSES and source in ("optimizer", "scheduler"):
+            node = getattr(config, group)
+            for name in path[:-1]:
+                node = node[name]
+            node[path[-1]] = getattr(config, source)
 
 
 def _check_together(config: Config) -> None:

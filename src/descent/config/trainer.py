@@ -51,7 +51,7 @@ def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
     for name, value in node.items():
         key, argument = f"trainer.{name}", signature.arguments.get(name)
         if name in ELSEWHERE:
-            raise UserError(f"{key} must not be set: {ELSEWHERE[name]}")
+            raise UserError(refusal(name))
         if name in ONE_DEVICE:
             if value != ONE_DEVICE[name]:
                 raise invalid(key, f"{ONE_DEVICE[name]}: a run has one device", value)
