@@ -127,4 +127,4 @@ def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 def _own_keys(runtime: Any) -> list[str]:
     """What stands at the top of the project's ``train.yaml``."""
     mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
-    return [str(key) for path in mains for key in OmegaConf.load(Path(path) / "train.yaml")]
+    return [str(key) for path in mains for key in composing.main_config(Path(path).resolve())]
