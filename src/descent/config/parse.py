@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import ValidationError
 
 from descent.config.hparams import OF_CLASSES
-from descent.config.hyperparameters import check_spec
+from descent.config.optimizers import check_spec
 from descent.config.schema import NOT_SET, PACKAGES, Config, TrainerConfig
 from descent.config.targets import check_target
 from descent.config.trainer import with_arguments
@@ -48,11 +48,6 @@ def parse(
     return config
 
 
-def _packages(config: Config) -> list[str]:
-    """Those that every project needs, and its own."""
-    return [*dict.fromkeys([*PACKAGES, *config.packages])]
-
-
 def _checked(
     tree: Mapping[str, Any], choices: dict[str, str], cwd: Path | None, own: Collection[str], links: dict[str, str]
 ) -> Config:
@@ -70,7 +65,8 @@ def _checked(
         if isinstance(kind, type) and is_dataclass(kind) and name in tree
     }
     config = _typed(Config, {**tree, **typed}, further=[*extra])
-    config = replace(config, choices=choices, extra=extra, links=links)
+    packages = [*dict.fromkeys([*PACKAGES, *config.packages])]
+    config = replace(config, packages=packages, choices=choices, extra=extra, links=links)
     return replace(config, **_checked_classes(config, cwd))
 
 
@@ -115,10 +111,10 @@ def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
         config = replace(config, scheduler=config.scheduler | defaults | config.scheduler)
     checked: dict[str, Any] = {}
     for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
-        checked[group] = check_spec(getattr(config, group), group, _packages(config), config.choices.get(group))
+        checked[group] = check_spec(getattr(config, group), group, config.packages, config.choices.get(group))
     for group in ("data", "model"):  # a model may have the optimizer by interpolation
         choice = config.choices.get(group)
-        checked[group] = check_target(getattr(config, group), group, _packages(config), choice=choice, cwd=cwd)
+        checked[group] = check_target(getattr(config, group), group, config.packages, choice=choice, cwd=cwd)
     for group in ("callbacks", "logger"):
         checked[group] = {
             name: _named(spec, f"{group}.{name}", config, cwd) for name, spec in getattr(config, group).items()
@@ -130,7 +126,7 @@ def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, 
     if not isinstance(spec, Mapping):
         raise invalid(path, "a _target_ and its arguments", spec)
     to_fill = {"save_dir": None} if spec.get("save_dir", "") is None else {}  # a logger gets the run's directory
-    return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, _packages(config), cwd=cwd), **to_fill}
+    return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, config.packages, cwd=cwd), **to_fill}
 
 
 def is_plateau(config: Config) -> bool:

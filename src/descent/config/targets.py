@@ -85,9 +85,10 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
         raise UserError(f"{key} is missing: it names the class, in {', '.join(packages)}")
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target) or not _within(target, packages):
         raise invalid(key, _allowed(packages), target)
+    kind = KINDS.get(path.partition(".")[0])
     try:
         found = find(target)
-        base = find(KINDS[path.partition(".")[0]]) if path.partition(".")[0] in KINDS else None
+        base = find(kind) if kind else None
     except LookupError:
         raise invalid(key, "a class that exists", target) from None
     if found is None:
@@ -97,7 +98,7 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
     if not _within(found.module.name, packages):  # imported there from elsewhere
         raise invalid(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
     if base and (found == base or derives(found, base) is False):
-        raise invalid(key, f"a class derived from {KINDS[path.partition('.')[0]]}", target)
+        raise invalid(key, f"a class derived from {kind}", target)
     return found
 
 
