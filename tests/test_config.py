@@ -129,14 +129,15 @@ def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
 
 
 def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\n")
+    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\nnames: [a]\n")
     for group in CONF.iterdir():
         if group.is_dir():
             (tmp_path / group.name).symlink_to(group)
     config = cli.load_config(tmp_path, ["classes.cat=2"])
-    assert config.extra == {"classes": {"cat": 2}, "predict_at": [], "figures": True}
+    assert config.extra == {"classes": {"cat": 2}, "names": ["a"], "predict_at": [], "figures": True}
     assert config_of("predict_at=[[1,2,3,4,5]]").extra == {"predict_at": [[1, 2, 3, 4, 5]], "figures": True}
     assert flat_config(config)["classes.cat"] == 2
+    assert flat_config(config)["names"] == ["a"] and "name" not in flat_config(config)
     with pytest.raises(UserError, match="klasses is not a key"):
         cli.load_config(tmp_path, ["+klasses=2"])
 

@@ -16,7 +16,7 @@ FREE = (
     "links",
     "packages",
     "logger",
-    "checkpoint.",
+    "checkpoint",
     "trainer.enable_progress_bar",
     "trainer.profiler",
     "trainer.fast",
@@ -30,9 +30,13 @@ def flat_config(config: Config) -> dict[str, Any]:
     What a class gets by interpolation is that of the key where it is written.
     A key that has a default in the schema is left out where it has it: runs from before there was the key go on.
     """
-    linked = {key for key, source in config.links.items() if key.startswith(OF_CLASSES) and source}
-    own = flat(without_defaults(config), left_out={key for key in linked if not config.links[key].startswith(FREE)})
-    return {key: value for key, value in own if not key.startswith(FREE)}
+    linked = {key: source for key, source in config.links.items() if source and key.startswith(OF_CLASSES)}
+    own = flat(without_defaults(config), left_out=[key for key, source in linked.items() if not _is_free(source)])
+    return {key: value for key, value in own if not _is_free(key)}
+
+
+def _is_free(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{free}.") for free in FREE)
 
 
 def config_digest(config: Config) -> str:

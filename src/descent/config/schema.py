@@ -88,7 +88,7 @@ class MonitorConfig:
         raise invalid(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
 
 
-@dataclass(frozen=True, config=LATER)
+@dataclass(frozen=True, config=LATER, kw_only=True)
 class TrainerConfig:
     """Lightning's own names, one device."""
 
@@ -99,7 +99,7 @@ class TrainerConfig:
     log_every_n_steps: PositiveInteger
     check_val_every_n_epoch: Annotated[PositiveInteger | None, OrNull("as often as is worth it")]
     deterministic: Annotated[bool | Literal["warn"], Rule("true, false or warn")]
-    fast_dev_run: Annotated[Boolean | PositiveInteger, Rule("true or false, or a number of batches")]
+    fast_dev_run: Annotated[Boolean | PositiveInteger, Rule("true or false, or a number of batches")] = False
     profiler: Annotated[Literal["simple", "advanced"] | None, OrNull("off")]
     enable_progress_bar: Boolean
     fast: Boolean = True  # steps without Lightning's overhead, where nothing stands in their way
