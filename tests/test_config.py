@@ -20,8 +20,8 @@ from descent.config.help import help_text
 from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
-from descent.config.parse import keys_of, parse
-from descent.config.schema import TrainerConfig
+from descent.config.parse import parse
+from descent.config.schema import TrainerConfig, keys_of
 from descent.config.trainer import ELSEWHERE, ONE_DEVICE
 from descent.errors import UserError
 from descent.run import cli
@@ -116,6 +116,17 @@ def test_a_scheduler_needs_no_more_than_its_class_and_arguments(
     shipped = config_of(f"scheduler={scheduler}", metric)
     assert mine.scheduler == mine.model["scheduler"] == shipped.scheduler
     assert config_digest(mine) == config_digest(shipped)
+
+
+def test_a_plateau_of_ones_own_has_the_mode_of_its_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_of_test.py").write_text(
+        "from torch.optim.lr_scheduler import ReduceLROnPlateau as Base\nclass Later(Base):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    metric = "packages=[own_of_test,regression]", "monitor={metric: val/acc, mode: max}"
+    config = config_of("scheduler=plateau", "scheduler._target_=own_of_test.Later", "~scheduler.mode", *metric)
+    assert config.scheduler["mode"] == config.model["scheduler"]["mode"] == "max"
+    assert "mode" not in config_of("scheduler=step", *metric).scheduler
 
 
 def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:

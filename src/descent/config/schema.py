@@ -139,6 +139,12 @@ class Config:
     links: dict[str, str] = field(default_factory=dict)  # keys whose value is interpolated -> the key it is that of
 
 
+def keys_of(schema: type, needed: bool = False) -> list[str]:
+    """The keys of a config that an object of the schema is made of; ``needed``: those without a default."""
+    own = [entry for entry in fields(schema) if entry.name not in NOT_SET]
+    return [entry.name for entry in own if not needed or entry.default is entry.default_factory is MISSING]
+
+
 def tree_of(config: Config) -> dict[str, Any]:
     """Plain nested dictionaries as in ``conf/``: ``extra`` at the top, all arguments of the Trainer in ``trainer``."""
     return _as_composed(asdict(config))

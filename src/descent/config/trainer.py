@@ -1,8 +1,8 @@
 """The node ``trainer``: every argument of Lightning's Trainer but those that the project sets itself."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from descent.config.schema import TrainerConfig, keys_of
 from descent.config.source import find, signature_of
 from descent.config.targets import check_finite, check_value, is_default
 from descent.errors import UserError, invalid, unknown_key
@@ -33,12 +33,8 @@ def refusal(name: str) -> str | None:
     return why and f"trainer.{name} must not be set: {why}"
 
 
-def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
-    """The node with the arguments that the schema does not list under ``arguments``; Lightning's defaults left out.
-
-    Args:
-        node: as it was composed.
-        known: the keys of the schema.
+def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """The ``arguments`` of Lightning's Trainer that the schema does not list; its own defaults are left out.
 
     Raises:
         UserError: an argument that is not Lightning's, of another type, or that the project sets itself.
@@ -46,25 +42,22 @@ def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
     found = find(TRAINER)
     signature = signature_of(found) if found else None
     assert signature is not None
-    own: dict[str, Any] = {}
-    further: dict[str, Any] = {}
-    for name, value in node.items():
+    check_value(trainer.precision, "trainer.precision", signature.arguments["precision"])
+    checked: dict[str, Any] = {}
+    for name, value in trainer.arguments.items():
         key, argument = f"trainer.{name}", signature.arguments.get(name)
         if name in ELSEWHERE:
             raise UserError(refusal(name))
         if name in ONE_DEVICE:
             if value != ONE_DEVICE[name]:
                 raise invalid(key, f"{ONE_DEVICE[name]}: a run has one device", value)
-        elif name in known:
-            if name == "precision" and argument:
-                check_value(value, key, argument, signature)
-            own[name] = value
         elif argument is None:
-            others = [entry for entry in signature.arguments if entry not in {*known, *ELSEWHERE, *ONE_DEVICE}]
+            known = keys_of(TrainerConfig)
+            others = [entry for entry in signature.arguments if entry not in known and not refusal(entry)]
             raise unknown_key(key, [*known, *others])
         else:
             check_finite(value, key)
-            check_value(value, key, argument, signature)
+            check_value(value, key, argument)
             if not is_default(value, argument):
-                further[name] = value
-    return {**own, "arguments": further}
+                checked[name] = value
+    return checked

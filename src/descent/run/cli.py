@@ -97,8 +97,8 @@ def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
         runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
         saved: it is that of a run, whose keys have been checked before.
     """
-    from descent.config.parse import keys_of, parse  # pydantic comes in here
-    from descent.config.schema import Config
+    from descent.config.parse import parse  # pydantic comes in here
+    from descent.config.schema import Config, keys_of
 
     chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
