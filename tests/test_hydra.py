@@ -69,6 +69,7 @@ def test_what_is_there_to_print_is_known_as_such(
         (["-m", "seed=1", "--cfg", "job", "batch=full"], ["seed=1", "batch=full"], True, "job"),
         (["--cfg", "all", "seed=1"], ["seed=1"], False, "all"),
         (["seed=1", "--multirun"], ["seed=1"], True, None),
+        (["seed=1", "--info"], ["seed=1"], False, None),  # whose value may be left out
         ([], [], False, None),
     ],
     ids=str,

@@ -41,7 +41,8 @@ def _is_free(key: str) -> bool:
 
 def config_digest(config: Config) -> str:
     """Of all but the length, which may grow. Equal for equal values: 1 and 1.0 are one learning rate."""
-    plain = {key: _plain(value) for key, value in flat_config(config).items() if key != LENGTH}
+    values = {key: value for key, value in flat_config(config).items() if key != LENGTH}
+    plain = json.loads(json.dumps(values), parse_int=float)
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -58,11 +59,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Coll
 
 def _value(values: Mapping[str, Any], key: str) -> str:
     return as_yaml(values[key]) if key in values else "not set"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
