@@ -119,15 +119,17 @@ def test_a_scheduler_needs_no_more_than_its_class_and_arguments(
 
 
 def test_a_plateau_of_ones_own_has_the_mode_of_its_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_of_test.py").write_text(
+    (tmp_path / "plateau_of_test.py").write_text(
         "from torch.optim.lr_scheduler import ReduceLROnPlateau as Base\nclass Later(Base):\n    pass\n"
         "from lightning.pytorch import Callback\n"
         "class Watch(Callback):\n    def __init__(self, scheduler): pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    metric = "packages=[own_of_test,regression]", "monitor={metric: val/acc, mode: max}"
-    watch = "+callbacks.watch={_target_: own_of_test.Watch, scheduler: ${scheduler}}"
-    config = config_of("scheduler=plateau", "scheduler._target_=own_of_test.Later", "~scheduler.mode", *metric, watch)
+    metric = "packages=[plateau_of_test,regression]", "monitor={metric: val/acc, mode: max}"
+    watch = "+callbacks.watch={_target_: plateau_of_test.Watch, scheduler: ${scheduler}}"
+    config = config_of(
+        "scheduler=plateau", "scheduler._target_=plateau_of_test.Later", "~scheduler.mode", *metric, watch
+    )
     assert config.scheduler["mode"] == config.model["scheduler"]["mode"] == "max"
     assert config.callbacks["watch"]["scheduler"] == config.scheduler
     assert "mode" not in config_of("scheduler=step", *metric).scheduler
