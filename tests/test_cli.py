@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,11 @@ def test_what_a_class_gets_by_interpolation_is_a_hyperparameter_once() -> None:
     flat = flat_hparams(config_of("optimizer=adam", "batch.size=7", "optimizer.lr=0.125"))
     assert [key for key, value in flat.items() if value == 0.125] == ["optimizer.lr"]
     assert [key for key, value in flat.items() if value == 7] == ["batch.size"]
+    composed = flat_hparams(
+        config_of("data=table", "data.path=${trainer.accelerator}.csv", "data.target=${oc.env:HOME}")
+    )
+    assert Path(composed["data.path"]).name == "auto.csv"  # of several values, or of none of the config's
+    assert composed["data.target"] == os.environ["HOME"]
     assert flat["model._target_"] == "regression.model.LinearRegression"  # its own is there
 
 

@@ -20,8 +20,8 @@ from descent.config.help import help_text
 from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
-from descent.config.parse import keys_of, parse
-from descent.config.schema import TrainerConfig
+from descent.config.parse import parse
+from descent.config.schema import TrainerConfig, keys_of
 from descent.config.trainer import ELSEWHERE, ONE_DEVICE
 from descent.errors import UserError
 from descent.run import cli
@@ -94,8 +94,45 @@ def test_what_waits_for_a_metric_waits_for_the_one_that_decides() -> None:
 def test_a_scheduler_that_says_no_mode_has_that_of_its_metric() -> None:
     config = config_of("scheduler=plateau", "~scheduler.mode", "monitor={metric: val/acc, mode: max}")
     assert config.scheduler["mode"] == "max"  # torch's own default is min
+    assert config.model["scheduler"]["mode"] == "max"  # of which the scheduler is made
     with pytest.raises(UserError, match=r"scheduler\.mode must be min or max: val/r2 is not val/loss"):
         config_of("scheduler=plateau", "~scheduler.mode", "scheduler.monitor=val/r2")
+
+
+@pytest.mark.parametrize(("scheduler", "monitor"), [("plateau", "val/acc"), ("step", None)])
+def test_a_scheduler_needs_no_more_than_its_class_and_arguments(
+    scheduler: str, monitor: str | None, tmp_path: Path
+) -> None:
+    for path in CONF.iterdir():
+        if path.name != "scheduler":
+            (tmp_path / path.name).symlink_to(path)
+    whole = yaml.safe_load((CONF / f"scheduler/{scheduler}.yaml").read_text())
+    own = {key: value for key, value in whole.items() if key not in ("interval", "frequency", "monitor", "mode")}
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/mine.yaml").write_text(yaml.safe_dump(own))
+    metric = "monitor={metric: val/acc, mode: max}"
+    mine = cli.load_config(tmp_path, ["scheduler=mine", metric])
+    assert [mine.scheduler[key] for key in ("interval", "frequency", "monitor")] == ["epoch", 1, monitor]
+    shipped = config_of(f"scheduler={scheduler}", metric)
+    assert mine.scheduler == mine.model["scheduler"] == shipped.scheduler
+    assert config_digest(mine) == config_digest(shipped)
+
+
+def test_a_plateau_of_ones_own_has_the_mode_of_its_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plateau_of_test.py").write_text(
+        "from torch.optim.lr_scheduler import ReduceLROnPlateau as Base\nclass Later(Base):\n    pass\n"
+        "from lightning.pytorch import Callback\n"
+        "class Watch(Callback):\n    def __init__(self, scheduler): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    metric = "packages=[plateau_of_test,regression]", "monitor={metric: val/acc, mode: max}"
+    watch = "+callbacks.watch={_target_: plateau_of_test.Watch, scheduler: ${scheduler}}"
+    config = config_of(
+        "scheduler=plateau", "scheduler._target_=plateau_of_test.Later", "~scheduler.mode", *metric, watch
+    )
+    assert config.scheduler["mode"] == config.model["scheduler"]["mode"] == "max"
+    assert config.callbacks["watch"]["scheduler"] == config.scheduler
+    assert "mode" not in config_of("scheduler=step", *metric).scheduler
 
 
 def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
@@ -109,14 +146,15 @@ def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
 
 
 def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\n")
+    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\nnames: [a]\n")
     for group in CONF.iterdir():
         if group.is_dir():
             (tmp_path / group.name).symlink_to(group)
     config = cli.load_config(tmp_path, ["classes.cat=2"])
-    assert config.extra == {"classes": {"cat": 2}, "predict_at": [], "figures": True}
+    assert config.extra == {"classes": {"cat": 2}, "names": ["a"], "predict_at": [], "figures": True}
     assert config_of("predict_at=[[1,2,3,4,5]]").extra == {"predict_at": [[1, 2, 3, 4, 5]], "figures": True}
     assert flat_config(config)["classes.cat"] == 2
+    assert flat_config(config)["names"] == ["a"] and "name" not in flat_config(config)
     with pytest.raises(UserError, match="klasses is not a key"):
         cli.load_config(tmp_path, ["+klasses=2"])
 
@@ -209,8 +247,10 @@ def test_two_experiments_at_once_are_refused(group: str) -> None:
 
 
 def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("# Classify the digits.\n")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# What is\n# mine. And more.\nseed: 1\n")
+    assert help_text(tmp_path).startswith("Classify the digits.\n\n")
     assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import CONF, config_of
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -60,6 +60,38 @@ def test_what_is_there_to_print_is_known_as_such(
     rest = [] if "--help" in arguments else [("install", CONF, overrides), ("main",)]
     assert done == [("command", prints), *rest]
     assert capsys.readouterr().out == (f"help of {CONF}\n" if "--help" in arguments else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides", "multirun", "cfg"),
+    [
+        (["seed=1", "-m", "batch=full,mini"], ["seed=1", "batch=full,mini"], True, None),
+        (["-m", "seed=1", "--cfg", "job", "batch=full"], ["seed=1", "batch=full"], True, "job"),
+        (["--cfg", "all", "seed=1"], ["seed=1"], False, "all"),
+        (["seed=1", "--multirun"], ["seed=1"], True, None),
+        (["seed=1", "--info"], ["seed=1"], False, None),  # whose value may be left out
+        ([], [], False, None),
+    ],
+    ids=str,
+)
+def test_flags_may_be_in_the_midst_of_the_overrides(
+    arguments: list[str], overrides: list[str], multirun: bool, cfg: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[argparse.Namespace] = []
+    monkeypatch.setattr("descent.config.composing.install", lambda conf, given: done.append(given))
+    monkeypatch.setattr(cli, "command", lambda main, prints: main())
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    cli.run(lambda: done.append(get_args_parser().parse_args()), CONF)  # as hydra.main does it
+    for given in done:
+        assert (given.overrides, given.multirun, given.cfg) == (overrides, multirun, cfg)
+    assert len(done) == 2 and sys.argv[0] == "train.py"
+
+
+def test_a_flag_that_hydra_does_not_have_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--fast"])
+    with pytest.raises(SystemExit) as raised:
+        cli.run(lambda: None, CONF)
+    assert raised.value.code == "error: unrecognized arguments: --fast: --hydra-help lists the flags"
 
 
 @pytest.mark.parametrize(

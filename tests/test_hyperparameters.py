@@ -8,7 +8,7 @@ from conftest import config_of
 from torch.nn import Parameter
 
 from descent.config.hparams import flat_hparams
-from descent.config.hyperparameters import arguments, check_spec
+from descent.config.optimizers import arguments, check_spec
 from descent.errors import UserError
 from descent.training.build import build_optimizer
 
@@ -139,15 +139,6 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
             "scheduler",
             "step",
             "scheduler.full_batch_only is not a key: scheduler=step takes step_size, gamma, last_epoch",
-        ),
-        *(
-            (
-                {k: v for k, v in {**STEP, "step_size": 1}.items() if k != key},
-                "scheduler",
-                "step",
-                f"scheduler.{key} is missing",
-            )
-            for key in ("interval", "frequency", "monitor")
         ),
         (
             {"_target_": "torch.optim.LBFGS", "interval": "step"},

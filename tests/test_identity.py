@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
-from descent.config.identity import config_digest, differences
+from descent.config.identity import config_digest, differences, flat_config
 from descent.errors import UserError
 from descent.files import locked
 from descent.run.result import read_result
@@ -81,6 +81,8 @@ def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing
         *("stopping.patience=2", "figures=false", "model.bias=false", "trainer.log_every_n_steps=7"),
     )
     assert len({base, *(config_digest(config_of(override)) for override in others)}) == len(others) + 1
+    one_batch = config_of("trainer.fast_dev_run=true")  # whose name begins as that of trainer.fast
+    assert config_digest(one_batch) != base and flat_config(one_batch)["trainer.fast_dev_run"] is True
     assert config_digest(config_of("optimizer.lr=1")) == config_digest(config_of("optimizer.lr=1.0"))
 
 

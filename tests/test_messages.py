@@ -77,6 +77,12 @@ def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str
         ("experimnt", "experimnt is not a key: did you mean experiment?"),
         ("debug.x", "debug has no keys of its own: debug=... chooses an option"),
         ("x", "x is not a key: --cfg job prints all keys"),
+        (
+            "trainer.num_sanity_val_steps",
+            "trainer.num_sanity_val_steps must not be set: trainer.fast_dev_run=true tries validation before",
+        ),
+        ("trainer.devices", "trainer.devices must not be set: a run has one device"),
+        ("trainer.max_epoch", "trainer.max_epoch is not a key: did you mean trainer.max_epochs?"),
     ],
 )
 def test_a_key_that_is_not_there_is_answered_with_the_nearest(
@@ -90,6 +96,7 @@ def test_a_key_that_is_not_there_is_answered_with_the_nearest(
             "data": {"_target_": "own_of_test.Data", "num_samples": 1},
             "scheduler": {},
             "batch": {"size": 1, "shuffle": True},
+            "trainer": {"max_epochs": 1},
         }
     )
     OmegaConf.set_struct(config, True)  # as Hydra does
@@ -131,7 +138,7 @@ def test_help_is_this_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "a/s.yaml": "# @package _global_\n# Short.\n# More.\n",
         "a/longer.yaml": "# The name is short, and the text is not\nseed: 1\n# not this\n",
         "a/no.txt": "# no option\n",
-        "train.yaml": "# no group\n",
+        "train.yaml": "# Train a linear regression by gradient descent. And more.\n",
     }
     (tmp_path / "c").mkdir()
     for name, text in files.items():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from descent.config.hyperparameters import check_spec
+from descent.config.optimizers import check_spec
 from descent.config.source import find, signature_of
 from descent.errors import UserError
 

@@ -12,6 +12,7 @@ from test_resume import Trace
 from test_stepping import PER_EPOCH, SMALL, curve
 from test_train import events
 
+from descent.config.messages import one_line
 from descent.errors import UserError
 from descent.training import intervals
 from descent.training.schedule import schedule_of
@@ -51,6 +52,24 @@ def test_what_this_machine_cannot_do_is_refused_in_one_line(override: str, messa
     with pytest.raises(UserError) as refused:
         run(*SMALL, "trainer.accelerator=cpu", "trainer.precision=32-true", override)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (
+            ["+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/los}"],
+            "monitor of the EarlyStopping in callbacks",
+        ),
+        (["scheduler=plateau", "scheduler.monitor=val/los", "scheduler.mode=min"], "scheduler.monitor"),
+    ],
+)
+def test_a_metric_that_is_waited_for_in_vain_is_named_with_its_key(overrides: list[str], key: str, run: Run) -> None:
+    with pytest.raises(Exception, match=r"val/los") as raised:
+        run(*SMALL, *overrides)
+    assert one_line(raised.value) == (
+        f"{key} must be a metric that is logged (val/loss, val/mae, val/r2), got 'val/los'"
+    )
 
 
 @pytest.mark.parametrize("kind", ["simple", "advanced"])

@@ -185,6 +185,7 @@ def message_for(tree: dict[str, Any], key: str, value: Any) -> str:
 
 
 WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stopping.mode", "callbacks", "logger"}
+WITH_DEFAULT |= {"trainer.fast_dev_run"}
 OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
     "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
     "model": {"_target_", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},

@@ -57,6 +57,8 @@ def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
             return KNOWN[node.id]
         raise AnythingError
     package, _, name = path.rpartition(".")
+    if path == "torch.Tensor":  # no value of a config; where it stands is long to read, and many annotations have it
+        raise AnythingError
     if package in LIGHT:
         return KNOWN[name] if name in KNOWN else _strict(getattr(import_module(package), name, None))
     try:

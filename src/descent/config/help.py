@@ -1,13 +1,11 @@
-"""``--help``: every config group, its options, and the first sentence of each option's file."""
+"""``--help``: the first sentence of ``train.yaml`` and, for each config group, of each of its options."""
 
 import re
 import textwrap
 from pathlib import Path
 from shutil import get_terminal_size
 
-HEAD = """\
-Train a linear regression by gradient descent.
-
+USAGE = """
   python scripts/train.py optimizer=adam batch=full     choose options (below)
   python scripts/train.py optimizer.lr=0.1 seed=1       set any key of the config
   python scripts/train.py -m optimizer=sgd,adam         a sweep: every combination
@@ -20,7 +18,7 @@ Config groups and their options:
 
 def help_text(conf: Path) -> str:
     """The text of ``--help`` for the config groups in the directory ``conf``."""
-    lines = [HEAD]
+    lines = [first_sentence(conf / "train.yaml"), USAGE]
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         options = sorted(group.glob("*.yaml"))
         width = max((len(option.stem) for option in options), default=0)

@@ -25,7 +25,7 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
             continue
         if group in config.choices:
             found[group] = config.choices[group]
-        left_out = config.links if group in OF_CLASSES else ()
+        left_out = [key for key, source in config.links.items() if source] if group in OF_CLASSES else ()
         found |= flat({group: tree[group]}, left_out=left_out)
     for group in ("experiment", "debug"):
         if group in config.choices:

@@ -16,7 +16,7 @@ FREE = (
     "links",
     "packages",
     "logger",
-    "checkpoint.",
+    "checkpoint",
     "trainer.enable_progress_bar",
     "trainer.profiler",
     "trainer.fast",
@@ -30,14 +30,19 @@ def flat_config(config: Config) -> dict[str, Any]:
     What a class gets by interpolation is that of the key where it is written.
     A key that has a default in the schema is left out where it has it: runs from before there was the key go on.
     """
-    linked = {key for key, source in config.links.items() if key.startswith(OF_CLASSES) and source}
-    own = flat(without_defaults(config), left_out={key for key in linked if not config.links[key].startswith(FREE)})
-    return {key: value for key, value in own if not key.startswith(FREE)}
+    linked = {key: source for key, source in config.links.items() if source and key.startswith(OF_CLASSES)}
+    own = flat(without_defaults(config), left_out=[key for key, source in linked.items() if not _is_free(source)])
+    return {key: value for key, value in own if not _is_free(key)}
+
+
+def _is_free(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{free}.") for free in FREE)
 
 
 def config_digest(config: Config) -> str:
     """Of all but the length, which may grow. Equal for equal values: 1 and 1.0 are one learning rate."""
-    plain = {key: _plain(value) for key, value in flat_config(config).items() if key != LENGTH}
+    values = {key: value for key, value in flat_config(config).items() if key != LENGTH}
+    plain = json.loads(json.dumps(values), parse_int=float)
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -54,11 +59,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Coll
 
 def _value(values: Mapping[str, Any], key: str) -> str:
     return as_yaml(values[key]) if key in values else "not set"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

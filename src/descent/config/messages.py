@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from descent.config.source import SUPPLIED, find, signature_of
-from descent.errors import UserError
+from descent.errors import UserError, invalid
 
 
 def one_line(error: BaseException) -> str:
@@ -33,6 +33,10 @@ def one_line(error: BaseException) -> str:
         return f"{text}: a value with spaces or special characters needs quotes, key='\"value\"'"
     if "RecursionError" in text or isinstance(error, RecursionError):
         return "a value is nested too deeply"
+    if found := re.match(r"(Early|Reduce).* conditioned on metric `?(.+?)`? which .*?: \[?(.+?)(?:\]|$)", text):
+        key = "scheduler.monitor" if found[1] == "Reduce" else "monitor of the EarlyStopping in callbacks"
+        logged = re.sub("[`']", "", found[3])
+        return str(invalid(key, f"a metric that is logged ({logged})", found[2]))
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         text, _, key = text.removesuffix(" object_type=dict").partition(" full_key: ")
         return f"{key}: {text}" if key else text
@@ -50,6 +54,11 @@ def unknown(key: str, error: BaseException | None) -> str:
     node: Any = getattr(error, "parent_node", None)  # where it was looked for
     key = getattr(error, "full_key", None) or key
     path, dot, name = key.rpartition(".")
+    if path == "trainer":
+        from descent.config.trainer import refusal  # pydantic comes in here
+
+        if refused := refusal(name):
+            return refused
     known = [str(entry) for entry in node] if isinstance(node, DictConfig) else []
     takes = _arguments(node.get("_target_"))[SUPPLIED.get(path, 0) :] if isinstance(node, DictConfig) else []
     if name in takes:

@@ -1,16 +1,17 @@
 """From plain nested dictionaries to a checked ``Config``: every mistake is one message, before training."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
-from descent.config.hyperparameters import check_spec
-from descent.config.schema import NOT_SET, PACKAGES, Config, TrainerConfig
-from descent.config.targets import check_target
-from descent.config.trainer import with_arguments
+from descent.config.hparams import OF_CLASSES
+from descent.config.optimizers import check_spec
+from descent.config.schema import PACKAGES, Config, TrainerConfig, keys_of
+from descent.config.targets import check_target, derives_from
+from descent.config.trainer import checked_arguments
 from descent.errors import UserError, as_yaml, invalid, unknown_key, validation_error
 
 
@@ -41,14 +42,10 @@ def parse(
         if source := links.get(key):  # where the value was written
             raise UserError(f"{source} {rest}") from error
         raise
-    config = _with_modes(config)
+    config = _filled(config)
     _check_together(config)
+    _hand_on(config)
     return config
-
-
-def _packages(config: Config) -> list[str]:
-    """Those that every project needs, and its own."""
-    return [*dict.fromkeys([*PACKAGES, *config.packages])]
 
 
 def _checked(
@@ -59,7 +56,11 @@ def _checked(
     if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
         tree = {**tree, "name": str(tree["name"])}
     if isinstance(tree.get("trainer"), Mapping):
-        tree = {**tree, "trainer": with_arguments(tree["trainer"], keys_of(TrainerConfig))}
+        listed = keys_of(TrainerConfig)
+        trainer: dict[str, Any] = {"arguments": {}}
+        for name, value in tree["trainer"].items():
+            (trainer if name in listed else trainer["arguments"])[name] = value
+        tree = {**tree, "trainer": trainer}
     extra = {name: value for name, value in tree.items() if name in own and name not in keys_of(Config)}
     tree = {name: value for name, value in tree.items() if name not in extra}
     typed = {
@@ -68,8 +69,10 @@ def _checked(
         if isinstance(kind, type) and is_dataclass(kind) and name in tree
     }
     config = _typed(Config, {**tree, **typed}, further=[*extra])
-    config = replace(config, choices=choices, extra=extra, links=links)
-    return replace(config, **_checked_classes(config, cwd))
+    packages = [*dict.fromkeys([*PACKAGES, *config.packages])]
+    config = replace(config, packages=packages, choices=choices, extra=extra, links=links)
+    config = replace(config, **_checked_classes(config, cwd))
+    return replace(config, trainer=replace(config.trainer, arguments=checked_arguments(config.trainer)))
 
 
 def _check_given(node: Mapping[str, Any], path: str = "") -> None:
@@ -80,13 +83,9 @@ def _check_given(node: Mapping[str, Any], path: str = "") -> None:
             raise UserError(f"{path}{name} must be given: {path}{name}=...")
 
 
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+
 T = TypeVar("T")
-
-
-def keys_of(schema: type, needed: bool = False) -> list[str]:
-    """The keys of a config that an object of the schema is made of; ``needed``: those without a default."""
-    own = [entry for entry in fields(schema) if entry.name not in NOT_SET]
-    return [entry.name for entry in own if not needed or entry.default is entry.default_factory is MISSING]
 
 
 def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = ()) -> T:
@@ -109,10 +108,10 @@ def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
         raise invalid("scheduler", "empty, or have a _target_", config.scheduler)
     checked: dict[str, Any] = {}
     for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
-        checked[group] = check_spec(getattr(config, group), group, _packages(config), config.choices.get(group))
+        checked[group] = check_spec(getattr(config, group), group, config.packages, config.choices.get(group))
     for group in ("data", "model"):  # a model may have the optimizer by interpolation
         choice = config.choices.get(group)
-        checked[group] = check_target(getattr(config, group), group, _packages(config), choice=choice, cwd=cwd)
+        checked[group] = check_target(getattr(config, group), group, config.packages, choice=choice, cwd=cwd)
     for group in ("callbacks", "logger"):
         checked[group] = {
             name: _named(spec, f"{group}.{name}", config, cwd) for name, spec in getattr(config, group).items()
@@ -124,15 +123,11 @@ def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, 
     if not isinstance(spec, Mapping):
         raise invalid(path, "a _target_ and its arguments", spec)
     to_fill = {"save_dir": None} if spec.get("save_dir", "") is None else {}  # a logger gets the run's directory
-    return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, _packages(config), cwd=cwd), **to_fill}
+    return {**check_target({**spec, **dict.fromkeys(to_fill, ".")}, path, config.packages, cwd=cwd), **to_fill}
 
 
-def is_plateau(config: Config) -> bool:
-    return str(config.scheduler.get("_target_", "")).endswith(".ReduceLROnPlateau")
-
-
-def _with_modes(config: Config) -> Config:
-    """The config with the direction of each metric that something waits for.
+def _filled(config: Config) -> Config:
+    """The config with what a scheduler's file may leave out, and the direction of each metric that is waited for.
 
     Raises:
         UserError: a direction is not known: of another metric than the monitor's its mode does not tell.
@@ -145,11 +140,28 @@ def _with_modes(config: Config) -> Config:
     stopping, scheduler = config.stopping, config.scheduler
     if stopping.patience is not None:
         stopping = replace(stopping, mode=mode("stopping", stopping.monitor, stopping.mode))
-    if is_plateau(config):
-        if not scheduler["monitor"]:
-            raise invalid("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
-        scheduler = {**scheduler, "mode": mode("scheduler", scheduler["monitor"], scheduler.get("mode"))}
+    if scheduler:
+        is_plateau = derives_from(scheduler["_target_"], PLATEAU)
+        metric = config.monitor.metric if is_plateau else None
+        scheduler = scheduler | {"interval": "epoch", "frequency": 1, "monitor": metric} | scheduler
+        if is_plateau:
+            if not scheduler["monitor"]:
+                raise invalid("scheduler.monitor", "a metric with scheduler=plateau", scheduler["monitor"])
+            if scheduler["interval"] != "epoch":
+                raise invalid("scheduler.interval", "epoch with scheduler=plateau", scheduler["interval"])
+            scheduler["mode"] = mode("scheduler", scheduler["monitor"], scheduler.get("mode"))
     return replace(config, stopping=stopping, scheduler=scheduler)
+
+
+def _hand_on(config: Config) -> None:
+    """A class that gets the optimizer or the scheduler by interpolation gets it with what was filled in here."""
+    for key, source in config.links.items():
+        group, *path = key.split(".")
+        if group in OF_CLASSES and source in ("optimizer", "scheduler"):
+            node = getattr(config, group)
+            for name in path[:-1]:
+                node = node[name]
+            node[path[-1]] = getattr(config, source)
 
 
 def _check_together(config: Config) -> None:
@@ -167,5 +179,3 @@ def _check_together(config: Config) -> None:
             " which compares successive gradients of one and the same loss",
             batch.size,
         )
-    if is_plateau(config) and config.scheduler["interval"] != "epoch":
-        raise invalid("scheduler.interval", "epoch with scheduler=plateau", config.scheduler["interval"])

@@ -88,7 +88,7 @@ class MonitorConfig:
         raise invalid(key, f"min or max: {metric} is not {self.metric}, whose mode monitor.mode is", mode)
 
 
-@dataclass(frozen=True, config=LATER)
+@dataclass(frozen=True, config=LATER, kw_only=True)
 class TrainerConfig:
     """Lightning's own names, one device."""
 
@@ -99,7 +99,7 @@ class TrainerConfig:
     log_every_n_steps: PositiveInteger
     check_val_every_n_epoch: Annotated[PositiveInteger | None, OrNull("as often as is worth it")]
     deterministic: Annotated[bool | Literal["warn"], Rule("true, false or warn")]
-    fast_dev_run: Annotated[Boolean | PositiveInteger, Rule("true or false, or a number of batches")]
+    fast_dev_run: Annotated[Boolean | PositiveInteger, Rule("true or false, or a number of batches")] = False
     profiler: Annotated[Literal["simple", "advanced"] | None, OrNull("off")]
     enable_progress_bar: Boolean
     fast: Boolean = True  # steps without Lightning's overhead, where nothing stands in their way
@@ -137,6 +137,12 @@ class Config:
     extra: Keys = field(default_factory=dict)  # what else train.yaml has at its top
     choices: dict[str, str] = field(default_factory=dict)  # config group -> the option chosen
     links: dict[str, str] = field(default_factory=dict)  # keys whose value is interpolated -> the key it is that of
+
+
+def keys_of(schema: type, needed: bool = False) -> list[str]:
+    """The keys of a config that an object of the schema is made of; ``needed``: those without a default."""
+    own = [entry for entry in fields(schema) if entry.name not in NOT_SET]
+    return [entry.name for entry in own if not needed or entry.default is entry.default_factory is MISSING]
 
 
 def tree_of(config: Config) -> dict[str, Any]:

@@ -22,9 +22,6 @@ class Module:
     names: dict[str, ast.AST | str]  # text: the dotted path of what is imported
     stars: tuple[str, ...]  # modules of which it imports everything
 
-    def __hash__(self) -> int:
-        return hash(self.name)
-
 
 @dataclass(frozen=True)
 class Found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from descent.config.annotations import AnythingError, type_of, words
-from descent.config.source import Argument, Found, Signature, derives, find, signature_of
+from descent.config.source import Argument, Found, derives, find, signature_of
 from descent.config.types import Rule, check
 from descent.errors import UserError, invalid
 
@@ -62,7 +62,7 @@ def check_target(
         if name == "_target_" or signature is None:
             continue
         if name in taken:
-            checked[name] = check_value(value, key, signature.arguments[name], signature, cwd)
+            checked[name] = check_value(value, key, signature.arguments[name], cwd)
         elif not signature.any_key or name in signature.arguments:
             close = difflib.get_close_matches(str(name), taken, n=1)
             hint = f"; did you mean {path}.{close[0]}?" if close else ""
@@ -85,9 +85,10 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
         raise UserError(f"{key} is missing: it names the class, in {', '.join(packages)}")
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target) or not _within(target, packages):
         raise invalid(key, _allowed(packages), target)
+    kind = KINDS.get(path.partition(".")[0])
     try:
         found = find(target)
-        base = find(KINDS[path.partition(".")[0]]) if path.partition(".")[0] in KINDS else None
+        base = find(kind) if kind else None
     except LookupError:
         raise invalid(key, "a class that exists", target) from None
     if found is None:
@@ -97,11 +98,17 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
     if not _within(found.module.name, packages):  # imported there from elsewhere
         raise invalid(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
     if base and (found == base or derives(found, base) is False):
-        raise invalid(key, f"a class derived from {KINDS[path.partition('.')[0]]}", target)
+        raise invalid(key, f"a class derived from {kind}", target)
     return found
 
 
-def check_value(value: Any, key: str, argument: Argument, signature: Signature, cwd: Path | None = None) -> Any:
+def derives_from(target: str, base: str) -> bool:
+    """Whether the class that is named is ``base`` or derives from it, as far as that can be read."""
+    found, above = find(target), find(base)
+    return bool(found and above and derives(found, above))
+
+
+def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = None) -> Any:
     """``value`` where the annotation of an argument allows it; a path is made absolute."""
     if argument.annotation is None or is_default(value, argument) or nested_targets(value):
         return value

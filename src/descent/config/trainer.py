@@ -1,8 +1,8 @@
 """The node ``trainer``: every argument of Lightning's Trainer but those that the project sets itself."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from descent.config.schema import TrainerConfig, keys_of
 from descent.config.source import find, signature_of
 from descent.config.targets import check_finite, check_value, is_default
 from descent.errors import UserError, invalid, unknown_key
@@ -19,7 +19,9 @@ ELSEWHERE = {
     "default_root_dir": "output goes below logs/, and name=... names it",
     "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
     "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
-    "num_sanity_val_steps": "debug=fast_dev_run tries validation before a long run",
+    "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
+    # Lightning cannot keep InMemoryBatches or another class's loader from shuffling
+    "overfit_batches": "trainer.limit_train_batches with a loader that does not shuffle takes its place",
     "barebones": "a run keeps checkpoints and logs",
     "use_distributed_sampler": "a run has one device",
     "sync_batchnorm": "a run has one device",
@@ -27,12 +29,14 @@ ELSEWHERE = {
 ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
-def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
-    """The node with the arguments that the schema does not list under ``arguments``; Lightning's defaults left out.
+def refusal(name: str) -> str | None:
+    """Why an argument of the Trainer is no key of the config; ``None``: it is one, or there is no such argument."""
+    why = ELSEWHERE.get(name) or ("a run has one device" if name in ONE_DEVICE else None)
+    return why and f"trainer.{name} must not be set: {why}"
 
-    Args:
-        node: as it was composed.
-        known: the keys of the schema.
+
+def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """The ``arguments`` of Lightning's Trainer that the schema does not list; its own defaults are left out.
 
     Raises:
         UserError: an argument that is not Lightning's, of another type, or that the project sets itself.
@@ -40,28 +44,22 @@ def with_arguments(node: Mapping[str, Any], known: list[str]) -> dict[str, Any]:
     found = find(TRAINER)
     signature = signature_of(found) if found else None
     assert signature is not None
-    own: dict[str, Any] = {}
-    further: dict[str, Any] = {}
-    for name, value in node.items():
+    check_value(trainer.precision, "trainer.precision", signature.arguments["precision"])
+    checked: dict[str, Any] = {}
+    for name, value in trainer.arguments.items():
         key, argument = f"trainer.{name}", signature.arguments.get(name)
         if name in ELSEWHERE:
-            raise UserError(f"{key} must not be set: {ELSEWHERE[name]}")
+            raise UserError(refusal(name))
         if name in ONE_DEVICE:
             if value != ONE_DEVICE[name]:
                 raise invalid(key, f"{ONE_DEVICE[name]}: a run has one device", value)
-        elif name in known:
-            if name == "precision" and argument:
-                check_value(value, key, argument, signature)
-            own[name] = value
         elif argument is None:
-            others = [entry for entry in signature.arguments if entry not in {*known, *ELSEWHERE, *ONE_DEVICE}]
+            known = keys_of(TrainerConfig)
+            others = [entry for entry in signature.arguments if entry not in known and not refusal(entry)]
             raise unknown_key(key, [*known, *others])
         else:
             check_finite(value, key)
-            check_value(value, key, argument, signature)
+            check_value(value, key, argument)
             if not is_default(value, argument):
-                if name == "overfit_batches":  # it would shuffle still: Lightning cannot change these loaders' samplers
-                    instead = "0: trainer.limit_train_batches with a loader that does not shuffle takes its place"
-                    raise invalid(key, instead, value)
-                further[name] = value
-    return {**own, "arguments": further}
+                checked[name] = value
+    return checked

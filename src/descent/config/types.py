@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 from pydantic import (
     AfterValidator,
     AllowInfNan,
@@ -66,12 +66,7 @@ def check(kind: Any, value: Any, key: str, cwd: Path | None = None) -> Any:
         raise validation_error(error, key) from error
 
 
-def is_file(path: Path) -> bool:
-    """The same as ``path.is_file()``; false as well for a path that no file system has."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # its name is too long, or has a null byte
-        return False
+is_file = os.path.isfile  # of a name that is too long, or has a null byte, pathlib's raises an error
 
 
 def _as_given(value: Any, check: Any) -> Any:
@@ -79,33 +74,9 @@ def _as_given(value: Any, check: Any) -> Any:
     return value
 
 
-def _check_name(value: str) -> str:
-    if len(value.encode()) > 100:
-        raise ValueError
-    return value
-
-
-def _check_rows(value: list[list[float]]) -> list[list[float]]:
-    if len({len(row) for row in value}) > 1:
-        raise ValueError
-    return value
-
-
-def _check_different(value: list[str]) -> list[str]:
-    if len(set(value)) < len(value):
-        raise ValueError
-    return value
-
-
 def _absolute(value: str, info: ValidationInfo) -> str:
     start = (info.context or {}).get("cwd") or Path.cwd()
     return str(start / os.path.expanduser(value))  # noqa: PTH111  # to pathlib ./~ is ~
-
-
-def _check_file(value: str) -> str:
-    if not is_file(Path(value)):
-        raise ValueError
-    return value
 
 
 # Finite numbers of a size that single precision has: others are never a sensible setting. 1 stays 1.
@@ -124,20 +95,27 @@ BelowOne = Annotated[_Float, Ge(0), Lt(1), Rule("a number from 0 up to, not incl
 Fraction = Annotated[_Float, Ge(0), Le(1), Rule("a number from 0 to 1")]
 Text = Annotated[str, Strict(), StringConstraints(pattern=r"\S"), Rule("a text")]
 AnyText = Annotated[str, Strict(), Rule("a text")]
-Texts = Annotated[list[Text], Len(1), AfterValidator(_check_different), Rule("a list of different texts, at least one")]
+Texts = Annotated[
+    list[Text],
+    Len(1),
+    Predicate(lambda texts: len(set(texts)) == len(texts)),
+    Rule("a list of different texts, at least one"),
+]
 Row = Annotated[list[Number], Len(1), Rule("a list of numbers, at least one")]
 Rows = Annotated[
-    list[Row], AfterValidator(_check_rows), Rule("a list of rows, each a list of numbers, all of one length")
+    list[Row],
+    Predicate(lambda rows: len({len(row) for row in rows}) <= 1),
+    Rule("a list of rows, each a list of numbers, all of one length"),
 ]
 SomeRows = Annotated[Rows, Len(1), Rule("a list of rows, each a list of numbers, all of one length, at least one")]
 Name = Annotated[
     str,
     Strict(),
     StringConstraints(pattern=re.compile(r"^[^\W_][\w.=-]*\Z")),
-    AfterValidator(_check_name),
+    Predicate(lambda name: len(name.encode()) <= 100),
     Rule("letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"),
 ]
 # Relative ones start at the directory that the run is started in; a "~" is the home directory.
 AbsolutePath = Annotated[str, Strict(), AfterValidator(_absolute), Rule("a path")]
-ExistingFile = Annotated[str, Strict(), AfterValidator(_absolute), AfterValidator(_check_file), Rule("a file")]
+ExistingFile = Annotated[str, Strict(), AfterValidator(_absolute), Predicate(is_file), Rule("a file")]
 Keys = Annotated[dict[str, Any], Rule("a group of keys")]

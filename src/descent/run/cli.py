@@ -1,5 +1,6 @@
 """From Hydra's command line and config to a run. Imports no torch."""
 
+import argparse
 import re
 import shlex
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser  # hydra.main has no other way to its flags
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +33,7 @@ def run(main: Callable[[], None], conf: Path) -> None:
         conf: the directory of the config groups.
     """
 
-    arguments = get_args_parser().parse_args()
+    arguments = _arguments()
 
     def checked() -> None:
         if arguments.help:
@@ -43,6 +44,16 @@ def run(main: Callable[[], None], conf: Path) -> None:
 
     given = vars(arguments)
     command(checked, prints=any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion")))
+
+
+def _arguments() -> argparse.Namespace:
+    """The command line as Hydra reads it, flags in the midst of the overrides included: it then gets them last."""
+    parser = get_args_parser()
+    parser.error = lambda message: sys.exit(f"error: {message}: --hydra-help lists the flags")  # type: ignore
+    arguments = parser.parse_intermixed_args()
+    flags = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    sys.argv[1:] = [*arguments.overrides, *flags]
+    return arguments
 
 
 def run_job(cfg: DictConfig) -> Result:
@@ -86,8 +97,8 @@ def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
         runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
         saved: it is that of a run, whose keys have been checked before.
     """
-    from descent.config.parse import keys_of, parse  # pydantic comes in here
-    from descent.config.schema import Config
+    from descent.config.parse import parse  # pydantic comes in here
+    from descent.config.schema import Config, keys_of
 
     chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
@@ -116,4 +127,4 @@ def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 def _own_keys(runtime: Any) -> list[str]:
     """What stands at the top of the project's ``train.yaml``."""
     mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
-    return [str(key) for path in mains for key in OmegaConf.load(Path(path) / "train.yaml")]
+    return [str(key) for path in mains for key in composing.main_config(Path(path).resolve())]

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from descent.config.hyperparameters import unfilled
 from descent.config.identity import LENGTH, config_digest, differences, flat_config
+from descent.config.optimizers import unfilled
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.files import write_atomically

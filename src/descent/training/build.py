@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from descent.config.hyperparameters import RUN_LENGTH_ARGUMENTS, arguments, unfilled
+from descent.config.optimizers import RUN_LENGTH_ARGUMENTS, arguments, unfilled
 from descent.errors import UserError, invalid
 from descent.training.max_steps import run_length
 from descent.training.schedule import steps_per_epoch

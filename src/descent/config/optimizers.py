@@ -3,31 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
-from pydantic.dataclasses import dataclass
-
-from descent.config.schema import LATER
 from descent.config.source import SUPPLIED
 from descent.config.targets import check_target
-from descent.config.types import Boolean, OrNull, PositiveInteger, Text
-from descent.errors import validation_error
+from descent.config.types import Boolean, OrNull, PositiveInteger, Text, check
 
-
-@dataclass(frozen=True, config=LATER)
-class OptimizerUse:
-    full_batch_only: Boolean = False  # it compares successive gradients of one and the same loss
-
-
-@dataclass(frozen=True, config=LATER)
-class SchedulerUse:
-    """The keys of Lightning's lr_scheduler config."""
-
-    interval: Literal["epoch", "step"]
-    frequency: PositiveInteger
-    monitor: Annotated[Text | None, OrNull("none is needed")]
-
-
-USES: dict[str, Any] = {"optimizer": OptimizerUse, "scheduler": SchedulerUse}
+# Keys beside the arguments of the class. A scheduler's are those of Lightning's lr_scheduler config.
+USES: dict[str, dict[str, Any]] = {
+    "optimizer": {"full_batch_only": Boolean},  # it compares successive gradients of one and the same loss
+    "scheduler": {
+        "interval": Literal["epoch", "step"],
+        "frequency": PositiveInteger,
+        "monitor": Annotated[Text | None, OrNull("none is needed")],
+    },
+}
 
 # Scheduler arguments that may be null in a config, which then means: as long as the run.
 RUN_LENGTH_ARGUMENTS = ("T_max", "total_steps", "total_iters")
@@ -52,11 +40,9 @@ def check_spec(
         SUPPLIED[group],
         choice,
     )
-    use = {key: value for key, value in spec.items() if key in USES[group].__dataclass_fields__}
-    try:
-        USES[group](**use)
-    except ValidationError as error:
-        raise validation_error(error, group) from error
+    for key, kind in USES[group].items():
+        if key in spec:
+            check(kind, spec[key], f"{group}.{key}")
     return {**spec, **checked, **for_the_run}
 
 
@@ -68,4 +54,4 @@ def unfilled(spec: Mapping[str, Any]) -> list[str]:
 
 def arguments(spec: Mapping[str, Any], group: str) -> dict[str, Any]:
     """The keyword arguments of the class alone."""
-    return {k: v for k, v in spec.items() if k != "_target_" and k not in USES[group].__dataclass_fields__}
+    return {k: v for k, v in spec.items() if k != "_target_" and k not in USES[group]}
