@@ -24,7 +24,7 @@ from descent.training.callback import ResultCallback
 from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
-from descent.training.logged import Logged
+from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger
 from descent.training.samples import Samples
 from descent.training.schedule import schedule_of
@@ -59,7 +59,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     in_memory = has_full_loss(trainer)
     result.metrics = {"train/loss": math.nan} if in_memory else {}  # the first of them
     logged = dict(trainer.callback_metrics)
-    for before in callbacks_of(trainer, Logged):
+    for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # of before, where a resumed run had nothing left to do
     result.metrics |= {name: value.item() for name, value in logged.items()}
     if in_memory:

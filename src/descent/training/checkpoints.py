@@ -18,6 +18,7 @@ from descent.batches.in_memory import Batch
 from descent.config.schema import MonitorConfig
 from descent.signals import Deferred
 from descent.training.divergence import Divergence
+from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
 from descent.training.schedule import logged, monitored, schedule_of
 from descent.training.sparse_callback import SparseCallback, callbacks_of
@@ -71,7 +72,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.compared_step = 0  # the last one whose weights were compared with the best
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
-        self.stopped = False  # by a stopping rule
+        self.stopped = False  # by a stopping rule, be it that trainer.min_epochs has it go on
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
         # of the checkpoint that a resumed run goes on from
         self.optimizer_states: list[dict[str, Any]] = []
@@ -90,6 +91,11 @@ class Checkpoints(SparseCallback, Checkpoint):
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
+        if trainer.num_training_batches > 1 and _is_more_due(trainer, 0):
+            log.warning(
+                "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler"
+                " watches a metric, after every step"
+            )
         if trainer.global_step == 0:  # for a run that diverges before its first validation
             self._keep(trainer, pl_module, self.sign * math.inf)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
@@ -115,12 +121,10 @@ class Checkpoints(SparseCallback, Checkpoint):
     ) -> None:
         has_stepped = trainer.global_step != self.seen_step  # or gradients are on their way, which no checkpoint has
         self.seen_step = trainer.global_step
-        if (
-            has_stepped
-            and not trainer.is_last_batch
-            and not trainer.should_stop
-            and not _is_more_due(trainer, batch_idx)
-        ):
+        is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # where training stops within the epoch
+        if has_stepped and not is_last and not _is_more_due(trainer, batch_idx):
+            if self.signals.number is not None:
+                log_step_metrics(trainer)
             self._safe_point(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,7 +140,6 @@ class Checkpoints(SparseCallback, Checkpoint):
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stopped = trainer.should_stop
         in_memory = has_full_loss(trainer)
         if self.metric == "train/loss" and in_memory and self.compared_step != trainer.global_step:
             with torch.no_grad():
@@ -152,6 +155,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         """Brings both files up to date, and the loggers' up to the same step."""
         for divergence in callbacks_of(trainer, Divergence):
             divergence.check(trainer)
+        self.stopped = trainer.should_stop
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.training.logged import results_of
+from descent.training.logged_metrics import results_of
 from descent.training.logger import RunLogger
 from descent.training.step_metrics import StepMetrics
 from descent.training.training_loss import LOSS, loss_unit

@@ -31,8 +31,8 @@ from descent.training.curves import Curves
 from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
 from descent.training.intervals import Intervals
-from descent.training.logged import Logged
-from descent.training.logger import RunLogger
+from descent.training.logged_metrics import LoggedMetrics
+from descent.training.logger import count_all_steps
 from descent.training.max_steps import MaxSteps
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress import Progress
@@ -135,8 +135,7 @@ def build_trainer(
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     for logger in loggers:
-        if isinstance(logger, RunLogger):
-            logger.trainer = trainer
+        count_all_steps(logger, trainer)
     if options.fast:
         _take_fast_steps(trainer)
     return trainer
@@ -164,7 +163,13 @@ def _take_fast_steps(trainer: Trainer) -> None:
 def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callback]) -> list[Callback]:
     """The machinery's callbacks around those of the config, one of which may take the place of one of them."""
     stopping = config.stopping
-    first: list[Callback] = [Schedule(intervals), Divergence(stopping.diverged_above), Logged(), Curves(), Telemetry()]
+    first: list[Callback] = [
+        Schedule(intervals),
+        Divergence(stopping.diverged_above),
+        LoggedMetrics(),
+        Curves(),
+        Telemetry(),
+    ]
     first += [Samples(), OptimizerModes()]
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
     given = [callback for callback in given if callback not in first]
