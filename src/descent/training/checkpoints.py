@@ -20,6 +20,7 @@ from descent.signals import Deferred
 from descent.training.divergence import Divergence
 from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
+from descent.training.restoring import check_length
 from descent.training.schedule import logged, monitored, schedule_of
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss
@@ -78,10 +79,12 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.optimizer_states: list[dict[str, Any]] = []
         self.random_state: dict[str, Any] | None = None
         self.resumed_step = 0
+        self.began_with: dict[str, Any] = {}  # its config
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
+        self.began_with = checkpoint["run"].get("config", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
@@ -90,6 +93,8 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.metric = monitored(self.metric, schedule_of(trainer).has_validation)
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
+        if self.began_with:
+            check_length(trainer, self.began_with, self.identity["config"])
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
         if trainer.num_training_batches > 1 and _is_more_due(trainer, 0):
             log.warning(
