@@ -46,8 +46,8 @@ class Checkpoints(SparseCallback, Checkpoint):
     Args:
         directory: of the two files.
         monitor: the metric that decides, from ``trainer.callback_metrics``, and its direction.
-        every_seconds: at most about so long between two writes; ``None``: no such rule. It grows where writing takes
-            more than a twentieth of it; 0: at every safe point.
+        every_seconds: at most about so long between two writes; ``None``: no such rule. After one that took more
+            than a nineteenth of it, the next is so much later; 0: at every safe point.
         every_steps: the same in optimizer steps.
         signals: where a signal shows that asks the run to end.
         identity: of the run, kept in both files under ``run``; see ``descent.config.identity``.
@@ -68,6 +68,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.sign = -1.0 if monitor.mode == "max" else 1.0
         self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
+        self.interval = self.longest = self.every_seconds  # between two writes, now and the longest so far
         self.every_steps = math.inf if every_steps is None else every_steps
         self.best_value, self.best_step = self.sign * math.inf, 0
         self.compared_step = 0  # the last one whose weights were compared with the best
@@ -170,13 +171,16 @@ class Checkpoints(SparseCallback, Checkpoint):
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
         self.written_at, self.written_step = time.monotonic(), trainer.global_step
-        least = (SHARE - 1) * (self.written_at - began)
-        if 0 < self.every_seconds < least:
-            log.warning(
-                "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not checkpoint.every_seconds=%g",
-                *((self.written_at - began), least, self.every_seconds),
-            )
-            self.every_seconds = least
+        if self.every_seconds:
+            took = self.written_at - began
+            self.interval = max(self.every_seconds, (SHARE - 1) * took)
+            if self.interval > self.longest:
+                self.longest = self.interval
+                log.warning(
+                    "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not"
+                    " checkpoint.every_seconds=%g",
+                    *(took, self.interval, self.every_seconds),
+                )
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After training: the last weights, of which no epoch's validation was, have been validated."""
@@ -204,7 +208,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.signals.check()
 
     def _is_due(self, step: int) -> bool:
-        late = time.monotonic() - self.written_at >= self.every_seconds
+        late = time.monotonic() - self.written_at >= self.interval
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:
