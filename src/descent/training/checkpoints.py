@@ -21,9 +21,9 @@ from descent.training.divergence import Divergence
 from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
 from descent.training.restoring import check_length
-from descent.training.schedule import logged, monitored, schedule_of
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss
+from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
         self.started = self.written_at = time.monotonic()
         self.written_step = self.seen_step = trainer.global_step
-        self.metric = monitored(self.metric, schedule_of(trainer).has_validation)
+        self.metric = monitored(self.metric, validation_schedule(trainer).has_validation)
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
         if self.began_with:
@@ -138,7 +138,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             self._compare(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        schedule = schedule_of(trainer)
+        schedule = validation_schedule(trainer)
         if self.metric.startswith("train") and schedule.is_evaluated(trainer):
             self._compare(trainer, pl_module)
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())

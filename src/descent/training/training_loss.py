@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.logged_metrics import copied_states
-from descent.training.schedule import monitored, schedule_of
 from descent.training.sparse_callback import SparseCallback, loss_of
+from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
 
@@ -107,7 +107,7 @@ class TrainingLoss(SparseCallback):
         if not has_full_loss(trainer):
             if self.count:
                 pl_module.log(LOSS, torch.as_tensor(self.sum) / self.count, logger=False)
-        elif self.every_epoch or schedule_of(trainer).is_evaluated(trainer):
+        elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
             pl_module.log(LOSS, loss, logger=False)
@@ -119,5 +119,5 @@ class TrainingLoss(SparseCallback):
         self.sum, self.count = state_dict["sum"], state_dict["count"]
 
     def _is_monitored(self, trainer: Trainer) -> bool:
-        has_validation = schedule_of(trainer).has_validation
+        has_validation = validation_schedule(trainer).has_validation
         return LOSS in (monitored(metric, has_validation) for metric in self.metrics)

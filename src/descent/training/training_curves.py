@@ -11,7 +11,7 @@ from descent.training.step_metrics import StepMetrics
 from descent.training.training_loss import LOSS, loss_unit
 
 
-class Curves(StepMetrics):
+class TrainingCurves(StepMetrics):
     """Writes ``train/loss``, ``lr`` and ``train/seconds`` as training goes on.
 
     At x = k stand the loss of the batch that step k used (at the weights before it) and the learning rate of step
