@@ -112,6 +112,39 @@ def test_a_metric_of_the_training_step_counts_the_rows_of_its_epoch_alone(
 
 
 @pytest.mark.parametrize("fast", [True, False])
+def test_the_loss_of_all_rows_is_no_step_for_buffers_and_counters(
+    fast: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure, counts = LinearRegression.configure_model, list[tuple[float, float, float, int, bool]]()
+
+    def with_buffers(self: LinearRegression) -> None:
+        configure(self)
+        self.register_buffer("changed", torch.tensor(0.0))
+        self.register_buffer("replaced", torch.tensor(0.0))
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.counter = SumMetric()
+        self.steps = 0
+
+    def counting(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        self.changed += 1
+        self.replaced = self.replaced + 1
+        self.counter.update(1)
+        self.steps += 1
+        return PLAIN(self, batch, batch_idx) * self.scale  # the gradient needs the buffer
+
+    def at_end(self: LinearRegression) -> None:
+        total = self.counter.compute().item()
+        counts.append((self.changed.item(), self.replaced.item(), total, self.steps, self.counter.training))
+
+    monkeypatch.setattr(LinearRegression, "configure_model", with_buffers)
+    monkeypatch.setattr(LinearRegression, "training_step", counting)
+    monkeypatch.setattr(LinearRegression, "on_train_epoch_end", at_end)
+    options = "data.val_fraction=0", "data.test_fraction=0", f"trainer.fast={fast}"
+    run(*SMALL, *options, "stopping=converged", "stopping.max_epochs=2")
+    assert counts == [(steps, steps, steps, steps, True) for steps in (8, 16)]
+
+
+@pytest.mark.parametrize("fast", [True, False])
 def test_the_last_batch_of_an_epoch_knows_that_it_is(fast: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     last: list[bool] = []
 

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from conftest import Run
 from lightning.pytorch import Callback, LightningModule, Trainer
 from test_epoch_loop import Listener
-from test_resume import SignalAt, tags
+from test_resume import SignalAt, Trace, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.sparse_callback import SparseCallback
+from regression.model import LinearRegression
 
 
 class Written(SparseCallback):
@@ -136,3 +139,84 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curve
         assert getattr(found, name) == getattr(expected, name), name
     for tag in tags(tmp_path / "r"):
         assert curve(tmp_path / "killed", tag) == curve(tmp_path / "r", tag)
+
+
+class StopsAfterEpoch(Callback):
+    """Asks training to stop after one epoch, and does not ask again."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == self.epoch:
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize("step", [2 * PER_EPOCH, 4 * PER_EPOCH + 1], ids=["as-it-stops", "later"])
+def test_a_run_that_a_rule_has_stopped_before_its_min_epochs_ends_at_them_once_resumed(
+    step: int, run: Run, tmp_path: Path
+) -> None:
+    options = [*SMALL, "+trainer.min_epochs=6", "trainer.max_epochs=9", "optimizer.lr=0.05"]
+    whole, resumed = Trace(), Trace()
+    expected = run(*options, callbacks=[StopsAfterEpoch(2), whole], run_dir=tmp_path / "whole")
+    signal = SignalAt(step, where="on_before_backward")
+    first = run(*options, callbacks=[StopsAfterEpoch(2), resumed, signal], run_dir=tmp_path / "r")
+    assert (expected.epochs, first.status, first.steps) == (6, "interrupted", step + 1)  # at the step's end
+    found = run(*options, callbacks=[StopsAfterEpoch(2), resumed], run_dir=tmp_path / "r", resume=True)
+    assert (found.epochs, found.metrics, found.best) == (6, expected.metrics, expected.best)
+    assert resumed.steps == whole.steps
+    assert list(curve(tmp_path / "r", "val/loss")) == list(curve(tmp_path / "whole", "val/loss"))
+
+
+class LogsSteps(Callback):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.log("steps", float(trainer.global_step), on_step=True, on_epoch=False)
+
+
+def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(run: Run, tmp_path: Path) -> None:
+    options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
+    for step in (7, 8):  # the points are after each second one
+        signal = SignalAt(step - 1, where="on_before_backward")
+        run_dir = tmp_path / str(step)
+        assert run(*options, callbacks=[LogsSteps(), signal], run_dir=run_dir).steps == step
+        run(*options, callbacks=[LogsSteps()], run_dir=run_dir, resume=True)
+        assert curve(run_dir, "steps") == {step: step for step in (2, 4, 6, 8, 10, 12)}
+
+
+def test_every_logger_counts_the_step_whose_weights_were_validated(run: Run, tmp_path: Path) -> None:
+    logger = "+logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger, save_dir: null, name: csv, version: ''}}"
+    run(*SMALL, "trainer.max_epochs=2", logger, "trainer.log_every_n_steps=1", run_dir=tmp_path)
+    rows = pl.read_csv(tmp_path / "csv/metrics.csv")
+    for name, steps in (("val/loss", [6, 12]), ("train/loss", list(range(1, 13)))):
+        assert rows.filter(pl.col(name).is_not_null())["step"].to_list() == steps
+
+
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["plateau"], True),
+        (["+trainer.val_check_interval=1"], True),
+        (["+trainer.val_check_interval=2"], False),
+        (["batch=full", "batch.size=null"], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_a_run_that_has_no_safe_point_within_an_epoch_says_so(
+    options: list[str], said: bool, run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watching(module: LightningModule) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+        scheduler: Any = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler | {"monitor": "val/loss", "strict": False}}
+
+    if options == ["plateau"]:
+        monkeypatch.setattr(LinearRegression, "configure_optimizers", watching)
+        options = []
+    written = Written()
+    options = [*options, "checkpoint.every_seconds=0", "trainer.max_epochs=2"]
+    run(*SMALL, *options, callbacks=[written])
+    note = "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler watches"
+    assert any(message.startswith(note) for message in caplog.messages) == said
+    assert (written.steps == [6, 12]) == said

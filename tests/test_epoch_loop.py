@@ -22,7 +22,7 @@ from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.epoch_loop import EpochLoop
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.intervals import Intervals
-from descent.training.schedule import Schedule
+from descent.training.validation_schedule import ValidationSchedule
 
 
 class Listener(Callback):
@@ -228,7 +228,7 @@ def fit(
     trainer = Trainer(
         *(),
         **({"accelerator": "cpu", "max_epochs": 5, "log_every_n_steps": 3, "enable_checkpointing": False} | options),
-        callbacks=[*callbacks, Schedule(Intervals(3, 1))],
+        callbacks=[*callbacks, ValidationSchedule(Intervals(3, 1))],
         logger=CSVLogger(directory),
         enable_progress_bar=False,
         enable_model_summary=False,

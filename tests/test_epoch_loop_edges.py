@@ -12,7 +12,7 @@ from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.epoch_loop import EpochLoop
 from descent.training.intervals import Intervals
 from descent.training.max_steps import MaxSteps
-from descent.training.schedule import Schedule
+from descent.training.validation_schedule import ValidationSchedule
 
 
 class Casts(Brought):
@@ -70,7 +70,7 @@ def test_a_plateau_scheduler_that_is_brought_has_a_validation_after_each_epoch(p
     trainer = Trainer(
         **{"accelerator": "cpu", "max_epochs": 25, "enable_checkpointing": False, "logger": False},
         **{"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0},
-        callbacks=[Schedule(Intervals(50, None))],
+        callbacks=[ValidationSchedule(Intervals(50, None))],
     )
     trainer.fit_loop.epoch_loop = EpochLoop(trainer)
     trainer.fit(module, InMemoryBatches(x, x[:, 0], size=8), InMemoryBatches(x, x[:, 0]))

@@ -17,6 +17,7 @@ from descent.errors import UserError, as_yaml
 from descent.run.result import Result, read_result
 from descent.run.resume import check_unchanged, resume
 from descent.run.train import train
+from regression.model import LinearRegression
 
 OWN = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
 LENGTH = "trainer.max_epochs"
@@ -191,6 +192,38 @@ def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_wa
     )
     path.write_text(text.replace("T_max: null", "T_max: 4"))
     assert "T_max was null and is 4" in str(resume(run_dir).reason)
+
+
+def test_averaged_weights_are_laid_out_for_the_length_of_a_run(run: Run, tmp_path: Path) -> None:
+    averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+    options = [*OWN, f"+callbacks.averaging={{_target_: {averaging}, swa_lrs: 0.01}}"]
+    run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
+    before = sorted(tmp_path.rglob("*"))
+    assert refused(lambda: train(config_of(*options, f"{LENGTH}=5"), tmp_path / "r", resume=True, longer=True)) == (
+        "trainer.max_epochs must stay 4: StochasticWeightAveraging is laid out for it"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    assert train(config_of(*options), tmp_path / "r", resume=True, longer=True).epochs == 4
+
+
+@pytest.mark.parametrize("scheduler", ["the module's", "exponential", "none"])
+def test_a_longer_run_says_that_a_scheduler_of_the_modules_own_may_be_laid_out_for_its_length(
+    scheduler: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def configure(module: LinearRegression) -> Any:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, module.trainer.max_epochs or 0)]
+
+    own = scheduler == "the module's"
+    if own:
+        monkeypatch.setattr(LinearRegression, "configure_optimizers", configure)
+    options = [*OWN, *([] if own else [f"scheduler={scheduler}"])]
+    run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
+    run(*options, callbacks=[SignalAt(12)], run_dir=tmp_path / "r", resume=True)
+    start = "note: the run is longer than it began, 5 epochs and not 4; where the module's own scheduler depends on"
+    assert not any(message.startswith(start[:38]) for message in caplog.messages)
+    train(config_of(*options, f"{LENGTH}=5"), tmp_path / "r", resume=True, longer=True)
+    assert any(message.startswith(start) for message in caplog.messages) == own
 
 
 def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> None:

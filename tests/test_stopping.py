@@ -153,6 +153,29 @@ def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -
     assert len(written) in (5, 6)
 
 
+def test_writing_takes_a_twentieth_of_the_time_however_long_it_takes(
+    clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    began, took = list[float](), [4, 1, 5, 0.5, 0, 0, 0]
+
+    class Slow(SparseCallback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            if "optimizer_states" in checkpoint:  # last.ckpt
+                began.append(clock.now)
+                clock.now += took[len(began) - 1]
+
+    run(*SMALL, "trainer.max_epochs=42", "checkpoint.every_seconds=16", callbacks=[Slow()])  # 252 steps of a second
+    gaps = [after - before - seconds for before, after, seconds in zip(began, began[1:], took, strict=False)]
+    for gap, wanted in zip(gaps[:-1], [19 * 4, 19, 19 * 5, 16, 16, 16], strict=False):
+        assert wanted <= gap <= wanted + 2  # at the next safe point
+    assert began[0] - 1000 <= 18 and len(gaps) == 6
+    said = [message for message in caplog.messages if "writing a checkpoint" in message]
+    assert said == [
+        f"note: writing a checkpoint takes {n:.1f} s, so they are {19 * n} s apart and not checkpoint.every_seconds=16"
+        for n in (4, 5)
+    ]
+
+
 def test_a_loss_of_exactly_0_has_settled(run: Run) -> None:
     exact = "model.init_weight=2", "model.init_bias=0"  # y = 2 x
     result = run("data=line", "batch=full", *exact, "stopping.loss_change=1e-6", "trainer.max_epochs=9")

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run, config_of, load, split
+from lightning.pytorch import LightningModule, Trainer
 from test_train import events
+
+from descent.training import telemetry
+from descent.training.sparse_callback import SparseCallback, callbacks_of
+from descent.training.telemetry import Telemetry
 
 FULL = (
     *("trainer=float64", "batch=full", "data.num_samples=60", "data.num_features=2", "trainer.max_epochs=30"),
@@ -66,6 +71,29 @@ def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_
         for tag, value in expected.items() if step in (1, 2, 15, 30) else ():
             # an angle of 0 has a cosine that rounding takes from 1 by up to 1e-16, which is 1e-6 degrees
             assert curves[tag][step] == pytest.approx(value, rel=1e-5, abs=1e-5 if tag == "grad/angle" else 0), tag
+
+
+class Kept(SparseCallback):
+    """How many numbers telemetry holds as training ends."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (own,) = callbacks_of(trainer, Telemetry)
+        self.numbers = sum(value.numel() for value in vars(own).values() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("clip", ["none", "norm", "value"])
+def test_of_a_large_model_telemetry_copies_no_parameters_and_has_the_same_norms(
+    clip: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*FULL, f"clip={clip}", *([] if clip == "none" else ["clip.gradient_clip_val=0.5"])]
+    kept = [Kept(), Kept()]
+    for callback, most in zip(kept, (3, 2), strict=True):  # parameters; the model has 3
+        monkeypatch.setattr(telemetry, "MOST_KEPT", most)
+        run(*options, "optimizer.lr=0.1", callbacks=[callback])
+    assert [callback.numbers for callback in kept] == [2 * 3 + 1, 1]  # gradient and parameters, and a norm
+    for tag in ("grad/norm", "grad/norm_clipped", "grad/clipped", "grad/evaluations"):
+        assert curve(tmp_path / "1", tag) == pytest.approx(curve(tmp_path / "0", tag), rel=1e-6), tag
+    assert {"grad/angle", "update/relative"}.isdisjoint(events(tmp_path / "1").Tags()["scalars"])
 
 
 def test_lbfgs_evaluates_more_gradients_than_it_takes_steps(run: Run, tmp_path: Path) -> None:

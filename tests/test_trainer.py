@@ -15,7 +15,7 @@ from test_train import events
 from descent.config.messages import one_line
 from descent.errors import UserError
 from descent.training import intervals
-from descent.training.schedule import schedule_of
+from descent.training.validation_schedule import validation_schedule
 
 
 class Seen(Callback):
@@ -152,7 +152,7 @@ def test_the_rows_that_are_evaluated_are_those_whose_number_counts(
 
     class Evaluated(Trace):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            if schedule_of(trainer).is_evaluated(trainer):
+            if validation_schedule(trainer).is_evaluated(trainer):
                 seen.append(trainer.current_epoch + 1)
 
     options = f"data.val_fraction={fraction}", "trainer.max_epochs=40"

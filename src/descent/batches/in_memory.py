@@ -83,7 +83,7 @@ class InMemoryBatches:
             order = torch.from_numpy(np.random.default_rng((self.seed or 0, key[0], 2, key[1])).permutation(self.rows))
             order = order.to(self.tensors[0].device)
             # one copy an epoch; batches are views of it
-            self._ordered = (key, tuple(tensor[order] for tensor in self.tensors))
+            self._ordered = (key, tuple(tensor.index_select(0, order) for tensor in self.tensors))
         return self._ordered[1]
 
     def state_dict(self) -> dict[str, int]:

@@ -20,8 +20,6 @@ ELSEWHERE = {
     "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
     "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
     "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
-    # Lightning cannot keep InMemoryBatches or another class's loader from shuffling
-    "overfit_batches": "trainer.limit_train_batches with a loader that does not shuffle takes its place",
     "barebones": "a run keeps checkpoints and logs",
     "use_distributed_sampler": "a run has one device",
     "sync_batchnorm": "a run has one device",
@@ -61,5 +59,8 @@ def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
             check_finite(value, key)
             check_value(value, key, argument)
             if not is_default(value, argument):
+                if name == "overfit_batches":  # it would shuffle still: Lightning cannot change these loaders' samplers
+                    instead = "0: trainer.limit_train_batches with a loader that does not shuffle takes its place"
+                    raise invalid(key, instead, value)
                 checked[name] = value
     return checked

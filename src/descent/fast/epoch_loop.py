@@ -12,8 +12,8 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.optimizer_step import OptimizerStep
 from descent.fast.unsupported import has_epoch_hooks, overrides_epoch_hooks, unsupported
-from descent.training.schedule import schedule_of
 from descent.training.sparse_callback import SparseCallback
+from descent.training.validation_schedule import validation_schedule
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class EpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Trainer) -> None:
         replaced = trainer.fit_loop.epoch_loop
         super().__init__(trainer, replaced.min_steps, replaced.max_steps)
-        self.schedule = schedule_of(trainer)
+        self.schedule = validation_schedule(trainer)
         self.reason: str | None = None  # why every step goes through Lightning's own loop
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:

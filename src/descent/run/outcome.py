@@ -19,17 +19,16 @@ from descent.config.identity import config_digest
 from descent.config.metric import without_split
 from descent.config.schema import Config
 from descent.run.result import Result
-from descent.training.budget import Budget, gradient_evaluations
+from descent.training.budget import Budget, SampleCounter, gradient_evaluations
 from descent.training.callback import ResultCallback
 from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
-from descent.training.logged import Logged
+from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger
-from descent.training.samples import Samples
-from descent.training.schedule import schedule_of
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss, loss_unit
+from descent.training.validation_schedule import validation_schedule
 
 
 def new_result(config: Config, command: str | None) -> Result:
@@ -51,7 +50,7 @@ def command_line(command: str | None) -> str:
 
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
     """What is known after training: metrics at the last weights, counts, and what the callbacks add."""
-    schedule = schedule_of(trainer)
+    schedule = validation_schedule(trainer)
     result.stopped = _why_stopped(trainer)
     result.checksum = getattr(data, "checksum", None)
     _count(result, trainer)
@@ -59,7 +58,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     in_memory = has_full_loss(trainer)
     result.metrics = {"train/loss": math.nan} if in_memory else {}  # the first of them
     logged = dict(trainer.callback_metrics)
-    for before in callbacks_of(trainer, Logged):
+    for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # of before, where a resumed run had nothing left to do
     result.metrics |= {name: value.item() for name, value in logged.items()}
     if in_memory:
@@ -158,5 +157,5 @@ def _count(result: Result, trainer: Trainer) -> None:
         passes, rest = divmod(taken, int(batches))
         result.samples = sum(n * min(k * loader.size, loader.rows) for n, k in ((passes, int(batches)), (1, rest)))
     else:
-        (counted,) = callbacks_of(trainer, Samples)
+        (counted,) = callbacks_of(trainer, SampleCounter)
         result.samples = counted.samples

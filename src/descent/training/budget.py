@@ -67,6 +67,25 @@ class Budget(SparseCallback):
         self.samples, self.seconds_before, self.reason = (state_dict[k] for k in ("samples", "seconds", "reason"))
 
 
+class SampleCounter(SparseCallback):
+    """Counts the rows of the batches, repeats included, where they cannot be calculated."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not isinstance(trainer.train_dataloader, InMemoryBatches):
+            self.samples += batch_size(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.samples}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.samples = state_dict["samples"]
+
+
 def gradient_evaluations(trainer: Trainer) -> int:
     """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]

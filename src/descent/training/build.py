@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from descent.config.optimizers import RUN_LENGTH_ARGUMENTS, arguments, unfilled
 from descent.errors import UserError, invalid
 from descent.training.max_steps import run_length
-from descent.training.schedule import steps_per_epoch
+from descent.training.validation_schedule import steps_per_epoch
 
 T = TypeVar("T")
 

@@ -18,10 +18,12 @@ from descent.batches.in_memory import Batch
 from descent.config.schema import MonitorConfig
 from descent.signals import Deferred
 from descent.training.divergence import Divergence
+from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
-from descent.training.schedule import logged, monitored, schedule_of
+from descent.training.restoring import check_length
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss
+from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ class Checkpoints(SparseCallback, Checkpoint):
     Args:
         directory: of the two files.
         monitor: the metric that decides, from ``trainer.callback_metrics``, and its direction.
-        every_seconds: at most about so long between two writes; ``None``: no such rule. It grows where writing takes
-            more than a twentieth of it; 0: at every safe point.
+        every_seconds: at most about so long between two writes; ``None``: no such rule. After one that took more
+            than a nineteenth of it, the next is so much later; 0: at every safe point.
         every_steps: the same in optimizer steps.
         signals: where a signal shows that asks the run to end.
         identity: of the run, kept in both files under ``run``; see ``descent.config.identity``.
@@ -66,30 +68,40 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.sign = -1.0 if monitor.mode == "max" else 1.0
         self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
+        self.interval = self.longest = self.every_seconds  # between two writes, now and the longest so far
         self.every_steps = math.inf if every_steps is None else every_steps
         self.best_value, self.best_step = self.sign * math.inf, 0
         self.compared_step = 0  # the last one whose weights were compared with the best
         self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
-        self.stopped = False  # by a stopping rule
+        self.stopped = False  # by a stopping rule, be it that trainer.min_epochs has it go on
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
         # of the checkpoint that a resumed run goes on from
         self.optimizer_states: list[dict[str, Any]] = []
         self.random_state: dict[str, Any] | None = None
         self.resumed_step = 0
+        self.began_with: dict[str, Any] = {}  # its config
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
+        self.began_with = checkpoint["run"].get("config", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
         self.started = self.written_at = time.monotonic()
         self.written_step = self.seen_step = trainer.global_step
-        self.metric = monitored(self.metric, schedule_of(trainer).has_validation)
+        self.metric = monitored(self.metric, validation_schedule(trainer).has_validation)
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
+        if self.began_with:
+            check_length(trainer, self.began_with, self.identity["config"])
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
+        if trainer.num_training_batches > 1 and _is_more_due(trainer, 0):
+            log.warning(
+                "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler"
+                " watches a metric, after every step"
+            )
         if trainer.global_step == 0:  # for a run that diverges before its first validation
             self._keep(trainer, pl_module, self.sign * math.inf)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
@@ -115,12 +127,10 @@ class Checkpoints(SparseCallback, Checkpoint):
     ) -> None:
         has_stepped = trainer.global_step != self.seen_step  # or gradients are on their way, which no checkpoint has
         self.seen_step = trainer.global_step
-        if (
-            has_stepped
-            and not trainer.is_last_batch
-            and not trainer.should_stop
-            and not _is_more_due(trainer, batch_idx)
-        ):
+        is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # where training stops within the epoch
+        if has_stepped and not is_last and not _is_more_due(trainer, batch_idx):
+            if self.signals.number is not None:
+                log_step_metrics(trainer)
             self._safe_point(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +138,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             self._compare(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        schedule = schedule_of(trainer)
+        schedule = validation_schedule(trainer)
         if self.metric.startswith("train") and schedule.is_evaluated(trainer):
             self._compare(trainer, pl_module)
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
@@ -136,7 +146,6 @@ class Checkpoints(SparseCallback, Checkpoint):
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stopped = trainer.should_stop
         in_memory = has_full_loss(trainer)
         if self.metric == "train/loss" and in_memory and self.compared_step != trainer.global_step:
             with torch.no_grad():
@@ -152,6 +161,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         """Brings both files up to date, and the loggers' up to the same step."""
         for divergence in callbacks_of(trainer, Divergence):
             divergence.check(trainer)
+        self.stopped = trainer.should_stop
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
@@ -161,13 +171,16 @@ class Checkpoints(SparseCallback, Checkpoint):
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
         self.written_at, self.written_step = time.monotonic(), trainer.global_step
-        least = (SHARE - 1) * (self.written_at - began)
-        if 0 < self.every_seconds < least:
-            log.warning(
-                "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not checkpoint.every_seconds=%g",
-                *((self.written_at - began), least, self.every_seconds),
-            )
-            self.every_seconds = least
+        if self.every_seconds:
+            took = self.written_at - began
+            self.interval = max(self.every_seconds, (SHARE - 1) * took)
+            if self.interval > self.longest:
+                self.longest = self.interval
+                log.warning(
+                    "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not"
+                    " checkpoint.every_seconds=%g",
+                    *(took, self.interval, self.every_seconds),
+                )
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After training: the last weights, of which no epoch's validation was, have been validated."""
@@ -195,7 +208,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.signals.check()
 
     def _is_due(self, step: int) -> bool:
-        late = time.monotonic() - self.written_at >= self.every_seconds
+        late = time.monotonic() - self.written_at >= self.interval
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
 
     def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:

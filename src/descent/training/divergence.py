@@ -36,13 +36,11 @@ class Divergence(SparseCallback):
         self.factor = factor
         self.first: float | None = None
         self.latest: tuple[int, Tensor] | None = None  # step and loss
-        self.limit = math.inf  # the largest loss that is not divergence, in the units of training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.first is None:
             first = self.first_loss(trainer, pl_module)
             self.first = None if first is None else abs(first)
-        self._set_limit()
 
     def first_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
         """The loss before the first step, of all rows where they are in memory; ``None``: that of the first step."""
@@ -55,8 +53,10 @@ class Divergence(SparseCallback):
         """What might help."""
         return "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
 
-    def _set_limit(self) -> None:
-        self.limit = min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
+    @property
+    def limit(self) -> float:
+        """The largest loss that is not divergence, in the units of training."""
+        return min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,18 +72,13 @@ class Divergence(SparseCallback):
 
     def check(self, trainer: Trainer) -> None:
         """Looks at the latest loss; also called before a checkpoint is written."""
-        if self.latest is not None:
-            step, loss = self.latest
-            self._check(trainer, step, loss.item())
-
-    def _check(self, trainer: Trainer, step: int, loss: float) -> None:
+        if self.latest is None:
+            return
+        step, loss = self.latest[0], self.latest[1].item()
         if self.first is None and math.isfinite(loss):
             self.first = abs(loss)
-            self._set_limit()
-        if not loss <= self.limit:  # nan is not
-            self._give_up(trainer, step, loss)
-
-    def _give_up(self, trainer: Trainer, step: int, loss: float) -> None:
+        if loss <= self.limit:  # nan is not
+            return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         raise DivergenceError(

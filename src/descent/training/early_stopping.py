@@ -3,7 +3,7 @@
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from descent.training.schedule import logged, monitored, schedule_of
+from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 
 class Patience(EarlyStopping):
@@ -15,10 +15,10 @@ class Patience(EarlyStopping):
         return type(self).__qualname__
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.monitor = monitored(self.monitor, schedule_of(trainer).has_validation)
+        self.monitor = monitored(self.monitor, validation_schedule(trainer).has_validation)
         super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor.startswith("train/") or schedule_of(trainer).is_evaluated(trainer):
+        if self.monitor.startswith("train/") or validation_schedule(trainer).is_evaluated(trainer):
             logged(trainer, self.monitor)  # or says so in one line
             super().on_train_epoch_end(trainer, pl_module)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import event_file_writer
 
@@ -41,22 +41,14 @@ class RunLogger(TensorBoardLogger):
         self.pending: dict[int, tuple[float, dict[str, float]]] = {}  # by step, with the time of day
         self.written_at = time.monotonic()
         self.run_dir, self.before = Path(save_dir), set(Path(save_dir).glob(EVENTS))
-        self.trainer: Trainer | None = None  # whose steps are counted
         if resumed_at is None and self.before:
             resumed_at = -1  # of a run in the same directory that had no checkpoint yet
         purge_step = None if resumed_at is None else resumed_at + 1
         super().__init__(save_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """At x = k stands what was measured after k optimizer steps."""
-        points = {name: value for name, value in metrics.items() if name != "epoch"}
-        # Lightning adds the epoch to every point of its own, and counts the batch that it belongs to as not done yet
-        if self.trainer is not None and "epoch" in metrics:
-            step = self.trainer.global_step
-        if step is None:
-            step = 0
-        _, pending = self.pending.setdefault(step, (time.time(), {}))
-        pending |= {tag: float(value) for tag, value in points.items()}
+        _, pending = self.pending.setdefault(step or 0, (time.time(), {}))
+        pending |= {tag: float(value) for tag, value in metrics.items() if tag != "epoch"}
         if len(self.pending) >= MOST_PENDING or time.monotonic() - self.written_at > MOST_SECONDS:
             self._write_pending()
 
@@ -94,3 +86,13 @@ class RunLogger(TensorBoardLogger):
         self.close()
         for path in set(self.run_dir.glob(EVENTS)) - self.before:
             path.unlink()
+
+
+def count_all_steps(logger: Logger, trainer: Trainer) -> None:
+    """Has all that Lightning logs after k steps stand at x = k: it does not count the last, and adds the epoch."""
+    log_metrics = logger.log_metrics
+
+    def counting(metrics: dict[str, float], step: int | None = None) -> None:
+        log_metrics(metrics, trainer.global_step if "epoch" in metrics else step)
+
+    logger.log_metrics = counting  # type: ignore[method-assign]

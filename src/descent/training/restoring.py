@@ -1,11 +1,14 @@
 """Going on from a checkpoint: whether it is of this run, and what is said where it cannot be loaded."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Len
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from pydantic import BaseModel, Strict, ValidationError
 
@@ -13,6 +16,9 @@ from descent.config.identity import LENGTH, differences
 from descent.errors import UserError, validation_error
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.logger import RunLogger
+from descent.training.sparse_callback import callbacks_of
+
+log = logging.getLogger(__name__)
 
 Filled = Annotated[dict[Any, Any], Len(1)]
 
@@ -82,6 +88,24 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict
     if changed:
         raise UserError(f"{last} must be of the same config, to be resumed: {changed}")
     return loaded
+
+
+def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Of a run that has become longer: what was laid out for the length that it began with is refused, or said.
+
+    Raises:
+        UserError: Lightning's ``StochasticWeightAveraging`` is among the callbacks.
+    """
+    if before[LENGTH] == now[LENGTH]:
+        return
+    if callbacks_of(trainer, StochasticWeightAveraging):
+        raise UserError(f"{LENGTH} must stay {before[LENGTH]}: StochasticWeightAveraging is laid out for it")
+    if trainer.lr_scheduler_configs and "scheduler._target_" not in now:
+        log.warning(
+            "note: the run is longer than it began, %s epochs and not %s; where the module's own scheduler depends on"
+            " that, the learning rates are not those of a run that began with this length",
+            *(now[LENGTH], before[LENGTH]),
+        )
 
 
 @contextmanager

@@ -22,25 +22,24 @@ from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, P
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.signals import Deferred
-from descent.training.budget import Budget
+from descent.training.budget import Budget, SampleCounter
 from descent.training.build import build
 from descent.training.checkpoint_io import AtomicCheckpointIO
 from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
-from descent.training.curves import Curves
 from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
 from descent.training.intervals import Intervals
-from descent.training.logged import Logged
-from descent.training.logger import RunLogger
+from descent.training.logged_metrics import LoggedMetrics
+from descent.training.logger import count_all_steps
 from descent.training.max_steps import MaxSteps
 from descent.training.optimizer_modes import OptimizerModes
-from descent.training.progress import Progress
-from descent.training.samples import Samples
-from descent.training.schedule import Schedule
+from descent.training.progress_bar import RunProgressBar
 from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
+from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
+from descent.training.validation_schedule import ValidationSchedule
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def build_trainer(
             devices=1,
             precision=options.precision,  # type: ignore[arg-type]  # one of Lightning's own, as parse has checked
             max_epochs=options.max_epochs,
-            check_val_every_n_epoch=every or 1,  # Schedule sees to it; a callback asks before that
+            check_val_every_n_epoch=every or 1,  # ValidationSchedule sees to it; a callback asks before that
             gradient_clip_val=config.clip.gradient_clip_val,
             gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
             log_every_n_steps=options.log_every_n_steps,
@@ -127,7 +126,7 @@ def build_trainer(
                 *_own_callbacks(config, intervals, given),
                 *([] if options.fast_dev_run else [checkpoints]),
             ],
-            enable_progress_bar=False,  # Progress takes its place
+            enable_progress_bar=False,  # RunProgressBar takes its place
             enable_model_summary=False,
             default_root_dir=run_dir,
             **options.arguments,
@@ -135,8 +134,7 @@ def build_trainer(
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     for logger in loggers:
-        if isinstance(logger, RunLogger):
-            logger.trainer = trainer
+        count_all_steps(logger, trainer)
     if options.fast:
         _take_fast_steps(trainer)
     return trainer
@@ -164,8 +162,14 @@ def _take_fast_steps(trainer: Trainer) -> None:
 def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callback]) -> list[Callback]:
     """The machinery's callbacks around those of the config, one of which may take the place of one of them."""
     stopping = config.stopping
-    first: list[Callback] = [Schedule(intervals), Divergence(stopping.diverged_above), Logged(), Curves(), Telemetry()]
-    first += [Samples(), OptimizerModes()]
+    first: list[Callback] = [
+        ValidationSchedule(intervals),
+        Divergence(stopping.diverged_above),
+        LoggedMetrics(),
+        TrainingCurves(),
+        Telemetry(),
+    ]
+    first += [SampleCounter(), OptimizerModes()]
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
     given = [callback for callback in given if callback not in first]
     waiting = [config.scheduler.get("monitor"), *(getattr(callback, "monitor", None) for callback in given)]
@@ -191,7 +195,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar:
-        last.append(Progress(intervals))
+        last.append(RunProgressBar(intervals))
     callbacks = [*first, *given, *last]
     for callback in callbacks:
         if isinstance(callback, StepMetrics | Divergence):

@@ -1,17 +1,19 @@
 """The loss on the whole training set, for what monitors it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.metric_states import metric_states, set_metric_states
-from descent.training.schedule import monitored, schedule_of
+from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
+from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
 
@@ -24,27 +26,42 @@ def loss_unit(pl_module: LightningModule) -> float:
 def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     """The training step's loss on all training rows at the weights as they are now; differentiable.
 
-    In evaluation mode, without dropout; nothing is logged, and metrics keep their states. Only of batches in memory,
-    see ``has_full_loss``.
+    In evaluation mode, without dropout; nothing is logged, and the module's buffers, metrics and plain attributes are
+    afterwards what they were. Only of batches in memory, see ``has_full_loss``.
     """
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
     rows = tuple(tensor.to(pl_module.device) for tensor in batches.all())
-    modes = [(module, module.training) for module in pl_module.modules()]
-    states = metric_states(pl_module)
-    vars(pl_module).update(log=_nothing, log_dict=_nothing)
-    try:
+    with _left_as_it_is(pl_module), isolate_rng():
         pl_module.eval()
-        with isolate_rng():
-            output = pl_module.training_step(rows, 0)
-    finally:
-        del pl_module.log, pl_module.log_dict
-        set_metric_states(pl_module, states)
-        for module, training in modes:
-            module.training = training
+        vars(pl_module).update(log=_nothing, log_dict=_nothing)
+        output = pl_module.training_step(rows, 0)
     loss = output["loss"] if isinstance(output, Mapping) else output
     assert isinstance(loss, Tensor)
     return loss
+
+
+@contextmanager
+def _left_as_it_is(pl_module: LightningModule) -> Iterator[None]:
+    """Works on copies of buffers and metrics, and gives all attributes back, counters of the module's own for instance.
+
+    Only what a step adds to a list or dictionary of the module's own stays there.
+    """
+    attributes = [(module, dict(vars(module))) for module in pl_module.modules()]
+    buffers = [(m, name, buffer) for m in pl_module.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for module, name, buffer in buffers:
+        setattr(module, name, buffer.clone())
+    for metric in pl_module.modules():
+        if isinstance(metric, Metric):
+            vars(metric).update(copied_states(metric))
+    try:
+        yield
+    finally:
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
 
 
 def has_full_loss(trainer: Trainer) -> bool:
@@ -90,7 +107,7 @@ class TrainingLoss(SparseCallback):
         if not has_full_loss(trainer):
             if self.count:
                 pl_module.log(LOSS, torch.as_tensor(self.sum) / self.count, logger=False)
-        elif self.every_epoch or schedule_of(trainer).is_evaluated(trainer):
+        elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
             pl_module.log(LOSS, loss, logger=False)
@@ -102,5 +119,5 @@ class TrainingLoss(SparseCallback):
         self.sum, self.count = state_dict["sum"], state_dict["count"]
 
     def _is_monitored(self, trainer: Trainer) -> bool:
-        has_validation = schedule_of(trainer).has_validation
+        has_validation = validation_schedule(trainer).has_validation
         return LOSS in (monitored(metric, has_validation) for metric in self.metrics)

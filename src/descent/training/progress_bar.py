@@ -12,7 +12,7 @@ from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.training_loss import loss_unit
 
 
-class Progress(SparseCallback):
+class RunProgressBar(SparseCallback):
     """Counts optimizer steps and shows the loss of the latest batch.
 
     One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
@@ -43,17 +43,17 @@ class Progress(SparseCallback):
     ) -> None:
         if self.intervals.logs(trainer.global_step):
             loss = loss_of(trainer, outputs)
-            self._move(trainer, None if loss is None else loss.item() * loss_unit(pl_module))
+            if loss is not None:
+                self.bar.set_postfix(loss=f"{loss.item() * loss_unit(pl_module):.4g}", refresh=False)
+            self._move(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.update(trainer.global_step - self.bar.n)
+        self._move(trainer)
         self.bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
 
-    def _move(self, trainer: Trainer, loss: float | None) -> None:
-        if loss is not None:
-            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+    def _move(self, trainer: Trainer) -> None:
         self.bar.update(trainer.global_step - self.bar.n)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
-from descent.training.metric_states import States, metric_states, set_metric_states
 from descent.training.sparse_callback import SparseCallback
 
 
@@ -16,7 +16,15 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
     return getattr(trainer, "_results", None) or {}
 
 
-class Logged(SparseCallback):
+def log_step_metrics(trainer: Trainer) -> None:
+    """Writes what ``self.log`` was given in this step, for a run that ends in its last hook.
+
+    Lightning does it after that hook, and has no public name for it either.
+    """
+    trainer._logger_connector.update_train_step_metrics()
+
+
+class LoggedMetrics(SparseCallback):
     """Keeps in checkpoints the latest metrics, what an epoch that is not over has summed up, and torchmetrics' states.
 
     So a run that is resumed within an epoch logs the same means of it, bit for bit, and one that is resumed at its
@@ -27,7 +35,7 @@ class Logged(SparseCallback):
         self.is_within = False  # an epoch
         self.sums: dict[str, dict[str, Tensor]] = {}  # of the epoch's batches before the checkpoint
         self.metrics: dict[str, Tensor] = {}
-        self.states: States = {}
+        self.states: dict[str, Any] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # an older version wrote none
@@ -35,8 +43,7 @@ class Logged(SparseCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.callback_metrics.update(self.metrics)
-        if self.states:
-            set_metric_states(pl_module, self.states)
+        _set_metric_states(pl_module, self.states)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,7 +63,7 @@ class Logged(SparseCallback):
         checkpoint["logged"] = {
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
-            "states": metric_states(pl_module),
+            "states": _metric_states(pl_module),
         }
 
 
@@ -67,3 +74,36 @@ def _add(result: Any, before: Mapping[str, Tensor]) -> None:
         extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
         reduce = result.meta.reduce_fx if extreme else torch.add
         setattr(result, key, reduce(value.to(now.device), now))
+
+
+def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
+    """Of the metrics that have been updated since their last reset, by their names in the module."""
+    modules = dict(pl_module.named_modules())
+    if not any(isinstance(module, Metric) and module.update_count for module in modules.values()):
+        return {}
+    for module in modules.values():
+        if isinstance(module, MetricCollection):
+            module.items()  # of several with one state only the first has what is new
+    metrics = {name: module for name, module in modules.items() if isinstance(module, Metric) and module.update_count}
+    return {name: {"state": copied_states(metric), "updates": metric.update_count} for name, metric in metrics.items()}
+
+
+def _set_metric_states(pl_module: LightningModule, states: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, saved in states.items():
+        metric = pl_module.get_submodule(name)
+        assert isinstance(metric, Metric)
+        for key, value in saved["state"].items():
+            setattr(metric, key, _copied(value, metric.device))
+        metric._update_count = saved["updates"]  # it has no setter
+
+
+def copied_states(metric: Metric) -> dict[str, Any]:
+    """Of one metric, tensors and lists of them by name."""
+    return {key: _copied(value, metric.device) for key, value in metric.metric_state.items()}
+
+
+def _copied(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_copied(part, device) for part in value]
+    assert isinstance(value, Tensor)
+    return value.detach().to(device, copy=True)

@@ -5,13 +5,13 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.training.logged import results_of
+from descent.training.logged_metrics import results_of
 from descent.training.logger import RunLogger
 from descent.training.step_metrics import StepMetrics
 from descent.training.training_loss import LOSS, loss_unit
 
 
-class Curves(StepMetrics):
+class TrainingCurves(StepMetrics):
     """Writes ``train/loss``, ``lr`` and ``train/seconds`` as training goes on.
 
     At x = k stand the loss of the batch that step k used (at the weights before it) and the learning rate of step

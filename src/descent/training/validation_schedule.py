@@ -13,7 +13,7 @@ from descent.training.intervals import Intervals
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
-class Schedule(SparseCallback):
+class ValidationSchedule(SparseCallback):
     """Fills in what ``intervals`` cannot know before the data are there, and validates where it says.
 
     Validations are rare on small data in memory, and after every epoch otherwise. There is one at the end of training.
@@ -88,9 +88,9 @@ class Schedule(SparseCallback):
             trainer.check_val_every_n_epoch = epoch if self.is_evaluated(trainer) else epoch + 1
 
 
-def schedule_of(trainer: Trainer) -> Schedule:
+def validation_schedule(trainer: Trainer) -> ValidationSchedule:
     """The one of a Trainer."""
-    (schedule,) = callbacks_of(trainer, Schedule)
+    (schedule,) = callbacks_of(trainer, ValidationSchedule)
     return schedule
 
 
