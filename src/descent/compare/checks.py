@@ -8,15 +8,15 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
     ValidationError,
 )
 
-from descent.config.types import Integer, OrNull, Rule, Seed, Text
+from descent.config.types import OrNull, Rule, Seed, Text
 from descent.errors import validation_error
+from descent.run.written import Written
 
 NOT_COMPARABLE = ("interrupted", "failed")
 MOST = 2**63  # of an integer in a table
@@ -62,21 +62,17 @@ class Hparams(Part):
     lr: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.lr")
 
 
-class Comparable(Part):
-    status: Literal["completed", "diverged", "interrupted", "failed"]
+class Comparable(Written):
     metrics: dict[str, FiniteOrNull]
-    hparams: Hparams
-    checksum: Annotated[Integer | None, OrNull("unknown")] = None
+    hparams: Hparams  # type: ignore[assignment]
     seed: Seed
     steps: Count
     gradient_evaluations: Count
-    epochs: Annotated[Count | None, OrNull("unknown")] = None
-    samples: Annotated[Count | None, OrNull("unknown")] = None
+    epochs: Count
+    samples: Count
     seconds: Duration
-    reason: Annotated[Text | None, OrNull("none")] = None
-    stopped: Annotated[Text | None, OrNull("none")] = None
-    best: Best | None = None
-    monitor: Annotated[Monitor | None, BeforeValidator(lambda value: None if value == {} else value)] = None
+    best: Best | None = None  # type: ignore[assignment]
+    monitor: Monitor | None = None
 
 
 def why_not_comparable(result: dict[str, Any]) -> str | None:

@@ -96,7 +96,7 @@ def compare(
         (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
-    notes = [*_notes(runs, monitors, group, chooser, reported), *_target(table, aimed)]
+    notes = [*_notes(runs, monitors, group, chooser, reported), *_curve_notes(runs, table, aimed, axes)]
     counted = f"{len(runs)} runs, {len(every)} settings"
     text = "\n".join(page(counted, table, dict(figures.values()), notes, left_out))
     write_atomically(out / "report.html", text.encode())
@@ -135,6 +135,9 @@ def _notes(
     """What chose the settings, and what is reported of them."""
     first = "largest" if metric.mode == "max" else "smallest"
     yield f"ranked by the share of runs that diverged, then by the others' mean of {metric.name}, the {first} first"
+    for name in dict.fromkeys([metric.name, chooser.name]):
+        if without := sum(not run.diverged and run.result["metrics"].get(name) is None for run in runs):
+            yield f"runs without {name}: {without}; they rank as if they had diverged"
     if len(monitors) > 1:
         yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
     if any(run.result.get("checksum") is None for run in runs):
@@ -151,11 +154,17 @@ def _notes(
         yield "of seeds that did not choose the setting, where it has such"
 
 
-def _target(table: pl.DataFrame, curve: Curve) -> Iterator[str]:
-    """What the target is, and how exactly it is known when a run came to it."""
+def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Sequence[str]) -> Iterator[str]:
+    """What curves there are, what the target is, and how exactly it is known when a run came to it."""
+    if without := sum(not run.has_event_file for run in runs):
+        yield f"runs without an event file of TensorBoard, in the tables but in no figure of curves: {without}"
+    if "samples" in axes and any(run.result["steps"] and run.result["samples"] % run.result["steps"] for run in runs):
+        yield "batches differ in size: samples seen are taken as many each step, as on average over the run"
     if curve.target is None:
         return
     yield f"target: {curve.goal()}; medians of the runs that came to it, the others are misses"
+    if unknown := sum(not run.diverged and curve.tag not in run.curves for run in runs):
+        yield f"runs without a curve of {curve.tag}, which neither came to the target nor missed it: {unknown}"
     apart = table["steps between points"].drop_nulls()
     if len(apart):
         low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
