@@ -59,9 +59,9 @@ def compare(
     monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
     usual = [monitor, same_of("train", monitor)]  # that of training, where there is no validation
     tested = [same_of("test", monitor)] if group else []
-    reported = directed(first_logged("--metric", [metric] if metric else [*tested, *usual], logged), modes)
+    reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
     choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
-    chooser = directed(first_logged("--metric", choosers, logged), modes)
+    chooser = first_logged(choosers, logged, modes)
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
     curve = Curve(choosers[0], reported.mode, choosers[0])  # of test rows there is none
     aimed = _aimed(runs, own or curve, target, target_metric, modes)
@@ -74,13 +74,14 @@ def compare(
     table = table_of(settings, reported, aimed, chooser.name if group else None, columns)
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
+    clipping = [s for s in settings if s.runs[0].hparams.get("clip.gradient_clip_val") is not None]
     drawn = [own, curve] if own and metric else [own or curve]
     axes = [x] if x else [*X_AXES]
     draw: dict[str, Callable[[], Figure | None]] = {
         **{f"{c.name}_over_{axis}": partial(curve_over, settings, c, axis) for c in drawn for axis in axes},
         "learning_rates": partial(learning_rates, every, settings, chooser),
         "heat_map": partial(heat_map, every, chooser, reported),
-        "clipped": partial(curve_over, [s for s in settings if _clips(s.runs[0])], CLIPPED, "steps"),
+        "clipped": partial(curve_over, clipping, CLIPPED, "steps"),
         **{name: partial(function, settings) for name, function in extra.figures.items()},
     }
     out = directories[0] / "compare"
@@ -119,10 +120,6 @@ def _aimed(
         tags = sorted({tag for run in runs for tag in run.curves})
         raise invalid("--target-metric", f"one that has a curve ({', '.join(tags)})", curve.tag)
     return replace(curve, target=target)
-
-
-def _clips(run: Run) -> bool:
-    return run.hparams.get("clip.gradient_clip_val") is not None
 
 
 def _has(runs: Sequence[Run], curve: Curve) -> bool:

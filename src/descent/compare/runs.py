@@ -118,8 +118,6 @@ def read_runs(
             reason = "not finished, it has no result.json"
         except UserError as error:
             reason = str(error)
-        except (OSError, ValueError, RecursionError) as error:
-            reason = f"its result.json is broken ({type(error).__name__}: {error})"
         if not reason:
             first = found.setdefault(json.dumps(run.result), run)  # with its seconds to the last digit
             reason = f"a copy of {first.path}" if first is not run else None
@@ -142,20 +140,18 @@ def read_runs(
 
 def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
     """Each once, however often its directory is named; what cannot be looked into is said in ``left_out``."""
-
-    def unreadable(error: OSError) -> None:
-        left_out.append(f"{error.filename}: {error.strerror}")
-
     paths: dict[Path, Path] = {}
+    errors: list[OSError] = []
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112  # Path raises where a parent cannot be looked into
             raise UserError(f"DIR must be a directory, got {directory}")
-        for root, _, names in os.walk(directory, onerror=unreadable):
+        for root, _, names in os.walk(directory, onerror=errors.append):
             path = Path(root).resolve()
             # another logger's event files are below the run's directory
             begun = any(name.startswith(EVENTS) for name in names) and paths.keys().isdisjoint(path.parents)
             if begun or "result.json" in names:
                 paths.setdefault(path, Path(root))
+    left_out += [f"{error.filename}: {error.strerror}" for error in errors]
     return sorted(paths.values())
 
 

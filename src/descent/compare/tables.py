@@ -105,7 +105,7 @@ def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
         {"run": str(run.path)}
         | {key: run.result.get(key) for key in outcome}
         | run.result["metrics"]
-        | {key: _plain(value) for key, value in run.hparams.items()}
+        | {k: v if isinstance(v, bool | int | float | str | None) else str(v) for k, v in run.hparams.items()}
         for run in runs
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -123,7 +123,3 @@ def _mean_and_deviation(name: str, values: Sequence[float]) -> dict[str, float |
         f"{name} mean": _mean(values),
         f"{name} deviation": stdev(values) if len(values) > 1 else None,
     }
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
