@@ -265,6 +265,8 @@ def test_more_seeds_go_before_fewer_that_diverged_and_those_before_the_mean() ->
     assert best(*runs_of(0.1, [None]), *runs_of(0.2, [None])) == "lr=0.1"
     silent = run_of(hparams={"optimizer.lr": 0.1}, metrics={"val/loss": None})
     assert best(silent, *runs_of(0.2, [9.0])) == "lr=0.2"
+    half = run_of(seed=1, hparams={"optimizer.lr": 0.1}, metrics={"val/loss": 1.0})
+    assert best(silent, half, *runs_of(0.2, [9.0, 9.0])) == "lr=0.2"  # not the mean of the other seed alone
 
 
 def test_the_best_of_a_table_is_of_the_first_monitor_and_nothing_is_last() -> None:
