@@ -10,11 +10,13 @@ import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks.measure import HEADER  # noqa: E402
-from benchmarks.processes import growth, memory_rows, start_rows, sweep_rows  # noqa: E402
+from benchmarks.processes import growth_rows, memory_rows, start_rows, sweep_rows  # noqa: E402
 from benchmarks.steps import step_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("step", "start", "sweep", "memory", "growth")
+CONF = ROOT / "conf"
+QUICK = ("step", "start")
+PARTS = (*QUICK, "sweep", "memory", "growth")
 
 
 def main() -> None:
@@ -26,16 +28,12 @@ def main() -> None:
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")  # Lightning's advice to the usual way
     logging.disable(logging.WARNING)
-    parts = arguments.parts or PARTS
-    tables = {"step": (step_rows, ROOT / "conf"), "start": (start_rows, ROOT), "sweep": (sweep_rows, ROOT)}
+    every = (step_rows(CONF, arguments.quick), start_rows(ROOT, arguments.quick), sweep_rows(ROOT), memory_rows(ROOT))
     print(HEADER, flush=True)
-    for name, (rows, where) in (tables | {"memory": (memory_rows, ROOT)}).items():
-        for row in rows(where, arguments.quick) if name in parts else []:
-            print(row, flush=True)
-    if "growth" in parts and not arguments.quick:
-        print("\n| time in training over | grows with |\n|---|---|", flush=True)
-        for line in growth(ROOT / "conf"):
-            print(line, flush=True)
+    for name, rows in zip(PARTS, (*every, growth_rows(CONF)), strict=True):
+        if name in (arguments.parts or PARTS) and (name in QUICK or not arguments.quick):
+            for row in rows:
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

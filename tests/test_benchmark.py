@@ -2,14 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from conftest import CONF
+import torch
+from conftest import CONF, ROOT, config_of
 
 from benchmarks.measure import HEADER, in_turn, process
-from benchmarks.processes import slope
-from benchmarks.steps import step_rows
+from benchmarks.processes import IMPORTS, sweep_rows
+from benchmarks.rivals import Setting, plain_loop
+from benchmarks.steps import overrides_of, step_rows
 
 
 def test_both_sides_are_measured_in_turn() -> None:
@@ -43,9 +45,50 @@ def test_a_process_is_measured_with_its_memory(tmp_path: Path) -> None:
     assert seconds <= found.seconds <= outer
 
 
-def test_slope_equals_numpys() -> None:
-    x, y = np.array([1.0, 2, 4, 8]), np.array([1.0, 3, 5, 11])
-    assert slope(list(x), list(y)) == pytest.approx(np.polyfit(np.log(x), np.log(y), 1)[0])
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_step_without_validation_has_a_row_for_batches_of_32_and_for_the_full_batch(
+    quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.steps.in_turn", lambda what, ours, against, *rest: (what, against))
+    rows: list[Any] = list(step_rows(CONF, quick))
+    for batch in ("batch 32", "full batch of 1,000 x 5"):
+        assert (f"a step, {batch}, sgd, no validation", "plain loop") in rows
+    config = config_of(*overrides_of(Setting("sgd", None, "none", 1000, 5, 10, validation=False)))
+    assert {key: config.data[key] for key in ("num_samples", "val_fraction", "test_fraction")} == {
+        **{"num_samples": 1000, "val_fraction": 0, "test_fraction": 0}
+    }
+
+
+def test_the_loops_of_a_sweep_are_found_wherever_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.processes.in_turn", lambda what, ours, against, theirs, *rest, **given: theirs.args)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    rows: list[Any] = list(sweep_rows(ROOT))
+    for (code,), call in zip(rows, ("sweep_by('plain_loop', 20)", "sweep_by('usual_lightning', 2)"), strict=True):
+        assert code.endswith(call)
+        light = (
+            code.removesuffix(call)
+            .replace(IMPORTS, "pass")
+            .replace("processes import sweep_by", "measure import Process")
+        )
+        process("-c", light)  # raises an error where it exits with 1
+
+
+@pytest.mark.parametrize(
+    ("size", "indexed", "expected"), [(2, True, [2, 1, 2]), (None, True, [3] * 3), (2, False, [3] * 3)]
+)
+def test_the_plain_loop_takes_its_steps_on_batches_of_this_size(
+    size: int | None, indexed: bool, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def loss(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(len(targets))
+        return (predicted - targets).square().mean()
+
+    monkeypatch.setattr("benchmarks.rivals.mse_loss", loss)
+    assert plain_loop(Setting("sgd", size, "norm", 3, 2, 3), indexed) > 0
+    assert seen == expected
 
 
 @pytest.mark.filterwarnings("ignore")

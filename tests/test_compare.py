@@ -89,8 +89,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (study / "interrupted/result.json").write_text(text.replace('"completed"', '"interrupted"'))
     made(study / "killed")
     (study / "killed/result.json").unlink()
-    made(study / "silent")
-    next((study / "silent").glob("events.out*")).unlink()
     return study
 
 
@@ -102,7 +100,6 @@ def test_runs_that_cannot_be_compared_are_named_and_left_out(study: Path) -> Non
         "broken": "result.json",
         "interrupted": "interrupted",
         "killed": "not finished, it has no result.json",
-        "silent": "it has no event file, or a broken one",
     }
     assert len(left_out) == len(reasons)
     for name, reason in reasons.items():

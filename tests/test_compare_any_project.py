@@ -207,6 +207,69 @@ def test_runs_without_a_checksum_belong_together_by_the_settings_of_their_data(
     assert "the rows have no checksum: runs are compared whose data have the same settings" in printed
 
 
+def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("descent.compare.ranking.png_of", lambda figure, dpi: drawn.append(figure) or b"")
+    note = "runs without an event file of TensorBoard, in the tables but in no figure of curves: "
+    compare([study], x="steps", target=0.9)
+    assert note not in capsys.readouterr().out
+    events = next((study / "width=8").glob("events.out*"))
+    events.unlink()  # the best of them
+    table = table_in(compare([study], x="steps", target=0.9))
+    assert table["setting"].to_list() == BEST_FIRST
+    assert table["at target"].to_list() == [0, 1, 1] and table["missed"].to_list() == [0, 0, 0]
+    assert [line.get_label() for line in drawn[-1].axes[0].lines] == BEST_FIRST[1:]
+    printed = capsys.readouterr().out
+    assert f"{note}1\n" in printed and "left out" not in printed
+    assert printed.count("0/0") == 1
+    assert "runs without a curve of val/acc, which neither came to the target nor missed it: 1\n" in printed
+    write(study / "diverged", None, status="diverged", hparams={"model.width": 32})
+    next((study / "diverged").glob("events.out*")).unlink()
+    assert table_in(compare([study], x="steps", target=0.9))["missed"].to_list() == [0, 0, 0, 1]
+    assert "nor missed it: 1\n" in capsys.readouterr().out
+    shutil.rmtree(study / "diverged")
+    events.write_bytes(b"")
+    assert ranking(compare([study])) == BEST_FIRST[1:]
+    assert "width=8: its event file is broken: it has no points\n" in capsys.readouterr().out
+
+
+def test_an_event_file_below_a_runs_directory_is_another_loggers_and_no_run(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(study / "width=8", study / "width=8/lightning_logs/version_0")
+    (study / "width=8/lightning_logs/version_0/result.json").unlink()
+    assert ranking(compare([study])) == BEST_FIRST
+    assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mode", "first"), [("max", "model.width=16"), ("min", "model.width=4")])
+def test_a_run_without_the_metric_ranks_as_if_it_had_diverged(
+    mode: str, first: str, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at its end
+    assert ranking(compare([study], metric="val/acc", mode=mode))[::2] == [first, "model.width=8"]
+    assert "runs without val/acc: 1; they rank as if they had diverged\n" in capsys.readouterr().out
+    write(study / "diverged", None, status="diverged", hparams={"model.width": 4}, seed=1)
+    compare([study], ["model.width"], metric="test/acc", mode=mode)
+    printed = capsys.readouterr().out
+    assert [printed.count(f"runs without {name}: 1;") for name in ("test/acc", "val/acc")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "arguments", "said"),
+    [(640, {}, False), (630, {}, True), (630, {"x": "samples"}, True), (630, {"x": "steps"}, False), (0, {}, False)],
+)
+def test_samples_that_are_an_average_are_said_to_be_one(
+    samples: int, arguments: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run", 0.9, samples=samples)
+    compare([tmp_path], **arguments)
+    note = "batches differ in size: samples seen are taken as many each step, as on average over the run"
+    assert (note in capsys.readouterr().out) == said
+
+
 def test_a_copy_of_a_run_does_not_count(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(study / "width=8", study / "copied")
     assert table_in(compare([study]))["runs"].to_list() == [1, 1, 1]

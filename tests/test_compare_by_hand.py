@@ -182,6 +182,11 @@ def test_no_contraction_is_predicted_with(hparams: dict[str, Any]) -> None:
     assert contraction_of(halving(hparams=hparams)) is None
 
 
+def test_no_contraction_is_predicted_where_it_is_not_known_whether_a_batch_is_all_rows() -> None:
+    for rows in ({"train": None}, {}, None):
+        assert contraction_of(halving(rows=rows, hparams={"batch.size": ROWS})) is None
+
+
 def test_no_contraction_is_predicted_without_curvature_or_of_a_run_that_diverged() -> None:
     for optimum in (None, OPTIMUM | {"max_stable_lr": None, "condition_number": 1.0}):  # inf is written as null
         assert contraction_of(halving(optimum=optimum)) is None

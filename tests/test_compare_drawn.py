@@ -20,6 +20,7 @@ from regression.comparison import EXCESS, paths
 WIDE = {"size": (7.5, 4.0), "spines": ["left", "bottom"]}
 BLUE, RED, GREEN = "#4477aa", "#ee6677", "#228833"
 R2 = Metric("val/r2", "max")
+BAND = "band: range over seeds"
 
 
 def rates(*runs: tuple[float, Sequence[float]], **given: Any) -> list[Run]:
@@ -38,7 +39,10 @@ def test_the_loss_above_the_optimum_is_a_mean_with_the_range_of_the_seeds() -> N
     runs += rates((0.5, [8.0, 9.0]), status="diverged")
     figure = figure_of(curve_over(settings_of(runs), EXCESS, "steps"))
     assert frame(figure) == {
-        **{"title": "training loss above the optimum over optimizer steps; bands: range over seeds", **WIDE},
+        **{
+            "title": f"training loss above the optimum over optimizer steps; line: geometric mean, {BAND}",
+            **WIDE,
+        },
         **{"labels": ("optimizer steps", "training loss above the optimum"), "scales": ("linear", "log")},
         "legend": ("", ["lr=0.1", "lr=0.2"]),
     }
@@ -193,6 +197,13 @@ def test_a_heat_map_needs_two_optimizers_and_two_sizes(cells: list[tuple[str, in
     assert heat_map(settings_of(grid(dict.fromkeys(cells, 1.0))), LOSS, LOSS) is None
 
 
+def test_a_cell_of_the_heat_map_says_why_it_has_no_number() -> None:
+    cells = grid({("sgd", 8): 5.0, ("sgd", 16): None, ("adam", 8): 5.0})
+    cells.append(run_of(hparams={"optimizer": "adam", "batch.size": 16}, metrics={"val/loss": None}))
+    figure = figure_of(heat_map(settings_of(cells), LOSS, LOSS))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["5", "no value", "5", "diverged"]
+
+
 def test_a_heat_map_in_which_all_diverged_is_drawn() -> None:
     cells: list[tuple[str, int | None]] = [("sgd", 8), ("sgd", None), ("adam", 8), ("adam", None)]
     figure = figure_of(heat_map(settings_of(grid(dict.fromkeys(cells))), LOSS, LOSS))
@@ -216,8 +227,14 @@ def test_the_clipped_fraction_is_the_mean_and_the_range_of_the_seeds_of_every_se
         compare([tmp_path], x="steps")
     (figure,) = [figure for figure, _ in figures if "clipped" in figure.get_suptitle()]
     assert frame(figure) == {
-        **{"title": "fraction of steps clipped so far over optimizer steps; bands: range over seeds", **WIDE},
-        **{"labels": ("optimizer steps", "fraction of steps clipped so far"), "scales": ("linear", "linear")},
+        **{
+            "title": f"fraction of the logged steps clipped so far over optimizer steps; line: mean, {BAND}",
+            **WIDE,
+        },
+        **{
+            "labels": ("optimizer steps", "fraction of the logged steps clipped so far"),
+            "scales": ("linear", "linear"),
+        },
         "legend": ("", ["norm"]),
     }
     (axes,) = figure.axes

@@ -18,6 +18,7 @@ from descent.config.metric import Metric
 from descent.errors import UserError
 from regression.comparison import EXCESS, problem
 
+COUNTS = ("steps", "gradient_evaluations", "epochs", "samples")
 COUNT, NUMBER, FINITE = "an integer, 0 or more", "a number, 0 or more", "a number below 1e+300 in size"
 TRAINING = Metric("train/loss", "min")
 
@@ -25,21 +26,16 @@ TRAINING = Metric("train/loss", "min")
 @pytest.mark.parametrize(
     ("path", "rule", "accepted", "refused"),
     [
-        ("checksum", "an integer or null (unknown)", [0, -1, 10**30, None], [1.0, True]),
         ("seed", "an integer from 0 to 4294967295", [0, 2**32 - 1], [None, -1, 2**32]),
-        ("rows/train", "a positive integer or null (unknown)", [1, 2**63 - 1, None], [0, 2**63, True, 1.0]),
-        *((key, COUNT, [0, 2**63 - 1], [None, -1, 2**63, 1.0]) for key in ("steps", "gradient_evaluations")),
-        *((key, f"{COUNT} or null (unknown)", [0, None], [-1, 2**63, 1.0]) for key in ("epochs", "samples")),
+        *((key, COUNT, [0, 2**63 - 1], [None, -1, 2**63, 1.0]) for key in COUNTS),
         ("seconds", NUMBER, [0, 0.0, 9e299], [None, -0.1, 1e300, True]),
-        *((key, "a text or null (none)", ["x", None], [" ", 1]) for key in ("reason", "stopped")),
         ("hparams/batch.size", "a positive integer or null (all rows)", [1, None], [0, 1.0]),
         ("hparams/optimizer.lr", f"{NUMBER} or null (none)", [0, 1.5, None], [-1, "x"]),
-        ("hparams/optimizer.momentum", f"{NUMBER} or null (none)", [0, 1.5, None], [-1, "x"]),
         ("best/metric", "a text", ["x"], [""]),
         ("monitor/metric", "a text", ["x"], [None, ""]),
         ("monitor/mode", "one of min, max", ["min", "max"], [None, "best"]),
         ("best/value", f"{FINITE} or null (not finite)", [1.0, None], ["x", 1e300]),
-        *((key, "a group of keys", [None], [1, []]) for key in ("best", "monitor", "rows")),
+        *((key, "a group of keys", [None], [1, []]) for key in ("best", "monitor")),
         *((key, "a group of keys", [], [None, [], 1]) for key in ("metrics", "hparams")),
         ("metrics/train/loss", f"{FINITE} or null (not finite)", [None, 1.0], ["x", [], 1e300, True]),
         ("hparams/seed", "below 1e+300 in size, and an integer below 2**63", [None, "x", [1], True], [2**63, 1e300]),
@@ -69,7 +65,7 @@ def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
     assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a text, got '')"
     del result["steps"]
     assert why_not_comparable(result) == "its result.json is broken (steps is missing)"
-    assert why_not_comparable([]) == "its result.json is broken (it must be an object, got [])"
+    assert why_not_comparable(result_of(best={})) == "its result.json is broken (best/metric is missing)"
     long = why_not_comparable(result_of(status="x" * 300))
     assert long is not None and len(long) == len("its result.json is broken ()") + 200
 
@@ -110,6 +106,31 @@ def test_an_optimum_is_held_to_its_types(key: str, accepted: list[Any], refused:
         assert reason(value) == f"its result.json is broken (optimum/{key}: {rule}, got {shown})"
 
 
+@pytest.mark.parametrize(
+    ("place", "accepted", "refused"),
+    [
+        ("rows/train", [1, None], [0, 1.0, True]),
+        ("hparams/optimizer.momentum", [0, 1.5, None], [-1, "x"]),
+    ],
+)
+def test_what_else_the_example_reads_of_a_result_is_the_examples_to_check(
+    place: str, accepted: list[Any], refused: list[Any]
+) -> None:
+    entry, key = place.split("/")
+
+    def result(value: Any) -> dict[str, Any]:
+        return result_of(**{entry: {key: value}})
+
+    assert not any(why_not_comparable(result(value)) for value in [*accepted, *refused])
+    assert [problem(result(value)) for value in accepted] == [None] * len(accepted)
+    for value in refused:
+        found = problem(result(value))
+        assert found is not None and found.startswith(f"its result.json is broken ({place}: Input should be ")
+    for value in (1, []):
+        found = problem(result_of(rows=value))
+        assert found is not None and found.startswith("its result.json is broken (rows: Input should be ")
+
+
 def test_an_optimum_that_is_none_is_no_problem_and_one_of_another_kind_is_said() -> None:
     assert [problem(result) for result in ({}, {"optimum": None})] == [None, None]
     for value in (1, [], "x" * 300):
@@ -122,7 +143,7 @@ def test_samples_are_as_many_each_step_as_on_average_over_the_run() -> None:
     steps = np.array([0, 1, 2, 3, 50, 100])
     assert run_of(samples=8000).axis("samples", steps).tolist() == [0, 80, 160, 240, 4000, 8000]
     assert run_of(samples=250).axis("samples", steps).tolist() == [0, 2.5, 5, 7.5, 125, 250]
-    assert np.isnan(run_of(samples=None).axis("samples", steps)).all()
+    assert np.isnan(run_of(steps=0).axis("samples", steps[:1])).all()
 
 
 def test_evaluations_and_seconds_between_two_points_are_interpolated() -> None:
@@ -244,6 +265,8 @@ def test_more_seeds_go_before_fewer_that_diverged_and_those_before_the_mean() ->
     assert best(*runs_of(0.1, [None]), *runs_of(0.2, [None])) == "lr=0.1"
     silent = run_of(hparams={"optimizer.lr": 0.1}, metrics={"val/loss": None})
     assert best(silent, *runs_of(0.2, [9.0])) == "lr=0.2"
+    half = run_of(seed=1, hparams={"optimizer.lr": 0.1}, metrics={"val/loss": 1.0})
+    assert best(silent, half, *runs_of(0.2, [9.0, 9.0])) == "lr=0.2"  # not the mean of the other seed alone
 
 
 def test_the_best_of_a_table_is_of_the_first_monitor_and_nothing_is_last() -> None:

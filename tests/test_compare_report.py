@@ -155,8 +155,8 @@ def test_all_that_is_written_of_the_best_of_each(study: Path, capsys: pytest.Cap
         "<td></td><td>0.0025</td><td>0.125</td><td></td><td>1</td><td>1</td><td>100</td><td>800</td><td>300</td>"
         "<td>1</td><td>40</td></tr>",
         "</table></div>",
-        '<figure><img alt="training loss above the optimum over samples seen; bands: range over seeds" '
-        f'src="data:image/png;base64,{pictures["excess_over_samples"]}"></figure>',
+        '<figure><img alt="training loss above the optimum over samples seen; line: geometric mean, band: '
+        f'range over seeds" src="data:image/png;base64,{pictures["excess_over_samples"]}"></figure>',
         '<figure><img alt="val/loss over the learning rate; crosses: runs that diverged" '
         f'src="data:image/png;base64,{pictures["learning_rates"]}"></figure>',
         "<h2>Left out</h2><ul><li>a &amp; b/stopped: interrupted</li></ul>",

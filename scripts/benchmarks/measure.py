@@ -4,29 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 HEADER = "| what | here | against | there | ratio | range | bar |\n|---|---|---|---|---|---|---|"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: the medians of both sides, and the median and range of the rounds' ratios."""
-
-    what: str
-    ours: float
-    against: str
-    theirs: float
-    ratios: list[float]
-    unit: str
-    bar: float | None
-
-    def __str__(self) -> str:
-        spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}" if len(self.ratios) > 1 else ""
-        bar = "" if self.bar is None else f"{self.bar:g}"
-        sides = f"{self.ours:.3g} {self.unit} | {self.against} | {self.theirs:.3g} {self.unit}"
-        return f"| {self.what} | {sides} | **{median(self.ratios):.2f}** | {spread} | {bar} |"
 
 
 def in_turn(
@@ -37,15 +18,18 @@ def in_turn(
     rounds: int,
     unit: str = "s",
     bar: float | None = None,
-) -> Row:
-    """Measures both sides ``rounds`` times, one after the other."""
+) -> str:
+    """A line of the table: the medians of both sides, each measured ``rounds`` times, one after the other, and the
+    median and range of the rounds' ratios."""
     pairs = [(ours(), theirs()) for _ in range(rounds)]
-    here, there = (median(side) for side in zip(*pairs, strict=True))
-    return Row(what, here, against, there, [a / b for a, b in pairs], unit, bar)
+    here, there = (f"{median(side):.3g} {unit}" for side in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}" if rounds > 1 else ""
+    shown = "" if bar is None else f"{bar:g}"
+    return f"| {what} | {here} | {against} | {there} | **{median(ratios):.2f}** | {spread} | {shown} |"
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """What a command took: wall seconds, and its peak resident size in MiB."""
 
     seconds: float

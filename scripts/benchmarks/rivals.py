@@ -2,7 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, repeat
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,53 +16,80 @@ from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, TensorDataset
 
-Optimizers = Callable[..., torch.optim.Optimizer]  # a class of torch's, or one with some arguments given
 LEARNING_RATE = 0.001  # converges with every optimizer and batch size here
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+}
 
 
-def unindexed_loop(x: Tensor, y: Tensor, optimizer: Optimizers, steps: int, clip: float | None) -> float:
-    """Microseconds a step of the full batch in a loop that does not even index."""
-    model = nn.Linear(x.shape[1], 1)
-    optim = optimizer(model.parameters(), lr=LEARNING_RATE)
+@dataclass(frozen=True)
+class Setting:
+    """One training: ``rows`` training rows, ``steps`` steps."""
+
+    optimizer: str
+    size: int | None
+    clip: str
+    rows: int
+    features: int
+    steps: int
+    validation: bool = True  # on an eighth as many rows more
+
+    @property
+    def clip_val(self) -> float | None:
+        return 1.0 if self.clip == "norm" else None
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        x = torch.randn(self.rows, self.features)
+        return x, x.sum(dim=1) + torch.randn(self.rows)
+
+    def optim(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        return OPTIMIZERS[self.optimizer](parameters, lr=LEARNING_RATE)
+
+    def __str__(self) -> str:
+        batch = f"batch {self.size}" if self.size else f"full batch of {self.rows:,} x {self.features}"
+        validation = "" if self.validation else ", no validation"
+        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}{validation}"
+
+
+def plain_loop(setting: Setting, indexed: bool = True) -> float:
+    """Microseconds a step in the tutorial's loop, nothing logged.
+
+    Args:
+        indexed: whether a batch is indexed by a permutation; otherwise it is all rows as they are.
+    """
+    x, y = setting.data()
+    model = nn.Linear(setting.features, 1)
+    optim = setting.optim(model.parameters())
+    batches = _batches(x, y, setting.size or setting.rows) if indexed else repeat((x, y))
     started = time.perf_counter()
-    for _ in range(steps):
-        loss = mse_loss(model(x).squeeze(-1), y)
+    for inputs, targets in islice(batches, setting.steps):
+        loss = mse_loss(model(inputs).squeeze(-1), targets)
         optim.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            clip_grad_norm_(model.parameters(), clip)
+        if setting.clip_val is not None:
+            clip_grad_norm_(model.parameters(), setting.clip_val)
         optim.step()
-    return (time.perf_counter() - started) / steps * 1e6
+    return (time.perf_counter() - started) / setting.steps * 1e6
 
 
-def plain_loop(x: Tensor, y: Tensor, optimizer: Optimizers, size: int | None, steps: int, clip: float | None) -> float:
-    """Microseconds a step in the tutorial's loop: tensors indexed by a permutation, nothing logged."""
-    model = nn.Linear(x.shape[1], 1)
-    optim = optimizer(model.parameters(), lr=LEARNING_RATE)
-    rows, done = len(y), 0
-    started = time.perf_counter()
-    while done < steps:
-        order = torch.randperm(rows)
-        for start in range(0, rows, size or rows):
-            batch = order[start : start + (size or rows)]
-            loss = mse_loss(model(x[batch]).squeeze(-1), y[batch])
-            optim.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if clip is not None:
-                clip_grad_norm_(model.parameters(), clip)
-            optim.step()
-            done += 1
-            if done == steps:
-                break
-    return (time.perf_counter() - started) / steps * 1e6
+def _batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For ever, in a new order each epoch."""
+    while True:
+        order = torch.randperm(len(y))
+        for start in range(0, len(y), size):
+            batch = order[start : start + size]
+            yield x[batch], y[batch]
 
 
 class UsualModule(LightningModule):
     """Linear regression as Lightning's tutorials have it, with ``self.log`` on every step."""
 
-    def __init__(self, features: int, optimizer: Optimizers) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.linear, self.optimizer = nn.Linear(features, 1), optimizer
+        self.linear, self.setting = nn.Linear(setting.features, 1), setting
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -72,38 +102,36 @@ class UsualModule(LightningModule):
         self.log("val/loss", mse_loss(self.linear(x).squeeze(-1), y))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters(), lr=LEARNING_RATE)
+        return self.setting.optim(self.parameters())
 
 
-def usual_lightning(
-    x: Tensor, y: Tensor, optimizer: Optimizers, size: int | None, steps: int, clip: float | None
-) -> float:
+def usual_lightning(setting: Setting) -> float:
     """Microseconds a step with ``DataLoader``, ``self.log`` on every step and TensorBoard."""
-    rows, held_out = TensorDataset(x, y), len(y) // 8
+    x, y = setting.data()
+    held_out = setting.rows // 8
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=-1,
-            max_steps=steps,
-            gradient_clip_val=clip,
+            max_steps=setting.steps,
+            gradient_clip_val=setting.clip_val,
             logger=TensorBoardLogger(directory),
             default_root_dir=directory,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        train = DataLoader(rows, batch_size=size or len(y), shuffle=True)
-        val = DataLoader(TensorDataset(x[:held_out], y[:held_out]), batch_size=size or held_out)
+        train = DataLoader(TensorDataset(x, y), batch_size=setting.size or setting.rows, shuffle=True)
+        val = DataLoader(TensorDataset(x[:held_out], y[:held_out]), batch_size=setting.size or held_out)
         started = time.perf_counter()
-        trainer.fit(UsualModule(x.shape[1], optimizer), train, val)
-        return (time.perf_counter() - started) / steps * 1e6
+        trainer.fit(UsualModule(setting), train, val)
+        return (time.perf_counter() - started) / setting.steps * 1e6
 
 
-def compiled(x: Tensor, y: Tensor, steps: int) -> float:
+def compiled(setting: Setting) -> float:
     """Microseconds a step in scikit-learn's ``SGDRegressor``: one row a step, a fixed algorithm in Cython."""
-    model = SGDRegressor(
-        penalty=None, learning_rate="constant", eta0=LEARNING_RATE, max_iter=-(-steps // len(y)), tol=None
-    )
-    inputs, targets = x.numpy(), y.numpy()
+    epochs = -(-setting.steps // setting.rows)
+    model = SGDRegressor(penalty=None, learning_rate="constant", eta0=LEARNING_RATE, max_iter=epochs, tol=None)
+    inputs, targets = (tensor.numpy() for tensor in setting.data())
     started = time.perf_counter()
     model.fit(inputs, targets)
-    return (time.perf_counter() - started) / steps * 1e6
+    return (time.perf_counter() - started) / setting.steps * 1e6

@@ -7,12 +7,13 @@ from math import inf
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, ValidationError
 from pydantic_core import PydanticCustomError
 
-from descent.compare.checks import LARGEST
+from descent.compare.checks import LARGEST, broken
 from descent.compare.extra import Curve, Extra
 from descent.compare.plots import MOST_LINES, titled
 from descent.compare.runs import Run
@@ -45,20 +46,33 @@ class OptimumEntry(BaseModel, strict=True):
     max_stable_lr: Finite | None = None
 
 
+class RowsEntry(BaseModel, strict=True):
+    train: PositiveInt | None = None
+
+
+class HparamsEntry(BaseModel, strict=True):
+    momentum: Annotated[Finite, Ge(0)] | None = Field(None, alias="optimizer.momentum")
+
+
+class Entries(BaseModel):
+    """What is read of a result beside what is read of every project's."""
+
+    optimum: OptimumEntry | None = None
+    rows: RowsEntry | None = None
+    hparams: HparamsEntry | None = None
+
+
 def optimum_of(result: dict[str, Any]) -> OptimumEntry | None:
-    found = result.get("optimum")
-    return None if found is None else OptimumEntry.model_validate(found)
+    return Entries.model_validate(result).optimum
 
 
 def problem(result: dict[str, Any]) -> str | None:
     """Why a run cannot be compared; ``None`` if it can be."""
     try:
-        optimum_of(result)
+        Entries.model_validate(result)
     except ValidationError as error:
         first = error.errors()[0]
-        place = "/".join(map(str, ("optimum", *first["loc"])))
-        found = f"{place}: {first['msg']}, got {as_yaml(first['input'])}"
-        return f"its result.json is broken ({found:.200})"
+        return broken(f"{'/'.join(map(str, first['loc']))}: {first['msg']}, got {as_yaml(first['input'])}")
     return None
 
 
@@ -136,7 +150,7 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
     sgd = hparams.get("optimizer._target_") == "torch.optim.SGD" and not any(
         hparams.get(f"optimizer.{key}") for key in ("weight_decay", "dampening", "maximize")
     )
-    full = size is None or size >= (run.result.get("rows") or {}).get("train", inf)
+    full = size is None or size >= ((run.result.get("rows") or {}).get("train") or inf)
     free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
     if run.diverged or not (sgd and full and free and optimum and hparams.get("optimizer.lr")):
         return None

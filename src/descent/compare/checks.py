@@ -4,12 +4,20 @@ import json
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+)
 
-from descent.config.types import Integer, OrNull, Rule, Seed, Text
-from descent.errors import invalid, validation_error
+from descent.config.types import OrNull, Rule, Seed, Text
+from descent.errors import validation_error
+from descent.run.written import Written
 
-COMPARABLE = ("completed", "diverged")
 NOT_COMPARABLE = ("interrupted", "failed")
 MOST = 2**63  # of an integer in a table
 LARGEST = 1e300  # of a number: means and deviations of larger ones are not finite
@@ -39,8 +47,7 @@ class Part(BaseModel):
 
 
 class Best(Part):
-    metric: Text | None = None
-    monitor: Text | None = None  # as it was called once
+    metric: Text = Field(validation_alias=AliasChoices("metric", "monitor"))  # as it was called once
     value: FiniteOrNull = None
 
 
@@ -49,56 +56,38 @@ class Monitor(Part):
     mode: Literal["min", "max"]
 
 
-class Rows(Part):
-    train: Annotated[Size | None, OrNull("unknown")] = None
-
-
 class Hparams(Part):
     __pydantic_extra__: dict[str, Value]
     batch_size: Annotated[Size | None, OrNull("all rows")] = Field(None, alias="batch.size")
     lr: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.lr")
-    momentum: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.momentum")
 
 
-class Comparable(Part):
+class Comparable(Written):
     metrics: dict[str, FiniteOrNull]
-    hparams: Hparams
-    rows: Rows | None = None
-    checksum: Annotated[Integer | None, OrNull("unknown")] = None
+    hparams: Hparams  # type: ignore[assignment]
     seed: Seed
     steps: Count
     gradient_evaluations: Count
-    epochs: Annotated[Count | None, OrNull("unknown")] = None
-    samples: Annotated[Count | None, OrNull("unknown")] = None
+    epochs: Count
+    samples: Count
     seconds: Duration
-    reason: Annotated[Text | None, OrNull("none")] = None
-    stopped: Annotated[Text | None, OrNull("none")] = None
-    best: Best | None = None
-    monitor: Annotated[Monitor | None, BeforeValidator(lambda value: None if value == {} else value)] = None
+    best: Best | None = None  # type: ignore[assignment]
+    monitor: Monitor | None = None
 
 
-def why_not_comparable(result: Any) -> str | None:
+def why_not_comparable(result: dict[str, Any]) -> str | None:
     """In words that follow the run's directory; ``None`` if nothing is wrong with ``result``."""
-    if isinstance(result, dict) and result.get("status") in NOT_COMPARABLE:
+    if result.get("status") in NOT_COMPARABLE:
         return str(result["status"])
-    found = _broken(result)
-    return f"its result.json is broken ({found:.200})" if found else None
-
-
-def _broken(result: Any) -> str | None:
-    """The first rule that is broken, in words."""
-    if not isinstance(result, dict):
-        return str(invalid("it", "an object", result))
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:  # half a surrogate pair, NaN: no result is written with such
-        return str(error)
-    if result.get("status") not in COMPARABLE:
-        return str(invalid("status", f"one of {', '.join(COMPARABLE + NOT_COMPARABLE)}", result.get("status")))
-    try:
-        found = Comparable.model_validate(result)
+        Comparable.model_validate(result)
     except ValidationError as error:
-        return str(validation_error(error, separator="/"))
-    if found.best and (found.best.metric or found.best.monitor) is None:
-        return "best/metric is missing"
+        return broken(str(validation_error(error, separator="/")))
+    except (ValueError, RecursionError) as error:  # half a surrogate pair, NaN: no result is written with such
+        return broken(str(error))
     return None
+
+
+def broken(why: str) -> str:
+    return f"its result.json is broken ({why:.200})"

@@ -32,13 +32,13 @@ def directed(name: str, modes: Mapping[str, str]) -> Metric:
     raise UserError(f"--metric {name} must come with --mode min or --mode max: what is best is known of {known} only")
 
 
-def first_logged(option: str, names: Sequence[str], logged: Collection[str]) -> str:
+def first_logged(names: Sequence[str], logged: Collection[str], modes: Mapping[str, str]) -> Metric:
     """The first of ``names`` that there is.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or nobody says what is best of it.
     """
     for name in names:
         if name in logged:
-            return name
-    raise invalid(option, f"one of {', '.join(logged)}", names[0])
+            return directed(name, modes)
+    raise invalid("--metric", f"one of {', '.join(logged)}", names[0])

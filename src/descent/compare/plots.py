@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from descent.compare import X_AXES
 from descent.compare.extra import Curve
 from descent.compare.runs import Run
-from descent.compare.settings import Setting, mean_of, name_of
+from descent.compare.settings import Setting, finals, mean_of, name_of
 from descent.config.metric import Metric
 from descent.drawing import legend, look, new_figure, plain
 
 MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
-CLIPPED = Curve("grad/clipped", "max", "fraction of steps clipped so far")
+CLIPPED = Curve("grad/clipped", "max", "fraction of the logged steps clipped so far")
 
 
 def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | None:
@@ -41,7 +41,8 @@ def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | No
             axes.fill_between(grid, low, high, color=look(number)["color"], alpha=0.2, linewidth=0)
     axes.set(xlabel=X_AXES[x], ylabel=plain(curve.label), yscale=scale)
     legend(axes, f"the best {MOST_LINES} of {len(lines)}" if len(lines) > MOST_LINES else None)
-    return titled(figure, f"{curve.label} over {X_AXES[x]}; bands: range over seeds")
+    mean = "geometric mean" if scale == "log" else "mean"
+    return titled(figure, f"{curve.label} over {X_AXES[x]}; line: {mean}, band: range over seeds")
 
 
 def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: Metric) -> Figure | None:
@@ -86,23 +87,22 @@ def _without_rate(setting: Setting) -> str:
 def heat_map(settings: Sequence[Setting], chosen_by: Metric, metric: Metric) -> Figure | None:
     """The mean of ``metric`` for each optimizer and batch size, of the setting with the best mean of ``chosen_by``.
 
-    Settings of which a run diverged are not chosen.
+    Settings of which a run diverged, or has no value, are not chosen.
     """
     cells: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         hparams = setting.runs[0].hparams
         cell = str(hparams.get("optimizer")), str(hparams.get("batch.size") or "full")
-        cells.setdefault(cell, [])
-        if not any(run.diverged for run in setting.runs) and not isnan(mean_of(setting, chosen_by.name)):
-            cells[cell].append(setting)
+        cells.setdefault(cell, []).append(setting)
     optimizers = sorted({optimizer for optimizer, _ in cells})
     sizes = sorted({size for _, size in cells}, key=lambda s: float("inf") if s == "full" else int(s))
     if len(optimizers) < 2 or len(sizes) < 2:
         return None
     table = np.full((len(optimizers), len(sizes)), np.nan)
-    for (optimizer, size), found in cells.items():
-        if found:
-            best = max(found, key=lambda setting: chosen_by.merit(mean_of(setting, chosen_by.name)))
+    for (optimizer, size), tried in cells.items():
+        whole = [setting for setting in tried if len(finals(setting, chosen_by.name)) == len(setting.runs)]
+        if whole:
+            best = max(whole, key=lambda setting: chosen_by.merit(mean_of(setting, chosen_by.name)))
             table[optimizers.index(optimizer), sizes.index(size)] = mean_of(best, metric.name)
     figure, axes = new_figure(7.5, 1.2 + 0.35 * len(optimizers))
     logarithmic = scale_of(metric.mode, table.flat) == "log"
@@ -115,8 +115,9 @@ def heat_map(settings: Sequence[Setting], chosen_by: Metric, metric: Metric) -> 
     axes.set(xlabel="batch size", ylabel="optimizer")
     middle = np.nanmean(shades) if not np.isnan(shades).all() else 0.0
     for (row, column), value in np.ndenumerate(table):
-        tried = (optimizers[row], sizes[column]) in cells
-        text = f"{value:.3g}" if not isnan(value) else "diverged" if tried else "no run"
+        runs = [run for setting in cells.get((optimizers[row], sizes[column]), []) for run in setting.runs]
+        missing = "diverged" if any(run.diverged for run in runs) else "no value" if runs else "no run"
+        text = missing if isnan(value) else f"{value:.3g}"
         dark = shades[row, column] > middle  # false for nan
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     sign = "log10 of " if logarithmic else "-" if metric.mode == "max" else ""
@@ -147,5 +148,5 @@ def scale_of(mode: str, values: Iterable[float]) -> str:
 
 
 def titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(plain(title), fontsize=10)
+    figure.suptitle(plain(title), fontsize=10, wrap=True)
     return figure

@@ -59,9 +59,9 @@ def compare(
     monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
     usual = [monitor, same_of("train", monitor)]  # that of training, where there is no validation
     tested = [same_of("test", monitor)] if group else []
-    reported = directed(first_logged("--metric", [metric] if metric else [*tested, *usual], logged), modes)
+    reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
     choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
-    chooser = directed(first_logged("--metric", choosers, logged), modes)
+    chooser = first_logged(choosers, logged, modes)
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
     curve = Curve(choosers[0], reported.mode, choosers[0])  # of test rows there is none
     aimed = _aimed(runs, own or curve, target, target_metric, modes)
@@ -74,13 +74,14 @@ def compare(
     table = table_of(settings, reported, aimed, chooser.name if group else None, columns)
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
+    clipping = [s for s in settings if s.runs[0].hparams.get("clip.gradient_clip_val") is not None]
     drawn = [own, curve] if own and metric else [own or curve]
     axes = [x] if x else [*X_AXES]
     draw: dict[str, Callable[[], Figure | None]] = {
         **{f"{c.name}_over_{axis}": partial(curve_over, settings, c, axis) for c in drawn for axis in axes},
         "learning_rates": partial(learning_rates, every, settings, chooser),
         "heat_map": partial(heat_map, every, chooser, reported),
-        "clipped": partial(curve_over, [s for s in settings if _clips(s.runs[0])], CLIPPED, "steps"),
+        "clipped": partial(curve_over, clipping, CLIPPED, "steps"),
         **{name: partial(function, settings) for name, function in extra.figures.items()},
     }
     out = directories[0] / "compare"
@@ -96,7 +97,7 @@ def compare(
         (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
-    notes = [*_notes(runs, monitors, group, chooser, reported), *_target(table, aimed)]
+    notes = [*_notes(runs, monitors, group, chooser, reported), *_curve_notes(runs, table, aimed, axes)]
     counted = f"{len(runs)} runs, {len(every)} settings"
     text = "\n".join(page(counted, table, dict(figures.values()), notes, left_out))
     write_atomically(out / "report.html", text.encode())
@@ -121,10 +122,6 @@ def _aimed(
     return replace(curve, target=target)
 
 
-def _clips(run: Run) -> bool:
-    return run.hparams.get("clip.gradient_clip_val") is not None
-
-
 def _has(runs: Sequence[Run], curve: Curve) -> bool:
     return any(curve.tag in run.curves for run in runs)
 
@@ -135,6 +132,9 @@ def _notes(
     """What chose the settings, and what is reported of them."""
     first = "largest" if metric.mode == "max" else "smallest"
     yield f"ranked by the share of runs that diverged, then by the others' mean of {metric.name}, the {first} first"
+    for name in dict.fromkeys([metric.name, chooser.name]):
+        if without := sum(not run.diverged and run.result["metrics"].get(name) is None for run in runs):
+            yield f"runs without {name}: {without}; they rank as if they had diverged"
     if len(monitors) > 1:
         yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
     if any(run.result.get("checksum") is None for run in runs):
@@ -151,11 +151,17 @@ def _notes(
         yield "of seeds that did not choose the setting, where it has such"
 
 
-def _target(table: pl.DataFrame, curve: Curve) -> Iterator[str]:
-    """What the target is, and how exactly it is known when a run came to it."""
+def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Sequence[str]) -> Iterator[str]:
+    """What curves there are, what the target is, and how exactly it is known when a run came to it."""
+    if without := sum(not run.has_event_file for run in runs):
+        yield f"runs without an event file of TensorBoard, in the tables but in no figure of curves: {without}"
+    if "samples" in axes and any(run.result["steps"] and run.result["samples"] % run.result["steps"] for run in runs):
+        yield "batches differ in size: samples seen are taken as many each step, as on average over the run"
     if curve.target is None:
         return
     yield f"target: {curve.goal()}; medians of the runs that came to it, the others are misses"
+    if unknown := sum(not run.diverged and curve.tag not in run.curves for run in runs):
+        yield f"runs without a curve of {curve.tag}, which neither came to the target nor missed it: {unknown}"
     apart = table["steps between points"].drop_nulls()
     if len(apart):
         low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]

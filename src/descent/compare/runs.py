@@ -16,6 +16,7 @@ from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
 from descent.run.result import read_result
 
+EVENTS = "events.out.tfevents."  # with which the names of TensorBoard's files begin
 Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 
 # Arguments of torch's DataLoader that say how rows are read, and not which.
@@ -37,6 +38,10 @@ class Run:
     @property
     def diverged(self) -> bool:
         return bool(self.result["status"] == "diverged")
+
+    @property
+    def has_event_file(self) -> bool:
+        return any(self.path.glob(f"{EVENTS}*"))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -72,8 +77,7 @@ class Run:
         if name == "steps":
             return steps.astype(np.float64)
         if name == "samples":
-            known, seen = self.result["steps"], self.result.get("samples")
-            return steps * (seen / known if seen and known else np.nan)
+            return steps * (self.result["samples"] / self.result["steps"] if self.result["steps"] else np.nan)
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
         if not len(known):
             return np.full(len(steps), np.nan)
@@ -114,8 +118,6 @@ def read_runs(
             reason = "not finished, it has no result.json"
         except UserError as error:
             reason = str(error)
-        except (OSError, ValueError, RecursionError) as error:
-            reason = f"its result.json is broken ({type(error).__name__}: {error})"
         if not reason:
             first = found.setdefault(json.dumps(run.result), run)  # with its seconds to the last digit
             reason = f"a copy of {first.path}" if first is not run else None
@@ -138,28 +140,31 @@ def read_runs(
 
 def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
     """Each once, however often its directory is named; what cannot be looked into is said in ``left_out``."""
-
-    def unreadable(error: OSError) -> None:
-        left_out.append(f"{error.filename}: {error.strerror}")
-
     paths: dict[Path, Path] = {}
+    errors: list[OSError] = []
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112  # Path raises where a parent cannot be looked into
             raise UserError(f"DIR must be a directory, got {directory}")
-        for root, _, names in os.walk(directory, onerror=unreadable):
-            if any(name == "result.json" or name.startswith("events.out.tfevents.") for name in names):
-                paths.setdefault(Path(root).resolve(), Path(root))
+        for root, _, names in os.walk(directory, onerror=errors.append):
+            path = Path(root).resolve()
+            # another logger's event files are below the run's directory
+            begun = any(name.startswith(EVENTS) for name in names) and paths.keys().isdisjoint(path.parents)
+            if begun or "result.json" in names:
+                paths.setdefault(path, Path(root))
+    left_out += [f"{error.filename}: {error.strerror}" for error in errors]
     return sorted(paths.values())
 
 
 def _unfit(run: Run) -> str | None:
-    """Why its curves cannot be compared; ``None`` if they can be."""
+    """Why its curves cannot be compared; ``None`` if they can be, or there are none."""
+    if not run.has_event_file:
+        return None
     try:
         steps, _ = run.curve("train/seconds")
     except Exception as error:  # whatever TensorBoard's reader says of a file that is none of its own
         return f"its event file cannot be read ({type(error).__name__}: {error})"
     if not len(steps):
-        return "it has no event file, or a broken one"
+        return "its event file is broken: it has no points"
     if not run.diverged and steps[-1] != run.result["steps"]:
         return f"its event file is broken: it ends at step {steps[-1]} of {run.result['steps']}"
     return None

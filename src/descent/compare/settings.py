@@ -40,14 +40,15 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Met
     """One setting for each combination of the values of ``group``: so each optimizer at its own best learning rate.
 
     It is the one with the most seeds, which a protocol has chosen to repeat with others; among equals the one of
-    which fewest runs diverged, then the one with the best mean of ``metric``, then the first. Where it has seeds that
-    no other setting of its group has, it is measured on those alone: the others were there to choose it.
+    which fewest runs diverged or have no ``metric``, then the one with the best mean of it, then the first. Where it
+    has seeds that no other setting of its group has, it is measured on those alone: the others were there to choose it.
     """
 
     def merit(setting: Setting) -> tuple[int, int, float]:
         mean = mean_of(setting, metric.name)
         seeds = len({run.result["seed"] for run in setting.runs})  # a run that is there twice chooses nothing
-        return seeds, -sum(run.diverged for run in setting.runs), -inf if isnan(mean) else metric.merit(mean)
+        without = len(setting.runs) - len(finals(setting, metric.name))
+        return seeds, -without, -inf if isnan(mean) else metric.merit(mean)
 
     groups: dict[tuple[str, ...], list[Setting]] = {}
     for setting in settings:

@@ -50,7 +50,7 @@ def table_of(
     chosen_by: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """A row a setting, the best first: the fewest runs diverged, then the best mean of ``metric``.
+    """A row a setting, the best first: the fewest runs that diverged or have no ``metric``, then the best mean of it.
 
     Mean and deviation are of the runs that did not diverge, the medians of those that came to the target, of an even
     number the lower of the two in the middle. ``steps between points`` is the largest distance from the point at the
@@ -78,9 +78,9 @@ def table_of(
             **_mean_and_deviation(f"best {monitor}", [value for _, value in bests if value is not None]),
         }
         rows.append(row if curve.target is None else row | _target_columns(setting, curve))
-    share = (pl.col("runs") - pl.col("diverged")) / pl.col("runs")
+    shares = [len(finals(setting, metric.name)) / len(setting.runs) for setting in settings]
     return pl.DataFrame(rows, infer_schema_length=None).sort(
-        [share, pl.col(f"{metric.name} mean").cast(pl.Float64)],
+        [pl.Series(shares), pl.col(f"{metric.name} mean").cast(pl.Float64)],
         descending=[True, metric.mode == "max"],
         nulls_last=True,
         maintain_order=True,
@@ -92,7 +92,7 @@ def _target_columns(setting: Setting, curve: Curve) -> dict[str, float | None]:
     known = {axis: [spent[axis] for spent in reached if not isnan(spent[axis])] for axis in X_AXES}
     return {
         "at target": len(reached),
-        "missed": len(setting.runs) - len(reached),
+        "missed": sum(run.diverged or curve.tag in run.curves for run in setting.runs) - len(reached),
         **{f"{axis} to target": median_low(values) if values else None for axis, values in known.items()},
         "steps between points": max((spent["apart"] for spent in reached), default=None),
     }
@@ -105,7 +105,7 @@ def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
         {"run": str(run.path)}
         | {key: run.result.get(key) for key in outcome}
         | run.result["metrics"]
-        | {key: _plain(value) for key, value in run.hparams.items()}
+        | {k: v if isinstance(v, bool | int | float | str | None) else str(v) for k, v in run.hparams.items()}
         for run in runs
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -123,7 +123,3 @@ def _mean_and_deviation(name: str, values: Sequence[float]) -> dict[str, float |
         f"{name} mean": _mean(values),
         f"{name} deviation": stdev(values) if len(values) > 1 else None,
     }
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
