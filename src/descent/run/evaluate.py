@@ -15,7 +15,8 @@ from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
-from descent.run.resume import files_of, load_saved, to_config
+from descent.run.resume import files_of
+from descent.run.saved_config import saved_config
 from descent.training.budget import batch_size
 from descent.training.build import build
 from descent.training.checkpoint_io import read_checkpoint
@@ -38,7 +39,7 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             has no such rows, the run's data have changed, or a metric is not finite.
     """
     result = run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     model = load_model(run_dir, checkpoint)
     module: Any = build(config.data, "data", LightningDataModule)
     if not is_overridden("test_step", model):

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run.result import run_result
-from descent.run.resume import load_saved, to_config
+from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
 from descent.training.checkpoint_io import read_checkpoint
 
@@ -31,7 +31,7 @@ def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningM
     """
     path = checkpoint_path(run_dir, checkpoint)
     loaded, result = read_checkpoint(path), run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     _check_run(loaded, result, path)
     for name, weight in loaded["state_dict"].items():
         if weight.is_floating_point() and not weight.isfinite().all():

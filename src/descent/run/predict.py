@@ -13,7 +13,7 @@ from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.load import CheckpointName, load_model
 from descent.run.result import run_result
-from descent.run.resume import load_saved, to_config
+from descent.run.saved_config import saved_config
 from descent.training.build import build
 
 WHOLE = "predict_file"
@@ -40,7 +40,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         UserError: the project does not say how, there is no such run, checkpoint or file, or one cannot be written.
     """
     run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     data: Any = build(config.data, "data", LightningDataModule)
     if hasattr(data, WHOLE):
         data.predict_file(run_dir, source, output, checkpoint)

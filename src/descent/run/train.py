@@ -17,8 +17,8 @@ from descent.config.messages import one_line
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
+from descent.run.after_training import command_line, describe, log_final, new_result, test
 from descent.run.libraries import libraries_as_here
-from descent.run.outcome import command_line, describe, log_final, new_result, test
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
 from descent.training.build import build
