@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from descent.config.schema import Config
 from descent.errors import UserError
@@ -45,6 +45,29 @@ def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningM
         name = config.model["_target_"]
         raise UserError(f"{path} must be a checkpoint of a {name}; it is not: {reason}") from error
     return model.eval()
+
+
+def load_data_state(data: LightningDataModule, run_dir: Path, checkpoint: CheckpointName) -> None:
+    """Hands a data module what its ``state_dict`` gave in training, as Lightning does."""
+    if state := read_checkpoint(checkpoint_path(run_dir, checkpoint)).get(type(data).__qualname__):
+        data.load_state_dict(state)
+
+
+def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
+    """A Trainer that tests and predicts on the CPU in the precision of training, and writes nothing."""
+    precision = config.trainer.precision
+    return Trainer(
+        callbacks=[*callbacks],
+        accelerator="cpu",
+        precision="32-true" if precision == "16-mixed" else precision,  # type: ignore[arg-type]
+        limit_test_batches=config.trainer.arguments.get("limit_test_batches"),
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
 
 
 def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
