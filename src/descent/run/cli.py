@@ -32,7 +32,7 @@ def run(main: Callable[[], None], conf: Path) -> None:
         conf: the directory of the config groups.
     """
 
-    arguments = get_args_parser().parse_args()
+    arguments = get_args_parser().parse_args()  # Hydra has no public name for what its command line means
 
     def checked() -> None:
         if arguments.help:

@@ -131,7 +131,7 @@ def _train(
             test(result, trainer, model, data, best)
             if signals.number is not None:
                 _interrupt(result, signals.number)
-        if result.status == "completed" and unchanged.of(trainer, model):
+        if result.status == "completed" and unchanged.holds_of(model):
             result.reason = f"no weight changed in its {result.steps:,} steps"
         if result.status != "interrupted":
             log_final(trainer, result)

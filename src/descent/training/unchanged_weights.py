@@ -15,9 +15,9 @@ class UnchangedWeights(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first = self.first or _digest(pl_module)
 
-    def of(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Whether steps were taken and the weights are still the first ones, bit for bit."""
-        return trainer.global_step > 0 and self.first == _digest(pl_module)
+    def holds_of(self, pl_module: LightningModule) -> bool:
+        """Whether its weights are still the first ones, bit for bit."""
+        return self.first == _digest(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}
