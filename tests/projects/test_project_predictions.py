@@ -165,3 +165,23 @@ def test_other_rows_are_evaluated_with_the_data_modules_hooks(run_dir: Path, mon
     assert evaluate(run_dir, data=Path("other.csv")) == {"test/acc": 1.0}
     assert seen == [7.0, 9.0]
     assert json.loads((run_dir / "evaluation.json").read_text())["rows"] == 3
+
+
+def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
+    run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> Any:
+        assert torch.is_inference_mode_enabled()
+        drawn.append(torch.rand(()).item())
+        return torch.argmax(self(batch), dim=1)
+
+    monkeypatch.setattr(Digits, "predict_step", step)
+    before = torch.get_rng_state()
+    for _ in range(2):
+        predict(run_dir, source, source.parent / "out.csv")
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(())
+        before = torch.get_rng_state()
+    assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3

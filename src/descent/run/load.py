@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.schema import Config
 from descent.errors import UserError
@@ -37,7 +38,8 @@ def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningM
         if weight.is_floating_point() and not weight.isfinite().all():
             raise UserError(f"{path} must hold finite weights; {name} has nan or inf")
     try:
-        model = _build(config, loaded)
+        with isolate_rng():  # the first weights are drawn, and replaced
+            model = _build(config, loaded)
     except UserError as error:
         raise UserError(f"{path} must be a checkpoint of this run: {error}") from error
     except Exception as error:  # its values may be anything, and so what they raise
