@@ -6,14 +6,21 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
 from torchmetrics import SumMetric
 
+from descent.batches.exact import is_shuffled
+from descent.batches.in_memory import InMemoryBatches
 from descent.config.schema import MonitorConfig
+from descent.errors import UserError
+from descent.run.console import print_line
+from descent.run.result import read_result
+from descent.training.callback import ResultCallback
 from regression.model import LinearRegression
 
 PLAIN = LinearRegression.training_step
@@ -163,3 +170,81 @@ def test_a_metric_of_other_rows_has_the_mode_of_its_name_and_not_of_its_last_par
     assert monitor.mode_of("test/acc/dataloader_idx_0", None, "x") == "max"
     with pytest.raises(Exception, match="x must be min or max"):
         monitor.mode_of("val/loss/dataloader_idx_0", None, "x")
+
+
+QUIET = (*SMALL, "optimizer=sgd", "trainer.max_epochs=2", "trainer.fast=false")  # whose optimizer steps are its own
+
+
+def standstill(self: torch.optim.SGD, closure: Any) -> None:
+    closure()
+
+
+def test_a_run_that_changes_no_weight_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.optim.SGD, "step", standstill)
+    whole = run(*QUIET, run_dir=tmp_path / "whole")
+    reason = "no weight changed in its 12 steps"
+    assert (whole.status, whole.reason, read_result(tmp_path / "whole")["reason"]) == ("completed", reason, reason)
+    print_line(whole)
+    assert capsys.readouterr().out.endswith(f"  {reason}\n")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_weight_has_changed_before_or_after_an_interruption(
+    first: bool, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def part(moves: bool, **how: Any) -> Any:
+        with monkeypatch.context() as patch:
+            if not moves:
+                patch.setattr(torch.optim.SGD, "step", standstill)
+            found = run(*QUIET, run_dir=tmp_path / "r", **how)
+        return found.status, found.reason
+
+    assert part(first, callbacks=[SignalAt(3, where="on_before_backward")]) == ("interrupted", "interrupted by SIGTERM")
+    assert part(not first, resume=True) == ("completed", None)
+
+
+@pytest.mark.parametrize("batches", [2, 0.5])
+def test_overfitting_batches_takes_the_same_in_every_epoch(batches: float, run: Run) -> None:
+    options = *SMALL, f"trainer.overfit_batches={batches}", "data.val_fraction=0"
+    with pytest.raises(UserError) as raised:
+        run(*options, "batch.shuffle=true")
+    assert str(raised.value) == ("trainer.overfit_batches needs the same batches in every epoch: shuffle must be false")
+    trace: list[list[float]] = []
+
+    class Trace(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            trace.append(batch[0].flatten().tolist())
+
+    run(*options, "batch.shuffle=false", "trainer.max_epochs=2", callbacks=[Trace()])
+    assert len(trace) > 2 and trace[: len(trace) // 2] == trace[len(trace) // 2 :]
+
+
+def test_loaders_that_draw_an_order_are_shuffled() -> None:
+    rows, order = range(4), WeightedRandomSampler([0.5] * 4, 4)
+    ordered = DataLoader(rows), InMemoryBatches(torch.zeros(4, 1)), [0, 1]  # type: ignore[arg-type]
+    drawn = (
+        DataLoader(rows, shuffle=True),  # type: ignore[arg-type]
+        DataLoader(rows, sampler=SubsetRandomSampler(rows)),  # type: ignore[arg-type]
+        DataLoader(rows, sampler=order),  # type: ignore[arg-type]
+        InMemoryBatches(torch.zeros(4, 1), shuffle=True),
+    )
+    assert [is_shuffled(loader) for loader in ordered] == [False] * 3
+    assert [is_shuffled(loader) for loader in drawn] == [True] * 4
+    assert is_shuffled({"a": ordered[0], "b": drawn[0]}) and not is_shuffled([ordered[0], ordered[1]])
+
+
+def test_training_without_a_batch_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match=r"^training must have a batch: train_dataloader, or trainer.limit_train_bat"):
+        run(*SMALL, "trainer.limit_train_batches=0")
+
+
+def test_a_callback_does_not_overwrite_what_the_machinery_says_of_a_run(run: Run) -> None:
+    class Own(ResultCallback):
+        def result(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+            return {"status": "great", "steps": 7, "mine": 1}
+
+    with pytest.raises(UserError) as raised:
+        run(*SMALL, "trainer.max_epochs=1", callbacks=[Own()])
+    assert str(raised.value) == "Own.result must not have status: result.json has one already"

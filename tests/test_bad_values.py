@@ -81,11 +81,6 @@ BAD = [
     ("trainer.accumulate_grad_batches=1.5", "trainer.accumulate_grad_batches must be an integer, got 1.5"),
     ("trainer.limit_train_batches=nan", f"trainer.limit_train_batches must be {ANY_NUMBER}, got nan"),
     ("trainer.inference_mode=1", "trainer.inference_mode must be true or false, got 1"),
-    (
-        "trainer.overfit_batches=2",
-        "trainer.overfit_batches must be 0: trainer.limit_train_batches with a loader that does not shuffle takes its "
-        "place, got 2",
-    ),
     ("trainer.fast=1", "trainer.fast must be true or false, got 1"),
     ("+trainer.max_epoch=1", "trainer.max_epoch is not a key: did you mean trainer.max_epochs?"),
     ("+trainer.overfit_batch=1", "trainer.overfit_batch is not a key: did you mean trainer.overfit_batches?"),

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from descent import signals
 from descent.config.composing import check
 from descent.errors import UserError
-from descent.run.output import Output
+from descent.run.streams import Output
 from hydra_plugins.descent.resuming import ResumingLauncher
 
 Script = Callable[..., subprocess.CompletedProcess[str]]

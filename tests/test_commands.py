@@ -19,8 +19,8 @@ from conftest import config_of as composed
 from descent import signals
 from descent.errors import UserError
 from descent.run.command import command, log_to, run_safely
-from descent.run.output import Output
 from descent.run.result import Result
+from descent.run.streams import Output
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_signal_that_was_lost_on_its_way_ends_the_command_after_all(raises: bo
 def test_output_that_is_lost_fails_only_what_is_there_to_print(
     prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("descent.run.output.lost", lambda: "the disk is full")
+    monkeypatch.setattr("descent.run.streams.lost", lambda: "the disk is full")
     line = "cannot write to standard output: the disk is full\n"
     if prints:
         with pytest.raises(SystemExit) as raised:

@@ -16,7 +16,8 @@ from descent.config.identity import config_digest, differences, flat_config
 from descent.errors import UserError
 from descent.files import locked
 from descent.run.result import read_result
-from descent.run.resume import check_unchanged, load_saved, resume, to_config
+from descent.run.resume import check_unchanged, resume
+from descent.run.saved_config import saved_config
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.checkpoints import Checkpoints
 from descent.training.sparse_callback import SparseCallback
@@ -113,7 +114,7 @@ def test_a_sweep_does_not_take_a_run_on_other_rows_for_finished(run: Run, tmp_pa
     own = ("data=table", f"data.path={path}", "data.target=y", "trainer.max_epochs=1", "figures=false")
     save_config(run_dir, *own)
     run(*own, run_dir=run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     check_unchanged(run_dir, config)
     path.write_text(table.replace("\n5,2\n", "\n5,9\n"))
     with pytest.raises(UserError, match=rf"{path} must have the rows that {run_dir} was trained on"):

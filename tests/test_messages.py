@@ -1,9 +1,13 @@
 """What the console says of a mistake, and --help: whole texts, line by line."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hydra.errors import HydraException
+from lightning.pytorch import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -146,3 +150,29 @@ def test_help_is_this_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert [line.rstrip() for line in help_text(tmp_path).splitlines()] == HELP.splitlines()
     assert first_sentence(tmp_path / "b/one.yaml") == "Größe, of a... which it is one."
+
+
+class OwnData(LightningDataModule):
+    def train_dataloader(self) -> None:
+        torch.utils.data.DataLoader([1], batch_size=0)
+
+
+class OwnModel(LightningModule):
+    def training_step(self, batch: None, batch_idx: int) -> None:
+        torch.nn.Linear(1, 1)(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: OwnData().train_dataloader(), "ValueError in OwnData.train_dataloader: batch_size should be"),
+        (lambda: OwnModel().training_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
+        (lambda: OwnModel().forward(), "NotImplementedError: Module [OwnModel]"),  # Lightning's own method
+        (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError: "),
+    ],
+    ids=["data", "model", "inherited", "neither"],
+)
+def test_an_error_out_of_a_projects_own_class_names_its_method(call: Callable[[], Any], line: str) -> None:
+    with pytest.raises(Exception) as raised:
+        call()
+    assert one_line(raised.value).startswith(line)

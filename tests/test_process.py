@@ -22,7 +22,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from descent import signals
 from descent.config.messages import one_line
-from descent.run import output, run_dirs
+from descent.run import run_dirs, streams
 from descent.run.run_dirs import job_label
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -162,7 +162,7 @@ def protected(path: Path) -> Iterator[Breaks]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         patch.setattr(sys, "stderr", None)
-        output.protect()
+        streams.protect()
         yield stream
         stream.writes, stream.flushes = [], []
         for each in (stream, sys.stderr):
@@ -173,7 +173,7 @@ def test_protected_streams_write_what_they_can(tmp_path: Path) -> None:
     with protected(tmp_path / "out"):
         assert sys.stdout.write("año\n") == 4
         print("to nobody", file=sys.stderr, flush=True)
-        assert output.lost() is None
+        assert streams.lost() is None
         assert (tmp_path / "out").read_bytes() == b"a?o\n"
         assert sys.stdout.encoding == "ascii" and sys.stderr.encoding == "utf-8"
 
@@ -189,7 +189,7 @@ def test_output_is_lost_where_somebody_reads_it(how: str, number: int, lost: boo
         for text in ("one", "two"):
             sys.stdout.write(text)
             sys.stdout.flush()
-        found = output.lost()
+        found = streams.lost()
     assert found == (os.strerror(number) if lost else None)
     assert (tmp_path / "out").read_bytes() == b""
 
@@ -199,13 +199,13 @@ def test_a_failure_that_only_the_last_flush_shows_is_one(tmp_path: Path) -> None
     with protected(tmp_path / "out") as stream:
         open_files = len(os.listdir("/dev/fd"))  # noqa: PTH208
         stream.flushes = [errno.ENOSPC]
-        assert output.lost() == os.strerror(errno.ENOSPC)
+        assert streams.lost() == os.strerror(errno.ENOSPC)
         assert len(os.listdir("/dev/fd")) == open_files  # noqa: PTH208
 
 
 def test_of_a_stream_that_is_not_protected_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert output.lost() is None
+    assert streams.lost() is None
 
 
 @pytest.fixture

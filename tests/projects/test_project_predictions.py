@@ -1,5 +1,6 @@
 """Predictions of any project that says how a file becomes batches, and predictions columns."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import polars as pl
 import pytest
 import torch
 from digits.data import DigitsData
+from digits.model import Digits
 from gan.data import RingData
 from running import advised, train_project
 from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader
 
 from descent.errors import UserError
+from descent.run.evaluate import evaluate
 from descent.run.load import load_model
 from descent.run.predict import predict
 
@@ -89,3 +93,95 @@ def test_what_a_project_lacks_to_predict_is_named(tmp_path: Path, monkeypatch: p
     assert refused().startswith("predictions need RingData to have write_predictions(path, predictions, output)")
     monkeypatch.setattr(RingData, "write_predictions", lambda *_: None, raising=False)
     assert refused() == "predictions need GAN to have predict_step(batch, batch_idx)"
+
+
+def fixed(self: Any, path: Path, *_: Any) -> Any:
+    return [torch.full((2, 1, 8, 8), 3.0), torch.full((2, 1, 8, 8), 5.0)]
+
+
+def inputs_of(run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """What ``predict_step`` is given for batches of 3.0 and 5.0: their number, and one of their equal values."""
+    seen: list[tuple[int, float]] = []
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> Any:
+        seen.append((batch_idx, batch.unique().item()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DigitsData, "file_batches", fixed)
+        patch.setattr(DigitsData, "write_predictions", lambda self, path, made, output: output.write_text(str([*made])))
+        patch.setattr(Digits, "predict_step", step)
+        predict(run_dir, source, source.parent / "out")
+    return seen
+
+
+def test_predictions_call_the_hooks_that_change_batches(
+    run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inputs_of(run_dir, source, monkeypatch) == [(0, 3.0), (1, 5.0)]
+    monkeypatch.setattr(Digits, "on_before_batch_transfer", lambda self, batch, _: batch + 1)
+    monkeypatch.setattr(Digits, "transfer_batch_to_device", lambda self, batch, device, _: batch * 10)
+    monkeypatch.setattr(Digits, "on_after_batch_transfer", lambda self, batch, _: batch + 2)
+    assert inputs_of(run_dir, source, monkeypatch) == [(0, 42.0), (1, 62.0)]
+    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 3)  # goes before
+    assert inputs_of(run_dir, source, monkeypatch) == [(0, 43.0), (1, 63.0)]
+
+
+def test_predictions_of_half_precision_take_batches_of_single(source: Path, tmp_path: Path) -> None:
+    few = "trainer.max_epochs=1", "data.num_workers=0", "data.num_rows=64"
+    train_project("digits", tmp_path / "run", *few, "trainer.precision=bf16-true")
+    predict(tmp_path / "run", source, tmp_path / "out.csv")
+    assert len(pl.read_csv(tmp_path / "out.csv")) == ROWS
+
+
+def test_the_data_module_predicts_with_its_state_in_the_checkpoint(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored: list[Any] = []
+    monkeypatch.setattr(DigitsData, "state_dict", lambda self: {"largest": 16.0})
+    monkeypatch.setattr(DigitsData, "load_state_dict", lambda self, state: restored.append(state))
+    few = "trainer.max_epochs=1", "data.num_workers=0", "data.num_rows=64"
+    train_project("digits", tmp_path / "run", *few)
+    restored.clear()
+    predict(tmp_path / "run", source, tmp_path / "out.csv")
+    assert restored == [{"largest": 16.0}]
+
+
+def test_other_rows_are_evaluated_with_the_data_modules_hooks(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> None:
+        seen.append(batch.unique().item())
+        self.log("test/acc", 1.0)
+
+    def unused(self: DigitsData, stage: str) -> None:
+        raise AssertionError("the run's own rows are not needed")
+
+    monkeypatch.setattr(Digits, "test_step", step)
+    monkeypatch.setattr(DigitsData, "setup", unused)
+    rows = [torch.full((1, 8, 8), value) for value in (3.0, 3.0, 5.0)]
+    loader: Any = DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
+    monkeypatch.setattr(DigitsData, "file_dataloader", lambda *_: loader, raising=False)
+    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 4)
+    assert evaluate(run_dir, data=Path("other.csv")) == {"test/acc": 1.0}
+    assert seen == [7.0, 9.0]
+    assert json.loads((run_dir / "evaluation.json").read_text())["rows"] == 3
+
+
+def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
+    run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> Any:
+        assert torch.is_inference_mode_enabled()
+        drawn.append(torch.rand(()).item())
+        return torch.argmax(self(batch), dim=1)
+
+    monkeypatch.setattr(Digits, "predict_step", step)
+    before = torch.get_rng_state()
+    for _ in range(2):
+        predict(run_dir, source, source.parent / "out.csv")
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(())
+        before = torch.get_rng_state()
+    assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3

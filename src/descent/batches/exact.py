@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.batches.map_style import BATCH, LOADER, MapStyleLoader
@@ -43,6 +43,18 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
         "batches depend on torch's, NumPy's and random's numbers alone; a loader with state_dict and load_state_dict "
         "(torchdata's StatefulDataLoader) would cure it"
     )
+
+
+def is_shuffled(loader: Any) -> bool:
+    """Whether a loader draws another order in each epoch, as far as its own sampler says."""
+    if isinstance(loader, CombinedLoader):
+        loader = loader.flattened
+    if isinstance(loader, Mapping):
+        loader = [*loader.values()]
+    if isinstance(loader, list | tuple):
+        return any(map(is_shuffled, loader))
+    random = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    return getattr(loader, "shuffle", False) or isinstance(getattr(loader, "sampler", None), random)
 
 
 def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from descent.config.types import OrNull, Rule, Seed, Text
 from descent.errors import validation_error
-from descent.run.written import Written
+from descent.run.result import Status
 
 NOT_COMPARABLE = ("interrupted", "failed")
 MOST = 2**63  # of an integer in a table
@@ -62,16 +62,22 @@ class Hparams(Part):
     lr: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.lr")
 
 
-class Comparable(Written):
+class Comparable(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    status: Status
+    reason: str | None
+    stopped: str | None
+    checksum: int | None
     metrics: dict[str, FiniteOrNull]
-    hparams: Hparams  # type: ignore[assignment]
+    hparams: Hparams
     seed: Seed
     steps: Count
     gradient_evaluations: Count
     epochs: Count
     samples: Count
     seconds: Duration
-    best: Best | None = None  # type: ignore[assignment]
+    best: Best | None = None
     monitor: Monitor | None = None
 
 

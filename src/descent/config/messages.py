@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from traceback import walk_tb
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,7 +43,19 @@ def one_line(error: BaseException) -> str:
         return f"{key}: {text}" if key else text
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
-    return f"{type(error).__name__}: {text}"
+    where = _own_method(error)
+    return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
+
+
+def _own_method(error: BaseException) -> str | None:
+    """The method of a project's own Lightning class that an error comes out of: ``MyData.train_dataloader``."""
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        kinds = {kind.__name__ for kind in type(frame.f_locals.get("self")).__mro__}
+        is_own = not str(frame.f_globals.get("__name__")).startswith(("lightning.", "torch."))
+        if is_own and kinds & {"LightningModule", "LightningDataModule"}:
+            found = frame.f_code.co_qualname
+    return found
 
 
 def _joined(text: str) -> str:

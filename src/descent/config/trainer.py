@@ -59,8 +59,5 @@ def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
             check_finite(value, key)
             check_value(value, key, argument)
             if not is_default(value, argument):
-                if name == "overfit_batches":  # it would shuffle still: Lightning cannot change these loaders' samplers
-                    instead = "0: trainer.limit_train_batches with a loader that does not shuffle takes its place"
-                    raise invalid(key, instead, value)
                 checked[name] = value
     return checked

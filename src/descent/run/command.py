@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from descent import signals
 from descent.config.messages import one_line
 from descent.errors import UserError
-from descent.run import output
+from descent.run import streams
 from descent.run.result import Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
         prints: what it is for is its output, so that it fails where that cannot be written.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
-    output.protect()
+    streams.protect()
     logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
     # TensorBoard's thread ends with an error that the run reports as well
     threading.excepthook = lambda thread: log.info("in %s: %s", thread.thread, thread.exc_value)
@@ -42,7 +42,7 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
         sys.exit(f"error: {one_line(error)}")
     finally:
         signals.ignore()
-        if why := output.lost():
+        if why := streams.lost():
             print(f"{'error' if prints else 'note'}: cannot write to standard output: {why}", file=sys.stderr)
     if prints and why:
         sys.exit(1)
@@ -68,15 +68,9 @@ def run_safely(
         resume, longer, on_start: as in ``descent.run.train.train``.
         brief: print a line in place of the settings and the tables.
     """
+    config = None
     try:
         config = configure()
-    except Exception as error:
-        signals.exit_if_received()
-        result = Result("failed", seed=None, command=command, reason=one_line(error))
-        with suppress(UserError):  # the disk may be what failed
-            result.write_unless_trained(run_dir)
-        return _failed(result, error, run_dir)
-    try:
         new = "torch" not in sys.modules
         from descent.run.console import print_choices, print_line, print_result  # torch comes in here
         from descent.run.train import train
@@ -87,23 +81,23 @@ def run_safely(
         if not brief:
             print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start)
-    except Exception as error:  # train has written what there is to be said
+    except Exception as error:
         signals.exit_if_received()
-        return _failed(Result("failed", config.seed, command, one_line(error)), error, run_dir)
+        result = Result("failed", config.seed if config else None, command, one_line(error))
+        if config is None:  # or else train has written what there is to be said
+            with suppress(UserError):  # the disk may be what failed
+                result.write_unless_trained(run_dir)
+        log.error("error: %s", result.reason)
+        log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
+        if not isinstance(error, UserError):
+            log.error("the traceback is in %s", run_dir / "train.log")
+        return result
     if brief:
         print_line(result)
     else:
         print_result(result, run_dir)
     if result.status == "interrupted":
         print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
-    return result
-
-
-def _failed(result: Result, error: Exception, run_dir: Path) -> Result:
-    log.error("error: %s", result.reason)
-    log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
-    if not isinstance(error, UserError):
-        log.error("the traceback is in %s", run_dir / "train.log")
     return result
 
 

@@ -13,12 +13,12 @@ from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
-from descent.run.load import CheckpointName, checkpoint_path, load_model
+from descent.run.load import CheckpointName, checkpoint_path, load_data_state, load_model, trainer_of
 from descent.run.result import run_result
-from descent.run.resume import files_of, load_saved, to_config
+from descent.run.resume import files_of
+from descent.run.saved_config import saved_config
 from descent.training.budget import batch_size
 from descent.training.build import build
-from descent.training.checkpoint_io import read_checkpoint
 
 
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
@@ -38,33 +38,22 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             has no such rows, the run's data have changed, or a metric is not finite.
     """
     result = run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     model = load_model(run_dir, checkpoint)
     module: Any = build(config.data, "data", LightningDataModule)
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = Rows()
     with libraries_as_here(), isolate_rng():
-        trainer = Trainer(
-            callbacks=rows,
-            accelerator="cpu",
-            precision="32-true" if config.trainer.precision == "16-mixed" else config.trainer.precision,  # type: ignore[arg-type]
-            limit_test_batches=config.trainer.arguments.get("limit_test_batches"),
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=run_dir,
-        )
+        trainer = trainer_of(config, run_dir, rows)
         if data is None:
             _check_data(module, config, run_dir, result, checkpoint)
             if not is_overridden("test_dataloader", module):
                 raise UserError(f"{run_dir} has no test rows: --data FILE names others")
             seed_everything(config.seed, verbose=False)  # as the run did
-            found = trainer.test(model, datamodule=module, verbose=False)
         else:
-            found = trainer.test(model, _other_rows(module, data, model, result), verbose=False)
+            _take_rows_of(data, module, model, result)
+        found = trainer.test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
@@ -92,12 +81,11 @@ def _check_data(module: Any, config: Config, run_dir: Path, result: dict[str, An
     """Another number of rows would draw training rows for the test."""
     module.setup("test")
     same = result["checksum"] is None or getattr(module, "checksum", None) == result["checksum"]
-    state = read_checkpoint(checkpoint_path(run_dir, checkpoint)).get(type(module).__qualname__)
-    if same and state:  # as Lightning restores a data module
-        try:
-            module.load_state_dict(state)
-        except UserError:
-            same = False
+    try:
+        if same:
+            load_data_state(module, run_dir, checkpoint)
+    except UserError:
+        same = False
     if not same:
         files = files_of(config.data)
         name = files[0] if files else f"data={config.choices.get('data')}"
@@ -106,7 +94,10 @@ def _check_data(module: Any, config: Config, run_dir: Path, result: dict[str, An
         )
 
 
-def _other_rows(module: Any, path: Path, model: Any, result: dict[str, Any]) -> Any:
+def _take_rows_of(path: Path, module: Any, model: Any, result: dict[str, Any]) -> None:
+    """Makes the data module, whose hooks change batches, one of a file's rows."""
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
-    return module.file_dataloader(path, model, result)
+    loader = module.file_dataloader(path, model, result)
+    module.test_dataloader = lambda: loader
+    module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows

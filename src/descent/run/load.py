@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run.result import run_result
-from descent.run.resume import load_saved, to_config
+from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
 from descent.training.checkpoint_io import read_checkpoint
 
@@ -31,13 +32,14 @@ def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningM
     """
     path = checkpoint_path(run_dir, checkpoint)
     loaded, result = read_checkpoint(path), run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     _check_run(loaded, result, path)
     for name, weight in loaded["state_dict"].items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise UserError(f"{path} must hold finite weights; {name} has nan or inf")
     try:
-        model = _build(config, loaded)
+        with isolate_rng():  # the first weights are drawn, and replaced
+            model = _build(config, loaded)
     except UserError as error:
         raise UserError(f"{path} must be a checkpoint of this run: {error}") from error
     except Exception as error:  # its values may be anything, and so what they raise
@@ -45,6 +47,29 @@ def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningM
         name = config.model["_target_"]
         raise UserError(f"{path} must be a checkpoint of a {name}; it is not: {reason}") from error
     return model.eval()
+
+
+def load_data_state(data: LightningDataModule, run_dir: Path, checkpoint: CheckpointName) -> None:
+    """Hands a data module what its ``state_dict`` gave in training, as Lightning does."""
+    if state := read_checkpoint(checkpoint_path(run_dir, checkpoint)).get(type(data).__qualname__):
+        data.load_state_dict(state)
+
+
+def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
+    """A Trainer that tests and predicts on the CPU in the precision of training, and writes nothing."""
+    precision = config.trainer.precision
+    return Trainer(
+        callbacks=[*callbacks],
+        accelerator="cpu",
+        precision="32-true" if precision == "16-mixed" else precision,  # type: ignore[arg-type]
+        limit_test_batches=config.trainer.arguments.get("limit_test_batches"),
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
 
 
 def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:

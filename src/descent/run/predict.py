@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.errors import UserError, invalid
 from descent.files import replaced
-from descent.run.load import CheckpointName, load_model
+from descent.run.libraries import libraries_as_here
+from descent.run.load import CheckpointName, load_data_state, load_model, trainer_of
 from descent.run.result import run_result
-from descent.run.resume import load_saved, to_config
+from descent.run.saved_config import saved_config
 from descent.training.build import build
 
 WHOLE = "predict_file"
@@ -28,7 +30,8 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
 
     The data module's ``file_batches(path)`` makes batches of a file, the module's ``predict_step`` predictions of each,
     and the data module's ``write_predictions(path, predictions, output)`` writes them, as they come, with what it
-    likes of the file. A data module with ``predict_file(run_dir, source, output, checkpoint)`` does it all itself.
+    likes of the file. The data module has its state in the checkpoint; its ``setup`` is not called. One with
+    ``predict_file(run_dir, source, output, checkpoint)`` does it all itself.
 
     Args:
         run_dir: of a run that has trained.
@@ -40,7 +43,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         UserError: the project does not say how, there is no such run, checkpoint or file, or one cannot be written.
     """
     run_result(run_dir)
-    config = to_config(load_saved(run_dir), run_dir)
+    config = saved_config(run_dir)
     data: Any = build(config.data, "data", LightningDataModule)
     if hasattr(data, WHOLE):
         data.predict_file(run_dir, source, output, checkpoint)
@@ -53,9 +56,11 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
-        with replaced(output) as temporary, isolate_rng(), torch.inference_mode():
+        with libraries_as_here(), replaced(output) as temporary, isolate_rng(), torch.inference_mode():
             seed_everything(config.seed, verbose=False)
-            data.write_predictions(source, _predictions(model, data.file_batches(source)), temporary)
+            load_data_state(data, run_dir, checkpoint)
+            precision = trainer_of(config, run_dir).precision_plugin
+            data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
     except UserError:
         raise
     except Exception as error:
@@ -63,6 +68,19 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         raise UserError(f"cannot predict from {source} to {output}: {reason}") from error
 
 
-def _predictions(model: LightningModule, batches: Iterable[Any]) -> Iterator[Any]:
+def _predictions(
+    model: LightningModule, data: LightningDataModule, precision: Precision, batches: Iterable[Any]
+) -> Iterator[Any]:
+    """What ``trainer.predict`` does with batches; it would keep all predictions until the last."""
+
+    def call(hook: str, *arguments: Any) -> Any:
+        owner = data if is_overridden(hook, data) else model
+        return getattr(owner, hook)(*arguments, 0)  # of the first and only loader
+
     for number, batch in enumerate(batches):
-        yield model.predict_step(batch, number)
+        inputs = call("on_before_batch_transfer", precision.convert_input(batch))
+        inputs = call("transfer_batch_to_device", inputs, model.device)
+        inputs = call("on_after_batch_transfer", inputs)
+        with precision.predict_step_context():
+            predictions = model.predict_step(inputs, number)
+        yield predictions

@@ -9,12 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from descent.errors import UserError
+from descent.errors import UserError, validation_error
 from descent.files import write_atomically
 
 Status = Literal["completed", "diverged", "interrupted", "failed"]
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 3}
+READ = (
+    *("status", "metrics", "hparams", "steps", "epochs", "samples", "gradient_evaluations", "seconds"),
+    *("reason", "stopped", "best", "seed", "checksum"),
+)
 PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
@@ -130,10 +134,24 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         raise UserError(f"{path} must be the result of a run; it cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must be the result of a run, a JSON object, got {found!r:.40}")
-    from descent.run.written import check  # pydantic comes in here
+    from pydantic import ValidationError  # it is slow to import
 
-    check(found, path)
+    try:
+        _what_others_read().model_validate(found)
+    except ValidationError as error:
+        raise UserError(f"{path} must be the result of a run; {validation_error(error)}") from error
     return found
+
+
+@cache
+def _what_others_read() -> Any:
+    """Entries that have to be in a ``result.json``, of the types that a ``Result`` has them in."""
+    from pydantic import ConfigDict, create_model
+
+    kinds: dict[str, Any] = {key.name: key.type for key in fields(Result) if key.name in READ}
+    kinds["metrics"] = dict[str, Any]  # nan is null
+    entries: Any = {name: (kind, ...) for name, kind in kinds.items()}
+    return create_model("Written", __config__=ConfigDict(extra="allow", strict=True), **entries)
 
 
 def is_finished(run_dir: Path) -> bool:

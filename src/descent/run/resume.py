@@ -15,6 +15,7 @@ from descent.files import write_atomically
 from descent.run import cli
 from descent.run.command import run_safely
 from descent.run.result import Result, is_finished, read_result
+from descent.run.saved_config import read, saved_config
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
@@ -27,14 +28,14 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
     Raises:
         UserError: there is no such run, it is finished, or something else than its length is to change.
     """
-    saved = load_saved(run_dir)
-    config = to_config(saved, run_dir)
+    config = saved_config(run_dir)
+    saved, runtime = read(run_dir)
     for override in overrides:
         key = override.partition("=")[0]
         if key != LENGTH:
             raise UserError(f"{key} must stay as the run began with it: only {LENGTH}=N may change")
         saved = cast(DictConfig, OmegaConf.merge(saved, OmegaConf.from_dotlist([override])))
-        config = _lengthened(config, cli.to_config(saved, _runtime(run_dir), saved=True))
+        config = _lengthened(config, cli.to_config(saved, runtime, saved=True))
     _check_unfinished(run_dir, config)
 
     def keep_length() -> None:
@@ -58,7 +59,7 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     result = read_result(run_dir) if is_finished(run_dir) else None
     if result is None and not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return  # it has not begun
-    changed = differences(flat_config(to_config(load_saved(run_dir), run_dir)), flat_config(config))
+    changed = differences(flat_config(saved_config(run_dir)), flat_config(config))
     if changed is None and result is not None and result.get("config_digest") not in (None, config_digest(config)):
         changed = "its config.yaml is not the one that it ran with"
     if changed:
@@ -96,53 +97,6 @@ def _checksum(spec: Mapping[str, Any], file: Path) -> int:
         data.setup("fit")
         _checksums[key] = data.checksum
     return _checksums[key]
-
-
-def load_saved(run_dir: Path) -> DictConfig:
-    """The config of a run as Hydra saved it.
-
-    Raises:
-        UserError: there is none, or it is not YAML with keys.
-    """
-    return _load(run_dir, "config.yaml")
-
-
-def to_config(saved: DictConfig, run_dir: Path) -> Config:
-    """The same, typed and checked.
-
-    Raises:
-        UserError: a file in ``.hydra`` is not what a run leaves there; names the file, and the key.
-    """
-    runtime = _runtime(run_dir)
-    try:
-        return cli.to_config(saved, runtime, saved=True)
-    except UserError as error:
-        raise UserError(f"{run_dir / '.hydra' / 'config.yaml'}: {error}") from error
-
-
-def _runtime(run_dir: Path) -> DictConfig:
-    runtime = OmegaConf.select(_load(run_dir, "hydra.yaml"), "hydra.runtime")
-    for key, kind in (("choices", DictConfig), ("cwd", str)):
-        if not isinstance(runtime, DictConfig) or not isinstance(runtime.get(key), kind):
-            raise UserError(
-                f"{run_dir / '.hydra' / 'hydra.yaml'} must be what Hydra wrote; it has no hydra.runtime.{key}"
-            )
-    return cast(DictConfig, runtime)
-
-
-def _load(run_dir: Path, name: str) -> DictConfig:
-    path = run_dir / ".hydra" / name
-    try:
-        loaded = OmegaConf.load(path)
-        OmegaConf.to_container(loaded, resolve=name == "config.yaml")
-    except FileNotFoundError:
-        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}") from None
-    except Exception as error:  # YAML's, OmegaConf's, and the disk's
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path} must be what Hydra wrote, keys with values")
-    return loaded
 
 
 def _lengthened(config: Config, longer: Config) -> Config:

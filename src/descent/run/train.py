@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,15 +12,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 
-from descent.batches.exact import exact, load_positions
+from descent.batches.exact import exact, is_shuffled, load_positions
 from descent.config.hparams import flat_hparams, unused_groups
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
+from descent.run.after_training import describe, log_final, test
 from descent.run.libraries import libraries_as_here
-from descent.run.outcome import command_line, describe, log_final, new_result, test
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
 from descent.training.build import build
@@ -28,6 +30,7 @@ from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_checkpoint, restoring
 from descent.training.sparse_callback import callbacks_of
 from descent.training.trainer import build_trainer
+from descent.training.unchanged_weights import UnchangedWeights
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +72,20 @@ def train(
             shown = error
             if isinstance(error, OSError):  # TensorBoard's writer; checkpoints and results say it themselves
                 shown = UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}")
-            reason, hparams = one_line(shown), flat_hparams(config)
-            result = Result("failed", config.seed, command_line(command), reason, hparams=hparams)
-            result.config_digest = config_digest(config)
+            result = _new_result(config, command)
+            result.status, result.reason = "failed", one_line(shown)
             with suppress(UserError):  # the disk may be what failed
                 result.write(run_dir) if start.made else result.write_unless_trained(run_dir)
             if shown is error:
                 raise
             raise shown from error
+
+
+def _new_result(config: Config, command: str | None) -> Result:
+    """What is known before training."""
+    command = command or shlex.join(["python", *sys.argv])
+    digest, hparams = config_digest(config), flat_hparams(config)
+    return Result("completed", config.seed, command, config_digest=digest, hparams=hparams)
 
 
 def _train(
@@ -96,13 +105,15 @@ def _train(
     last = run_dir / "checkpoints" / "last.ckpt"
     checkpoint = last if resume and last.is_file() else None
     loaded = check_checkpoint(last, identity, longer) if checkpoint else None
-    _make_exact(data, config.seed, loaded)
     resumed_at = int(loaded["global_step"]) if loaded else None
+    unchanged = UnchangedWeights()
     with deferred() as signals:
-        trainer = build_trainer(config, run_dir, callbacks, signals, resumed_at, identity, start)
+        trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)
+        _make_exact(data, config.seed, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)
-        result = new_result(config, command)
+        result = _new_result(config, command)
+        result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
         started = time.perf_counter()
         try:
             with restoring(checkpoint, start, loggers):
@@ -110,14 +121,18 @@ def _train(
         except DivergenceError as error:
             result.status, result.reason = "diverged", str(error)
         except Interrupted as interrupted:
-            _interrupt(result, interrupted)
+            _interrupt(result, interrupted.number)
         result.seconds = time.perf_counter() - started
+        if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
+            raise UserError("training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none")
         describe(result, trainer, model, data)
         if result.status == "completed":
             best = None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"  # which it has not
             test(result, trainer, model, data, best)
-        if result.status == "completed" and signals.number is not None:
-            _interrupt(result, Interrupted(signals.number))
+            if signals.number is not None:
+                _interrupt(result, signals.number)
+        if result.status == "completed" and unchanged.holds_of(model):
+            result.reason = f"no weight changed in its {result.steps:,} steps"
         if result.status != "interrupted":
             log_final(trainer, result)
         result.write(run_dir)
@@ -129,13 +144,18 @@ def _train(
     return result
 
 
-def _make_exact(data: LightningDataModule, seed: int, checkpoint: dict[str, Any] | None) -> None:
+def _make_exact(data: LightningDataModule, seed: int, checkpoint: dict[str, Any] | None, trainer: Any) -> None:
     """Batches in an order of the seed's and the epoch's, from the position in the checkpoint on."""
     given: Callable[[], Any] = data.train_dataloader
     notes, positions = set[str](), [checkpoint]
+    # Lightning has limited its loops by it, and would now put a DataLoader of its own in the place of an exact one
+    overfits, trainer.overfit_batches = trainer.overfit_batches > 0, 0.0
 
     def train_dataloader() -> Any:
-        loader, note = exact(given(), seed)
+        loader = given()
+        if overfits and is_shuffled(loader):
+            raise UserError("trainer.overfit_batches needs the same batches in every epoch: shuffle must be false")
+        loader, note = exact(loader, seed)
         if note and note not in notes:
             log.warning("note: %s", note)
             notes.add(note)
@@ -154,8 +174,8 @@ def _call_after_result(trainer: Trainer, result: Result, run_dir: Path) -> None:
             log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
 
 
-def _interrupt(result: Result, interrupted: Interrupted) -> None:
-    result.status, result.reason, result.signal = "interrupted", str(interrupted), interrupted.number
+def _interrupt(result: Result, number: int) -> None:
+    result.status, result.reason, result.signal = "interrupted", str(Interrupted(number)), number
 
 
 def _build_model(config: Config, trainer: Trainer) -> LightningModule:

@@ -73,6 +73,15 @@ class SampleCounter(SparseCallback):
     def __init__(self) -> None:
         self.samples = 0
 
+    def total(self, trainer: Trainer) -> int:
+        """Of the whole run, once it is over."""
+        batches = trainer.train_dataloader
+        if not isinstance(batches, InMemoryBatches):
+            return self.samples
+        per_epoch = int(trainer.num_training_batches)  # limit_train_batches may leave some
+        passes, rest = divmod(trainer.fit_loop.epoch_loop.total_batch_idx + 1, per_epoch)
+        return passes * min(per_epoch * batches.size, batches.rows) + rest * batches.size
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -1,8 +1,7 @@
-"""Builds the result of a run, from the Trainer after training."""
+"""What a result says of training once it is over: metrics, counts, why it stopped, what callbacks add."""
 
 import math
-import shlex
-import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from descent.batches.in_memory import InMemoryBatches
-from descent.config.hparams import flat_hparams
-from descent.config.identity import config_digest
 from descent.config.metric import without_split
-from descent.config.schema import Config
+from descent.errors import UserError
 from descent.run.result import Result
 from descent.training.budget import Budget, SampleCounter, gradient_evaluations
 from descent.training.callback import ResultCallback
@@ -29,23 +25,6 @@ from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_loss import full_loss, has_full_loss, loss_unit
 from descent.training.validation_schedule import validation_schedule
-
-
-def new_result(config: Config, command: str | None) -> Result:
-    """What is known of the outcome before training."""
-    return Result(
-        status="completed",
-        seed=config.seed,
-        command=command_line(command),
-        monitor={"metric": config.monitor.metric, "mode": config.monitor.mode},
-        config_digest=config_digest(config),
-        hparams=flat_hparams(config),
-    )
-
-
-def command_line(command: str | None) -> str:
-    """``command``, or that of this process."""
-    return command or shlex.join(["python", *sys.argv])
 
 
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
@@ -85,6 +64,8 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
         result.callbacks.append(callback)
         entries = callback.result(trainer, model)
         result.metrics |= entries.pop("metrics", {})
+        if taken := sorted({*entries} & {key.name for key in fields(Result)}):
+            raise UserError(f"{type(callback).__name__}.result must not have {taken[0]}: result.json has one already")
         result.entries |= entries
 
 
@@ -148,14 +129,9 @@ def _why_stopped(trainer: Trainer) -> str | None:
 
 
 def _count(result: Result, trainer: Trainer) -> None:
-    loop, batches = trainer.fit_loop.epoch_loop, trainer.num_training_batches
     result.steps, result.gradient_evaluations = trainer.global_step, gradient_evaluations(trainer)
-    taken = loop.total_batch_idx + 1
-    result.epochs = trainer.current_epoch if batches == math.inf else taken // int(batches)
-    loader = trainer.train_dataloader
-    if isinstance(loader, InMemoryBatches):
-        passes, rest = divmod(taken, int(batches))
-        result.samples = sum(n * min(k * loader.size, loader.rows) for n, k in ((passes, int(batches)), (1, rest)))
-    else:
-        (counted,) = callbacks_of(trainer, SampleCounter)
-        result.samples = counted.samples
+    batches = trainer.num_training_batches
+    whole = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) // batches  # an epoch that was ended early counts not
+    result.epochs = trainer.current_epoch if batches == math.inf else int(whole)
+    (counter,) = callbacks_of(trainer, SampleCounter)
+    result.samples = counter.total(trainer)

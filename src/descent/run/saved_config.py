@@ -1,0 +1,54 @@
+"""The config of a run, as Hydra saved it in its directory."""
+
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from descent.config.schema import Config
+from descent.errors import UserError
+from descent.run import cli
+
+
+def saved_config(run_dir: Path) -> Config:
+    """The config of a run, typed and checked.
+
+    Raises:
+        UserError: a file in ``.hydra`` is not what a run leaves there; names the file, and the key.
+    """
+    saved, runtime = read(run_dir)
+    try:
+        return cli.to_config(saved, runtime, saved=True)
+    except UserError as error:
+        raise UserError(f"{run_dir / '.hydra' / 'config.yaml'}: {error}") from error
+
+
+def read(run_dir: Path) -> tuple[DictConfig, DictConfig]:
+    """The same as Hydra has it, and its ``hydra.runtime``.
+
+    Raises:
+        UserError: there is none, or it is not YAML with keys.
+    """
+    saved, hydra = _load(run_dir, "config.yaml"), _load(run_dir, "hydra.yaml")
+    runtime = OmegaConf.select(hydra, "hydra.runtime")
+    for key, kind in (("choices", DictConfig), ("cwd", str)):
+        if not isinstance(runtime, DictConfig) or not isinstance(runtime.get(key), kind):
+            raise UserError(
+                f"{run_dir / '.hydra' / 'hydra.yaml'} must be what Hydra wrote; it has no hydra.runtime.{key}"
+            )
+    return saved, cast(DictConfig, runtime)
+
+
+def _load(run_dir: Path, name: str) -> DictConfig:
+    path = run_dir / ".hydra" / name
+    try:
+        loaded = OmegaConf.load(path)
+        OmegaConf.to_container(loaded, resolve=name == "config.yaml")
+    except FileNotFoundError:
+        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}") from None
+    except Exception as error:  # YAML's, OmegaConf's, and the disk's
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must be what Hydra wrote, keys with values")
+    return loaded
