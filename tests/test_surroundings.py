@@ -22,7 +22,7 @@ from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.run.train import train
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.random_state import random_state, set_random_state
-from regression import figures
+from regression import plots
 from regression.data.module import RegressionData
 from regression.model import LinearRegression
 
@@ -113,7 +113,7 @@ def test_a_figure_that_cannot_be_drawn_takes_nothing_from_the_run(
     def broken(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr(figures, "predicted_against_actual", broken)
+    monkeypatch.setattr(plots, "predicted_against_actual", broken)
     result = train(config_of("trainer.enable_progress_bar=false", *SMALL), tmp_path / "run")
     assert result.status == "completed"
     assert f"note: Figures could not do its work: {error}\n" in caplog.text
