@@ -8,9 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import Run
+from conftest import Listener, Run
 from lightning.pytorch import Callback, LightningModule, Trainer
-from test_epoch_loop import Listener
 from test_resume import SignalAt, Trace, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from conftest import needs_sweep
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,7 +18,6 @@ from descent.compare.extra import Curve, Extra
 from descent.compare.plots import scale_of
 from descent.compare.ranking import compare
 from descent.errors import UserError
-from descent.sweep.summary import summarize
 from regression.comparison import EXTRA
 
 ACCURACY = {"metric": "val/acc", "mode": "max"}
@@ -276,9 +276,12 @@ def test_a_copy_of_a_run_does_not_count(study: Path, capsys: pytest.CaptureFixtu
     assert f"left out: {study / 'width=8'}: a copy of {study / 'copied'}" in capsys.readouterr().out
 
 
+@needs_sweep
 def test_the_summary_ranks_by_the_monitor_and_names_what_did_not_complete(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from descent.sweep.summary import summarize
+
     write(study / "width=64", None, status="diverged", reason="it is not finite", hparams={"model.width": 64})
     (study / "width=128/.hydra").mkdir(parents=True)
     summarize(study)

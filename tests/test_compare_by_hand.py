@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from conftest import needs_sweep
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -24,7 +25,6 @@ from descent.compare.tables import runs_table, table_of, to_target
 from descent.config.metric import Metric
 from descent.errors import UserError
 from descent.run.result import Result, read_result
-from descent.sweep.tuning import best_of_each
 from regression.comparison import EXCESS, EXTRA, contraction_of, paths, problem
 
 ROWS = 80
@@ -81,8 +81,11 @@ CHOICES: dict[str, tuple[dict[float, list[float | None]], float]] = {
 }
 
 
+@needs_sweep
 @pytest.mark.parametrize("what", CHOICES)
 def test_the_best_rate_is_chosen_by(what: str, tmp_path: Path) -> None:
+    from descent.sweep.tuning import best_of_each
+
     losses, best = CHOICES[what]
     runs = [run for lr, values in losses.items() for run in runs_of(lr, values)]
     (chosen,) = best_settings(settings_of(runs), ["optimizer"], LOSS)

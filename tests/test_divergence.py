@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, save_config
-from test_epoch_loop import Listener
+from conftest import Listener, Run, save_config
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, options
+from conftest import Listener, Run, options
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -23,13 +23,6 @@ from descent.fast.epoch_loop import EpochLoop
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.intervals import Intervals
 from descent.training.validation_schedule import ValidationSchedule
-
-
-class Listener(Callback):
-    """Wants every step, which keeps all of them in Lightning's own loop."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        pass
 
 
 def same(a: Any, b: Any) -> bool:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tqdm
-from conftest import config_of
+from conftest import Listener, config_of
 from lightning.pytorch import Callback
-from test_epoch_loop import Listener
 from test_resume import SignalAt
 
 from descent.run.train import train

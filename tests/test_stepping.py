@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, config_of, load, split
+from conftest import Listener, Run, config_of, load, split
 from sklearn.metrics import mean_squared_error
-from test_epoch_loop import Listener
 from test_resume import Trace
 from test_train import events
 from torch.nn.functional import mse_loss

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, config_of
+from conftest import Listener, Run, config_of
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_epoch_loop import Listener
 from test_resume import SMALL, SignalAt, assert_resumes_exactly
 from test_train import events
 from torch import Tensor

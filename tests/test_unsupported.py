@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Listener
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from test_epoch_loop import Brought, Listener, brought, fit
+from test_epoch_loop import Brought, brought, fit
 from torch.utils.data import DataLoader, TensorDataset
 
 from descent.batches.in_memory import Batch, InMemoryBatches

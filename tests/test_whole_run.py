@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Listener, Run
 from lightning.pytorch import Callback
-from test_epoch_loop import Listener
 from test_stepping import rows
 from test_train import events
 

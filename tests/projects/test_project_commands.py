@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import posix
+from conftest import needs_compare, posix
 from running import HERE, NAMES, advised, command, train_project
 from test_train import events
 
-from descent.compare.ranking import compare
 from descent.run.result import read_result
 
 pytestmark = [advised, posix]
@@ -106,8 +105,11 @@ def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None
     assert dict(runs(tmp_path / "logs/sweeps/s"))[1]["metrics"] == expected.metrics
 
 
+@needs_compare
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tuned_study_repeats_the_best_of_each_and_ranks_by_the_monitor(name: str, tmp_path: Path) -> None:
+    from descent.compare.ranking import compare
+
     _, _, rate, each = PROJECTS[name]
     key = each.partition("=")[0]
     tuned = (f"hydra.sweeper.for_each={key}", "hydra.sweeper.then={seed: '5,6'}")
