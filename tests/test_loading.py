@@ -16,6 +16,7 @@ from test_evaluate_predict import trained
 from descent.errors import UserError
 from descent.run.evaluate import evaluate
 from descent.run.load import load_model
+from descent.run.predict import predict
 from descent.run.result import read_result
 from regression.model import LinearRegression
 from regression.predict import predict_file
@@ -73,7 +74,7 @@ def test_predictions_are_written_cell_by_cell(run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.CSV"
     predict_file(run_dir, source, output)
     assert output.read_text() == "note,z,x,y,prediction\na,2,1,12.5,12.5\nb,6,3,26.5,27.5\nc,0,0,7,5.0\n"
-    predict_file(run_dir, source, output, "last")
+    predict(run_dir, source, output, "last")  # through the data module, as the script does
     assert pl.read_csv(output)["prediction"].to_list() == [10, 10, 10]
     predict_file(run_dir, source, output.with_suffix(".PARQUET"))
     frame = pl.read_parquet(output.with_suffix(".PARQUET"))
@@ -222,7 +223,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *(("means and scales must be finite numbers", {name: math.nan}) for name in ("y_mean", "y_scale")),
     *((CENTER, {name: math.nan}) for name in ("target_center", "target_scale")),
     ("scales must be greater than 0", {"y_scale": 0.0}),
-    (CENTER, {"target_scale": 0.0}),
+    *((CENTER, {"target_scale": bad}) for bad in (0.0, -1.0, math.inf)),
+    (CENTER, {"target_center": -math.inf}),
     *(("scales must be greater than 0", {"x_scale": [1.0, bad]}) for bad in (0.0, -1.0)),
 ]
 
