@@ -95,12 +95,14 @@ def test_most_runs_are_of_the_same_data_whatever_the_order_of_their_settings(tmp
         *(("b1", 2, {"data.x": 2, "data.y": 3}), ("b2", 3, {"data.x": 2, "data.y": 3})),
         ("b3", 4, {"data.y": 3, "data.x": 2}),
         ("b4", 5, {"data.y": 3, "data.x": 2}),
-        *(("c1", 6, {"data.x": 1}),),
+        ("c1", 6, {"data.x": 2, "data.y": 3, "data.z": 4}),
+        ("c2", 7, {"data.x": 1}),
     ):
         write(tmp_path / name, seed=seed, checksum=None, hparams=data)
     runs, left_out = read_runs([tmp_path])
     assert [run.path.name for run in runs] == ["b1", "b2", "b3", "b4"]
-    assert left_out == [f"{tmp_path}/{name}: another data set (by its data.x, data.y)" for name in ("a1", "a2", "c1")]
+    differ = {"a1": "data.x, data.y", "a2": "data.x, data.y", "c1": "data.z", "c2": "data.x, data.y"}
+    assert left_out == [f"{tmp_path}/{name}: another data set (by its {keys})" for name, keys in differ.items()]
 
 
 def test_runs_are_found_at_any_depth_and_named_as_they_were_first(
