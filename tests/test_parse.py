@@ -16,11 +16,14 @@ from descent.errors import UserError
 
 OWN = """
 from pathlib import Path
+from torch.optim import Optimizer
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 class Model(LightningModule):
     def __init__(self, optimizer=None, scheduler=None, size: int = 1, parts=None): ...
 class Data(LightningDataModule):
     def __init__(self, rows: int, table: Path | None = None): ...
+class Mine(Optimizer):
+    def __init__(self, params, table: Path): ...
 class Watch(Callback):
     def __init__(self, table: Path, every: int = 1, name=None, inner=None): ...
 """
@@ -246,3 +249,11 @@ def test_what_gets_the_scheduler_gets_it_as_it_was_filled_in() -> None:
 def test_a_direction_that_is_given_is_taken(patience: Any, given: Any, links: dict[str, str], mode: str) -> None:
     tree = changed(stopping__patience=patience, stopping__mode=given, stopping__monitor="train/loss")
     assert parse(tree, links=links).stopping.mode == mode
+
+
+def test_what_gets_the_optimizer_gets_it_with_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = {"_target_": "whole_of_test.Mine", "table": "a.csv"}
+    tree = changed(model__optimizer=mine) | {"optimizer": mine}
+    config = parse(tree, links={"model.optimizer": "optimizer"})
+    assert config.model["optimizer"] == config.optimizer == mine | {"table": str(tmp_path / "a.csv")}
