@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run, config_of
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from test_stepping import SMALL  # six steps of up to 8 of 48 rows an epoch
+from test_stepping import SMALL, rows  # six steps of up to 8 of 48 rows an epoch
+from test_train import events
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from descent.errors import UserError
 from descent.run.load import trainer_of
@@ -37,6 +39,8 @@ def test_a_run_that_is_resumed_at_its_end_has_the_metrics_of_before(
     again = run(*options, run_dir=tmp_path / "r", resume=True)
     assert again.metrics == first.metrics and next(iter(again.metrics)) == "train/loss"
     assert (again.steps, again.samples, again.stopped) == (first.steps, first.samples, None)
+    if val_fraction:
+        assert [point.step for point in events(tmp_path / "r").Scalars("val/loss")] == [6, 12]  # and none again
 
 
 class States(ResultCallback):
@@ -56,8 +60,9 @@ class States(ResultCallback):
         self.found.append(torch.get_rng_state())
 
 
+@pytest.mark.parametrize(("steps", "validations"), [(20, 4), (12, 2)])  # one after each whole epoch, and at the end
 def test_validation_and_test_after_training_draw_none_of_its_random_numbers(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    steps: int, validations: int, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
     for name in ("validation", "test"):
@@ -68,8 +73,8 @@ def test_validation_and_test_after_training_draw_none_of_its_random_numbers(
 
         monkeypatch.setattr(LinearRegression, f"on_{name}_epoch_start", draw)
     states = States()
-    run(*SMALL, "trainer.max_epochs=4", "trainer.max_steps=20", callbacks=[states])
-    assert drawn[-2:] == ["validation", "test"]
+    run(*SMALL, "trainer.max_epochs=4", f"trainer.max_steps={steps}", callbacks=[states])
+    assert drawn == ["validation"] * validations + ["test"]
     before, made, after = states.found
     assert torch.equal(before, made) and torch.equal(before, after)
 
@@ -104,8 +109,8 @@ def test_samples_are_the_rows_of_the_batches_that_the_steps_have_seen(
 ) -> None:
     options = f"trainer.limit_train_batches={limit}", f"trainer.max_steps={steps}", f"batch.size={size}"
     result = run(*SMALL, *options, "trainer.max_epochs=9")
-    rows, seen = 48, 0
-    batches = [min(size, rows - start) for start in range(0, rows, size)]
+    seen = 0
+    batches = [min(size, 48 - start) for start in range(0, 48, size)]
     batches = batches[: int(limit * len(batches)) if isinstance(limit, float) else limit]
     for step in range(steps):
         seen += batches[step % len(batches)]
@@ -143,6 +148,60 @@ def test_a_run_that_diverges_at_its_first_step_says_so_and_not_that_no_weight_ch
     result = run(*SMALL, "optimizer=sgd", "trainer.max_epochs=1", "trainer.fast=false")
     assert result.status == "diverged" and result.reason is not None
     assert "no weight changed" not in result.reason
+
+
+class Breaks(Callback):
+    """Makes a weight infinite once the last batch is trained on."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: LinearRegression, *_: Any) -> None:
+        if trainer.is_last_batch:
+            pl_module.linear.bias.data.fill_(torch.inf)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_weights_that_the_last_step_leaves_without_a_finite_loss_are_divergence(
+    in_memory: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = DataLoader(TensorDataset(torch.ones(16, 2).double(), torch.ones(16).double()), 8)
+    callbacks = []
+    if in_memory:
+        nan = lambda self, *given: PLAIN(self, *given) * (torch.nan if self.global_step and not self.training else 1.0)  # noqa: E731
+        monkeypatch.setattr(LinearRegression, "training_step", nan)
+    else:
+        monkeypatch.setattr(RegressionData, "train_dataloader", lambda self: loader)
+        callbacks.append(Breaks())
+    result = run(*SMALL, "trainer.max_epochs=1", "callbacks=none", "data.val_fraction=0.5", callbacks=callbacks)
+    reason = "the training loss after the last step is not finite, or far above the first"
+    assert (result.status, result.reason) == ("diverged", reason)
+
+
+def test_the_metrics_of_averaged_weights_are_of_their_average(run: Run) -> None:
+    averaging = "{_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.1, swa_epoch_start: 1}"
+    result = run(*SMALL, f"+callbacks.averaging={averaging}", "optimizer.lr=0.01", "trainer.max_epochs=4")
+    x, y, parts = rows(*SMALL)
+    errors = x[parts.val] @ result.parameters["weight"] + result.parameters["bias"] - y[parts.val]
+    assert result.metrics["val/loss"] == pytest.approx((errors**2).mean(), rel=1e-9)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(torch.ones(2).double(), torch.ones(()).double())] * 8)
+
+
+def test_a_note_on_a_loader_is_said_once_however_often_it_is_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[int] = []
+
+    def loader(self: RegressionData) -> Any:
+        made.append(1)
+        return DataLoader(Stream(), 8)
+
+    monkeypatch.setattr(RegressionData, "train_dataloader", loader)
+    often = "trainer.max_epochs=3", "trainer.reload_dataloaders_every_n_epochs=1"
+    run(*SMALL, *often, "callbacks=none")
+    assert len(made) == 3
+    assert len([text for text in caplog.messages if text.startswith("note: a run resumed in the middle")]) == 1
 
 
 def test_a_trained_model_is_tested_on_the_cpu_as_its_config_says_and_leaves_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from digits.data import DigitsData
 from digits.model import Digits
 from lengths.model import Reader
 from running import SignalAt, advised, equal, train_project
@@ -51,14 +50,6 @@ def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(
     swa = ("_target_=lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1")
     result = train_project("digits", tmp_path / "run", *FEW, *(f"+callbacks.own.{entry}" for entry in swa))
     assert result.status == "completed"
-    averaged = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
-    model, data = Digits(**averaged["hyper_parameters"]).eval(), DigitsData(num_rows=130)
-    model.load_state_dict(averaged["state_dict"])
-    data.setup("fit")
-    with torch.no_grad():
-        images, labels = (torch.stack([torch.as_tensor(row[part]) for row in data.val]) for part in (0, 1))
-        loss = torch.nn.functional.cross_entropy(model(images), labels).item()
-    assert result.metrics["val/loss"] == pytest.approx(loss, rel=1e-5)  # and not of the weights before the average
     assert "a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate" in caplog.text
 
 
