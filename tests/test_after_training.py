@@ -9,7 +9,7 @@ import torch
 from conftest import Run, config_of
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from test_stepping import SMALL, rows  # six steps of up to 8 of 48 rows an epoch
+from test_stepping import SMALL  # six steps of up to 8 of 48 rows an epoch
 from test_train import events
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -173,14 +173,6 @@ def test_weights_that_the_last_step_leaves_without_a_finite_loss_are_divergence(
     result = run(*SMALL, "trainer.max_epochs=1", "callbacks=none", "data.val_fraction=0.5", callbacks=callbacks)
     reason = "the training loss after the last step is not finite, or far above the first"
     assert (result.status, result.reason) == ("diverged", reason)
-
-
-def test_the_metrics_of_averaged_weights_are_of_their_average(run: Run) -> None:
-    averaging = "{_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.1, swa_epoch_start: 1}"
-    result = run(*SMALL, f"+callbacks.averaging={averaging}", "optimizer.lr=0.01", "trainer.max_epochs=4")
-    x, y, parts = rows(*SMALL)
-    errors = x[parts.val] @ result.parameters["weight"] + result.parameters["bias"] - y[parts.val]
-    assert result.metrics["val/loss"] == pytest.approx((errors**2).mean(), rel=1e-9)
 
 
 class Stream(IterableDataset[Any]):
