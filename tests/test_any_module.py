@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Run
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import CombinedLoader
 from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL
 from torch import Tensor
@@ -221,6 +222,7 @@ def test_overfitting_batches_takes_the_same_in_every_epoch(batches: float, run: 
     assert len(trace) > 2 and trace[: len(trace) // 2] == trace[len(trace) // 2 :]
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of CombinedLoader
 def test_loaders_that_draw_an_order_are_shuffled() -> None:
     rows, order = range(4), WeightedRandomSampler([0.5] * 4, 4)
     ordered = DataLoader(rows), InMemoryBatches(torch.zeros(4, 1)), [0, 1]  # type: ignore[arg-type]
@@ -233,6 +235,8 @@ def test_loaders_that_draw_an_order_are_shuffled() -> None:
     assert [is_shuffled(loader) for loader in ordered] == [False] * 3
     assert [is_shuffled(loader) for loader in drawn] == [True] * 4
     assert is_shuffled({"a": ordered[0], "b": drawn[0]}) and not is_shuffled([ordered[0], ordered[1]])
+    assert is_shuffled(CombinedLoader({"a": ordered[0], "b": drawn[1]}))
+    assert not is_shuffled(CombinedLoader([ordered[0], ordered[1]]))
 
 
 def test_training_without_a_batch_is_refused(run: Run) -> None:

@@ -172,10 +172,10 @@ class OwnModel(LightningModule):
         torch.nn.Linear(1, 1)(torch.ones(2))
 
     def validation_step(self, batch: None, batch_idx: int) -> None:
-        self.loss()
+        self.training_step(batch, batch_idx)
 
-    def loss(self) -> None:
-        raise ValueError("mine")
+    def test_step(self, batch: None, batch_idx: int) -> None:
+        print(self.trainer)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,12 @@ class OwnModel(LightningModule):
     [
         (lambda: OwnData().train_dataloader(), "ValueError in OwnData.train_dataloader: batch_size should be"),
         (lambda: OwnModel().training_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
-        (lambda: OwnModel().validation_step(None, 0), "ValueError in OwnModel.loss: mine"),  # the innermost
+        (lambda: OwnModel().validation_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
+        (lambda: OwnModel().test_step(None, 0), "RuntimeError in OwnModel.test_step: OwnModel is not attached to"),
         (lambda: OwnModel().forward(), "NotImplementedError: Module [OwnModel]"),  # Lightning's own method
         (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError: "),
     ],
-    ids=["data", "model", "innermost", "inherited", "neither"],
+    ids=["data", "model", "a call within", "Lightning's property", "inherited", "neither"],
 )
 def test_an_error_out_of_a_projects_own_class_names_its_method(call: Callable[[], Any], line: str) -> None:
     with pytest.raises(Exception) as raised:
