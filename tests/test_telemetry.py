@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Run, config_of, load, split
 from lightning.pytorch import LightningModule, Trainer
+from test_resume import SignalAt
 from test_train import events
 
 from descent.training import telemetry
@@ -52,7 +53,8 @@ def tags(run_dir: Path) -> set[str]:
 @pytest.mark.parametrize("clip", ["none", "norm", "value"])
 def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_path: Path) -> None:
     options = [f"clip={clip}", *([] if clip == "none" else ["clip.gradient_clip_val=0.5"])]
-    run(*FULL, *options, "optimizer.lr=0.1")
+    for step in (13, -1):  # interrupted and resumed
+        run(*FULL, *options, "optimizer.lr=0.1", callbacks=[SignalAt(step)], run_dir=tmp_path / "0", resume=step < 0)
     trace = by_hand(*options, lr=0.1)
     assert tags(tmp_path / "0") == set(TAGS) - (set(CLIPPING) if clip == "none" else set())
     curves = {tag: curve(tmp_path / "0", tag) for tag in tags(tmp_path / "0")}

@@ -53,13 +53,6 @@ def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(
     assert "a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["BatchSizeFinder", "LearningRateFinder"])
-def test_a_callback_that_changes_the_config_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
-    target = f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}"
-    with pytest.raises(UserError, match=f"^callbacks.own must not be a {name}: a run keeps to its config"):
-        train_project("digits", tmp_path / "run", *FEW, target)
-
-
 @pytest.mark.parametrize(("scheduler", "accumulated"), [("none", 2), ("cosine", 2), ("one_cycle", 3)])
 def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, accumulated: int, tmp_path: Path) -> None:
     overrides = (*FEW, f"trainer.accumulate_grad_batches={accumulated}", f"scheduler={scheduler}")
