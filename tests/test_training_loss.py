@@ -36,7 +36,7 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
     def with_metrics(self: LinearRegression) -> None:
         configure(self)
         self.every = CatMetric()
-        self.both = MetricCollection({"a": MeanMetric(), "b": MeanMetric()}, compute_groups=[["a", "b"]])
+        self.both = MetricCollection({"a": MeanMetric(), "b": MeanMetric()})
 
     def logging(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
         loss = PLAIN(self, batch, batch_idx)
