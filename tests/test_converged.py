@@ -72,13 +72,14 @@ def test_a_run_that_a_rule_has_ended_is_not_trained_on(rule: str, where: str, ru
 def test_parameters_that_are_frozen_or_not_used_have_no_gradient(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     configure, step = LinearRegression.configure_model, LinearRegression.training_step
 
-    def with_others(self: LinearRegression) -> None:
+    def with_others(self: Any) -> None:
         configure(self)
         self.frozen = torch.nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.unused = torch.nn.Parameter(torch.tensor(1.0))
 
-    def scaled(self: LinearRegression, batch: Any, batch_idx: int) -> torch.Tensor:
-        return step(self, batch, batch_idx) * self.frozen
+    def scaled(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss: torch.Tensor = step(self, batch, batch_idx) * self.frozen
+        return loss
 
     monkeypatch.setattr(LinearRegression, "configure_model", with_others)
     monkeypatch.setattr(LinearRegression, "training_step", scaled)

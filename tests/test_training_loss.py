@@ -34,12 +34,12 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
 ) -> None:
     configure, computed = LinearRegression.configure_model, list[tuple[list[float], dict[str, float]]]()
 
-    def with_metrics(self: LinearRegression) -> None:
+    def with_metrics(self: Any) -> None:
         configure(self)
         self.every = CatMetric()
         self.both = MetricCollection({"a": BinaryAccuracy(), "b": BinaryAccuracy()})  # with one state
 
-    def logging(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+    def logging(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss = PLAIN(self, batch, batch_idx)
         for reduce in ("max", "min", "sum", "mean"):
             self.log(reduce, loss.detach(), on_step=False, on_epoch=True, reduce_fx=reduce, batch_size=len(batch[0]))
@@ -47,7 +47,7 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
         self.both.update(torch.tensor([batch_idx % 2]), torch.tensor([1]))
         return loss
 
-    def at_end(self: LinearRegression) -> None:
+    def at_end(self: Any) -> None:
         both = {name: value.item() for name, value in self.both.compute().items()}
         computed.append((self.every.compute().tolist(), both))
         self.every.reset()
