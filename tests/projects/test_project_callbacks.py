@@ -66,13 +66,6 @@ def test_the_metrics_of_averaged_weights_are_of_their_average(tmp_path: Path) ->
     assert result.metrics["val/mae"] == pytest.approx(error, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["BatchSizeFinder", "LearningRateFinder"])
-def test_a_callback_that_changes_the_config_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
-    target = f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}"
-    with pytest.raises(UserError, match=f"^callbacks.own must not be a {name}: a run keeps to its config"):
-        train_project("digits", tmp_path / "run", *FEW, target)
-
-
 @pytest.mark.parametrize(("scheduler", "accumulated"), [("none", 2), ("cosine", 2), ("one_cycle", 3)])
 def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, accumulated: int, tmp_path: Path) -> None:
     overrides = (*FEW, f"trainer.accumulate_grad_batches={accumulated}", f"scheduler={scheduler}")
