@@ -156,7 +156,8 @@ class Annealed(Brought):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)["loss"]
-        return loss / (1 + self.global_step) + 0.1 * self.current_epoch * loss + 0.01 * batch_idx * loss
+        loss = loss / (1 + self.global_step) + 0.1 * self.current_epoch * loss + 0.01 * batch_idx * loss
+        return 2 * loss if self.trainer.is_last_batch else loss
 
 
 class NoneNowAndThen(Brought):
