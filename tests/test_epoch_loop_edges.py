@@ -178,3 +178,23 @@ def test_after_an_error_in_a_step_the_batches_are_where_training_was(
         fit(module, tmp_path, True, batches=batches, callbacks=callbacks)
     assert (module.global_step, batches.position) == (steps, steps % 7)
     assert module._current_fx_name is None
+
+
+class EveryTenth(SparseCallback):
+    """Wants every tenth step, and the end of its epoch."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
+        return -(-step // 10) * 10
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends.append(trainer.global_step)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_wants_the_last_step_of_an_epoch_hears_of_its_end(tmp_path: Path) -> None:
+    callback = EveryTenth()
+    fit(brought(Brought), tmp_path, True, size=50, max_epochs=30, callbacks=[callback])
+    assert callback.ends == [7, 10, 14, 20, 21, 28, 30]  # every seventh is validated
