@@ -1,11 +1,19 @@
 """Budgets of samples, gradient evaluations and seconds."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from conftest import Run
 from test_resume import SignalAt, assert_resumes_exactly
 from test_train import events
+from torch.utils.data import DataLoader
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.budget import Budget, SampleCounter, batch_size
 
 SMALL = ("data.num_samples=100", "trainer.max_epochs=1000", "figures=false")
 
@@ -36,3 +44,46 @@ def test_a_schedule_is_as_long_as_the_budget(run: Run, tmp_path: Path) -> None:
     rates = [point.value for point in events(tmp_path / "0").Scalars("lr")]
     assert rates[0] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.0, abs=1e-6)
+
+
+def rows_of_steps(per_epoch: int, steps: int) -> list[int]:
+    """Of ten rows in batches of four, with so many batches an epoch."""
+    return [[4, 4, 2][step % per_epoch] for step in range(steps)]
+
+
+@pytest.mark.parametrize("samples", range(1, 31))
+def test_a_budget_is_as_many_steps_as_spend_it(samples: int) -> None:
+    x = torch.zeros(10, 1)
+    batches = InMemoryBatches(x, x, size=4)
+    steps = next(steps for steps in range(1, 99) if sum(rows_of_steps(3, steps)) >= samples)
+    assert Budget(samples, None, None).most_steps(batches) == steps
+    assert Budget(samples, 5, None).most_steps(batches) == min(steps, 5)
+    assert Budget(samples, None, 9.0).most_steps(DataLoader(x)) == sys.maxsize  # type: ignore[arg-type]  # not known
+    assert Budget(None, 5, 9.0).most_steps(batches) == Budget(samples, 5, None).most_steps([x]) == 5
+
+
+@pytest.mark.parametrize("per_epoch", [1, 2, 3])
+def test_the_samples_of_batches_in_memory_are_those_of_the_steps_that_were_taken(per_epoch: int) -> None:
+    x = torch.zeros(10, 1)
+    for steps in range(1, 12):
+        epoch_loop = SimpleNamespace(total_batch_idx=steps - 1)
+        trainer: Any = SimpleNamespace(train_dataloader=InMemoryBatches(x, x, size=4), num_training_batches=per_epoch)
+        trainer.fit_loop = SimpleNamespace(epoch_loop=epoch_loop)
+        assert SampleCounter().total(trainer) == sum(rows_of_steps(per_epoch, steps))
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows"),
+    [
+        ((torch.zeros(3, 2), torch.zeros(4)), 3),
+        ([torch.zeros(3, 2)], 3),
+        (torch.zeros(5, 2), 5),
+        ({"a": torch.zeros(6, 2)}, 6),
+        ([torch.tensor(1.0), torch.zeros(7)], 1),  # Lightning counts a single number as a row
+        ([{"a": torch.zeros(8)}], 8),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
+def test_a_batch_has_as_many_rows_as_its_first_tensor(batch: Any, rows: int) -> None:
+    assert batch_size(batch) == rows

@@ -1,13 +1,15 @@
 """Optimizers and schedulers as their classes make them, and schedules as long as the run."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from descent.errors import UserError
-from descent.training.build import build_optimizer, build_scheduler
+from descent.training.build import build, build_optimizer, build_scheduler
 
 
 def test_an_optimizer_is_made_of_its_arguments_or_torchs_words_are_passed_on() -> None:
@@ -28,10 +30,10 @@ def test_an_optimizer_is_made_of_its_arguments_or_torchs_words_are_passed_on() -
         build_optimizer({"_target_": "torch.optim.SGD", "lrr": 1}, weights)
 
 
-def scheduler_of(steps: int, batches: int, name: str, **spec: Any) -> dict[str, Any]:
+def scheduler_of(steps: float, batches: float, name: str, accumulated: int = 1, **spec: Any) -> dict[str, Any]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.5)
     trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, num_training_batches=batches, callbacks=[])
-    trainer.accumulate_grad_batches = 1
+    trainer.accumulate_grad_batches = accumulated
     whole = {"interval": "step", "frequency": 1, "monitor": None} | spec
     return build_scheduler({"_target_": f"torch.optim.lr_scheduler.{name}", **whole}, optimizer, trainer)
 
@@ -79,3 +81,96 @@ def test_plateau_waits_for_better_values_in_the_mode_that_its_spec_has() -> None
     for mode in ("min", "max"):  # the config fills in the monitor's: test_config
         spec = {"interval": "epoch", "monitor": "val/r2", "mode": mode}
         assert scheduler_of(20, 4, "ReduceLROnPlateau", **spec)["scheduler"].mode == mode
+
+
+def calls_of(steps: int, batches: int, accumulated: int, frequency: int, interval: str) -> int:
+    """How often Lightning calls a scheduler, batch by batch: after steps whose batch, or epoch, is a multiple."""
+    taken = called = epoch = 0
+    while taken < steps:
+        epoch += 1
+        for number in range(1, batches + 1):
+            if taken < steps and (number % accumulated == 0 or number == batches):
+                taken += 1
+                called += interval == "step" and number % frequency == 0
+        called += interval == "epoch" and epoch % frequency == 0
+    return called
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+@pytest.mark.parametrize("frequency", [1, 2, 3, 5])
+def test_calls_are_counted_with_accumulated_gradients_too(interval: str, accumulated: int, frequency: int) -> None:
+    for steps in range(6, 20):
+        expected = calls_of(steps, 5, accumulated, frequency, interval)
+        if expected:
+            uses: dict[str, Any] = {"interval": interval, "frequency": frequency, "accumulated": accumulated}
+            assert scheduler_of(steps, 5, "CosineAnnealingLR", T_max=None, **uses)["scheduler"].T_max == expected
+
+
+def test_a_run_without_a_length_needs_one_for_its_schedule() -> None:
+    assert scheduler_of(20, math.inf, "CosineAnnealingLR", T_max=None)["scheduler"].T_max == 20
+    for steps, batches, interval, frequency in (
+        *((math.inf, 4, "step", 1), (-1, math.inf, "epoch", 1)),
+        *((20, math.inf, "epoch", 1), (20, math.inf, "step", 2)),
+    ):
+        uses: dict[str, Any] = {"interval": interval, "frequency": frequency}
+        with pytest.raises(UserError) as raised:
+            scheduler_of(steps, batches, "CosineAnnealingLR", T_max=None, **uses)
+        assert str(raised.value) == f"scheduler.T_max must be given: how many {interval}s the run has is not known"
+        assert scheduler_of(steps, batches, "CosineAnnealingLR", T_max=3, **uses)["scheduler"].T_max == 3
+        one_cycle = {"total_steps": 7, "max_lr": 0.5, "cycle_momentum": False}
+        assert scheduler_of(steps, batches, "OneCycleLR", **one_cycle, **uses)["scheduler"].total_steps == 7
+
+
+def parts(*names: str, **given: Any) -> list[dict[str, Any]]:
+    return [{"_target_": f"torch.optim.lr_scheduler.{name}", **given} for name in names]
+
+
+def test_of_schedulers_one_after_another_each_is_as_long_as_its_part() -> None:
+    given = [*parts("LinearLR", total_iters=None), *parts("StepLR", step_size=2), *parts("PolynomialLR", total_iters=6)]
+    given += parts("CosineAnnealingLR", T_max=None)
+    made = scheduler_of(20, 4, "SequentialLR", schedulers=given, milestones=[3, 7, 13])["scheduler"]
+    first, second, third, last = made._schedulers
+    assert (first.total_iters, second.step_size, third.total_iters, last.T_max) == (3, 2, 6, 7)
+    for milestones in ([3, 7], [3, 7, 13, 14], [7, 3, 13], [3, 7, 21]):
+        with pytest.raises(UserError) as raised:
+            scheduler_of(20, 4, "SequentialLR", schedulers=given, milestones=milestones)
+        assert str(raised.value) == (
+            "scheduler.milestones must be one fewer than scheduler.schedulers, rising and below 20, the length of the"
+            f" run, got {milestones}"
+        )
+
+
+def test_a_part_that_its_class_refuses_is_named() -> None:
+    for part, message in (
+        (parts("StepLR"), r"^scheduler\.schedulers: torch\.optim\.lr_scheduler\.StepLR refuses {}: .*'step_size'"),
+        (parts("Nothing"), r"^scheduler\.schedulers\._target_ must be a class that can be imported, got 'torch\.opt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            scheduler_of(20, 4, "SequentialLR", schedulers=part, milestones=[])
+
+
+class Refusing(Callback):
+    def __init__(self, error: Exception) -> None:
+        raise error
+
+
+def test_an_object_is_made_of_its_arguments_or_its_refusal_names_the_key() -> None:
+    stop: Any = build(
+        {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "a"}, "callbacks.x", Callback
+    )
+    assert stop.monitor == "a"
+    refusing = f"{Refusing.__module__}.Refusing"
+    with pytest.raises(UserError) as raised:
+        build({"_target_": refusing, "error": ValueError("no")}, "callbacks.x", Callback)
+    assert str(raised.value) == f"callbacks.x: {refusing} refuses its arguments: ValueError: no"
+    own = UserError("my own words")
+    with pytest.raises(UserError) as raised:
+        build({"_target_": refusing, "error": own}, "callbacks.x", Callback)
+    assert raised.value is own
+    with pytest.raises(UserError) as raised:
+        build({"_target_": "torch.optim.SGD"}, "callbacks.x", Callback)
+    assert str(raised.value) == (
+        "callbacks.x._target_ must be a class derived from lightning.pytorch.callbacks.callback.Callback,"
+        " got 'torch.optim.SGD'"
+    )

@@ -219,3 +219,20 @@ def test_a_run_that_has_no_safe_point_within_an_epoch_says_so(
     note = "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler watches"
     assert any(message.startswith(note) for message in caplog.messages) == said
     assert (written.steps == [6, 12]) == said
+
+
+def test_what_the_module_adds_to_the_best_checkpoint_is_of_its_weights(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adds(self: LinearRegression, checkpoint: dict[str, Any]) -> None:
+        checkpoint["own"] = self.linear.bias.item()
+
+    monkeypatch.setattr(LinearRegression, "on_save_checkpoint", adds)
+    # each step makes the loss worse
+    worse = ("batch=full", "batch.size=null", "optimizer.lr=1.5", "stopping.diverged_above=1e20")
+    run(*SMALL, *worse, "trainer.max_epochs=3", run_dir=tmp_path / "r")
+    best, last = (read_checkpoint(tmp_path / f"r/checkpoints/{name}.ckpt") for name in ("best", "last"))
+    assert (best["epoch"], best["global_step"], last["global_step"]) == (0, 1, 3)
+    assert best["own"] == best["state_dict"]["linear.bias"].item() != last["own"]
+    assert last["own"] == last["state_dict"]["linear.bias"].item()
+    assert "optimizer_states" in last and "optimizer_states" not in best

@@ -153,6 +153,7 @@ def test_the_time_to_an_accuracy_is_that_of_the_first_point_at_or_above_it(tmp_p
     assert table["steps to target"].to_list() == [20, 80, None]
     assert table["samples to target"].to_list() == [160, 640, None]
     assert table["seconds to target"].to_list() == [0.25, 1.0, None]
+    assert table["gradient_evaluations to target"].to_list() == [None] * 3  # of which there is no curve
     assert table["missed"].to_list() == [0, 0, 1]
     assert table["steps between points"].to_list() == [20, 60, None]
 

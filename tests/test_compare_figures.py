@@ -1,15 +1,21 @@
 """What the figures of a comparison show, read off their lines and texts, of results written by hand."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from drawn import drawn, frame, lines
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from test_compare_by_hand import LOSS, compare, run_of, runs_of, write
 
+from descent.compare import ranking
+from descent.compare.extra import Curve, Extra
 from descent.compare.plots import curve_over, heat_map, learning_rates
-from descent.compare.settings import settings_of
+from descent.compare.settings import Setting, settings_of
 from descent.config.metric import Metric
 from regression.comparison import EXCESS
 
@@ -108,3 +114,71 @@ def test_the_report_says_the_target_in_percent(tmp_path: Path) -> None:
     write(tmp_path / "run", metrics={"val/loss": 1.0})
     page = (compare([tmp_path], x="steps", target=0.05) / "report.html").read_text()
     assert "at most 5% above the optimum" in page
+
+
+def test_names_are_written_as_they_are_and_points_that_are_not_finite_are_left_out() -> None:
+    runs = [run_of(hparams={"optimizer": optimizer}) for optimizer in ("s$", "other")]
+    for run, last in zip(runs, (-1.0, float("inf")), strict=True):
+        run.curves["a"] = np.arange(5) * 10, np.array([np.nan, 1.0, np.inf, 3.0, last])
+    figure = curve_over(settings_of(runs), Curve("a", "max", "a$b$"), "steps")
+    assert figure is not None
+    written = frame(figure)
+    assert written["title"] == "a$b$ over optimizer steps; line: mean, band: range over seeds"  # a report's caption
+    assert (written["labels"], written["legend"]) == (("optimizer steps", r"a\$b\$"), ("", [r"s\$", "other"]))
+    figure.draw_without_rendering()  # nor is the title taken for mathematics
+    found = [points for *_, points in lines(figure.axes[0])]
+    assert found == [[(10.0, 1.0), (30.0, 3.0), (40.0, -1.0)], [(10.0, 1.0), (30.0, 3.0)]]
+
+
+def test_a_run_of_a_seed_that_is_not_shared_has_no_cross() -> None:
+    runs = [*runs_of(0.1, [1.0]), *runs_of(0.2, [2.0, None])]
+    figure = learning_rates(settings_of(runs), settings_of(runs), LOSS)
+    assert figure is not None
+    assert frame(figure)["legend"] == ("", ["sgd"])
+    assert [line[3:] for line in lines(figure.axes[0])] == [("o", [(0.1, 1.0), (0.2, 2.0)])]
+
+
+def test_a_heat_map_of_r2_chosen_by_the_loss_says_both_and_has_the_direction_of_r2() -> None:
+    runs = []
+    for optimizer, size, r2 in (("sgd", 8, 0.5), ("sgd", None, 0.25), ("adam", 8, 0.75), ("adam", None, 1.0)):
+        for lr, loss in ((0.1, 1.0), (0.2, 2.0)):
+            hparams: dict[str, Any] = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
+            runs.append(run_of(hparams=hparams, metrics={"val/loss": loss, "val/r2": r2 * loss}))
+    figure = heat_map(settings_of(runs), LOSS, Metric("val/r2", "max"))
+    assert figure is not None
+    axes, bar = figure.axes
+    assert frame(figure)["title"] == "val/r2 by optimizer and batch size, of each cell's best setting by val/loss"
+    assert bar.get_ylabel() == "-val/r2"
+    assert axes.images[0].get_array().tolist() == [[-0.75, -1.0], [-0.5, -0.25]]  # type: ignore[union-attr]
+    assert axes.get_aspect() == "auto"
+    texts = {(t.get_horizontalalignment(), t.get_verticalalignment(), t.get_fontsize()) for t in axes.texts}
+    assert texts == {("center", "center", 8.0)}
+
+
+def test_a_comparison_chooses_the_cells_by_validation_and_shows_a_projects_figures_of_the_best_settings(
+    tmp_path: Path,
+) -> None:
+    for number, (optimizer, size, lr) in enumerate(
+        (("sgd", 8, 0.1), ("sgd", None, 0.1), ("adam", 8, 0.1), ("adam", None, 0.1), ("sgd", 8, 0.2))
+    ):
+        hparams = {"optimizer": optimizer, "batch.size": size, "optimizer.lr": lr}
+        write(tmp_path / str(number), hparams=hparams, metrics={"val/loss": 5.0 - number, "test/loss": 1.0 + number})
+    seen: list[list[str]] = []
+
+    def own(settings: Sequence[Setting]) -> Figure:
+        seen.append([setting.name for setting in settings])
+        return Figure(figsize=(1, 1))  # without a title
+
+    extra = Extra(figures={"one": own, "other": own, "none": lambda settings: None})
+    with drawn() as figures:
+        out = ranking.compare([tmp_path], ["optimizer"], "steps", extra=extra)
+    assert [figure.get_suptitle() for figure, _ in figures] == [
+        "val/loss over the learning rate; crosses: runs that diverged",
+        "test/loss by optimizer and batch size, of each cell's best setting by val/loss",
+        *("", ""),
+    ]
+    assert [text.get_text() for text in figures[1][0].axes[0].texts] == ["3", "4", "5", "2"]
+    assert seen == [["adam, lr=0.1, batch.size=full", "sgd, lr=0.2, batch.size=8"]] * 2
+    captions = re.findall('<img alt="([^"]*)"', (out / "report.html").read_text())
+    assert captions == [*(figure.get_suptitle().replace("'", "&#x27;") for figure, _ in figures[:2]), "one", "other"]
+    assert sorted(path.stem for path in out.glob("*.png")) == ["heat_map", "learning_rates", "one", "other"]

@@ -99,3 +99,19 @@ def test_it_is_settled_where_the_last_quarters_are_within_a_fiftieth(last: float
 def test_a_single_setting_has_a_figure_of_its_contraction() -> None:
     runs = [falling([0.5] * 8, hparams={"batch.size": None, "optimizer.lr": 0.1})]
     assert contractions(settings_of(runs)) is not None
+
+
+def test_a_contraction_is_of_the_first_seed_and_needs_no_size_of_the_loss() -> None:
+    runs = [falling([factor] * 8, seed=seed) for seed, factor in enumerate((0.25, 0.5))]
+    figure = contractions(settings_of(runs))
+    assert figure is not None
+    assert lines(figure.axes[0])[1][4] == [(pytest.approx(0.9), pytest.approx(0.5**0.1))]
+    for scale in (1e-12, 1e12):
+        found = contraction_of(run_of([scale * 0.25**k for k in range(9)]))
+        assert found is not None and found[1] == pytest.approx(0.5**0.1)
+
+
+def test_without_a_condition_number_or_a_rate_no_contraction_is_predicted() -> None:
+    assert contraction_of(falling([0.25] * 8, optimum=OPTIMUM | {"condition_number": None})) is None
+    for hparams in ({"optimizer.lr": 0.0}, {"optimizer._target_": None}):
+        assert contraction_of(falling([0.25] * 8, hparams=hparams)) is None

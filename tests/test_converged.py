@@ -2,11 +2,15 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Run
 from test_resume import SignalAt, assert_resumes_exactly
+
+from regression.model import LinearRegression
 
 LINE = (
     *("data=line", "batch=full", "trainer=float64", "optimizer.lr=0.1", "trainer.max_epochs=1000"),
@@ -63,3 +67,22 @@ def test_a_run_that_a_rule_has_ended_is_not_trained_on(rule: str, where: str, ru
     interruption = SignalAt(ended.steps, where=where)
     assert_resumes_exactly(run, tmp_path, [interruption], *options)
     assert interruption.sent
+
+
+def test_parameters_that_are_frozen_or_not_used_have_no_gradient(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure, step = LinearRegression.configure_model, LinearRegression.training_step
+
+    def with_others(self: Any) -> None:
+        configure(self)
+        self.frozen = torch.nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self.unused = torch.nn.Parameter(torch.tensor(1.0))
+
+    def scaled(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss: torch.Tensor = step(self, batch, batch_idx) * self.frozen
+        return loss
+
+    monkeypatch.setattr(LinearRegression, "configure_model", with_others)
+    monkeypatch.setattr(LinearRegression, "training_step", scaled)
+    _, norms = by_hand(200)
+    result = run(*LINE, "stopping.gradient_norm=1")
+    assert result.epochs == next(epoch for epoch, norm in enumerate(norms, 1) if norm < 1)

@@ -165,6 +165,7 @@ def test_a_standardization_by_hand() -> None:
         ([0.0, 0.0], False, 0.0, 1.0),
         ([1e-200, 5e-200], True, 3e-200, 2e-200),
         ([1e12 - 2, 1e12 + 2], True, 1e12, 2.0),  # above a 1e-12th of its size it is no rounding
+        ([1e12 - 0.5, 1e12 + 0.5], True, 1e12, 1.0),
         ([1e15 - 2, 1e15 + 2], True, 1e15, 1.0),
     ],
 )

@@ -2,7 +2,9 @@
 
 import logging
 import math
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -15,6 +17,8 @@ from descent.batches.exact import exact
 from descent.errors import UserError
 from regression.data import module
 from regression.data.module import RegressionData
+from regression.data.sources import ListedData
+from regression.data.standardization import Standardization
 
 
 def trained_by(data: RegressionData, dtype: torch.dtype = torch.float32) -> RegressionData:
@@ -52,11 +56,25 @@ def test_the_loaders_have_the_rows_of_their_parts_in_the_precision_of_the_model(
     assert not is_overridden("val_dataloader", data) and not is_overridden("test_dataloader", data)
 
 
-def test_evaluation_takes_many_rows_in_parts() -> None:
-    rows = ("data.num_samples=131074", "data.num_features=1", "data.val_fraction=0.5", "data.test_fraction=0")
-    config = config_of(*rows)
-    data = trained_by(data_module(config.data))
-    assert [len(y) for _, y in data.val_dataloader()] == [2**16, 1]
+def test_evaluation_takes_many_rows_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.EVALUATION_BATCH == 2**16
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 3)
+    rows = ("data.num_samples=20", "data.num_features=1", "data.val_fraction=0.35", "data.test_fraction=0.25")
+    data = trained_by(data_module(config_of(*rows).data))
+    assert [len(y) for _, y in data.val_dataloader()] == [3, 3, 1]
+    assert [len(y) for _, y in data.test_dataloader()] == [3, 2]
+    (tmp_path / "rows.csv").write_text("y,x_1\n" + "".join(f"{i},{10 * i}\n" for i in range(4)))
+    units = Standardization([10.0], [5.0], 1.0, 0.5)
+    model: Any = SimpleNamespace(parameters=lambda: iter([torch.zeros(1, dtype=torch.float64)]), units=units)
+    loader = data.file_dataloader(tmp_path / "rows.csv", model, {"features": ["x_1"], "target": "y"})
+    found = [(x.tolist(), y.tolist()) for x, y in loader]
+    assert found == [([[-2], [0], [2]], [-2, 0, 2]), ([[4]], [4])] and next(iter(loader))[0].dtype == torch.float64
+
+
+def test_what_is_not_given_of_the_data_has_its_default() -> None:
+    data = ListedData([[1.0]], [2.0], val_fraction=0.5, test_fraction=0.25, standardize=True, seed=3)
+    assert (data.max_rows, data.batch_size, data.shuffle, data.bias) == (None, 32, True, True)
+    assert (data.val_fraction, data.test_fraction, data.standardize, data.seed) == (0.5, 0.25, True, 3)
 
 
 def test_the_checksum_is_of_the_rows_in_their_own_units_and_of_the_split() -> None:

@@ -1,10 +1,15 @@
 """When a run counts as diverged: held against the losses of a loop by hand."""
 
+import math
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Listener, Run, save_config
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
@@ -12,6 +17,9 @@ from test_stepping import FULL, SMALL, curve, rows
 from descent.errors import UserError
 from descent.run.resume import resume
 from descent.training.checkpoint_io import read_checkpoint
+from descent.training.divergence import Divergence, DivergenceError
+from descent.training.intervals import Intervals
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
 def losses_by_hand(steps: int, lr: float) -> list[float]:
@@ -191,3 +199,63 @@ def test_a_loss_beyond_single_precision_is_not_finite(run: Run) -> None:
     result = run(*LINE, "trainer=default", "batch=full", "optimizer=adam", "optimizer.lr=1e29", "trainer.max_epochs=9")
     reason = "the training loss before step 2 is not finite (inf), the learning rate is 1e+29: "
     assert result.reason == reason + "try a lower optimizer.lr, or clip=norm"
+
+
+class OnAccelerator(SimpleNamespace):
+    """A loss of another device, which is not looked at without need."""
+
+    device = SimpleNamespace(type="cuda")
+
+    def detach(self) -> "OnAccelerator":
+        return self
+
+    def item(self) -> float:
+        return float(self.value)
+
+
+TRAINER: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.5}])], gradient_clip_val=None)
+
+
+def stepping(*losses: float, first: float | None = None) -> Divergence:
+    """After steps on an accelerator, with a point at each fifth."""
+    divergence = Divergence(10.0)
+    divergence.first, divergence.intervals = first, Intervals(5, None)
+    for step, loss in enumerate(losses, 1):
+        assert divergence.on_step(TRAINER, step, (), OnAccelerator(value=loss)) is False  # type: ignore[arg-type]
+        assert divergence.on_step(TRAINER, step, (), None) is False
+    return divergence
+
+
+def test_on_an_accelerator_losses_are_looked_at_where_there_is_a_point_and_before_a_checkpoint() -> None:
+    stepping().check(TRAINER)  # nothing to look at
+    divergence = stepping(1.0, math.nan, 1.0, math.nan)
+    with pytest.raises(DivergenceError, match=r"^the training loss before step 4 is not finite \(nan\)"):
+        divergence.check(TRAINER)
+    with pytest.raises(DivergenceError, match=r"^the training loss before step 5 is not finite \(inf\)"):
+        stepping(1.0, math.nan, 1.0, 1.0, math.inf)
+
+
+def test_the_first_loss_that_was_looked_at_is_the_measure_where_there_is_none_of_all_rows() -> None:
+    divergence = stepping(math.nan, 9.0, 9.0, 9.0, -2.0, 9.0)
+    assert (divergence.first, divergence.limit, divergence.state_dict()) == (2.0, 20.0, {"first": 2.0})
+    stepping(20.0, first=2.0).check(TRAINER)
+    with pytest.raises(DivergenceError, match=r"before step 1 is over 10 times the first \(20\.1\), .* rate is 0\.5"):
+        stepping(20.1, first=2.0).check(TRAINER)
+    assert stepping(first=0.0).limit == stepping(first=1e308).limit == stepping().limit == sys.float_info.max
+
+
+class LossAt(SparseCallback):
+    """Has the loss of a step be none that was looked at, as on an accelerator."""
+
+    def on_step(self, trainer: Any, step: int, *_: Any) -> bool:
+        if step == 4:
+            (divergence,) = callbacks_of(trainer, Divergence)
+            divergence.latest = 4, torch.tensor(math.nan)
+        return False
+
+
+def test_no_checkpoint_is_written_of_weights_that_have_diverged(run: Run, tmp_path: Path) -> None:
+    result = run(*SMALL, "checkpoint.every_steps=4", callbacks=[LossAt()], run_dir=tmp_path / "r")
+    assert result.status == "diverged"
+    assert str(result.reason).startswith("the training loss before step 4 is not finite (nan)")
+    assert not (tmp_path / "r/checkpoints/last.ckpt").exists()

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from test_epoch_loop import Brought, brought, fit, same
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from test_epoch_loop import Brought, NoneNowAndThen, brought, fit, same
 
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.epoch_loop import EpochLoop
 from descent.training.intervals import Intervals
 from descent.training.max_steps import MaxSteps
+from descent.training.sparse_callback import SparseCallback
 from descent.training.validation_schedule import ValidationSchedule
 
 
@@ -75,3 +78,123 @@ def test_a_plateau_scheduler_that_is_brought_has_a_validation_after_each_epoch(p
     trainer.fit_loop.epoch_loop = EpochLoop(trainer)
     trainer.fit(module, InMemoryBatches(x, x[:, 0], size=8), InMemoryBatches(x, x[:, 0]))
     assert module.epochs == (list(range(1, 26)) if plateau else [*range(1, 21), 25])
+
+
+class Recorder(SparseCallback):
+    """Keeps all that its hooks are given at every third and fifth step."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def wants(self, step: int) -> bool:
+        return step % 3 == 0 or step % 5 == 0
+
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
+        return next(number for number in range(step, step + 4) if self.wants(number))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if self.wants(trainer.global_step + 1):
+            gradients = [None if p.grad is None else p.grad.clone() for p in pl_module.parameters()]
+            self.seen.append((trainer.global_step, type(optimizer).__name__, gradients))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.wants(trainer.global_step):
+            progress = trainer.fit_loop.epoch_loop.batch_progress.state_dict()
+            parameters = [parameter.detach().clone() for parameter in pl_module.parameters()]
+            self.seen.append((trainer.global_step, outputs, batch, batch_idx, progress, parameters))
+            assert not any(value.requires_grad for value in outputs.values() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("size", [8, 50])
+@pytest.mark.parametrize("kind", [Brought, NoneNowAndThen])
+@pytest.mark.filterwarnings("ignore")
+def test_a_sparse_callback_is_given_what_lightning_gives(
+    kind: type[LightningModule], size: int, tmp_path: Path
+) -> None:
+    recorders = Recorder(), Recorder()
+    for hurries, recorder in enumerate(recorders):
+        epochs = 3 if size == 8 else 21
+        fit(
+            brought(kind),
+            tmp_path / str(hurries),
+            bool(hurries),
+            size=size,
+            max_epochs=epochs,
+            callbacks=[recorder],
+            gradient_clip_val=0.1,
+        )
+    given = [[entry for entry in recorder.seen if len(entry) > 3] for recorder in recorders]
+    assert [entry[0] for entry in given[1]] == [step for step in range(1, 22) if step % 3 == 0 or step % 5 == 0]
+    assert same(recorders[0].seen, recorders[1].seen)
+
+
+class Counter(SparseCallback):
+    """Wants no step, and counts the epochs of those it gets."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.epochs.append(trainer.current_epoch)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_steps_leave_lightnings_loop_where_the_reason_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counter = Counter()
+    accumulation = GradientAccumulationScheduler({0: 2, 2: 1, 4: 2})
+    fit(brought(Brought), tmp_path, True, callbacks=[counter, accumulation])
+    assert counter.epochs == [0] * 7 + [1] * 7 + [4] * 7
+    reason = "it accumulates gradients, or leaves some out"
+    assert [record.getMessage() for record in caplog.records if record.name == "descent.fast.epoch_loop"] == [
+        f"note: every training step goes through Lightning's own loop, because {reason}"
+    ] * 2
+
+
+class LogsSteps(Recorder):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        pl_module.log("mine", 1.0)
+
+
+class Breaks(Brought):
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        if self.global_step == 9:
+            raise KeyError(batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "callbacks", "error", "steps"),
+    [(Brought, [LogsSteps()], MisconfigurationException, 3), (Breaks, [], KeyError, 9)],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_after_an_error_in_a_step_the_batches_are_where_training_was(
+    kind: type[LightningModule], callbacks: Any, error: type[Exception], steps: int, tmp_path: Path
+) -> None:
+    module, x = brought(kind), torch.randn(50, 3)
+    batches = InMemoryBatches(x, x[:, 0], size=8)
+    with pytest.raises(error):
+        fit(module, tmp_path, True, batches=batches, callbacks=callbacks)
+    assert (module.global_step, batches.position) == (steps, steps % 7)
+    assert module._current_fx_name is None
+
+
+class EveryTenth(SparseCallback):
+    """Wants every tenth step, and the end of its epoch."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+
+    def next_active_step(self, trainer: Trainer, step: int) -> float:
+        return -(-step // 10) * 10
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends.append(trainer.global_step)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_wants_the_last_step_of_an_epoch_hears_of_its_end(tmp_path: Path) -> None:
+    callback = EveryTenth()
+    fit(brought(Brought), tmp_path, True, size=50, max_epochs=30, callbacks=[callback])
+    assert callback.ends == [7, 10, 14, 20, 21, 28, 30]  # every seventh is validated

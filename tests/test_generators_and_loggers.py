@@ -110,6 +110,10 @@ WARNED = [
     ("`isinstance(treespec, LeafSpec)` is deprecated", UserWarning, True),
     ("The `srun` command is available on your system but is not used. HINT: ...", UserWarning, False),
     ("The `srun` command is available on your system but is not used. HINT: ...", FutureWarning, True),
+    ("Checkpoint directory /a b/c exists and is not empty.", UserWarning, False),
+    ("Checkpoint directory /a b/c exists and is not empty.", FutureWarning, True),
+    ("The number of training batches (5) is smaller than the logging interval Trainer(...)", UserWarning, False),
+    ("The number of training batches (5) is smaller than the logging interval Trainer(...)", FutureWarning, True),
     ("another", FutureWarning, True),
     ("another", UserWarning, True),
 ]

@@ -198,6 +198,10 @@ def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
             "--config-path must be directories on the command line: a package would be imported, got 'pkg://a'",
         ),
         (
+            {"overrides": [f"a={'[{' * 25}[1]{'}]' * 25}"]},
+            f"a must be nested at most 50 deep, got 'a={'[{' * 19}...'",
+        ),
+        (
             {"overrides": ["seed=1", f"name={'x' * 9_996}"]},
             "name must be at most 10,000 characters long on the command line; a YAML file in conf/ may hold more,"
             f" got 'name={'x' * 35}...'",
@@ -220,7 +224,9 @@ def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
     import hydra._internal.hydra as internals
 
     longest = f"name={'x' * 9_995}"
-    composing.install(CONF / "x", command_line(multirun=multirun, config_path="conf", overrides=[longest]))
+    deepest = f"a={'[{' * 25}1{'}]' * 25},[{{}}]"
+    given = command_line(multirun=multirun, config_path="conf", overrides=[longest, deepest])
+    composing.install(CONF / "x", given)
     assert internals.ConfigLoaderImpl is composing.Loader  # type: ignore[attr-defined]
     assert Hydra.get_mode is composing._mode
     assert (composing.Loader.conf, composing.Loader.is_sweep) == (CONF / "x", multirun)

@@ -44,3 +44,9 @@ def test_large_validations_are_rarer_from_the_start() -> None:
     assert validated(Intervals(50, None, 1, 1_250_000), 250) == [1, 101, 201]
     assert validated(Intervals(50, None, 1, 500_000), 110) == [1, 2, 3, 4, 104]
     assert validated(Intervals(50, None, 30_000, 10**9), 5) == [1, 2, 3, 4, 5]
+
+
+def test_where_the_steps_of_an_epoch_are_not_known_there_is_a_point_every_so_many() -> None:
+    intervals = Intervals(50, 1)
+    assert [intervals.next_logged(step) for step in (0, 1, 50, 51, 99)] == [0, 50, 50, 100, 100]
+    assert validated(intervals, 4) == [1, 2, 3, 4]

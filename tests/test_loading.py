@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,6 +16,7 @@ from test_evaluate_predict import trained
 from descent.errors import UserError
 from descent.run.evaluate import evaluate
 from descent.run.load import load_model
+from descent.run.predict import predict
 from descent.run.result import read_result
 from regression.model import LinearRegression
 from regression.predict import predict_file
@@ -72,7 +74,7 @@ def test_predictions_are_written_cell_by_cell(run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.CSV"
     predict_file(run_dir, source, output)
     assert output.read_text() == "note,z,x,y,prediction\na,2,1,12.5,12.5\nb,6,3,26.5,27.5\nc,0,0,7,5.0\n"
-    predict_file(run_dir, source, output, "last")
+    predict(run_dir, source, output, "last")  # through the data module, as the script does
     assert pl.read_csv(output)["prediction"].to_list() == [10, 10, 10]
     predict_file(run_dir, source, output.with_suffix(".PARQUET"))
     frame = pl.read_parquet(output.with_suffix(".PARQUET"))
@@ -104,13 +106,13 @@ def test_what_is_not_finite_is_said_with_the_row_the_column_and_the_checkpoint(n
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
     output.write_text("old")
     path = run_dir / f"checkpoints/{name}.ckpt"
-    change(run_dir, name, {"state_dict": {"linear.weight": torch.tensor([[2.0, 3e38]])}})
-    source.write_text("x,z,y\n1,2,3\n0,0,1\n-2,50,1\n5,60,1\n")
+    change(run_dir, name, {"state_dict": {"linear.weight": torch.tensor([[3e38, 2.0]])}})
+    source.write_text("x,z,y\n1,2,3\n0,0,1\n-40,50,1\n5,60,1\n")
     with pytest.raises(UserError) as raised:
         predict_file(run_dir, source, output, name)
     assert str(raised.value) == (
-        f"the prediction in data row 3 of {source} must be a finite number, got inf: column z is 50, which is too large"
-        f" for the weights in {path}"
+        f"the prediction in data row 3 of {source} must be a finite number, got -inf: column x is -40, which is too"
+        f" large for the weights in {path}"  # 20.5 deviations from its mean, and z is 12 from its own
     )
     for data, where in ((source, source), (None, "the test rows")):
         with pytest.raises(UserError) as raised:
@@ -158,6 +160,38 @@ def test_the_words_of_paths_that_cannot_be_used(run_dir: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("error", [pl.exceptions.PanicException, pl.exceptions.ComputeError, OSError])
+def test_what_polars_says_while_predictions_are_written_is_one_line(
+    error: type[BaseException], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error("a reason\nof two lines")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_csv", fail)
+    source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
+    with pytest.raises(UserError) as raised:
+        predict_file(run_dir, source, output)
+    assert str(raised.value) == f"cannot predict from {source} to {output}: a reason"
+
+
+def test_predictions_are_made_of_some_rows_at_a_time_and_kept_in_order(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, predict_step = [], LinearRegression.predict_step
+
+    def counted(model: LinearRegression, batch: torch.Tensor, batch_idx: int = 0) -> torch.Tensor:
+        sizes.append(len(batch))
+        return predict_step(model, batch, batch_idx)
+
+    monkeypatch.setattr(LinearRegression, "predict_step", counted)
+    source, output = run_dir.parent / "many.parquet", run_dir.parent / "out.parquet"
+    rows = 250_000
+    pl.DataFrame({"x": range(rows), "z": [0] * rows}, schema=dict.fromkeys("xz", pl.Int32)).write_parquet(source)
+    predict_file(run_dir, source, output)
+    assert sum(sizes) == rows and max(sizes) <= rows / 2
+    np.testing.assert_allclose(pl.read_parquet(output)["prediction"], 2.5 * np.arange(rows) + 5, rtol=1e-6)
+
+
 def test_a_model_is_loaded_in_the_precision_it_was_trained_in(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_a_buffer(model: LinearRegression) -> None:
         model.register_buffer("tenth", torch.tensor(0.1), persistent=False)
@@ -189,7 +223,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     *(("means and scales must be finite numbers", {name: math.nan}) for name in ("y_mean", "y_scale")),
     *((CENTER, {name: math.nan}) for name in ("target_center", "target_scale")),
     ("scales must be greater than 0", {"y_scale": 0.0}),
-    (CENTER, {"target_scale": 0.0}),
+    *((CENTER, {"target_scale": bad}) for bad in (0.0, -1.0, math.inf)),
+    (CENTER, {"target_center": -math.inf}),
     *(("scales must be greater than 0", {"x_scale": [1.0, bad]}) for bad in (0.0, -1.0)),
 ]
 

@@ -56,6 +56,12 @@ MINE = UserError("  seed must\n   be 1 ")
             f"mismatched input 'x' expecting <EOF>: {QUOTES}",
         ),
         (HydraException("LexerNoViableAltException: a"), f"a: {QUOTES}"),
+        (HydraException("LexerNoViableAltException: x=~ ^"), f"x=~: {QUOTES}"),
+        (RecursionError("maximum depth"), "a value is nested too deeply"),
+        (HydraException("Error: RecursionError: maximum depth"), "a value is nested too deeply"),
+        (OmegaConfBaseException("a b\n    full_key: c.d\n    object_type=dict"), "c.d: a b"),
+        (ValueError("a full_key: c"), "ValueError: a full_key: c"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
     ],
 )
 def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str) -> None:
@@ -86,6 +92,8 @@ def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str
             "trainer.num_sanity_val_steps must not be set: trainer.fast_dev_run=true tries validation before",
         ),
         ("trainer.devices", "trainer.devices must not be set: a run has one device"),
+        ("clip.a", "clip.a is not a key of the clip option chosen here, which has _target_"),  # no class
+        ("stopping.a", "stopping.a is not a key of the stopping option chosen here, which has _target_"),
         ("trainer.max_epoch", "trainer.max_epoch is not a key: did you mean trainer.max_epochs?"),
     ],
 )
@@ -101,6 +109,8 @@ def test_a_key_that_is_not_there_is_answered_with_the_nearest(
             "scheduler": {},
             "batch": {"size": 1, "shuffle": True},
             "trainer": {"max_epochs": 1},
+            "clip": {"_target_": "torch.hub.load"},
+            "stopping": {"_target_": "nowhere_of_test.A"},
         }
     )
     OmegaConf.set_struct(config, True)  # as Hydra does
@@ -161,16 +171,24 @@ class OwnModel(LightningModule):
     def training_step(self, batch: None, batch_idx: int) -> None:
         torch.nn.Linear(1, 1)(torch.ones(2))
 
+    def validation_step(self, batch: None, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+    def test_step(self, batch: None, batch_idx: int) -> None:
+        print(self.trainer)
+
 
 @pytest.mark.parametrize(
     ("call", "line"),
     [
         (lambda: OwnData().train_dataloader(), "ValueError in OwnData.train_dataloader: batch_size should be"),
         (lambda: OwnModel().training_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
+        (lambda: OwnModel().validation_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
+        (lambda: OwnModel().test_step(None, 0), "RuntimeError in OwnModel.test_step: OwnModel is not attached to"),
         (lambda: OwnModel().forward(), "NotImplementedError: Module [OwnModel]"),  # Lightning's own method
         (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError: "),
     ],
-    ids=["data", "model", "inherited", "neither"],
+    ids=["data", "model", "a call within", "Lightning's property", "inherited", "neither"],
 )
 def test_an_error_out_of_a_projects_own_class_names_its_method(call: Callable[[], Any], line: str) -> None:
     with pytest.raises(Exception) as raised:

@@ -9,6 +9,8 @@ from conftest import Run
 from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL, curve, rows
 
+from descent.training.checkpoint_io import read_checkpoint
+
 
 class Doubled(torch.optim.SGD):
     """Trains weights that are twice those to be evaluated."""
@@ -64,3 +66,14 @@ def test_validation_and_result_are_of_the_weights_for_evaluation(run: Run, tmp_p
 def test_a_run_with_such_an_optimizer_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
     options = [*SMALL, *MINE, "batch=mini", "batch.size=8", "trainer.max_epochs=3"]
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
+
+
+def test_an_interrupted_run_has_the_weights_for_evaluation_and_its_checkpoint_those_for_training(
+    run: Run, tmp_path: Path
+) -> None:
+    options = [*SMALL, *MINE, "batch=mini", "batch.size=8", "trainer.max_epochs=3"]
+    result = run(*options, callbacks=[SignalAt(8, where="on_before_backward")], run_dir=tmp_path / "r")
+    weights = read_checkpoint(tmp_path / "r/checkpoints/last.ckpt")["state_dict"]
+    assert result.status == "interrupted" and result.parameters is not None
+    assert result.parameters["weight"] == pytest.approx((weights["linear.weight"][0] / 2).tolist())
+    assert result.parameters["bias"] == pytest.approx(weights["linear.bias"].item() / 2)

@@ -12,7 +12,7 @@ from drawn import drawn, frame, lines
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-from descent.drawing import look, new_figure, png_of
+from descent.drawing import legend, look, new_figure, png_of
 from descent.run.train import train
 from regression.plots import fit_over_data, paths_over_contours, predicted_against_actual
 
@@ -113,6 +113,21 @@ def test_a_picture_has_the_size_asked_for_and_names_in_any_script() -> None:
     assert not plt.get_fignums()  # pyplot would keep them
 
 
+def test_a_legend_stands_beside_the_axes_and_inside_the_figure() -> None:
+    figure, axes = new_figure()
+    legend(axes, "nothing")
+    assert axes.get_legend() is None
+    axes.plot([1, 2], label="a name that is rather long")
+    legend(axes, "title")
+    figure.draw_without_rendering()
+    found = axes.get_legend()
+    assert found is not None
+    box, inner = found.get_window_extent(), axes.get_window_extent()
+    assert inner.x1 < box.x0 and box.x1 <= figure.bbox.x1
+    assert (box.y0 + box.y1) / 2 == pytest.approx((inner.y0 + inner.y1) / 2, abs=1)
+    assert {text.get_fontsize() for text in found.get_texts()} == {8.0}
+
+
 ROWS = ("data=line", "data.inputs=[[1],[2],[3],[5],[8]]", "data.targets=[3,5,7,12,15]", "data.val_fraction=0.4")
 
 
@@ -195,3 +210,38 @@ def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0})
     events.Reload()
     assert events.Images("figures/path")[-1].step == 3
+
+
+@pytest.mark.parametrize(
+    ("without", "names", "labels", "note"),
+    [
+        ("optimum", ["fit", "predicted"], ["training rows", "learned"], ""),
+        ("parameters", [], [], "note: Figures could not do its work: figures=true needs callbacks.parameters"),
+    ],
+)
+def test_a_run_without_another_callback_draws_what_is_known_beside_another_logger(
+    without: str, names: list[str], labels: list[str], note: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    csv = f"+logger={{csv: {{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: '{tmp_path}/csv'}}}}"
+    with drawn() as figures:
+        train(config_of(*QUIET, *ROWS, csv, f"~callbacks.{without}", "trainer.max_epochs=1"), tmp_path / "run")
+    directory = tmp_path / "run/figures"
+    assert sorted(path.stem for path in directory.glob("*")) == names
+    if names:
+        assert [label for label, *_ in lines(figures[1][0].axes[0])] == labels
+    assert [line for line in caplog.messages if "Figures" in line] == ([note] if note else [])
+
+
+def test_predictions_of_two_features_are_of_each_rows_own(tmp_path: Path) -> None:
+    rows = ("data=line", "data.inputs=[[1,10],[2,-3],[3,5],[5,0]]", "data.targets=[3,5,7,12]", "data.val_fraction=0")
+    with drawn() as figures:
+        result = train(config_of(*QUIET, *rows, "trainer.max_epochs=1"), tmp_path)
+    assert result.parameters is not None
+    (one, other), bias = result.parameters["weight"], result.parameters["bias"]
+    (figure, _), *_ = figures
+    inputs = {3.0: (1, 10), 5.0: (2, -3), 7.0: (3, 5), 12.0: (5, 0)}
+    points = lines(figure.axes[0])[1][4]
+    assert sorted(round(actual, 3) for actual, _ in points) == [*inputs]
+    for actual, predicted in points:
+        first, second = inputs[round(actual, 3)]
+        assert predicted == pytest.approx(one * first + other * second + bias, abs=1e-5)

@@ -117,3 +117,13 @@ def test_on_a_terminal_the_bar_moves_ten_times_a_second(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     train(config_of(*LINE, "trainer.max_epochs=2"), tmp_path / "r")
     assert [bar["mininterval"] for bar in bars.made] == [0.1]
+
+
+def test_an_error_before_training_finds_no_bar_to_close(tmp_path: Path, bars: Bars) -> None:
+    class Fails(Callback):
+        def on_fit_start(self, *_: Any) -> None:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        train(config_of(*LINE), tmp_path / "r", callbacks=[Fails()])
+    assert bars.made == []

@@ -158,6 +158,7 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
     names = ["train/loss", "val/loss", "val/mae", "val/r2"]
     expected = {name: last[name] for name in names} | {k: v for k, v in best.items() if k.startswith("test/")}
     assert metrics == pytest.approx(expected)
+    assert list(result.metrics)[:4] == names and list(result.metrics)[-3:] == ["test/loss", "test/mae", "test/r2"]
     assert {"optimum/excess_loss", "optimum/distance"} == set(result.metrics) - set(metrics)
 
     found = events(tmp_path / "r")
@@ -406,8 +407,20 @@ def test_a_run_that_never_trained_is_named_with_its_reason(tmp_path: Path) -> No
     with pytest.raises(UserError) as raised:
         run_result(tmp_path)
     assert str(raised.value) == f"{tmp_path} must have trained; it has not: it has no rows"
+    Result("failed", 0, "", "it stopped", metrics={"train/loss": 1.0}).write(tmp_path)
+    assert run_result(tmp_path)["reason"] == "it stopped"
     Result("interrupted", 0, "", entries={"features": ["x"]}).write(tmp_path)
     assert run_result(tmp_path)["status"] == "interrupted"
+
+
+def test_a_result_has_the_entries_of_callbacks_as_attributes_and_names_those_it_has() -> None:
+    with pytest.raises(AttributeError) as raised:
+        _ = Result("completed", 0, "", entries={"optimum": 1, "mine": 2}).optimun
+    assert str(raised.value) == "this result has no optimun: it has optimum, mine"
+    with pytest.raises(AttributeError, match=r"^this result has no mine: it has no entries of callbacks$"):
+        _ = Result("completed", 0, "").mine
+    first, second = (Result("completed", 0, "", callbacks=[object()]) for _ in range(2))
+    assert first == second and "callbacks" not in repr(first) and "callbacks" not in first.as_dict()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

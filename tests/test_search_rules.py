@@ -78,7 +78,9 @@ def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert text.startswith(f"cannot use {tmp_path}/study.db: ") and len(text.splitlines()) == 1
 
 
-def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(tmp_path: Path) -> None:
+def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     optuna.logging.set_verbosity(optuna.logging.INFO)
     jobs: list[tuple[int, list[str]]] = []
     checked: list[list[str]] = []
@@ -102,6 +104,7 @@ def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(tmp_path: P
     assert checked == [["batch=full", "seed=1", *part] for part in parts[:2]]
     assert best == f"best val/loss 0 with {'  '.join(parts[0])}"
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+    assert capsys.readouterr().out == ""
     assert [attributes for *_, attributes in trials_of(tmp_path)] == [
         {"run": job_label(job), "status": "completed"} for _, job in jobs
     ]

@@ -55,6 +55,13 @@ def test_the_columns_asked_for_come_in_the_order_asked_for(tmp_path: Path) -> No
     assert read_table(path, "a", ["c", "b"])[0].tolist() == [[1, 3], [0, 1]]
 
 
+def test_names_of_columns_may_have_line_ends_of_either_kind(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'"a\r\nb","a\nb",y\n1,2,3\n')
+    inputs, _, names = read_table(path, "y", None)
+    assert (inputs.tolist(), names) == ([[1, 2]], ("a\r\nb", "a\nb"))
+
+
 WHOLE: dict[str, tuple[str, str]] = {
     "no rows": ("x,y\n", "KEY must be a file with rows of data, got none in PATH"),
     "empty": ("", "KEY must be a file with rows of data, got an empty file: PATH"),

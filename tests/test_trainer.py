@@ -24,6 +24,7 @@ class Seen(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.deterministic = torch.are_deterministic_algorithms_enabled()
         self.devices, self.device = trainer.num_devices, trainer.strategy.root_device.type
+        self.log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -35,6 +36,7 @@ def test_training_is_deterministic_where_that_is_asked_for(wanted: bool, run: Ru
     finally:
         torch.use_deterministic_algorithms(before)
     assert (seen.deterministic, seen.devices, seen.device) == (wanted, 1, "cpu")
+    assert seen.log_every == PER_EPOCH  # and not 50, at which what a step logs would have no point
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA can do both")

@@ -1,17 +1,20 @@
 """What keeps steps in Lightning's own loop, said in whole sentences; and what does not."""
 
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import Listener
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from test_epoch_loop import Brought, brought, fit
 from torch.utils.data import DataLoader, TensorDataset
 
 from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.fast.unsupported import unsupported
 from descent.training.sparse_callback import SparseCallback
 
 
@@ -30,10 +33,12 @@ class ByTheIterator(Brought):
 
 
 class PlateauAtEachStep(Brought):
+    interval = "step"
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        options = {"monitor": "mine", "interval": "step", "strict": False}
+        options = {"monitor": "mine", "interval": self.interval, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **options}}
 
 
@@ -72,6 +77,29 @@ def note(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))]
 
 
+class PlateauAtEachEpoch(PlateauAtEachStep):
+    interval = "epoch"
+
+
+class DecaysAtEachStep(Brought):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+        decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
+
+
+class LogsEpochs(Brought):
+    def on_train_epoch_start(self) -> None:
+        self.log("mine", 1.0)
+
+
+class LeavesOut(Callback):
+    """As StochasticWeightAveraging does where it only averages."""
+
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        trainer.fit_loop._skip_backward = True
+
+
 X = torch.randn(50, 3)
 LOADER = DataLoader(TensorDataset(X, X[:, 0]), 8)
 LISTENS = "the callback Mine listens to each ({})"
@@ -96,6 +124,7 @@ LISTENS = "the callback Mine listens to each ({})"
         (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in each"),
         (Brought, {"strategy": Strategy("cpu")}, "it trains on several devices, or by a strategy of its own"),
         (Brought, {"accumulate_grad_batches": 2}, "it accumulates gradients, or leaves some out"),
+        (Brought, {"callbacks": [LeavesOut()]}, "it accumulates gradients, or leaves some out"),
         (Brought, {"max_steps": 9}, "Trainer has a max_steps of its own, and not the callback MaxSteps"),
         (Brought, {"min_steps": 9}, "Trainer has min_steps or min_epochs"),
         (Brought, {"min_epochs": 2}, "Trainer has min_steps or min_epochs"),
@@ -104,8 +133,14 @@ LISTENS = "the callback Mine listens to each ({})"
         (Brought, {"batches": Ours(X, X[:, 0], size=8)}, "the batches come from a Ours, not from InMemoryBatches"),
         (Brought, {"limit_train_batches": 3}, "it trains on a part of each epoch's batches"),
         (Brought, {"val_check_interval": 2}, "it validates within an epoch"),
+        (Brought, {"val_check_interval": timedelta(days=1)}, "it validates within an epoch"),
         (Brought, {"batches": Rows(), "reload_dataloaders_every_n_epochs": 1}, "it reloads the batches"),
         (Brought, {"precision": "64-true"}, "the batches are not in the precision of training"),
+        (
+            Brought,
+            {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0], size=8)},
+            "the batches are not in the precision of training",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -119,26 +154,32 @@ def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "options"),
     [
-        {"min_epochs": 1},
-        {"callbacks": [listening(Callback, "on_train_epoch_end"), listening(Callback, "on_validation_end")]},
-        {
-            "callbacks": [
-                listening(SparseCallback, "on_train_batch_end"),
-                listening(SparseCallback, "on_before_optimizer_step"),
-            ]
-        },
-        {"batches": Rows()},
-        {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), size=8)},
+        (Brought, {"min_epochs": 1}),
+        (Brought, {"callbacks": [listening(Callback, hook) for hook in ("on_train_epoch_end", "on_validation_end")]}),
+        (
+            Brought,
+            {
+                "callbacks": [
+                    listening(SparseCallback, "on_train_batch_end"),
+                    listening(SparseCallback, "on_before_optimizer_step"),
+                ]
+            },
+        ),
+        (Brought, {"batches": Rows()}),
+        (Brought, {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0].double(), size=8)}),
+        (PlateauAtEachEpoch, {}),
+        (DecaysAtEachStep, {}),
+        (LogsEpochs, {}),
     ],
-    ids=["min-epochs", "epochs", "watchers", "datamodule", "double"],
+    ids=["min-epochs", "epochs", "watchers", "datamodule", "double", "plateau", "steps", "logs"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_does_not_need_it_says_nothing(
-    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_what_does_not_need_it_says_nothing(  # type: ignore[no-untyped-def]
+    kind, options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(brought(Brought), tmp_path, True, **({"max_epochs": 2} | options))
+    fit(brought(kind), tmp_path, True, **({"max_epochs": 2} | options))
     assert note(caplog) == []
 
 
@@ -165,3 +206,47 @@ def test_who_listens_to_epochs_hears_of_each(size: int, tmp_path: Path) -> None:
     fit(brought(Brought), tmp_path, True, size=size, max_epochs=30, callbacks=[epochs], log_every_n_steps=1000)
     per_epoch = -(-50 // size)
     assert epochs.steps == list(range(0, 30 * per_epoch, per_epoch))
+
+
+TRANSFERS = ["on_after_batch_transfer", "on_before_batch_transfer", "transfer_batch_to_device"]
+OF_CALLBACKS = [
+    *("on_after_backward", "on_before_backward", "on_before_optimizer_step", "on_before_zero_grad"),
+    *("on_train_batch_end", "on_train_batch_start"),
+]
+OF_MODULES = [
+    *("backward", "clip_gradients", "configure_gradient_clipping", "lr_scheduler_step", *OF_CALLBACKS, *TRANSFERS),
+    *("optimizer_step", "optimizer_zero_grad"),
+]
+
+
+def why_not(module: Any = None, datamodule: Any = None, callbacks: Any = ()) -> str | None:
+    parts = {"lightning_module": module or LightningModule(), "datamodule": datamodule, "callbacks": callbacks}
+    return unsupported(SimpleNamespace(**parts))  # type: ignore[arg-type]
+
+
+def test_every_hook_of_a_step_is_named_whether_a_class_or_an_object_has_it() -> None:
+    for hook in OF_MODULES:
+        assert why_not(listening(LightningModule, hook)) == f"Mine overrides {hook}"
+    for hook in TRANSFERS:
+        assert why_not(datamodule=listening(LightningDataModule, hook)) == f"Mine overrides {hook}"
+    for hook in OF_CALLBACKS:
+        assert why_not(callbacks=[Callback(), listening(Callback, hook)]) == LISTENS.format(hook)
+        if hook not in ("on_train_batch_end", "on_before_optimizer_step"):
+            assert why_not(callbacks=[listening(SparseCallback, hook)]) == LISTENS.format(hook)
+    module, callback = LightningModule(), Callback()
+    for thing, hook in ((module, "on_after_backward"), (callback, "on_train_batch_end")):
+        setattr(thing, hook, nothing)
+    assert why_not(module) == "LightningModule overrides on_after_backward"
+    assert why_not(callbacks=[callback]) == "the callback Callback listens to each (on_train_batch_end)"
+    every = type("Mine", (LightningModule,), dict.fromkeys(OF_MODULES, nothing))()
+    assert why_not(every) == "Mine overrides backward"  # the first by name, and the module's before a callback's
+    assert why_not(module, callbacks=[callback]) == "LightningModule overrides on_after_backward"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_batches_on_another_device_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    batches = InMemoryBatches(X, torch.empty(50, device="meta"), size=8)
+    with pytest.raises(NotImplementedError):
+        fit(brought(Brought), tmp_path, True, batches=batches)
+    reason = "the batches are not on the device of training"
+    assert note(caplog) == [f"note: every training step goes through Lightning's own loop, because {reason}"]

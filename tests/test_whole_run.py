@@ -98,10 +98,11 @@ class ByHand:
                     seen, clipped_before = seen + 1, clipped_before + (not np.array_equal(gradient, clipped))
                     self.write_weights(step, p)
                     norm_clipped = np.linalg.norm(clipped)
-                    cosine = min(1.0, gradient @ clipped / norm / norm_clipped)
-                    self.write(step, train__loss=loss, grad__norm=norm, grad__norm_clipped=norm_clipped)
-                    self.write(step, grad__angle=np.degrees(np.arccos(cosine)), grad__evaluations=step)
-                    self.write(step, grad__clipped=clipped_before / seen)
+                    self.write(step, train__loss=loss, grad__norm=norm, grad__evaluations=step)
+                    if self.clip != "none":
+                        cosine = min(1.0, gradient @ clipped / norm / norm_clipped)
+                        self.write(step, grad__angle=np.degrees(np.arccos(cosine)), grad__norm_clipped=norm_clipped)
+                        self.write(step, grad__clipped=clipped_before / seen)
                     self.write(step, update__relative=LR * norm_clipped / np.linalg.norm(before))
             if epoch <= 20 or epoch == EPOCHS:  # with 3 steps an epoch the next would be the 54th
                 self.write(step, **{f"val__{name}": value for name, value in self.loss(p, "val").items()})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from digits.model import Digits
+from lengths.data import padded, rows
 from lengths.model import Reader
 from running import SignalAt, advised, equal, train_project
 from test_train import events
@@ -53,11 +54,16 @@ def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(
     assert "a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["BatchSizeFinder", "LearningRateFinder"])
-def test_a_callback_that_changes_the_config_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
-    target = f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}"
-    with pytest.raises(UserError, match=f"^callbacks.own must not be a {name}: a run keeps to its config"):
-        train_project("digits", tmp_path / "run", *FEW, target)
+def test_the_metrics_of_averaged_weights_are_of_their_average(tmp_path: Path) -> None:
+    swa = ("_target_=lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1")
+    given = [f"+callbacks.own.{entry}" for entry in swa]
+    result = train_project("lengths", tmp_path / "run", "trainer.max_epochs=3", *given)
+    model = Reader()
+    model.load_state_dict(read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"])
+    batch = padded(rows(50, 1))
+    with torch.no_grad():
+        error = (model(batch["sequences"], batch["lengths"]) - batch["targets"]).abs().mean().item()
+    assert result.metrics["val/mae"] == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize(("scheduler", "accumulated"), [("none", 2), ("cosine", 2), ("one_cycle", 3)])

@@ -1,6 +1,6 @@
 """Predictions of any project that says how a file becomes batches, and predictions columns."""
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,8 @@ from digits.model import Digits
 from gan.data import RingData
 from running import advised, train_project
 from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader
 
 from descent.errors import UserError
-from descent.run.evaluate import evaluate
 from descent.run.load import load_model
 from descent.run.predict import predict
 
@@ -26,7 +24,7 @@ ROWS = 250  # three batches
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("digits") / "run"
-    train_project("digits", run_dir, "trainer.max_epochs=1", "data.num_workers=0")
+    train_project("digits", run_dir, "trainer.max_epochs=1", "data.num_workers=0", "seed=3")
     return run_dir
 
 
@@ -73,8 +71,28 @@ def test_an_error_leaves_the_output_as_it_was(run_dir: Path, source: Path, tmp_p
     with pytest.raises(UserError, match=r"cannot predict from \S+in.csv to \S+out.csv: RuntimeError: shape"):
         predict(run_dir, source, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "before"
-    with pytest.raises(UserError, match="OUTPUT must be another file than INPUT"):
-        predict(run_dir, source, source)
+    (tmp_path / "link.csv").symlink_to(source)
+    for output in (source, tmp_path / "link.csv"):
+        with pytest.raises(UserError) as caught:
+            predict(run_dir, source, output)
+        assert str(caught.value) == f"OUTPUT must be another file than INPUT, got '{output}'"
+
+
+def test_the_words_of_a_project_are_left_as_they_are_and_those_of_others_are_one_line(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, words in (
+        (UserError("column a is missing"), "column a is missing"),
+        (OSError("a\n  b"), f"cannot predict from {source} to {tmp_path}/out.csv: OSError: a b"),
+    ):
+
+        def batches(*_: Any, error: Exception = error) -> Any:
+            raise error
+
+        monkeypatch.setattr(DigitsData, "file_batches", batches)
+        with pytest.raises(UserError) as caught:
+            predict(run_dir, source, tmp_path / "out.csv")
+        assert str(caught.value) == words
 
 
 def test_what_a_project_lacks_to_predict_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +111,39 @@ def test_what_a_project_lacks_to_predict_is_named(tmp_path: Path, monkeypatch: p
     assert refused().startswith("predictions need RingData to have write_predictions(path, predictions, output)")
     monkeypatch.setattr(RingData, "write_predictions", lambda *_: None, raising=False)
     assert refused() == "predictions need GAN to have predict_step(batch, batch_idx)"
+
+
+def test_a_module_without_a_predict_step_predicts_what_forward_gives(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Digits, "predict_step")
+    monkeypatch.setattr(Digits, "forward", lambda self, images: images.flatten(1).sum(dim=1).long())
+    predict(run_dir, source, tmp_path / "out.csv")
+    pixels, _ = load_digits(return_X_y=True)
+    expected = (pixels[:ROWS].astype("float32") / 16).sum(axis=1).astype(int)
+    assert pl.read_csv(tmp_path / "out.csv")["digit"].to_list() == expected.tolist()
+
+
+def test_the_checkpoint_that_is_asked_for_predicts(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    path = own / "checkpoints/last.ckpt"
+    last = torch.load(path, weights_only=True)
+    last["state_dict"]["layers.6.bias"][7] = 1e6
+    torch.save(last | {"DigitsData": {"of": "last"}}, path)
+    restored: list[Any] = []
+    monkeypatch.setattr(DigitsData, "load_state_dict", lambda self, state: restored.append(state))
+    predict(own, source, tmp_path / "best.csv")
+    assert restored == [] and len(set(pl.read_csv(tmp_path / "best.csv")["digit"])) > 1
+    predict(own, source, tmp_path / "last.csv", "last")
+    assert restored == [{"of": "last"}] and set(pl.read_csv(tmp_path / "last.csv")["digit"]) == {7}
+
+    asked: list[Any] = []
+    monkeypatch.setattr(DigitsData, "predict_file", lambda self, *given: asked.append(given), raising=False)
+    predict(own, source, source)  # all is up to it
+    predict(own, source, tmp_path / "out.csv", "last")
+    assert asked == [(own, source, source, "best"), (own, source, tmp_path / "out.csv", "last")]
 
 
 def fixed(self: Any, path: Path, *_: Any) -> Any:
@@ -126,11 +177,23 @@ def test_predictions_call_the_hooks_that_change_batches(
     assert inputs_of(run_dir, source, monkeypatch) == [(0, 43.0), (1, 63.0)]
 
 
-def test_predictions_of_half_precision_take_batches_of_single(source: Path, tmp_path: Path) -> None:
+def test_predictions_of_half_precision_take_batches_of_single_and_are_made_in_half(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = "trainer.max_epochs=1", "data.num_workers=0", "data.num_rows=64"
     train_project("digits", tmp_path / "run", *few, "trainer.precision=bf16-true")
+    step, seen, states = Digits.predict_step, list[Any](), list[Any]()
+
+    def noting(self: Digits, batch: Any, batch_idx: int) -> Any:
+        seen.append((batch.dtype, torch.zeros(1).dtype, self.layers[0].weight.dtype))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Digits, "predict_step", noting)
+    monkeypatch.setattr(Digits, "on_load_checkpoint", lambda self, loaded: states.append(set(loaded)))
     predict(tmp_path / "run", source, tmp_path / "out.csv")
     assert len(pl.read_csv(tmp_path / "out.csv")) == ROWS
+    assert seen == [(torch.bfloat16,) * 3] * 3 and torch.get_default_dtype() == torch.float32
+    assert len(states) == 1 and {"state_dict", "global_step", "hyper_parameters"} <= states[0]
 
 
 def test_the_data_module_predicts_with_its_state_in_the_checkpoint(
@@ -144,27 +207,6 @@ def test_the_data_module_predicts_with_its_state_in_the_checkpoint(
     restored.clear()
     predict(tmp_path / "run", source, tmp_path / "out.csv")
     assert restored == [{"largest": 16.0}]
-
-
-def test_other_rows_are_evaluated_with_the_data_modules_hooks(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-
-    def step(self: Digits, batch: Any, batch_idx: int) -> None:
-        seen.append(batch.unique().item())
-        self.log("test/acc", 1.0)
-
-    def unused(self: DigitsData, stage: str) -> None:
-        raise AssertionError("the run's own rows are not needed")
-
-    monkeypatch.setattr(Digits, "test_step", step)
-    monkeypatch.setattr(DigitsData, "setup", unused)
-    rows = [torch.full((1, 8, 8), value) for value in (3.0, 3.0, 5.0)]
-    loader: Any = DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
-    monkeypatch.setattr(DigitsData, "file_dataloader", lambda *_: loader, raising=False)
-    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 4)
-    assert evaluate(run_dir, data=Path("other.csv")) == {"test/acc": 1.0}
-    assert seen == [7.0, 9.0]
-    assert json.loads((run_dir / "evaluation.json").read_text())["rows"] == 3
 
 
 def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
@@ -185,3 +227,5 @@ def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
         torch.rand(())
         before = torch.get_rng_state()
     assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3
+    torch.manual_seed(3)  # that of the run
+    assert drawn[0] == torch.rand(()).item()

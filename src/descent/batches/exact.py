@@ -21,7 +21,8 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
         loader: what ``train_dataloader`` returned.
         seed: of the order of the batches and of the random numbers in them.
     """
-    if isinstance(loader, CombinedLoader | Mapping | list | tuple):
+    # an empty one is a loader of its own to Lightning
+    if isinstance(loader, CombinedLoader) or (isinstance(loader, Mapping | list | tuple) and loader):
         return _all_exact(loader, seed)
     if isinstance(loader, InMemoryBatches) and loader.seed is None:
         loader.seed = seed

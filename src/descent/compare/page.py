@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import polars as pl
 from rich.box import SIMPLE_HEAD
@@ -47,12 +47,12 @@ def print_ranking(table: pl.DataFrame, metric: str, columns: Collection[str], li
 
 
 def page(
-    title: str, table: pl.DataFrame, figures: Mapping[str, bytes], notes: Sequence[str], left_out: Sequence[str]
+    title: str, table: pl.DataFrame, figures: Iterable[tuple[str, bytes]], notes: Sequence[str], left_out: Sequence[str]
 ) -> Iterator[str]:
     """The lines of ``report.html``.
 
     Args:
-        figures: PNGs by what they show.
+        figures: what each shows, and its PNG.
     """
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
     yield f"<h1>{html.escape(title)}</h1>"
@@ -61,7 +61,7 @@ def page(
     for row in table.iter_rows():
         yield "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
     yield "</table></div>"
-    for caption, png in figures.items():
+    for caption, png in figures:
         data = base64.b64encode(png).decode()
         yield f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"></figure>'
     if left_out:

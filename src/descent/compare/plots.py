@@ -148,5 +148,5 @@ def scale_of(mode: str, values: Iterable[float]) -> str:
 
 
 def titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(plain(title), fontsize=10, wrap=True)
+    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # it is the report's caption, too
     return figure

@@ -99,7 +99,7 @@ def compare(
         write_atomically(out / f"{name}.png", png)
     notes = [*_notes(runs, monitors, group, chooser, reported), *_curve_notes(runs, table, aimed, axes)]
     counted = f"{len(runs)} runs, {len(every)} settings"
-    text = "\n".join(page(counted, table, dict(figures.values()), notes, left_out))
+    text = "\n".join(page(counted, table, figures.values(), notes, left_out))
     write_atomically(out / "report.html", text.encode())
     lines = [*notes, *(f"left out: {line}" for line in left_out), f"tables and figures: {out / 'report.html'}"]
     print_ranking(table, reported.name, columns, lines)
@@ -175,6 +175,6 @@ def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[st
         try:
             figure = function()
             if figure is not None:
-                yield name, (figure.get_suptitle(), png_of(figure, DPI))
+                yield name, (figure.get_suptitle() or name, png_of(figure, DPI))
         except Exception as error:  # whatever a project's own figure meets: the tables are no worse for it
             print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)

@@ -158,7 +158,7 @@ def words(kind: Any) -> str:
         return f"{len(arguments)} values, each {each.pop()}" if len(each) == 1 else f"{len(arguments)} values"
     if kind in (list, tuple) or origin in (list, tuple):
         return f"a list, each {words(arguments[0])}" if arguments and arguments[0] is not Any else "a list"
-    if kind is type(None):
+    if kind in (None, type(None)):
         return "null"
     return "a group of keys" if dict in (kind, origin) else "of another kind"
 

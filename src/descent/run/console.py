@@ -68,8 +68,7 @@ def print_line(result: Result) -> None:
     """How a run of a sweep ended, and what its callbacks show even there."""
     console = _console()
     losses = (f"  {name} {cell(value)}" for name, value in result.metrics.items() if name.endswith("/loss"))
-    reason = f"  {result.reason}" if result.reason else ""
-    console.print(_ending(result) + "".join(losses) + reason, soft_wrap=True)
+    console.print(_ending(result) + "".join(losses), soft_wrap=True)
     _print_tables(console, result, in_sweeps=True)
 
 

@@ -132,7 +132,7 @@ def _train(
             if signals.number is not None:
                 _interrupt(result, signals.number)
         if result.status == "completed" and unchanged.holds_of(model):
-            result.reason = f"no weight changed in its {result.steps:,} steps"
+            log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
         if result.status != "interrupted":
             log_final(trainer, result)
         result.write(run_dir)

@@ -17,11 +17,15 @@ MOST_KEPT = 1_000_000  # parameters
 class Telemetry(StepMetrics):
     """Writes, of the steps that have a point, in the units of training and at L-BFGS's last evaluation:
 
-    - ``grad/norm`` and ``grad/norm_clipped``: the Euclidean norm of the gradient before and after clipping;
-    - ``grad/angle``: between the two, in degrees: 0 for clipping by norm, not for clipping by value;
-    - ``grad/clipped``: the fraction of such steps so far whose gradient was clipped;
+    - ``grad/norm``: the Euclidean norm of the gradient, before clipping;
     - ``update/relative``: the norm of the change of weights and bias over their own norm before;
-    - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one.
+    - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one;
+
+    and only with clipping:
+
+    - ``grad/norm_clipped``: the norm of the gradient after it;
+    - ``grad/angle``: between the gradients before and after, in degrees: 0 for clipping by norm, not by value;
+    - ``grad/clipped``: the fraction of such steps so far whose gradient was clipped.
 
     The angle and the update need copies of gradient and parameters. Models of more than ``MOST_KEPT`` parameters have
     none: their norms are computed where the parameters are, and a gradient counts as clipped where its norm changed.
@@ -29,7 +33,7 @@ class Telemetry(StepMetrics):
     """
 
     def __init__(self) -> None:
-        self.seen = self.clipped = 0  # steps with a point
+        self.seen = self.clipped = 0  # steps with a point, where there is clipping
         self.raw: Tensor | None = None  # the gradient before clipping
         self.before: Tensor | None = None  # the parameters before the step
         self.norm = torch.tensor(0.0)  # of the gradient before clipping, of a large model
@@ -55,34 +59,39 @@ class Telemetry(StepMetrics):
         parameters = _of(self.optimizer)
         if self.raw is None or self.before is None:
             return self._points_of_norms(trainer, parameters)
-        raw = self.raw
-        # without clipping it is the same; some optimizers use the gradient's memory for something else
-        clipped = raw if trainer.gradient_clip_val is None else _gradient(parameters)
-        norm, norm_clipped = raw.norm().item(), clipped.norm().item()
-        self.seen += 1
-        self.clipped += not torch.equal(raw, clipped)
-        cosine = (raw @ clipped).item() / (norm * norm_clipped) if norm_clipped else 1.0
-        size = self.before.norm().item()
+        norm, size = self.raw.norm().item(), self.before.norm().item()
         update = (flat(parameters) - self.before).norm().item()
         return {
             "grad/norm": norm,
-            "grad/norm_clipped": norm_clipped,
-            "grad/angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
-            "grad/clipped": self.clipped / self.seen,
+            **self._clipping(trainer, self.raw, norm, parameters),
             "grad/evaluations": gradient_evaluations(trainer),
             **({"update/relative": update / size} if size else {}),
         }
 
-    def _points_of_norms(self, trainer: Trainer, parameters: list[Tensor]) -> dict[str, float]:
-        norm, clipped = self.norm.item(), _norm(parameters).item()
-        self.seen += 1
-        self.clipped += trainer.gradient_clip_val is not None and norm != clipped
+    def _clipping(self, trainer: Trainer, raw: Tensor, norm: float, parameters: list[Tensor]) -> dict[str, float]:
+        if trainer.gradient_clip_val is None:  # some optimizers use the gradient's memory for something else
+            return {}
+        clipped = _gradient(parameters)
+        norm_clipped = clipped.norm().item()
+        cosine = (raw @ clipped).item() / (norm * norm_clipped) if norm_clipped else 1.0
         return {
-            "grad/norm": norm,
-            "grad/norm_clipped": clipped if trainer.gradient_clip_val is not None else norm,
-            "grad/clipped": self.clipped / self.seen,
-            "grad/evaluations": gradient_evaluations(trainer),
+            "grad/norm_clipped": norm_clipped,
+            "grad/angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
+            "grad/clipped": self._share(not torch.equal(raw, clipped)),
         }
+
+    def _points_of_norms(self, trainer: Trainer, parameters: list[Tensor]) -> dict[str, float]:
+        points: dict[str, float] = {"grad/norm": self.norm.item()}
+        if trainer.gradient_clip_val is not None:
+            clipped = _norm(parameters).item()
+            points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(clipped != points["grad/norm"])}
+        return points | {"grad/evaluations": gradient_evaluations(trainer)}
+
+    def _share(self, is_clipped: bool) -> float:
+        """How many of the steps so far were clipped, with this one."""
+        self.seen += 1
+        self.clipped += is_clipped
+        return self.clipped / self.seen
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen, "clipped": self.clipped}

@@ -40,6 +40,7 @@ from descent.training.telemetry import Telemetry
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.validation_schedule import ValidationSchedule
+from descent.training.weight_averaging import LayersBeforeAveraging
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,8 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         Telemetry(),
     ]
     first += [SampleCounter(), OptimizerModes()]
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in given):
+        first.append(LayersBeforeAveraging())
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
     given = [callback for callback in given if callback not in first]
     waiting = [config.scheduler.get("monitor"), *(getattr(callback, "monitor", None) for callback in given)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.logged_metrics import copied_states
+from descent.training.logged_metrics import copied_states, results_of
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.validation_schedule import monitored, validation_schedule
 
@@ -102,11 +102,12 @@ class TrainingLoss(SparseCallback):
             self.sum, self.count = self.sum + loss.detach(), self.count + 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_monitored(trainer) or (LOSS in trainer.callback_metrics and not has_full_loss(trainer)):
+        if not self._is_monitored(trainer):
             return
         if not has_full_loss(trainer):
-            if self.count:
-                pl_module.log(LOSS, torch.as_tensor(self.sum) / self.count, logger=False)
+            is_logged = any(key.endswith(f".{LOSS}") for key in results_of(trainer))  # by the module itself
+            if self.count and not is_logged:
+                trainer.callback_metrics[LOSS] = torch.as_tensor(self.sum) / self.count
         elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import Trainer
 
+from descent.errors import UserError
 from descent.files import write_atomically
 from descent.training.callback import ResultCallback
 from descent.training.logger import RunLogger
@@ -38,10 +39,12 @@ class Figures(ResultCallback):
             return
         from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
 
+        parameters = next(iter(callbacks_of(trainer, Parameters)), None)
+        if parameters is None:
+            raise UserError("figures=true needs callbacks.parameters")
         directory = run_dir / "figures"
         directory.mkdir(exist_ok=True)
-        path = next((parameters.path for parameters in callbacks_of(trainer, Parameters)), [])
-        for name, figure in _figures(result, data_of(trainer), path):
+        for name, figure in _figures(result, data_of(trainer), parameters.path):
             png = png_of(figure, DPI)
             write_atomically(directory / f"{name}.png", png)
             width, height = (round(inches * DPI) for inches in figure.get_size_inches())
@@ -57,7 +60,7 @@ def _figures(
 
     parts = {"training rows": data.train, "validation rows": data.val}
     own = {name: _own_units(data, part) for name, part in parts.items() if len(part)}
-    weight, bias, optimum = result["parameters"]["weight"], result["parameters"]["bias"], result["optimum"]
+    weight, bias, optimum = result["parameters"]["weight"], result["parameters"]["bias"], result.get("optimum")
     predicted = {name: (y, x @ np.array(weight) + (bias or 0.0)) for name, (x, y) in own.items()}
     yield "predicted", predicted_against_actual(predicted, result["target"])
     if len(weight) == 1:

@@ -1,0 +1,27 @@
+"""Lightning's ``StochasticWeightAveraging``, with modules that make their layers late."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+from descent.errors import UserError
+from descent.training.sparse_callback import callbacks_of
+
+
+class LayersBeforeAveraging(Callback):
+    """Stands before ``StochasticWeightAveraging``, which copies the module in ``setup``, before ``configure_model``.
+
+    Of layers that are not there yet it would average nothing, without a word.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with trainer.init_module():
+            pl_module.configure_model()  # Lightning calls it again, and asks that this does nothing
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for averaging in callbacks_of(trainer, StochasticWeightAveraging):
+            if averaging.state_dict()["average_model_state"].keys() != pl_module.state_dict().keys():
+                name = type(pl_module).__name__
+                raise UserError(
+                    f"StochasticWeightAveraging needs the layers of {name} to be made in __init__ or configure_model:"
+                    " it copies the module before its setup"
+                )

@@ -1,0 +1,48 @@
+"""The training loss that is monitored where batches come from a loader."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from running import SignalAt, advised, train_project
+
+from descent.errors import UserError
+
+pytestmark = advised
+
+
+class Means(Callback):
+    """The mean loss of each epoch's batches, and what the Trainer knows of it once the epoch is over."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.means: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].item())
+        if trainer.is_last_batch:
+            self.means.append(sum(self.losses) / len(self.losses))
+            self.losses.clear()
+
+
+def test_of_a_loader_the_monitored_training_loss_is_each_epochs_mean_over_its_batches(tmp_path: Path) -> None:
+    means, options = Means(), ("monitor.metric=train/loss", "trainer.max_epochs=2")
+    whole = train_project("lengths", tmp_path / "whole", *options, callbacks=[means])
+    assert len(means.means) == 2 and means.means == sorted(means.means, reverse=True)
+    assert whole.metrics["train/loss"] == pytest.approx(means.means[-1], rel=1e-5)
+    assert whole.best == {"step": 14, "metric": "train/loss", "value": whole.metrics["train/loss"]}
+    assert whole.samples == 2 * 130
+    for batch in (10, 0):  # in the second epoch of seven steps
+        at = SignalAt(batch)
+        found = train_project("lengths", tmp_path / "r", *options, callbacks=[at], resume=batch == 0)
+        assert found.status == ("interrupted" if batch else "completed")
+    assert (found.metrics, found.best, found.samples) == (whole.metrics, whole.best, whole.samples)
+
+
+def test_what_needs_the_loss_of_all_rows_is_refused_without_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        train_project("lengths", tmp_path / "r", "trainer.max_epochs=1", "stopping.gradient_norm=1")
+    assert str(refused.value) == (
+        "stopping=converged needs batches in memory, and a module that does not optimize by hand"
+    )

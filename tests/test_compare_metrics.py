@@ -1,0 +1,112 @@
+"""Which metric a comparison reports, which one chooses, and what is best of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from test_compare_by_hand import compare, write
+
+from descent.compare.extra import Curve
+from descent.compare.metrics import directed, first_logged, modes_of
+from descent.config.metric import Metric
+from descent.errors import UserError
+
+ACC, LOSS = Metric("val/acc", "max"), Metric("val/loss", "min")
+OWN = {"loss": "min", "r2": "max"}
+
+
+@pytest.mark.parametrize(
+    ("monitors", "metric", "mode", "expected"),
+    [
+        ([ACC], "", "", OWN | {"acc": "max"}),
+        ([ACC], "", "min", OWN | {"acc": "min"}),
+        ([ACC], "test/r2", "min", {"loss": "min", "r2": "min", "acc": "max"}),
+        ([Metric("val/loss", "max")], "", "", {"loss": "max", "r2": "max"}),  # the monitor goes before the project
+        ([ACC, LOSS], "val/r2", "min", {"loss": "min", "r2": "min"}),
+        ([ACC, LOSS], "val/acc", "max", OWN | {"acc": "max"}),
+    ],
+)
+def test_the_user_says_what_is_best_before_the_monitor_and_that_before_the_project(
+    monitors: list[Metric], metric: str, mode: str, expected: dict[str, str]
+) -> None:
+    assert modes_of(monitors, metric, mode, OWN) == expected
+    assert OWN == {"loss": "min", "r2": "max"}
+
+
+def test_the_first_metric_that_is_logged_is_taken_and_the_message_names_what_there_is() -> None:
+    assert first_logged(["test/r2", "val/r2", "val/loss"], ["val/loss", "val/r2"], OWN) == Metric("val/r2", "max")
+    assert directed("test/loss", OWN) == Metric("test/loss", "min")
+    for message, function in (
+        ("--metric must be one of x, y, got 'val/a'", lambda: first_logged(["val/a", "train/a"], ["x", "y"], OWN)),
+        (
+            "--metric val/x must come with --mode min or --mode max: "
+            "what is best is known of loss (min), r2 (max) only",
+            lambda: directed("val/x", OWN),
+        ),
+        (
+            "--metric and --mode must be given, as the runs' monitors differ: val/acc (max), val/loss (min)",
+            lambda: modes_of([ACC, LOSS], "val/acc", "", OWN),
+        ),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            function()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves the time of the pictures."""
+    monkeypatch.setattr("descent.compare.ranking.png_of", lambda figure, dpi: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_monitors_differ_test_rows_do_not_choose_even_without_validation(tmp_path: Path) -> None:
+    for lr, train, test, monitor in ((0.1, 0.9, 0.1, "train/loss"), (0.2, 0.1, 0.9, "train/acc")):
+        metrics = {"train/acc": train, "test/acc": test}
+        given = {"hparams": {"optimizer.lr": lr}, "monitor": {"metric": monitor, "mode": "min"}}
+        write(tmp_path / str(lr), metrics=metrics, **given)
+    (row,) = pl.read_csv(
+        compare([tmp_path], ["optimizer"], "steps", metric="test/acc", mode="max") / "settings.csv"
+    ).iter_rows(named=True)
+    assert (row["setting"], row["chosen by"], row["test/acc mean"]) == ("lr=0.1", "train/acc", 0.1)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_examples_own_metrics_rank_from_their_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for lr, mae in ((0.1, 3.0), (0.2, 1.0), (0.3, 2.0)):
+        monitor = {"metric": "val/acc", "mode": "max"}
+        metrics = {"val/mae": mae, "val/r2": mae, "val/loss": mae, "val/acc": 1.0}
+        write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics=metrics, monitor=monitor)
+    up = ["lr=0.2", "lr=0.3", "lr=0.1"]
+    for metric, expected, first in (*(("mae", up, "smallest"), ("loss", up, "smallest"), ("r2", up[::-1], "largest")),):
+        out = compare([tmp_path], x="steps", metric=f"val/{metric}")
+        assert pl.read_csv(out / "settings.csv")["setting"].to_list() == expected
+        assert f"then by the others' mean of val/{metric}, the {first} first\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"target": 0.5, "target_metric": "val/loss"},
+            "--target-metric must be one that has a curve (grad/evaluations, optimum/excess_loss, train/seconds), "
+            "got 'val/loss'",
+        ),
+        ({"target_metric": "val/loss"}, "--target must be a value of val/loss, got null"),
+    ],
+    ids=["no curve", "no value"],
+)
+def test_a_target_of_a_metric_needs_its_value_and_its_curve(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "run")
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        compare([tmp_path], **arguments)
+
+
+def test_the_goal_of_a_curve_is_said_as_its_mode_is() -> None:
+    goals = [Curve("t", mode, "label", target=0.25).goal() for mode in ("min", "max")]
+    assert goals == ["label of at most 0.25", "label of at least 0.25"]
+    with pytest.raises(UserError, match=r"^--target must be a number, got inf$"):
+        Curve("t", "min", "label", target=float("inf"))

@@ -1,0 +1,167 @@
+"""What a sweep is made of and chosen by, what it keeps, and signals that come between its jobs."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from test_launcher import launch, loggers  # noqa: F401  # fixtures
+from test_sweep_summary import here, printed, write  # noqa: F401  # a fixture
+from test_sweeper import RATES, SPACE, sweeper  # noqa: F401  # a fixture
+
+from descent import signals
+from descent.errors import UserError
+from descent.run.result import Result, read_result
+from descent.sweep import launcher
+from descent.sweep.summary import summarize
+
+ROUNDS = {"params": {"optimizer": "adam", **RATES}, "for_each": "optimizer", "then": {"seed": "5"}}
+
+
+def monitored(made: Any, **monitor: str) -> Any:
+    made.config.monitor = monitor
+    return made
+
+
+@pytest.mark.parametrize(
+    ("monitor", "given", "best"),
+    [
+        ({}, {}, "0.2"),  # the smallest val/loss
+        ({"metric": "val/r2", "mode": "max"}, {}, "0.1"),
+        ({"metric": "val/r2", "mode": "min"}, {}, "0.2"),
+        ({"metric": "val/r2", "mode": "max"}, {"mode": "min"}, "0.2"),
+        ({"metric": "val/r2", "mode": "min"}, {"choose_by": "val/loss", "mode": "max"}, "0.1"),
+        ({"metric": "train/r2", "mode": "max"}, {"choose_by": "val/r2"}, "0.1"),
+    ],
+)
+def test_what_is_chosen_by_is_the_monitor_unless_another_is_given(
+    monitor: dict[str, str],
+    given: dict[str, str],
+    best: str,
+    sweeper: Any,  # noqa: F811
+) -> None:
+    made, launched = sweeper(**ROUNDS, **given)
+    monitored(made, **monitor).sweep([])
+    assert launched.launched[2:] == [(2, f"optimizer=adam,optimizer.lr={best},seed=5")]
+
+
+@pytest.mark.parametrize("given", [ROUNDS, {"space": SPACE}], ids=["rounds", "search"])
+def test_another_metric_without_a_mode_is_refused_where_something_is_chosen(
+    given: dict[str, Any],
+    sweeper: Any,  # noqa: F811
+) -> None:
+    made, launched = sweeper(choose_by="val/r2", **given)
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.mode must be min or max: val/r2 is not val/loss, whose"):
+        made.sweep([])
+    assert launched.launched == []
+    made, launched = sweeper(choose_by="val/r2", params={"optimizer": "adam", **RATES})
+    made.sweep([])
+    assert len(launched.launched) == 2
+
+
+def test_the_config_of_a_sweep_is_kept_and_the_last_values_of_a_key_count(sweeper: Any) -> None:  # noqa: F811
+    made, launched = sweeper(
+        lambda job: Result("completed", 0, ""), params={"seed": "1,2", "+a": "x,y"}, max_batch_size=1
+    )
+    returns = made.sweep(["seed=3", "b=choice(1,2)"])
+    assert launched.launched == [
+        *((0, "seed=3,+a=x,b=1"), (1, "seed=3,+a=x,b=2")),
+        *((2, "seed=3,+a=y,b=1"), (3, "seed=3,+a=y,b=2")),
+    ]
+    assert [len(batch) for batch in returns] == [1] * 4
+    assert OmegaConf.load("s/multirun.yaml") == made.config
+
+
+def test_a_range_is_refused_outside_a_search(sweeper: Any) -> None:  # noqa: F811
+    made, launched = sweeper()
+    with pytest.raises(Exception, match=r"^\+a must be values one by one: hydra\.sweeper\.space searches in a range$"):
+        made.sweep(["+a=interval(0,1)"])
+    assert launched.launched == []
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_received", [])
+
+
+def swallowed() -> None:
+    """A signal whose exception somebody catches."""
+    with suppress(SystemExit):
+        signals.exit_at_once(15)
+
+
+def test_a_signal_that_a_job_has_swallowed_ends_the_sweep_before_the_next(launch: Any, received: None) -> None:  # noqa: F811
+    seen: list[int] = []
+
+    def task(config: Any) -> Result:
+        seen.append(config.seed)
+        swallowed()
+        return Result("completed", seed=0, command="")
+
+    with pytest.raises(SystemExit) as raised:
+        launch(task, ["seed=1"], ["seed=2"])
+    assert (raised.value.code, seen) == (143, [1])
+
+
+def test_a_signal_while_a_job_is_composed_is_no_error_of_it(
+    launch: Any,  # noqa: F811
+    received: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def to_config(*_: Any) -> None:
+        swallowed()
+        raise ValueError("what the library made of it")
+
+    monkeypatch.setattr(launcher, "to_config", to_config)
+    with pytest.raises(SystemExit) as raised:
+        launch(lambda config: None, ["seed=1"])
+    assert raised.value.code == 143
+    assert capsys.readouterr().out == "#0 seed=1\n"
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_job_that_can_no_longer_be_composed_is_written_unless_it_was_trained(launch: Any, tmp_path: Path) -> None:  # noqa: F811
+    for name, has_trained in (("seed=-1", False), ("seed=-2", True)):
+        run_dir = tmp_path / "sweeps/s" / name
+        (run_dir / "checkpoints").mkdir(parents=True)
+        if has_trained:
+            (run_dir / "checkpoints/last.ckpt").touch()
+            Result("interrupted", seed=7, command="", signal=2).write(run_dir)
+    launch(lambda config: None, ["seed=-1"], ["seed=-2"])
+    assert read_result(tmp_path / "sweeps/s/seed=-1")["status"] == "failed"
+    assert read_result(tmp_path / "sweeps/s/seed=-2")["status"] == "interrupted"
+    assert (tmp_path / "sweeps/s/seed=-2/train.log").is_file()
+
+
+def test_long_lines_of_a_summary_are_not_broken_and_three_metrics_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = "a" * 60, "b" * 60
+    monitor = {"metric": "val/acc", "mode": "max"}
+    metrics = {"other/loss": 4.0, "train/loss": 3.0, "val/acc": 0.5, "test/acc": 0.75, "train/acc": 0.25, "a": 1.0}
+    write(f"x={first}", metrics=metrics, monitor=monitor)
+    write(f"x={second}", "diverged", "r" * 80, metrics={"train/acc": 1.0}, monitor=monitor)
+    for name in ("begun", "odd"):
+        (Path("my sweep") / name / ".hydra").mkdir(parents=True)
+    Path("my sweep/odd/result.json").mkdir()
+    Path("my sweep/not a directory").touch()
+    assert [path.name for path, _ in summarize(Path("my sweep"))] == [f"x={first}", f"x={second}"]
+    lines = printed(capsys)
+    assert lines[0] == "left out: my sweep/begun has no result.json"
+    assert lines[1].startswith("left out: my sweep/odd/result.json must be the result of a run; it cannot be read: ")
+    assert lines[3].split() == ["run", "val/acc", "train/acc", "test/acc", "steps", "seconds"]
+    assert [line.split()[-5:] for line in lines if "0.25" in line] == [["0.5", "0.25", "0.75", "0", "0.00"]]
+    assert lines[-4:-2] == [
+        "best first by val/acc after the last step; test/* are of the best checkpoint",
+        f"x={second} diverged: {'r' * 80}",
+    ]
+
+
+def test_without_validation_the_best_by_the_metric_of_training_is_first(capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = {"metric": "val/acc", "mode": "max"}
+    for name, metrics in (("a", {"train/acc": 0.1}), ("b", {"train/acc": 0.3}), ("c", {"val/acc": 0.2})):
+        write(f"k={name}", metrics=metrics, monitor=monitor)
+    write("k=d", "interrupted", metrics={"val/acc": 0.9}, monitor=monitor)
+    summarize(Path("my sweep"))
+    assert [line.split()[0] for line in printed(capsys) if line.startswith(" k=")] == ["k=b", "k=c", "k=a", "k=d"]

@@ -1,0 +1,153 @@
+"""Which callbacks and options a Trainer has, by the config alone: nothing is trained."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import config_of
+from lightning.pytorch import Callback
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+
+from descent.errors import UserError
+from descent.fast.epoch_loop import EpochLoop
+from descent.training.checkpoint_io import AtomicCheckpointIO
+from descent.training.checkpoints import Checkpoints
+from descent.training.telemetry import Telemetry
+from descent.training.trainer import NoProfiler, build_trainer
+
+FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "TrainingCurves", "Telemetry", "SampleCounter"]
+FIRST += ["OptimizerModes"]
+ENDS = (
+    *("stopping.patience=3", "stopping.min_delta=0.5", "stopping.mode=max", "stopping.monitor=val/r2"),
+    *("stopping.gradient_norm=0.25", "stopping.loss_change=0.125", "stopping.max_samples=100"),
+    *("stopping.max_gradient_evaluations=7", "stopping.max_seconds=9", "trainer.max_steps=5"),
+    *("stopping.diverged_above=77", "trainer.enable_progress_bar=true", "checkpoint.every_steps=13"),
+    *("checkpoint.every_seconds=null", "monitor.metric=val/loss", "monitor.mode=max", "trainer.log_every_n_steps=11"),
+)
+
+
+def made(tmp_path: Path, *overrides: str, **given: Any) -> tuple[Any, list[str], dict[str, Any]]:
+    """A Trainer, the names of its callbacks in their order, and the callbacks by name."""
+    config = config_of("callbacks=none", "trainer.enable_progress_bar=false", *overrides)
+    trainer: Any = build_trainer(config, tmp_path, **given)
+    names = [type(callback).__name__ for callback in trainer.callbacks]
+    return trainer, names, dict(zip(names, trainer.callbacks, strict=True))
+
+
+def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -> None:
+    _, names, of = made(tmp_path, *ENDS)
+    last = ["TrainingLoss", "MaxSteps", "Budget", "Patience", "Converged", "RunProgressBar", "Checkpoints"]
+    assert names == FIRST + last
+    assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss", "val/r2"], True)
+    assert of["MaxSteps"].max_steps == 5
+    assert of["Budget"].limits == {"samples": 100, "gradient evaluations": 7, "seconds": 9}
+    patience = of["Patience"]
+    assert (patience.monitor, patience.patience, patience.mode, patience.min_delta) == ("val/r2", 3, "max", 0.5)
+    assert not patience.check_finite
+    assert (of["Converged"].gradient_norm, of["Converged"].loss_change) == (0.25, 0.125)
+    assert of["Divergence"].factor == 77
+    kept = of["Checkpoints"]
+    assert (kept.directory, kept.metric, kept.sign) == (tmp_path / "checkpoints", "val/loss", -1)
+    assert (kept.every_seconds, kept.every_steps, kept.identity, kept.on_start) == (math.inf, 13, {}, None)
+    intervals = of["ValidationSchedule"].intervals
+    assert (intervals.log_every, intervals.validate_every) == (11, 1)  # patience waits for each validation
+    for name in ("Divergence", "TrainingCurves", "Telemetry", "RunProgressBar"):
+        assert of[name].intervals is intervals, name
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("stopping.max_samples=100", "Budget"),
+        ("stopping.max_gradient_evaluations=7", "Budget"),
+        ("stopping.max_seconds=9", "Budget"),
+        ("stopping.gradient_norm=1", "Converged"),
+        ("stopping.loss_change=1", "Converged"),
+        ("trainer.max_steps=5", "MaxSteps"),
+        ("trainer.enable_progress_bar=true", "RunProgressBar"),
+        ("seed=0", None),
+    ],
+)
+def test_each_end_has_its_callback_alone(override: str, name: str | None, tmp_path: Path) -> None:
+    _, names, of = made(tmp_path, override)
+    assert names == [*FIRST, "TrainingLoss", *([name] if name else []), "Checkpoints"]
+    assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
+
+
+class Mine(Telemetry):
+    """Takes the place of the machinery's own."""
+
+
+class Watching(Callback):
+    def __init__(self, monitor: str | None) -> None:
+        self.monitor = monitor
+
+
+def test_what_a_callback_or_a_scheduler_watches_is_known_each_epoch_and_one_may_take_the_place_of_another(
+    tmp_path: Path,
+) -> None:
+    mine, watching = Mine(), Watching("train/loss")
+    _, names, of = made(tmp_path, callbacks=[watching, mine])
+    assert names == [name if name != "Telemetry" else "Mine" for name in FIRST] + [
+        *("Watching", "TrainingLoss", "Checkpoints")
+    ]
+    assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss", "train/loss"], True)
+    assert mine.intervals is of["ValidationSchedule"].intervals and mine.intervals.validate_every == 1
+    _, _, of = made(tmp_path, "trainer.check_val_every_n_epoch=4", callbacks=[watching])
+    assert of["Telemetry"].intervals.validate_every == 4
+    _, _, of = made(tmp_path, "scheduler=plateau", "scheduler.monitor=val/mae", "scheduler.mode=min")
+    assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss", "val/mae"], True)
+    _, _, of = made(tmp_path, callbacks=[Watching(None)])
+    assert of["Telemetry"].intervals.validate_every is None
+    assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
+
+
+def test_the_options_of_the_config_are_those_of_the_trainer(tmp_path: Path) -> None:
+    options = "clip=value", "clip.gradient_clip_val=0.25", "trainer.max_epochs=7", "trainer.log_every_n_steps=9"
+    trainer, _, of = made(tmp_path, *options, "trainer.accumulate_grad_batches=3", "trainer.precision=bf16-mixed")
+    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (0.25, "value")
+    assert (trainer.max_epochs, trainer.max_steps, trainer.log_every_n_steps) == (7, -1, 9)
+    assert (trainer.accumulate_grad_batches, trainer.precision) == (3, "bf16-mixed")
+    assert (trainer.num_sanity_val_steps, trainer.check_val_every_n_epoch) == (0, 1)
+    assert trainer.default_root_dir == str(tmp_path)
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+    assert type(trainer.fit_loop.epoch_loop) is EpochLoop and isinstance(trainer.profiler, NoProfiler)
+    assert trainer.checkpoint_callback is of["Checkpoints"]
+    assert type(made(tmp_path, "trainer.fast=false")[0].fit_loop.epoch_loop) is not EpochLoop
+    assert made(tmp_path, "trainer.check_val_every_n_epoch=4")[0].check_val_every_n_epoch == 4
+    trial = made(tmp_path, "trainer.fast_dev_run=true")[0]
+    assert trial.fast_dev_run and not [c for c in trial.callbacks if isinstance(c, Checkpoints)]
+    for kind, profiler in (("simple", SimpleProfiler), ("advanced", AdvancedProfiler)):
+        assert type(made(tmp_path, f"trainer.profiler={kind}")[0].profiler) is profiler
+
+
+NOT_EXACT = "a run with it does not resume exactly"
+NOT_ITS_CONFIG = "a run keeps to its config; a sweep tries values"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "why"),
+    [
+        ("BatchSizeFinder", "", NOT_ITS_CONFIG),
+        ("LearningRateFinder", "", NOT_ITS_CONFIG),
+        ("EMAWeightAveraging", "", NOT_EXACT),
+        ("GradientAccumulationScheduler", ", scheduling: {0: 2}", NOT_EXACT),
+    ],
+)
+def test_a_callback_with_which_a_run_is_not_exact_is_refused(
+    name: str, arguments: str, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as refused:
+        made(tmp_path, f"+callbacks.own={{_target_: lightning.pytorch.callbacks.{name}{arguments}}}")
+    assert str(refused.value) == f"callbacks.own must not be a {name}: {why}"
+
+
+def test_averaged_weights_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+    made(tmp_path, f"+callbacks.own={{_target_: {averaging}, swa_lrs: 0.01}}")
+    (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("descent"))
+    assert said == (
+        "note: a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate only"
+        " where an epoch begins; one that is interrupted between two epochs is"
+    )

@@ -1,0 +1,93 @@
+"""When there is a loss of all rows, what is logged in an interrupted epoch, and curves that a module has to itself."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from test_resume import SignalAt
+from test_stepping import SMALL, curve
+from torch import Tensor
+from torchmetrics import CatMetric, MetricCollection
+from torchmetrics.classification import BinaryAccuracy
+
+from descent.batches.in_memory import InMemoryBatches
+from descent.training.training_loss import has_full_loss
+from regression.model import LinearRegression
+
+PLAIN = LinearRegression.training_step
+
+
+def test_a_loss_of_all_rows_is_that_of_batches_in_memory_and_steps_that_lightning_takes() -> None:
+    x = torch.zeros(4, 1)
+    for loader, in_memory in ((InMemoryBatches(x, x), True), ([x], False)):
+        for automatic in (True, False):
+            module = SimpleNamespace(automatic_optimization=automatic)
+            trainer: Any = SimpleNamespace(train_dataloader=loader, lightning_module=module)
+            assert has_full_loss(trainer) == (in_memory and automatic)
+
+
+def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure, computed = LinearRegression.configure_model, list[tuple[list[float], dict[str, float]]]()
+
+    def with_metrics(self: Any) -> None:
+        configure(self)
+        self.every = CatMetric()
+        self.both = MetricCollection({"a": BinaryAccuracy(), "b": BinaryAccuracy()})  # with one state
+
+    def logging(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        for reduce in ("max", "min", "sum", "mean"):
+            self.log(reduce, loss.detach(), on_step=False, on_epoch=True, reduce_fx=reduce, batch_size=len(batch[0]))
+        self.every.update(loss.detach())
+        self.both.update(torch.tensor([batch_idx % 2]), torch.tensor([1]))
+        return loss
+
+    def at_end(self: Any) -> None:
+        both = {name: value.item() for name, value in self.both.compute().items()}
+        computed.append((self.every.compute().tolist(), both))
+        self.every.reset()
+        self.both.reset()
+
+    monkeypatch.setattr(LinearRegression, "configure_model", with_metrics)
+    monkeypatch.setattr(LinearRegression, "training_step", logging)
+    monkeypatch.setattr(LinearRegression, "on_train_epoch_end", at_end)
+    options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "optimizer.lr=0.3"]
+    run(*options, callbacks=[SignalAt(9, where="on_before_backward")], run_dir=tmp_path / "r")  # of 6 and 6
+    assert len(computed) == 1
+    result = run(*options, run_dir=tmp_path / "r", resume=True)
+    losses = [value for step, value in sorted(curve(tmp_path / "r", "train/loss").items()) if step > 6]
+    assert len(losses) == 6
+    expected = {"max": max(losses), "min": min(losses), "sum": sum(losses), "mean": sum(losses) / 6}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    every, both = computed[-1]
+    assert every == pytest.approx(losses, rel=1e-5)
+    assert both == {"a": 0.5, "b": 0.5}
+
+
+def test_each_group_of_parameters_has_a_curve_of_its_rate(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def groups(self: LinearRegression) -> Any:
+        weight, bias = self.parameters()
+        return torch.optim.SGD([{"params": [weight], "lr": 0.25}, {"params": [bias], "lr": 0.125}])
+
+    monkeypatch.setattr(LinearRegression, "configure_optimizers", groups)
+    run(*SMALL, "trainer.max_epochs=1")
+    rates = {tag: curve(tmp_path / "0", tag) for tag in ("lr", "lr/1")}
+    assert rates == {"lr": {0: 0.25, 6: 0.25}, "lr/1": {0: 0.125, 6: 0.125}}
+
+
+def test_a_loss_that_the_module_logs_as_an_epoch_ends_has_the_curve_to_itself_from_then_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinearRegression, "on_train_epoch_end", lambda self: self.log("train/loss", 7.0))
+    options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+    run(*options, callbacks=[SignalAt(9, where="on_before_backward")], run_dir=tmp_path / "r")
+    run(*options, run_dir=tmp_path / "r", resume=True)
+    points = curve(tmp_path / "r", "train/loss")
+    assert list(points) == [*range(1, 7), 12] and points[6] == points[12] == 7
