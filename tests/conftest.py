@@ -146,5 +146,6 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 def _rooms_of(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
-    others = [ROOT / f"tests/{name}.py" for name in re.findall(r"^from (test_\w+) import", text, re.M)]
+    names = re.findall(r"^from (test_\w+) import", text, re.M)
+    others = [other for name in names for other in (ROOT / "tests").rglob(f"{name}.py")]
     return set(re.findall(r"^from descent\.(\w+)", text, re.M)).union(*map(_rooms_of, others))
