@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and every run would inherit that
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to processes")
 

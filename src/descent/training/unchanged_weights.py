@@ -29,5 +29,5 @@ class UnchangedWeights(Callback):
 def _digest(module: LightningModule) -> str:
     digest = sha256()
     for weight in module.parameters():
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
