@@ -113,6 +113,11 @@ def test_another_primary_config_needs_ours_among_its_defaults() -> None:
         (["hydra/hydra_logging=colorlog"], "hydra/hydra_logging must be one of default, "),
         (["seed=${oc.env:NOPE}"], "seed must be a value that can be resolved (KeyError raised while resolving"),
         (["seed=${seed}"], "seed must be a value that can be resolved (Recursive interpolation detected), got '"),
+        (["++seed=${seed}"], "seed must be a value that can be resolved (Recursive interpolation detected), got '"),
+        (
+            ["+data.a=${nope}"],
+            "data.a must be a value that can be resolved (Interpolation key 'nope' not found), got '",
+        ),
         ([f"predict_at={'[' * 400}{']' * 400}"], "predict_at must be nested at most 50 deep, got 'predict_at=[[["),
         (["hydra.mode=RUN", "optimizer=sgd,adam"], "Ambiguous value for argument 'optimizer=sgd,adam'"),
     ],

@@ -107,12 +107,12 @@ def test_of_a_large_model_telemetry_copies_no_parameters_and_has_the_same_norms(
 
 
 def test_lbfgs_evaluates_more_gradients_than_it_takes_steps(run: Run, tmp_path: Path) -> None:
-    result = run(*FULL, "optimizer=lbfgs", "trainer.max_epochs=5")
+    result = run(*FULL, "model.init_weight=1", "optimizer=lbfgs", "trainer.max_epochs=5")
     assert curve(tmp_path / "0", "grad/evaluations")[5] == result.gradient_evaluations > 5
     tags = ("parameters/weight_1", "parameters/weight_2", "parameters/bias")
     path = torch.tensor([list(curve(tmp_path / "0", tag).values()) for tag in tags])
-    relative = curve(tmp_path / "0", "update/relative")[2]  # of a whole step, not of its last evaluation
-    assert relative == pytest.approx(((path[:, 2] - path[:, 1]).norm() / path[:, 1].norm()).item(), rel=1e-3)
+    relative = curve(tmp_path / "0", "update/relative")[1]  # of a whole step, not of its last evaluation
+    assert relative == pytest.approx(((path[:, 1] - path[:, 0]).norm() / path[:, 0].norm()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [[], ["data.standardize=true"], ["model.bias=false", "model.init_bias=null"]])
