@@ -5,13 +5,12 @@ import os
 import shutil
 import site
 import subprocess
-import sys
+import venv
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import OPTIONAL, ROOT, posix
 
-OPTIONAL = ("fast", "sweep", "compare")
 MACHINERY = sorted((ROOT / "src/descent").rglob("*.py"))
 
 
@@ -56,12 +55,12 @@ def test_rooms_import_each_other_in_one_direction() -> None:
 
 
 def copy_to(copy: Path) -> None:
-    for name in ("src", "conf", "scripts"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "logs")
+    shutil.copytree(ROOT, copy, ignore=ignored)
 
 
 def delete(room: str, copy: Path) -> None:
-    """Takes a room out of a copy of the project."""
+    """Takes a room out of a copy of the project, as the README says."""
     shutil.rmtree(copy / "src/descent" / room)
     if room == "sweep":
         shutil.rmtree(copy / "src/hydra_plugins")
@@ -73,12 +72,33 @@ def delete(room: str, copy: Path) -> None:
         (copy / "src/regression/comparison.py").unlink()
 
 
-@pytest.mark.parametrize(
-    "rooms", [OPTIONAL, *(pytest.param((room,), marks=pytest.mark.soak) for room in OPTIONAL)], ids=",".join
-)
-def test_optional_rooms_can_be_deleted(rooms: tuple[str, ...], tmp_path: Path) -> None:
+def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
+    """An interpreter with the installed libraries, but with the copy's packages in place of this checkout's."""
+    venv.create(environment)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    path = os.pathsep.join([str(copy / "src"), str(copy / "scripts")])
+    return environment / "bin/python", {**inherited, "PYTHONPATH": path}
+
+
+@posix
+@pytest.mark.soak
+@pytest.mark.parametrize("room", OPTIONAL)
+def test_without_an_optional_room_the_rest_of_the_tests_pass(room: str, tmp_path: Path) -> None:
     copy_to(tmp_path / "copy")
-    for room in rooms:
+    delete(room, tmp_path / "copy")
+    python, environment = python_of(tmp_path / "copy", tmp_path / "venv")
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "copy", env=environment, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_optional_rooms_can_be_deleted(tmp_path: Path) -> None:
+    copy_to(tmp_path / "copy")
+    for room in OPTIONAL:
         delete(room, tmp_path / "copy")
     modules = [
         path.relative_to(tmp_path / "copy/src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
@@ -91,15 +111,11 @@ for name in {modules!r}:
 sys.argv = ["train.py", "name=x", "trainer.max_epochs=2", "figures=false"]
 runpy.run_path("copy/scripts/train.py", run_name="__main__")
 """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "copy/src"), *site.getsitepackages()]),
-        "DESCENT_LOGS": str(tmp_path / "logs"),
-    }
+    python, environment = python_of(tmp_path / "copy", tmp_path / "venv")
     done = subprocess.run(
-        [sys.executable, "-S", "-W", "error", "-c", code],  # -S: without the links to this checkout
+        [python, "-W", "error", "-c", code],
         cwd=tmp_path,
-        env=environment,
+        env={**environment, "DESCENT_LOGS": str(tmp_path / "logs")},
         capture_output=True,
         text=True,
         timeout=120,
