@@ -151,4 +151,5 @@ def _rooms_of(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
     names = re.findall(r"^from (test_\w+) import", text, re.M)
     others = [other for name in names for other in (ROOT / "tests").rglob(f"{name}.py")]
-    return set(re.findall(r"^from descent\.(\w+)", text, re.M)).union(*map(_rooms_of, others))
+    found = set(re.findall(r"^from descent\.(\w+)", text, re.M)).union(*map(_rooms_of, others))
+    return found | ({"sweep"} if re.search("^from hydra_plugins", text, re.M) else set())

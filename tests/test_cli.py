@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, config_of, options
+from conftest import CONF, ROOT, config_of, needs_sweep, options
 
 from descent.config.hparams import flat_hparams
 
@@ -105,6 +105,7 @@ def test_a_diverged_run_exits_with_3(script: Script) -> None:
     assert "clip=norm" in done.stdout
 
 
+@needs_sweep
 def test_a_sweep_puts_each_run_in_its_own_directory_and_ends_with_a_summary(script: Script, tmp_path: Path) -> None:
     done = script("train.py", "-m", "name=study", "trainer.max_epochs=2", "optimizer=sgd,adam", "batch=full,mini")
     assert done.returncode == 0, done.stderr
@@ -125,6 +126,7 @@ def test_a_sweep_puts_each_run_in_its_own_directory_and_ends_with_a_summary(scri
     assert not (tmp_path / "multirun").exists()
 
 
+@needs_sweep
 def test_in_a_sweep_a_diverged_job_is_a_result(script: Script, tmp_path: Path) -> None:
     done = script("train.py", "-m", "batch=full", "trainer.max_epochs=30", "optimizer.lr=0.1,100")
     assert done.returncode == 0, done.stderr

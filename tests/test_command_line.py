@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, ROOT
+from conftest import CONF, ROOT, needs_sweep
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -21,7 +21,6 @@ from descent import signals
 from descent.config.composing import check
 from descent.errors import UserError
 from descent.run.streams import Output
-from hydra_plugins.descent.resuming import ResumingLauncher
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -223,9 +222,12 @@ def nothing_received() -> Iterator[None]:
     signals._received.clear()
 
 
+@needs_sweep
 @pytest.mark.usefixtures("nothing_received")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_job_is_composed_ends_the_sweep_and_fails_no_job(number: int, tmp_path: Path) -> None:
+    from hydra_plugins.descent.resuming import ResumingLauncher
+
     class Swallows:
         def load_sweep_config(self, *args: Any) -> None:
             try:
@@ -246,10 +248,13 @@ def test_a_signal_while_a_job_is_composed_ends_the_sweep_and_fails_no_job(number
     assert not list(tmp_path.rglob("result.json"))
 
 
+@needs_sweep
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "failed"])
 def test_a_job_that_no_longer_composes_leaves_the_result_of_a_run_that_has_trained(
     trained: bool, tmp_path: Path
 ) -> None:
+    from hydra_plugins.descent.resuming import ResumingLauncher
+
     class Refuses:
         def load_sweep_config(self, *args: Any) -> None:
             raise ValueError("there is no such option any more")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, config_of, save_config
+from conftest import Run, config_of, needs_sweep, save_config
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
@@ -252,6 +252,7 @@ def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> N
     )
 
 
+@needs_sweep
 def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(20))

@@ -45,12 +45,19 @@ class SignalAt(SparseCallback):
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGTERM, where: str = "on_step") -> None:
         self.step, self.number, self.sent = step, number, False
+        self.where = where
         if where != "on_step":
             setattr(self, where, lambda trainer, *args: self._send(trainer.global_step))
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
-        self._send(step)
+        if self.where == "on_step":
+            self._send(step)
         return False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.on_step(trainer, trainer.global_step, batch, outputs["loss"])  # where Lightning takes the step
 
     def _send(self, step: int) -> None:
         if step == self.step and not self.sent:

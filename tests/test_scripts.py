@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, needs_compare
 
 from descent import signals
 from descent.errors import UserError
 from descent.run.result import Result
-from regression.comparison import EXTRA
 
 Calls = list[tuple[Any, ...]]
 DEFAULTS: dict[str, Any] = {  # of compare.py
@@ -42,6 +41,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         signal.signal(number, handler)
 
 
+@needs_compare
 @pytest.mark.parametrize(
     ("arguments", "call"),
     [
@@ -79,6 +79,8 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def test_compare_is_called_with_what_is_asked_for(
     arguments: list[str], call: dict[str, Any], main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from regression.comparison import EXTRA
+
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr("descent.compare.ranking.compare", lambda **given: calls.append(given))
     main("compare.py", *arguments)
@@ -211,7 +213,7 @@ options:
 }
 
 
-@pytest.mark.parametrize("name", HELP)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=needs_compare if n == "compare.py" else ()) for n in HELP])
 def test_the_help_of_a_script_is_this_text(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(name, "--help")
@@ -222,9 +224,9 @@ def test_the_help_of_a_script_is_this_text(name: str, main: Any, capsys: pytest.
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("compare.py", []),
-        ("compare.py", ["a", "--x", "epochs"]),
-        ("compare.py", ["a", "--target", "half"]),
+        pytest.param("compare.py", [], marks=needs_compare),
+        pytest.param("compare.py", ["a", "--x", "epochs"], marks=needs_compare),
+        pytest.param("compare.py", ["a", "--target", "half"], marks=needs_compare),
         ("evaluate.py", []),
         ("evaluate.py", ["r", "--checkpoint", "first"]),
         ("predict.py", ["r", "in.csv"]),

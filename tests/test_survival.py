@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, posix
+from conftest import Run, needs_sweep, posix
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from test_resume import SMALL, SignalAt, Trace
 
@@ -67,6 +67,7 @@ def test_a_signal_before_training_ends_the_process_without_a_traceback(
     assert "Traceback" not in errors
 
 
+@needs_sweep
 def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, run: Run, tmp_path: Path) -> None:
     intervals = ["checkpoint.every_steps=500", "checkpoint.every_seconds=null"]
     common = ["trainer=float64", "figures=false", *intervals]
@@ -98,6 +99,7 @@ def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Scri
         assert found[key] == expected[key]
 
 
+@needs_sweep
 def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: Path) -> None:
     jobs = ["optimizer=sgd,foo,lbfgs,adam", "hydra.sweeper.max_batch_size=1", "trainer.max_epochs=1"]
     done = script("train.py", "-m", "name=s", *jobs)
@@ -116,6 +118,7 @@ def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: 
         assert "Traceback" in log.read_text()
 
 
+@needs_sweep
 @posix
 def test_a_sweep_that_is_interrupted_lists_what_is_left(start: Any, tmp_path: Path) -> None:
     process = start("train.py", "-m", "name=s", *LONG, "seed=1,2,3")

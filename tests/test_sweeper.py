@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import needs_sweep
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
@@ -13,6 +14,8 @@ from descent.errors import UserError
 from descent.files import locked
 from descent.run.result import Result
 from descent.run.run_dirs import job_label
+
+pytestmark = needs_sweep
 
 LOSSES = {"adam,0.1": 3.0, "adam,0.2": 1.0, "sgd,0.1": 2.0, "sgd,0.2": None}  # of the rates of each
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, Run, config_of, save_config
+from conftest import ROOT, Run, config_of, needs_sweep, save_config
 from tensorboard.summary.writer import event_file_writer
 from test_resume import SMALL, SignalAt
 from test_stepping import curve
@@ -149,6 +149,7 @@ def at_work(directory: Path) -> Iterator[None]:
         holder.communicate("")
 
 
+@needs_sweep
 def test_a_sweep_that_another_process_works_on_is_refused(script: Script, tmp_path: Path) -> None:
     sweep = tmp_path / "logs/sweeps/s"
     with at_work(sweep):

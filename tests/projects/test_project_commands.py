@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import needs_compare, posix
+from conftest import needs_compare, needs_sweep, posix
 from running import HERE, NAMES, advised, command, train_project
 from test_train import events
 
@@ -81,6 +81,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
     assert kept == {tests[0]: result["metrics"][tests[0]]}  # to the last bit
 
 
+@needs_sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None:
     package, _, kind = PROJECTS[name][0].partition(".")
@@ -105,6 +106,7 @@ def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None
     assert dict(runs(tmp_path / "logs/sweeps/s"))[1]["metrics"] == expected.metrics
 
 
+@needs_sweep
 @needs_compare
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tuned_study_repeats_the_best_of_each_and_ranks_by_the_monitor(name: str, tmp_path: Path) -> None:
