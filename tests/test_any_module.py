@@ -12,7 +12,7 @@ from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, WeightedRandomSampler
 from torchmetrics import SumMetric
 
 from descent.batches.exact import is_shuffled
@@ -231,9 +231,10 @@ def test_loaders_that_draw_an_order_are_shuffled() -> None:
         DataLoader(rows, sampler=SubsetRandomSampler(rows)),  # type: ignore[arg-type]
         DataLoader(rows, sampler=order),  # type: ignore[arg-type]
         InMemoryBatches(torch.zeros(4, 1), shuffle=True),
+        DataLoader(rows, batch_sampler=BatchSampler(order, 2, drop_last=False)),  # type: ignore[arg-type]
     )
     assert [is_shuffled(loader) for loader in ordered] == [False] * 3
-    assert [is_shuffled(loader) for loader in drawn] == [True] * 4
+    assert [is_shuffled(loader) for loader in drawn] == [True] * 5
     assert is_shuffled({"a": ordered[0], "b": drawn[0]}) and not is_shuffled([ordered[0], ordered[1]])
     assert is_shuffled(CombinedLoader({"a": ordered[0], "b": drawn[1]}))
     assert not is_shuffled(CombinedLoader([ordered[0], ordered[1]]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from loaders import ROWS, Endless, Rows, Stateful, Stream, quiet
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from descent.batches.exact import exact, load_positions
 from descent.batches.in_memory import InMemoryBatches
@@ -223,6 +223,10 @@ HERE = [A, B, C, D, in_module]  # what a function of this module may draw from
 )
 def test_generators_are_found_wherever_they_are_held(owners: Any, expected: list[Any]) -> None:
     assert list(map(id, generators_in(*owners))) == list(map(id, expected))
+
+
+def test_torchs_default_generator_is_none_of_a_datasets_own() -> None:
+    assert generators_in([TensorDataset(torch.zeros(2)), {"a": torch.default_generator}]) == []
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     data = whole["SyntheticData"]
     torch.save(whole | {"SyntheticData": data | {"checksum": data["checksum"] + 1}}, path)
     assert refusal() == "data must be what the run began with to be resumed: its rows or columns have changed"
+    torch.save(whole | {"callbacks": whole["callbacks"] | {"Schedule": {"x": 1}}}, path)  # as one was called once
+    assert refusal() == (
+        f"{path} must be a checkpoint of this version of the project and of the same callbacks, to be resumed exactly;"
+        " it has the state of Schedule"
+    )
     torch.save(whole, path)
     assert train(config, interrupted, resume=True).status == "completed"
 

@@ -50,5 +50,9 @@ def test_layers_that_come_after_the_copy_are_refused(run: Run, monkeypatch: pyte
     configure = LinearRegression.configure_model
     monkeypatch.setattr(LinearRegression, "configure_model", lambda self: None)
     monkeypatch.setattr(LinearRegression, "setup", lambda self, stage: configure(self))
-    with pytest.raises(UserError, match="needs the layers of LinearRegression to be made in __init__ or configure_mod"):
+    needed = "needs the layers of LinearRegression to be made in __init__ or configure_model: it copies the module"
+    with pytest.raises(UserError, match=needed):
+        run(*SMALL, *SWA)
+    monkeypatch.setattr(LinearRegression, "configure_model", lambda self: self.made_in_setup)
+    with pytest.raises(UserError, match=f"{needed} before its setup .*made_in_setup"):
         run(*SMALL, *SWA)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from digits.data import DigitsData
 from digits.model import Digits
-from running import advised
+from lightning.pytorch import LightningDataModule
+from running import SignalAt, advised, train_project
 from test_project_predictions import run_dir, source
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from descent.errors import UserError
 from descent.run.evaluate import evaluate
@@ -93,3 +94,39 @@ def test_known_warnings_of_libraries_are_shown_by_no_command(
     predict(run_dir, source, source.parent / "out.csv")
     evaluate(run_dir)
     assert calls == [100, 100, 50, 100, 50]
+
+
+@pytest.mark.parametrize("where", ["setup", "__init__"])
+def test_a_split_by_chance_is_the_same_in_training_resuming_and_evaluating(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: list[list[int]] = []
+    setup, init = DigitsData.setup, LightningDataModule.__init__
+
+    def draw(self: DigitsData) -> None:
+        self.drawn = torch.randperm(300)
+        splits.append(self.drawn.tolist())
+
+    def initialised(self: DigitsData) -> None:
+        init(self)
+        if where == "__init__":
+            draw(self)
+
+    def set_up(self: DigitsData, stage: str) -> None:
+        setup(self, stage)
+        if where == "setup":
+            draw(self)
+        self.test = Subset(self.test.dataset, self.drawn[:150].tolist())
+
+    monkeypatch.setattr(LightningDataModule, "__init__", initialised)
+    monkeypatch.setattr(DigitsData, "setup", set_up)
+    few = "trainer.max_epochs=2", "data.num_workers=0", "data.num_rows=64"
+    torch.rand(3)
+    train_project("digits", tmp_path, *few, callbacks=[SignalAt(2)])
+    result = train_project("digits", tmp_path, *few, resume=True)
+    torch.rand(5)
+    metrics = evaluate(tmp_path)
+    assert len(splits) >= 3 and all(split == splits[0] for split in splits)
+    assert metrics == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    train_project("digits", tmp_path / "other", *few, "seed=1")
+    assert splits[-1] != splits[0]

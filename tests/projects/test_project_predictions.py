@@ -176,6 +176,13 @@ def test_predictions_call_the_hooks_that_change_batches(
     monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 3)  # goes before
     assert inputs_of(run_dir, source, monkeypatch) == [(0, 43.0), (1, 63.0)]
 
+    def while_training(self: Any, batch: Any, _: int) -> Any:
+        assert self.trainer.predicting
+        return batch * 0 if self.trainer.training else batch
+
+    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", while_training)
+    assert inputs_of(run_dir, source, monkeypatch) == [(0, 40.0), (1, 60.0)]
+
 
 def test_predictions_of_half_precision_take_batches_of_single_and_are_made_in_half(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

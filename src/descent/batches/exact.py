@@ -55,7 +55,8 @@ def is_shuffled(loader: Any) -> bool:
     if isinstance(loader, list | tuple):
         return any(map(is_shuffled, loader))
     random = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
-    return getattr(loader, "shuffle", False) or isinstance(getattr(loader, "sampler", None), random)
+    samplers = getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    return getattr(loader, "shuffle", False) or any(isinstance(sampler, random) for sampler in samplers)
 
 
 def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:

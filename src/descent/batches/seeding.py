@@ -79,6 +79,8 @@ def generators_in(*owners: Any) -> list[Generator]:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
+        if thing is torch.default_generator:  # torch's Dataset refers to it; it has a seed of its own
+            continue
         if isinstance(thing, Generator):
             found.append(thing)
         elif isinstance(thing, dict):

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 
-WATCHED_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a SparseCallback, where it wants them
-STEP_HOOKS = WATCHED_HOOKS | {"on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"}
+SPARSE_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a SparseCallback, where it wants them
+STEP_HOOKS = SPARSE_HOOKS | {"on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"}
 TRANSFER_HOOKS = {"transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"}
 MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
     *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step"),
@@ -34,7 +34,7 @@ def _in_hooks(trainer: Trainer) -> str | None:
     for hook in _overridden(datamodule, LightningDataModule, TRANSFER_HOOKS) if datamodule else []:
         return f"{type(datamodule).__name__} overrides {hook}"
     for callback in callbacks_of(trainer, Callback):
-        hooks = STEP_HOOKS - WATCHED_HOOKS if isinstance(callback, SparseCallback) else STEP_HOOKS
+        hooks = STEP_HOOKS - SPARSE_HOOKS if isinstance(callback, SparseCallback) else STEP_HOOKS
         for hook in _overridden(callback, Callback, hooks):
             return f"the callback {type(callback).__name__} listens to each ({hook})"
     return None

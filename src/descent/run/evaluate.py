@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -18,7 +18,7 @@ from descent.run.result import run_result
 from descent.run.resume import files_of
 from descent.run.saved_config import saved_config
 from descent.training.budget import batch_size
-from descent.training.build import build
+from descent.training.build import build_data
 
 
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
@@ -40,7 +40,7 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     result = run_result(run_dir)
     config = saved_config(run_dir)
     model = load_model(run_dir, checkpoint)
-    module: Any = build(config.data, "data", LightningDataModule)
+    module: Any = build_data(config)
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = Rows()

@@ -16,7 +16,7 @@ from descent.run.libraries import libraries_as_here
 from descent.run.load import CheckpointName, load_data_state, load_model, trainer_of
 from descent.run.result import run_result
 from descent.run.saved_config import saved_config
-from descent.training.build import build
+from descent.training.build import build_data
 
 WHOLE = "predict_file"
 PARTS = {
@@ -44,7 +44,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     """
     run_result(run_dir)
     config = saved_config(run_dir)
-    data: Any = build(config.data, "data", LightningDataModule)
+    data: Any = build_data(config)
     if hasattr(data, WHOLE):
         data.predict_file(run_dir, source, output, checkpoint)
         return
@@ -59,7 +59,9 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         with libraries_as_here(), replaced(output) as temporary, isolate_rng(), torch.inference_mode():
             seed_everything(config.seed, verbose=False)
             load_data_state(data, run_dir, checkpoint)
-            precision = trainer_of(config, run_dir).precision_plugin
+            trainer = trainer_of(config, run_dir)
+            trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # hooks ask what it does
+            precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
     except UserError:
         raise

@@ -23,11 +23,11 @@ from descent.run.after_training import describe, log_final, test
 from descent.run.libraries import libraries_as_here
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
-from descent.training.build import build
+from descent.training.build import build, build_data
 from descent.training.callback import ResultCallback
 from descent.training.divergence import DivergenceError
 from descent.training.logger import RunLogger
-from descent.training.restoring import Start, check_checkpoint, restoring
+from descent.training.restoring import Start, check_callbacks, check_checkpoint, restoring
 from descent.training.sparse_callback import callbacks_of
 from descent.training.trainer import build_trainer
 from descent.training.unchanged_weights import UnchangedWeights
@@ -100,7 +100,7 @@ def _train(
     if unused := unused_groups(config):
         said = "note: neither model nor data take anything of %s: interpolation in their YAML files would hand it on"
         log.warning(said, " and ".join(unused))
-    data = build(config.data, "data", LightningDataModule)
+    data = build_data(config)
     identity = {"config_digest": config_digest(config), "config": flat_config(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
     checkpoint = last if resume and last.is_file() else None
@@ -109,6 +109,8 @@ def _train(
     unchanged = UnchangedWeights()
     with deferred() as signals:
         trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)
+        if loaded:
+            check_callbacks(trainer, last, loaded)
         _make_exact(data, config.seed, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)

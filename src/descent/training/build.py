@@ -1,17 +1,19 @@
-"""Optimizers and schedulers from their config."""
+"""Optimizers, schedulers, data and other objects from their config."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from inspect import isclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from descent.config.optimizers import RUN_LENGTH_ARGUMENTS, arguments, unfilled
+from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.training.max_steps import run_length
 from descent.training.validation_schedule import steps_per_epoch
@@ -138,3 +140,22 @@ def build(spec: dict[str, Any], path: str, kind: type[T]) -> T:
     except Exception as error:
         raise UserError(f"{path}: {spec['_target_']} refuses its arguments: {type(error).__name__}: {error}") from error
     return built
+
+
+def build_data(config: Config) -> LightningDataModule:
+    """The data module, which draws the same random numbers in each process: a split belongs to the seed.
+
+    Its ``__init__`` and its ``setup`` draw of the run's seed, and leave the process's own random numbers as they are.
+    """
+
+    def seeded(draws: Callable[..., Any]) -> Callable[..., Any]:
+        def drawn(*args: Any, **kwargs: Any) -> Any:
+            with isolate_rng():
+                seed_everything(config.seed, verbose=False)
+                return draws(*args, **kwargs)
+
+        return drawn
+
+    data = seeded(build)(config.data, "data", LightningDataModule)
+    data.setup = seeded(data.setup)
+    return cast(LightningDataModule, data)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Len
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from pydantic import BaseModel, Strict, ValidationError
@@ -88,6 +88,16 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict
     if changed:
         raise UserError(f"{last} must be of the same config, to be resumed: {changed}")
     return loaded
+
+
+def check_callbacks(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint with the state of a callback that is not there: it would be lost."""
+    owners = {callback.state_key for callback in callbacks_of(trainer, Callback)}
+    if lost := sorted(set(loaded["callbacks"]) - owners):
+        raise UserError(
+            f"{last} must be a checkpoint of this version of the project and of the same callbacks, to be resumed"
+            f" exactly; it has the state of {', '.join(lost)}"
+        )
 
 
 def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
