@@ -139,6 +139,7 @@ def test_a_job_of_a_sweep_equals_the_same_job_alone(run: Run) -> None:
     assert run(*SMALL, "optimizer=adam").parameters == alone.parameters
 
 
+@pytest.mark.soak  # beside the larger trial of test_soak
 def test_two_equal_commands_at_once_do_not_share_a_directory(start: Any, tmp_path: Path) -> None:
     both = [start("train.py", "trainer.max_epochs=1"), start("train.py", "trainer.max_epochs=1")]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
@@ -166,6 +167,7 @@ def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, run: Run,
         assert read_result(run_dir)[key] == read_result(tmp_path / "whole")[key]
 
 
+@pytest.mark.soak  # test_going_on holds it in one process
 def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(script: Script, tmp_path: Path) -> None:
     assert script("train.py", "scheduler=cosine", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()
