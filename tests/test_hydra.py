@@ -70,6 +70,8 @@ def test_what_is_there_to_print_is_known_as_such(
         (["--cfg", "all", "seed=1"], ["seed=1"], False, "all"),
         (["seed=1", "--multirun"], ["seed=1"], True, None),
         (["seed=1", "--info"], ["seed=1"], False, None),  # whose value may be left out
+        (["--cfg", "job", "job"], ["job"], False, "job"),
+        (["seed=1", "--cfg", "job", "--", "batch=full"], ["seed=1", "batch=full"], False, "job"),
         ([], [], False, None),
     ],
     ids=str,

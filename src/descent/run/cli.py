@@ -51,7 +51,9 @@ def _arguments() -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = lambda message: sys.exit(f"error: {message}: --hydra-help lists the flags")  # type: ignore
     arguments = parser.parse_intermixed_args()
-    flags = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    flags = [word for word in sys.argv[1:] if word != "--"]
+    for override in arguments.overrides:
+        flags.remove(override)  # once: a flag's value may be the same word
     sys.argv[1:] = [*arguments.overrides, *flags]
     return arguments
 
