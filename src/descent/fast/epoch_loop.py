@@ -139,10 +139,9 @@ class EpochLoop(_TrainingEpochLoop):
             for tracker in (progress.total.__dict__, progress.current.__dict__):  # increment_by, at a third of its time
                 for name in tracker:
                     tracker[name] += number
-        batch.is_last_batch = last = batch.current.ready == len(self.batches)
         if self.trainer.lr_scheduler_configs:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
-            if last:
+            if batch.is_last_batch:
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
     def _call_hooks(self, wanting: Sequence[SparseCallback], step: OptimizerStep, batch: Batch) -> None:

@@ -67,7 +67,7 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     if result is None or result["checksum"] is None:
         return  # training looks at its rows for itself
     for file in files_of(config.data):
-        if _checksum(config.data, file) != result["checksum"]:
+        if _checksum(config, file) != result["checksum"]:
             raise UserError(
                 f"{file} must have the rows that {run_dir} was trained on: its rows or their split have"
                 " changed; name=... begins anew"
@@ -82,18 +82,16 @@ def files_of(spec: Mapping[str, Any]) -> list[Path]:
 _checksums: dict[str, int] = {}
 
 
-def _checksum(spec: Mapping[str, Any], file: Path) -> int:
+def _checksum(config: Config, file: Path) -> int:
     """Of the rows and their split as they are now. A file is read once, and again where it has changed."""
     if not file.is_file():
         raise UserError(f"{file} must be there: a run was trained on it")
     about = file.stat()
-    key = repr((spec, about.st_ino, about.st_size, about.st_mtime_ns))
+    key = repr((config.seed, config.data, about.st_ino, about.st_size, about.st_mtime_ns))
     if key not in _checksums:
-        from lightning.pytorch import LightningDataModule  # torch comes in here
+        from descent.training.build import build_data  # torch comes in here
 
-        from descent.training.build import build
-
-        data: Any = build(dict(spec), "data", LightningDataModule)
+        data: Any = build_data(config)
         data.setup("fit")
         _checksums[key] = data.checksum
     return _checksums[key]
