@@ -1,7 +1,7 @@
 """Bad input: one line that names the key, the rule and the value, before anything trains. Whole messages."""
 
 import pytest
-from conftest import config_of
+from conftest import config_of, needs_sweep
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
@@ -182,7 +182,6 @@ BAD = [
         "no viable alternative at input '[1' See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
     ),
     ("batch=full/x", "batch must be one of full, mini, single, stochastic, got 'full/x'"),
-    ("hydra/launcher=foo", "hydra/launcher must be one of basic, resuming, got 'foo'"),
     ("stopping.diverged_above=0", "stopping.diverged_above must be a number greater than 0 and below 1e30, got 0"),
     ("scheduler.step_siz=1", "scheduler.step_siz is not a key of the scheduler option chosen here, which has none"),
     ("optimizer.qqqqq=1", f"optimizer.qqqqq is not a key: torch.optim.SGD takes {SGD}"),
@@ -194,3 +193,10 @@ def test_bad_input_is_one_line_that_names_the_key(override: str, message: str) -
     with pytest.raises((UserError, HydraException, ValueError)) as raised:
         config_of(override)
     assert one_line(raised.value) == message
+
+
+@needs_sweep
+def test_a_launcher_that_does_not_exist_is_one_line_with_the_choices() -> None:
+    with pytest.raises(HydraException) as raised:
+        config_of("hydra/launcher=foo")
+    assert one_line(raised.value) == "hydra/launcher must be one of basic, resuming, got 'foo'"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import Listener, Run
+from conftest import Listener, Run, needs_fast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from test_resume import SignalAt, Trace, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
@@ -122,6 +122,7 @@ class Copies(SparseCallback):
         return False
 
 
+@needs_fast  # whose steps alone call on_step
 @pytest.mark.parametrize("step", [11, 17])  # the last checkpoint is that of step 7, or 14
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curves(
     step: int, run: Run, tmp_path: Path

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONF, config_of, options
+from conftest import CONF, config_of, needs_sweep, options
 from test_conf import NEEDED, needs_full_batch
 
 from descent.config.hparams import flat_hparams
@@ -238,6 +238,7 @@ def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> N
 RATES = "0.001,0.00316,0.01,0.0316,0.1,0.316"
 
 
+@needs_sweep  # whose experiments go with it
 @pytest.mark.parametrize(
     ("option", "sweeper", "runs"),
     [

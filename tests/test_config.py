@@ -146,7 +146,7 @@ def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
 
 
 def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "classes: {cat: 1}\nnames: [a]\n")
+    (tmp_path / "train.yaml").write_text((CONF / "train.yaml").read_text() + "\nclasses: {cat: 1}\nnames: [a]\n")
     for group in CONF.iterdir():
         if group.is_dir():
             (tmp_path / group.name).symlink_to(group)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Listener, Run, save_config
+from conftest import Listener, Run, needs_fast, save_config
 from test_resume import SignalAt
 from test_stepping import FULL, SMALL, curve, rows
 
@@ -254,6 +254,7 @@ class LossAt(SparseCallback):
         return False
 
 
+@needs_fast  # whose steps alone call on_step
 def test_no_checkpoint_is_written_of_weights_that_have_diverged(run: Run, tmp_path: Path) -> None:
     result = run(*SMALL, "checkpoint.every_steps=4", callbacks=[LossAt()], run_dir=tmp_path / "r")
     assert result.status == "diverged"

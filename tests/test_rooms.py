@@ -66,7 +66,7 @@ def delete(room: str, copy: Path) -> None:
         shutil.rmtree(copy / "src/hydra_plugins")
         config = copy / "conf/train.yaml"
         lines = config.read_text().splitlines()
-        config.write_text("\n".join(line for line in lines if "override hydra/" not in line))
+        config.write_text("\n".join(line for line in lines if "override hydra/" not in line) + "\n")
         for path in (copy / "conf/experiment").glob("*.yaml"):
             if "sweeper:" in path.read_text():
                 path.unlink()
@@ -102,7 +102,7 @@ def test_without_an_optional_room_the_rest_of_the_tests_pass(room: str, tmp_path
 
 def test_optional_rooms_can_be_deleted(tmp_path: Path) -> None:
     copy_to(tmp_path / "copy")
-    for room in OPTIONAL:
+    for room in filter(lambda room: (ROOT / "src/descent" / room).is_dir(), OPTIONAL):
         delete(room, tmp_path / "copy")
     modules = [
         path.relative_to(tmp_path / "copy/src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, save_config
+from conftest import Run, needs_fast, save_config
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.metrics import mean_squared_error
 from test_resume import SignalAt, Trace
@@ -231,6 +231,7 @@ class SignalTwice(SparseCallback):
         return False
 
 
+@needs_fast  # whose steps alone call on_step
 @pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["130", "143"])
 def test_a_second_signal_ends_the_process_at_once(
     second: signal.Signals, code: int, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -267,8 +268,8 @@ class Fails(SparseCallback):
         ([], None, "completed"),
         ([], lambda: SignalAt(8, signal.SIGINT), "interrupted"),
         (["optimizer.lr=100"], None, "diverged"),
-        ([], Fails, RuntimeError),
-        ([], lambda: SignalTwice(8, signal.SIGINT, signal.SIGINT), SystemExit),
+        pytest.param([], Fails, RuntimeError, marks=needs_fast),
+        pytest.param([], lambda: SignalTwice(8, signal.SIGINT, signal.SIGINT), SystemExit, marks=needs_fast),
     ],
     ids=["completed", "interrupted", "diverged", "failed", "twice"],
 )
