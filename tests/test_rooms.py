@@ -3,8 +3,8 @@
 import ast
 import os
 import shutil
-import site
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
     """An interpreter with the installed libraries, but with the copy's packages in place of this checkout's."""
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
+    (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     path = os.pathsep.join([str(copy / "src"), str(copy / "scripts")])
     return environment / "bin/python", {**inherited, "PYTHONPATH": path}

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conftest import needs_compare
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
@@ -26,6 +27,7 @@ SWEEP = ("-m", *SMALL, *TUNED, "optimizer=sgd,adam", "optimizer.lr=0.03,0.1", "s
 Script = Callable[..., CompletedProcess[str]]
 
 
+@needs_compare
 def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Script, tmp_path: Path) -> None:
     done = script("train.py", *SWEEP)
     assert done.returncode == 0, done.stderr
