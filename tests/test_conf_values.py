@@ -184,10 +184,9 @@ SETS: dict[str, dict[str, Any]] = {
     "experiment=clipping": {"data.num_features": 10, "data.outlier_fraction": 0.05} | at_most(16000, 5),
     "debug=fast_dev_run": {"trainer.fast_dev_run": True},
     "debug=profiler": {"trainer.profiler": "simple"},
-    "debug=overfit": FULL
-    | NO_SPLIT
-    | {"data.max_rows": 2, "stopping": "converged", "stopping.gradient_norm": 1e-5}
-    | {"stopping.max_epochs": 10000, "trainer.max_epochs": 10000},
+    "debug=overfit": {"batch.size": 2, "batch.shuffle": False, "callbacks": "none"}
+    | {"stopping": "patience", "stopping.patience": 50, "stopping.monitor": "train/loss", "trainer.overfit_batches": 1}
+    | {"stopping.max_epochs": 1000, "trainer.max_epochs": 1000},
 }
 PREDICT_AT = {"line_numpy": [[5]], "line_linear": [[5]], "exploding": [[5]], "two_features": [[5, 6]]} | {
     "study_hours": [[4]],
