@@ -1,6 +1,8 @@
 """What the options of ``conf/`` are set to, as people rely on it. An option that is new needs no line here."""
 
 import math
+import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from test_conf import NEEDED, needs_full_batch
 
 from descent.config.hparams import flat_hparams
 from descent.config.schema import Config, tree_of
+from descent.run.cli import load_config
 
 # What an option is, where it has more than one key; and what every other of its group leaves as it is.
 COMMON = {
@@ -184,10 +187,9 @@ SETS: dict[str, dict[str, Any]] = {
     "experiment=clipping": {"data.num_features": 10, "data.outlier_fraction": 0.05} | at_most(16000, 5),
     "debug=fast_dev_run": {"trainer.fast_dev_run": True},
     "debug=profiler": {"trainer.profiler": "simple"},
-    "debug=overfit": FULL
-    | NO_SPLIT
-    | {"data.max_rows": 2, "stopping": "converged", "stopping.gradient_norm": 1e-5}
-    | {"stopping.max_epochs": 10000, "trainer.max_epochs": 10000},
+    "debug=overfit": {"batch.size": 2, "batch.shuffle": False, "callbacks": "none"}
+    | {"stopping": "patience", "stopping.patience": 50, "stopping.monitor": "train/loss", "trainer.overfit_batches": 1}
+    | {"stopping.max_epochs": 1000, "trainer.max_epochs": 1000},
 }
 PREDICT_AT = {"line_numpy": [[5]], "line_linear": [[5]], "exploding": [[5]], "two_features": [[5, 6]]} | {
     "study_hours": [[4]],
@@ -233,6 +235,22 @@ def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> N
         "figures": option not in SWEEPS or option == "paths",
     }
     assert config.name == (option if option in SWEEPS else None)
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_an_experiment_keeps_its_data_model_and_optimizer_where_a_project_has_other_defaults(
+    option: str, tmp_path: Path
+) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    main, others = (CONF / "train.yaml").read_text(), {"data": "diabetes", "model": "other", "optimizer": "adam"}
+    for group, other in others.items():
+        main = re.sub(rf"(?m)^  - {group}: \w+$", f"  - {group}: {other}", main)
+    (tmp_path / "conf/train.yaml").write_text(main)
+    (tmp_path / "conf/model/other.yaml").write_text((CONF / "model/linear.yaml").read_text())
+    given = f"experiment={option}", *(["optimizer=sgd"] if option in ("paths", "compare_optimizers") else [])  # swept
+    found, expected = load_config(tmp_path / "conf", given), config_of(*given)
+    assert {group: found.choices[group] for group in others} == {group: expected.choices[group] for group in others}
+    assert flat_hparams(found) == flat_hparams(expected)
 
 
 RATES = "0.001,0.00316,0.01,0.0316,0.1,0.316"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONF, config_of, options
+from conftest import CONF, config_of, options, save_config
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -26,6 +26,7 @@ from descent.config.trainer import ELSEWHERE, ONE_DEVICE
 from descent.errors import UserError
 from descent.run import cli
 from descent.run.run_dirs import job_label
+from descent.run.saved_config import saved_config
 from descent.training.build import build
 
 OLD_TRAINER = (  # its keys when the schema had no others
@@ -143,6 +144,28 @@ def test_callbacks_and_loggers_are_kept_with_their_arguments() -> None:
     csv = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": None, "name": "csv"}
     assert config_of("logger=csv").logger == {"csv": csv} and config_of("logger=none").logger == {}
     assert config_digest(config) != config_digest(config_of())
+
+
+SINGLE = ("device_stats", "lr_monitor", "model_summary", "swa")
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_an_option_of_one_callback_brings_none_of_the_examples(name: str) -> None:
+    config = config_of(f"callbacks={name}")
+    assert [*config.callbacks] == [name] and config.choices["callbacks"] == name
+
+
+def test_several_options_of_callbacks_and_loggers_are_put_together(tmp_path: Path) -> None:
+    mine = "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelSummary"
+    config = config_of("callbacks=[regression,swa,lr_monitor]", mine, "logger=[tensorboard,csv]")
+    assert [*config.callbacks] == [*config_of().callbacks, "swa", "lr_monitor", "mine"]
+    assert config.callbacks["swa"]["swa_lrs"] == config.optimizer["lr"]
+    assert config.logger == config_of("logger=tensorboard_and_csv").logger and len(config.logger) == 2
+    assert [*config_of("callbacks=none", mine).callbacks] == ["mine"]
+    save_config(tmp_path, "callbacks=[regression,swa]")  # from which a run is resumed
+    assert saved_config(tmp_path).callbacks == config_of("callbacks=[regression,swa]").callbacks
+    with pytest.raises(UserError, match=r"^stopping must be one option: -m stopping=... runs several"):
+        config_of("stopping=[patience,converged]")
 
 
 def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:

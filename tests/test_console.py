@@ -98,10 +98,19 @@ def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
         **{"max_samples": 5, "max_gradient_evaluations": 6, "max_seconds": 7.5},
     }
     rows = f"data.inputs=[{','.join(['[1]'] * 11)},[10]]", f"data.targets=[{','.join(['100'] * 12)}]"
-    overrides = ["debug=overfit", "data=line", *rows, "batch=full", "optimizer=lbfgs", "trainer.max_steps=9"]
+    rows = *rows, "data.max_rows=2"
+    overrides = [
+        "debug=profiler",
+        "data=line",
+        *rows,
+        "stopping=converged",
+        "batch=full",
+        "optimizer=lbfgs",
+        "trainer.max_steps=9",
+    ]
     print_choices(config_of(*overrides, *(f"stopping.{key}={value}" for key, value in rules.items())), Path("r"))
     assert [line.split(maxsplit=2) for line in shown(capsys).splitlines() if line] == [
-        ["debug", "overfit"],
+        ["debug", "profiler"],
         [
             *("data", "line"),
             "inputs=[[1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [1], [..."

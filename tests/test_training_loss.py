@@ -29,6 +29,28 @@ def test_a_loss_of_all_rows_is_that_of_batches_in_memory_and_steps_that_lightnin
             assert has_full_loss(trainer) == (in_memory and automatic)
 
 
+@pytest.mark.parametrize("limit", ["overfit_batches=2", "overfit_batches=0.5", "limit_train_batches=2"])
+def test_the_loss_of_a_part_that_is_the_same_in_every_epoch_is_of_that_part(limit: str, run: Run) -> None:
+    rows = "data=line", "batch.size=1", "data.inputs=[[1],[2],[3],[4]]", "data.targets=[1,2,30,40]"
+    options = *rows, "trainer.max_epochs=3", f"trainer.{limit}", "model.bias=false", "trainer=float64"
+    result = run(*options, "model.init_weight=0", "optimizer.lr=0.1", "batch.shuffle=false")
+    weight = 0.0
+    for x, y in [(1, 1), (2, 2)] * 3:
+        weight -= 0.1 * 2 * (weight * x - y) * x
+    mean = ((weight - 1) ** 2 + (2 * weight - 2) ** 2) / 2
+    assert result.metrics["train/loss"] == pytest.approx(mean, rel=1e-12)
+    assert result.best == {"step": 6, "metric": "train/loss", "value": pytest.approx(mean, rel=1e-12)}
+
+
+def test_the_loss_of_a_part_that_differs_between_epochs_is_of_all_rows(run: Run) -> None:
+    rows = "data=line", "batch.size=1", "data.inputs=[[1],[2],[3],[4]]", "data.targets=[1,2,30,40]"
+    options = *rows, "trainer.max_epochs=3", "trainer.limit_train_batches=2", "model.bias=false", "trainer=float64"
+    result = run(*options, "batch.shuffle=true", "optimizer.lr=0.001")
+    (weight,) = result.entries["parameters"]["weight"]
+    squares = [(weight * x - y) ** 2 for x, y in [(1, 1), (2, 2), (3, 30), (4, 40)]]
+    assert result.metrics["train/loss"] == pytest.approx(sum(squares) / 4, rel=1e-12)
+
+
 def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from descent.training.checkpoint_io import read_checkpoint
 from regression.model import LinearRegression
 
 SWA = (
-    "callbacks=swa",
+    "callbacks=[regression,swa]",
     "callbacks.swa.swa_epoch_start=2",
     "callbacks.swa.swa_lrs=0.1",
     "trainer.max_epochs=5",

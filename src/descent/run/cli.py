@@ -104,9 +104,9 @@ def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
 
     chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
-        if group not in runtime.choices and (
-            group in cfg or group not in GROUPS
-        ):  # Hydra takes optimizer=[sgd,adam] and merges the two
+        several = group in ("callbacks", "logger")  # callbacks=[regression,swa]: each file has one by its name
+        if group not in runtime.choices and not several and (group in cfg or group not in GROUPS):
+            # Hydra takes optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     if lacking := [key for key in keys_of(Config, needed=True) if key not in cfg]:
         raise UserError(f"{lacking[0]} is missing")  # before other keys are found to be interpolated from it

@@ -1,9 +1,11 @@
 """What Lightning logs and warns of while a run lasts; the caller's own settings come back after it."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LIGHTNING = ("lightning", "lightning.pytorch", "lightning.fabric")
 IGNORED: tuple[tuple[str, type[Warning]], ...] = (
@@ -35,3 +37,14 @@ def libraries_as_here() -> Iterator[None]:
             for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
                 logger.handlers[:], logger.propagate = handlers, propagate
                 logger.setLevel(level)
+
+
+def wandb_run() -> Any:
+    """The run of Weights & Biases that this process is in; ``None``: in none."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+def end_wandb_run(before: Any, exit_code: int) -> None:
+    """Ends the one that was begun since ``before``: Lightning leaves it open, and would write the next run into it."""
+    if wandb_run() is not before:
+        sys.modules["wandb"].finish(exit_code=exit_code)

@@ -20,7 +20,7 @@ from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
 from descent.run.after_training import describe, log_final, test
-from descent.run.libraries import libraries_as_here
+from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
 from descent.training.build import build, build_data
@@ -64,10 +64,12 @@ def train(
             another process trains in ``run_dir``.
     """
     run_dir = Path(run_dir)
-    start = Start(on_start)
+    start, open_run, exit_code = Start(on_start), wandb_run(), 1
     with libraries_as_here(), locked(run_dir, "the run"):
         try:
-            return _train(config, run_dir, command, callbacks, resume, longer, start)
+            result = _train(config, run_dir, command, callbacks, resume, longer, start)
+            exit_code = result.exit_code
+            return result
         except Exception as error:
             shown = error
             if isinstance(error, OSError):  # TensorBoard's writer; checkpoints and results say it themselves
@@ -79,6 +81,8 @@ def train(
             if shown is error:
                 raise
             raise shown from error
+        finally:
+            end_wandb_run(open_run, exit_code)
 
 
 def _new_result(config: Config, command: str | None) -> Result:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
@@ -31,7 +31,7 @@ from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
 from descent.training.intervals import Intervals
 from descent.training.logged_metrics import LoggedMetrics
-from descent.training.logger import count_all_steps
+from descent.training.logger import RunLogger, count_all_steps
 from descent.training.max_steps import MaxSteps
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
@@ -149,6 +149,12 @@ def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list
         extra = {"resumed_at": resumed_at} if spec["_target_"].endswith(".RunLogger") else {}
         logger = build({**given, **extra}, f"logger.{name}", Logger)  # type: ignore[type-abstract]
         loggers.append(logger)
+        if resumed_at is not None and not isinstance(logger, RunLogger | CSVLogger):
+            log.warning(
+                "note: logger.%s keeps what it has of steps after %d, and goes on in another run of its own unless its"
+                " config names one (run_id, id)",
+                *(name, resumed_at),
+            )
     return loggers
 
 

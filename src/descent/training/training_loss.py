@@ -24,14 +24,16 @@ def loss_unit(pl_module: LightningModule) -> float:
 
 
 def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
-    """The training step's loss on all training rows at the weights as they are now; differentiable.
+    """The training step's loss on all rows of training at the weights as they are now; differentiable.
 
     In evaluation mode, without dropout; nothing is logged, and the module's buffers, metrics and plain attributes are
-    afterwards what they were. Only of batches in memory, see ``has_full_loss``.
+    afterwards what they were. Only of batches in memory, see ``has_full_loss``. Where each epoch has the same part of
+    them (``trainer.overfit_batches``), it is the loss of that part.
     """
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
-    rows = tuple(tensor.to(pl_module.device) for tensor in batches.all())
+    count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
+    rows = tuple(tensor[:count].to(pl_module.device) for tensor in batches.all())
     with _left_as_it_is(pl_module), isolate_rng():
         pl_module.eval()
         vars(pl_module).update(log=_nothing, log_dict=_nothing)
