@@ -50,6 +50,22 @@ def test_a_run_that_validates_within_its_epochs_resumes_exactly(step: int, run: 
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
 
 
+def test_every_validation_sees_the_same_batches_where_they_are_limited(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regression.data.module.EVALUATION_BATCH", 2)
+    seen: list[Any] = []
+
+    class Trace(Callback):
+        def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+            seen.append(batch[0].tolist())
+
+    limits = "trainer.limit_val_batches=2", "trainer.val_check_interval=0.5", "trainer.max_epochs=2"
+    run(*SMALL, *limits, callbacks=[Trace()])
+    assert len(seen) == 2 * 4 and seen[0] != seen[1]
+    assert all(seen[number : number + 2] == seen[:2] for number in (2, 4, 6))
+
+
 @pytest.mark.parametrize("step", [2, 5, 7])
 def test_a_plateau_that_is_looked_at_each_step_is_resumed_exactly(step: int, run: Run, tmp_path: Path) -> None:
     def per_step(self: LinearRegression) -> Any:

@@ -26,7 +26,7 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
         return _all_exact(loader, seed)
     if isinstance(loader, InMemoryBatches) and loader.seed is None:
         loader.seed = seed
-    if isinstance(loader, InMemoryBatches | ExactLoader) or not hasattr(loader, "__iter__"):
+    if _is_exact(loader) or not hasattr(loader, "__iter__"):
         return loader, None
     name = type(loader).__name__
     if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
@@ -71,8 +71,12 @@ def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
     stateful = [part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")]
     for part, state in zip(stateful, saved["state_dict"].get("combined_loader", []), strict=True):
         # where another's state at the end of an epoch leads is not known
-        if isinstance(part, ExactLoader | InMemoryBatches) or progress["processed"] < progress["started"]:
+        if _is_exact(part) or progress["processed"] < progress["started"]:
             part.load_state_dict(state)
+
+
+def _is_exact(loader: Any) -> bool:
+    return isinstance(loader, InMemoryBatches | ExactLoader)
 
 
 def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
@@ -87,10 +91,10 @@ def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
         notes[
             "a run resumed in the middle of an epoch misses a batch of some loaders, because not all have a length"
         ] = None
-    elif len(lengths) > 1 and combined is loaders:
+    elif len(lengths) > 1 and combined is loaders and not all(map(_is_exact, combined.flattened)):
         notes[
-            "loaders of different lengths are resumed exactly where the mode of their CombinedLoader is "
-            '"max_size_cycle" or "min_size", not where it is "max_size"'
+            "loaders of different lengths that keep their own position are resumed exactly where the mode of their "
+            'CombinedLoader is "max_size_cycle" or "min_size", not where it is "max_size"'
         ] = None
     return combined, "; ".join(notes) or None
 
