@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from descent.config.hparams import flat_hparams, unused_groups
+from descent.config.hparams import flat_hparams, notes_on_unused
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
 from descent.config.schema import Config
@@ -96,9 +96,8 @@ def _train(
     longer: bool,
     start: Start,
 ) -> Result:
-    if unused := unused_groups(config):
-        said = "note: neither model nor data take anything of %s: interpolation in their YAML files would hand it on"
-        log.warning(said, " and ".join(unused))
+    for note in notes_on_unused(config):
+        log.warning("note: %s", note)
     data = build_data(config)
     identity = {"config_digest": config_digest(config), "config": flat_config(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
