@@ -8,11 +8,12 @@ import torch
 from conftest import Run
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import CombinedLoader
+from loaders import Buckets, Endless, Stream
 from test_resume import SignalAt, assert_resumes_exactly
 from test_stepping import SMALL
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 from torchmetrics import SumMetric
 
 from descent.batches.exact import is_shuffled
@@ -20,6 +21,7 @@ from descent.batches.in_memory import InMemoryBatches
 from descent.config.schema import MonitorConfig
 from descent.errors import UserError
 from descent.training.callback import ResultCallback
+from regression.data.module import RegressionData
 from regression.model import LinearRegression
 
 PLAIN = LinearRegression.training_step
@@ -48,6 +50,22 @@ def test_a_loss_below_zero_is_no_divergence(run: Run, monkeypatch: pytest.Monkey
 def test_a_run_that_validates_within_its_epochs_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
     options = [*SMALL, "trainer.val_check_interval=0.5", "trainer.max_epochs=3", "optimizer.lr=0.3"]
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
+
+
+def test_every_validation_sees_the_same_batches_where_they_are_limited(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regression.data.module.EVALUATION_BATCH", 2)
+    seen: list[Any] = []
+
+    class Trace(Callback):
+        def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+            seen.append(batch[0].tolist())
+
+    limits = "trainer.limit_val_batches=2", "trainer.val_check_interval=0.5", "trainer.max_epochs=2"
+    run(*SMALL, *limits, callbacks=[Trace()])
+    assert len(seen) == 2 * 4 and seen[0] != seen[1]
+    assert all(seen[number : number + 2] == seen[:2] for number in (2, 4, 6))
 
 
 @pytest.mark.parametrize("step", [2, 5, 7])
@@ -222,19 +240,46 @@ def test_overfitting_batches_takes_the_same_in_every_epoch(batches: float, run: 
     assert len(trace) > 2 and trace[: len(trace) // 2] == trace[len(trace) // 2 :]
 
 
+def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def val_dataloader(self: RegressionData) -> Any:
+        rows = TensorDataset(*self._tensors(self.val))
+        return DataLoader(rows, batch_size=2, shuffle=shuffle)
+
+    seen: list[Any] = []
+
+    class Trace(Callback):
+        def on_validation_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+            seen.append(batch[0].tolist())
+
+    monkeypatch.setattr(RegressionData, "val_dataloader", val_dataloader)
+    options = *SMALL, "trainer.overfit_batches=1", "batch.shuffle=false", "trainer.max_epochs=2"
+    shuffle = True
+    with pytest.raises(UserError) as raised:
+        run(*options)
+    assert str(raised.value) == (
+        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false in val_dataloader"
+    )
+    shuffle = False
+    run(*options, callbacks=[Trace()])
+    assert len(seen) == 2 and seen[0] == seen[1]  # validation's own rows, as Lightning has it
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of CombinedLoader
 def test_loaders_that_draw_an_order_are_shuffled() -> None:
     rows, order = range(4), WeightedRandomSampler([0.5] * 4, 4)
-    ordered = DataLoader(rows), InMemoryBatches(torch.zeros(4, 1)), [0, 1]  # type: ignore[arg-type]
+    listed, stream = DataLoader(rows, sampler=[3, 1]), DataLoader(Stream())  # type: ignore[arg-type]
+    ordered = DataLoader(rows), InMemoryBatches(torch.zeros(4, 1)), [0, 1], listed, stream  # type: ignore[arg-type]
     drawn = (
         DataLoader(rows, shuffle=True),  # type: ignore[arg-type]
         DataLoader(rows, sampler=SubsetRandomSampler(rows)),  # type: ignore[arg-type]
         DataLoader(rows, sampler=order),  # type: ignore[arg-type]
         InMemoryBatches(torch.zeros(4, 1), shuffle=True),
         DataLoader(rows, batch_sampler=BatchSampler(order, 2, drop_last=False)),  # type: ignore[arg-type]
+        DataLoader(rows, batch_sampler=Buckets()),  # type: ignore[arg-type]
+        DataLoader(rows, sampler=Endless()),  # type: ignore[arg-type]
     )
-    assert [is_shuffled(loader) for loader in ordered] == [False] * 3
-    assert [is_shuffled(loader) for loader in drawn] == [True] * 5
+    assert [is_shuffled(loader) for loader in ordered] == [False] * 5
+    assert [is_shuffled(loader) for loader in drawn] == [True] * 7
     assert is_shuffled({"a": ordered[0], "b": drawn[0]}) and not is_shuffled([ordered[0], ordered[1]])
     assert is_shuffled(CombinedLoader({"a": ordered[0], "b": drawn[1]}))
     assert not is_shuffled(CombinedLoader([ordered[0], ordered[1]]))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -172,11 +173,12 @@ def test_the_batches_in_memory_of_a_repeat_have_an_order_of_its_number() -> None
     orders = [np.random.default_rng((3, 5, 2, repeat)).permutation(10).tolist() for repeat in range(3)]
     for repeat in range(2):
         assert [batch.tolist() for (batch,) in loader] == [orders[repeat][n : n + 4] for n in (0, 4, 8)]
-        loader.set_epoch(5)  # the same one leaves the position
         assert loader.state_dict() == {"epoch": 5, "position": 3 * (repeat + 1)}
     assert [batch.tolist() for (batch,) in loader.take(2)] == [orders[2][:4], orders[2][4:8]]
     resumed = InMemoryBatches(x, size=4, shuffle=True, seed=3)
     resumed.load_state_dict({"epoch": 5, "position": 4})
+    resumed.set_epoch(5)  # the same one leaves the position
+    assert resumed.state_dict() == {"epoch": 5, "position": 4}
     assert [batch.tolist() for (batch,) in resumed] == [orders[1][4:8], orders[1][8:]]
     unseeded = InMemoryBatches(x, size=10, shuffle=True)
     assert unseeded.take(3) == [unseeded.all()] * 3 and unseeded.position == 1  # the order in one batch is no matter
@@ -186,6 +188,15 @@ def test_the_batches_in_memory_of_a_repeat_have_an_order_of_its_number() -> None
     assert [batch.tolist() for (batch,) in plain] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     with pytest.raises(ValueError, match=r"^tensors must have equally many rows, got \[10, 10, 9\]$"):
         InMemoryBatches(x, x, x[1:])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_validation_of_an_epoch_sees_the_same_batches_in_memory(shuffle: bool) -> None:
+    loader = InMemoryBatches(torch.arange(10), size=4, shuffle=shuffle, seed=3)
+    rows = np.random.default_rng((3, 5, 2, 0)).permutation(10).tolist() if shuffle else [*range(10)]
+    for limit in (2, 2, 3, 1, 3, 3):  # limit_val_batches, or none
+        loader.set_epoch(5)  # as Lightning does before each
+        assert [batch.tolist() for (batch,) in islice(loader, limit)] == [rows[:4], rows[4:8], rows[8:]][:limit]
 
 
 class Recorded(DataLoader[Any]):

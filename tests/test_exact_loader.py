@@ -238,7 +238,7 @@ def test_notes_name_what_is_not_exact_and_its_cure() -> None:
         (OwnWay(Rows()), ("OwnWay", "loads again", "state_dict")),
         (endless_state(), ("EndlessState", "misses a batch", "__len__")),
         ([DataLoader(Stream()), DataLoader(Rows())], ("Stream", "not all have a length")),
-        (CombinedLoader([DataLoader(Rows()), DataLoader(Rows(), 2)], "max_size"), ("max_size_cycle", "mode")),
+        (CombinedLoader([Stateful(), DataLoader(Rows(), 2)], "max_size"), ("max_size_cycle", "mode")),
     ):
         note = exact(loader, 0)[1] or ""
         assert all(word in note for word in words), note

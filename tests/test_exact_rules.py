@@ -44,8 +44,8 @@ STREAM = (
 )
 NO_LENGTH = "a run resumed in the middle of an epoch misses a batch of some loaders, because not all have a length"
 LENGTHS = (
-    'loaders of different lengths are resumed exactly where the mode of their CombinedLoader is "max_size_cycle" or '
-    '"min_size", not where it is "max_size"'
+    "loaders of different lengths that keep their own position are resumed exactly where the mode of their "
+    'CombinedLoader is "max_size_cycle" or "min_size", not where it is "max_size"'
 )
 ENDLESS = (
     "a run resumed in the middle of an epoch misses a batch, because Lightning fetches one ahead from Unsized, which "
@@ -63,7 +63,8 @@ Unsized = type("Unsized", (Stateful,), {"__len__": None})
         (lambda: [DataLoader(Stream()), DataLoader(Stream())], f"{STREAM}; {NO_LENGTH}"),
         (lambda: {"a": DataLoader(Rows()), "b": DataLoader(Rows(), sampler=Endless())}, NO_LENGTH),
         (lambda: (DataLoader(Rows()), DataLoader(Rows(), 2)), None),
-        (lambda: CombinedLoader([DataLoader(Rows()), DataLoader(Rows(), 2)], "min_size"), LENGTHS),
+        (lambda: CombinedLoader([DataLoader(Rows()), Stateful()], "max_size"), LENGTHS),
+        (lambda: CombinedLoader([DataLoader(Rows()), DataLoader(Rows(), 2)], "max_size"), None),
         (lambda: CombinedLoader([DataLoader(Rows()), DataLoader(Rows())], "max_size"), None),
         (Unsized, ENDLESS),
         (Stateful, None),

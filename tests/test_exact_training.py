@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from loaders import LEFT_AS_THEY_ARE, LOADERS, ROWS, WITH_WORKERS, Rows, Stream, disturb, drawn, quiet
+from lightning.pytorch.utilities import CombinedLoader
+from loaders import LEFT_AS_THEY_ARE, LOADERS, ROWS, WITH_WORKERS, Rows, SizedStream, Stream, disturb, drawn, quiet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -38,6 +39,19 @@ class Module(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=1e-4, momentum=0.9)
+
+
+class Listing(Module):
+    """Takes the batches of a CombinedLoader, and lists which loaders had one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[bool]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen.append([part is not None for part in batch])
+        parts = [part for part in batch if part is not None]
+        return super().training_step(dict(enumerate(parts)), batch_idx)
 
 
 class Saver(Callback):
@@ -72,8 +86,10 @@ class Saver(Callback):
         load_positions(self.loader, checkpoint)
 
 
-def fit(loader: Any, saver: Saver, resume: bool = False, replace: bool = True, **options: Any) -> list[Tensor]:
-    module = Module()
+def fit(
+    loader: Any, saver: Saver, resume: bool = False, replace: bool = True, module: Module | None = None, **options: Any
+) -> list[Tensor]:
+    module = module or Module()
     saver.loader = exact(loader, 1)[0] if replace else loader
     trainer = Trainer(
         accelerator="cpu",
@@ -165,6 +181,28 @@ def test_several_loaders_at_once_resume_bit_for_bit(tmp_path: Path) -> None:
 
     # after 3 steps the short ones are at their end, after 4 they have been started again
     assert_resumes_exactly(make, tmp_path, [*STOPS, {"step": 3}])
+
+
+@quiet
+def test_loaders_that_end_before_the_longest_stay_ended_in_a_run_that_is_resumed(tmp_path: Path) -> None:
+    def make() -> CombinedLoader:
+        x = torch.arange(44.0).view(ROWS, 2)
+        short = DataLoader(Rows(drawn), 8, shuffle=True), InMemoryBatches(x, size=8, shuffle=True)
+        return CombinedLoader([LOADERS["shuffle"](), *short, DataLoader(SizedStream(), 8)], "max_size")
+
+    def train(resume: bool = False, **stop: int) -> tuple[list[Tensor], list[list[bool]]]:
+        module = Listing()
+        return fit(make(), Saver(tmp_path / "a.ckpt", **stop), resume, module=module), module.seen
+
+    assert exact(make(), 1)[1] == exact(DataLoader(SizedStream(), 8), 1)[1]  # and nothing of the mode
+    epochs = ([[True] * 4] * 3 + [[True, False, False, False]] * 3) * 3
+    whole, seen = train()
+    assert seen == epochs
+    for step in (2, 3, 4, 6, 10):
+        train(step=step)
+        weights, seen = train(resume=True)
+        assert seen == epochs[step:], step
+        assert all(map(torch.equal, whole, weights)), step
 
 
 @quiet

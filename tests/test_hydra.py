@@ -130,7 +130,7 @@ def test_a_job_of_a_sweep_goes_on_where_it_was_and_ends_no_process(
         assert raised.value.code == code
     sweep = mode == RunMode.MULTIRUN
     line = "python scripts/train.py a=1 " + shlex.quote("b='x y'")
-    assert done == [((cfg, runtime), tmp_path / "out", line, {"resume": sweep, "brief": sweep})]
+    assert done == [((cfg, runtime, ["a=1", "b='x y'"]), tmp_path / "out", line, {"resume": sweep, "brief": sweep})]
 
 
 def test_the_choices_of_a_config_are_those_of_its_own_groups() -> None:

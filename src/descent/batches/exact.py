@@ -1,12 +1,12 @@
 """Any training DataLoader, made to resume bit for bit, in the middle of an epoch too."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.batches.map_style import BATCH, LOADER, MapStyleLoader
@@ -26,7 +26,7 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
         return _all_exact(loader, seed)
     if isinstance(loader, InMemoryBatches) and loader.seed is None:
         loader.seed = seed
-    if isinstance(loader, InMemoryBatches | ExactLoader) or not hasattr(loader, "__iter__"):
+    if _is_exact(loader) or not hasattr(loader, "__iter__"):
         return loader, None
     name = type(loader).__name__
     if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
@@ -46,17 +46,30 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
     )
 
 
-def is_shuffled(loader: Any) -> bool:
-    """Whether a loader draws another order in each epoch, as far as its own sampler says."""
+def parts(loader: Any) -> list[Any]:
+    """The loaders of a collection, as Lightning takes them, or the one."""
     if isinstance(loader, CombinedLoader):
         loader = loader.flattened
     if isinstance(loader, Mapping):
         loader = [*loader.values()]
-    if isinstance(loader, list | tuple):
-        return any(map(is_shuffled, loader))
-    random = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
-    samplers = getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    return getattr(loader, "shuffle", False) or any(isinstance(sampler, random) for sampler in samplers)
+    return [part for entry in loader for part in parts(entry)] if isinstance(loader, list | tuple) else [loader]
+
+
+def is_shuffled(loader: Any) -> bool:
+    """Whether a loader may draw another order in each epoch: whether its sampler is not known to keep to one."""
+    return any(map(_is_shuffled, parts(loader)))
+
+
+def _is_shuffled(loader: Any) -> bool:
+    if hasattr(loader, "shuffle"):
+        return bool(loader.shuffle)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if isinstance(getattr(loader, "dataset", None), IterableDataset):
+        return False
+    if batch_sampler is not None and not type(batch_sampler).__module__.startswith(("torch.", "torchdata.")):
+        return True
+    sampler = getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
+    return not isinstance(sampler, SequentialSampler | Sequence | None)
 
 
 def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
@@ -67,12 +80,15 @@ def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
     """
     saved = checkpoint["loops"]["fit_loop"]
     progress = saved["epoch_progress"]["current"]
-    parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
-    stateful = [part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")]
+    stateful = [part for part in parts(loader) if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")]
     for part, state in zip(stateful, saved["state_dict"].get("combined_loader", []), strict=True):
         # where another's state at the end of an epoch leads is not known
-        if isinstance(part, ExactLoader | InMemoryBatches) or progress["processed"] < progress["started"]:
+        if _is_exact(part) or progress["processed"] < progress["started"]:
             part.load_state_dict(state)
+
+
+def _is_exact(loader: Any) -> bool:
+    return isinstance(loader, InMemoryBatches | ExactLoader)
 
 
 def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
@@ -87,10 +103,10 @@ def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
         notes[
             "a run resumed in the middle of an epoch misses a batch of some loaders, because not all have a length"
         ] = None
-    elif len(lengths) > 1 and combined is loaders:
+    elif len(lengths) > 1 and combined is loaders and not all(map(_is_exact, combined.flattened)):
         notes[
-            "loaders of different lengths are resumed exactly where the mode of their CombinedLoader is "
-            '"max_size_cycle" or "min_size", not where it is "max_size"'
+            "loaders of different lengths that keep their own position are resumed exactly where the mode of their "
+            'CombinedLoader is "max_size_cycle" or "min_size", not where it is "max_size"'
         ] = None
     return combined, "; ".join(notes) or None
 

@@ -36,6 +36,7 @@ class InMemoryBatches:
         self.count = ceil(self.rows / self.size)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.position = 0  # how many batches of the epoch have been taken, those of repeats as well
+        self._resumed = False  # whether the next iteration starts at the position
         self._ordered: tuple[tuple[int, int], Batch] | None = None  # the epoch and repeat, and the rows in their order
 
     @property
@@ -44,8 +45,8 @@ class InMemoryBatches:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            self.position = 0  # the epoch before may have ended early (limit_train_batches)
+        if epoch != self.epoch or not (self._resumed or self.position % self.count):
+            self.position, self._resumed = 0, False  # of another epoch, or of another validation in this one
         self.epoch = epoch
 
     def all(self) -> Batch:
@@ -56,7 +57,12 @@ class InMemoryBatches:
         return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches that are left of the epoch, or all of them if none is."""
+        """The epoch's batches; those that are left of it, the first time after a state was loaded."""
+        resumed, self._resumed = self._resumed, False
+        if not resumed and self.position % self.count:
+            self.position = 0  # the iteration before was left (limit_val_batches)
+        elif resumed and self.position and self.position % self.count == 0:
+            return  # they have ended before those of a longer loader
         yield from self.take(1)
         while self.position % self.count:
             yield from self.take(1)
@@ -91,4 +97,4 @@ class InMemoryBatches:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.position, self.epoch = state_dict["position"], state_dict["epoch"]
+        self.position, self.epoch, self._resumed = state_dict["position"], state_dict["epoch"], True

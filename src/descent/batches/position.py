@@ -65,6 +65,8 @@ class ExactLoader:
         self._is_over = True
 
     def set_epoch(self, epoch: int) -> None:
+        if self._resumed and epoch == self.epoch - 1 and has_length(self):
+            self.epoch, self.position = epoch, len(self)  # they have ended before those of a longer loader
         if epoch != self.epoch:
             self.position, self.repeat, self._is_over, self._resumed = 0, 0, False, False
         self.epoch, self._is_set = epoch, True

@@ -49,3 +49,17 @@ def unused_groups(config: "Config") -> list[str]:
     """Groups that neither model nor data take anything of, so that what they say is not so."""
     used = {source.partition(".")[0] for key, source in config.links.items() if key.startswith(("data.", "model."))}
     return [group for group in ("optimizer", "scheduler", "batch") if getattr(config, group) and group not in used]
+
+
+def notes_on_unused(config: "Config") -> Iterator[str]:
+    """What of the config goes nowhere, and how it would be handed on."""
+    if unused := unused_groups(config):
+        named = " and ".join(unused)
+        yield f"neither model nor data take anything of {named}: interpolation in their YAML files would hand it on"
+    for key in config.unused:
+        if key.partition(".")[0] in unused:
+            continue
+        yield (
+            f"{key} is given and changes nothing: no interpolation in the config takes it (${{{key}}} in the YAML file"
+            " of the model, the data or a callback would)"
+        )

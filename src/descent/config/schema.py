@@ -29,7 +29,7 @@ LATER = ConfigDict(defer_build=True)  # the validators: --help and --cfg job nee
 Mode = Literal["min", "max"]  # whether the smallest or the largest value of a metric is best
 
 
-NOT_SET = ("choices", "links", "extra", "arguments")  # what a Config has beside the keys of its config
+NOT_SET = ("choices", "links", "unused", "extra", "arguments")  # what a Config has beside the keys of its config
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "descent")
 
@@ -137,6 +137,7 @@ class Config:
     extra: Keys = field(default_factory=dict)  # what else train.yaml has at its top
     choices: dict[str, str] = field(default_factory=dict)  # config group -> the option chosen
     links: dict[str, str] = field(default_factory=dict)  # keys whose value is interpolated -> the key it is that of
+    unused: list[str] = field(default_factory=list)  # keys that were given and go nowhere
 
 
 def keys_of(schema: type, needed: bool = False) -> list[str]:
@@ -167,5 +168,6 @@ def _changed(node: Any) -> dict[str, Any]:
 
 def _as_composed(tree: dict[str, Any]) -> dict[str, Any]:
     tree["trainer"] |= tree["trainer"].pop("arguments")
+    tree.pop("unused", None)
     extra: dict[str, Any] = tree.pop("extra")
     return tree | extra

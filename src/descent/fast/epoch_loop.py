@@ -126,7 +126,8 @@ class EpochLoop(_TrainingEpochLoop):
                 self._call_hooks(wanting, step, batch)
         finally:
             module._current_fx_name = None
-            self.batches.position = self.batch_progress.current.ready
+            # from where Lightning's own loop goes on, should it have to
+            self.batches.load_state_dict({**self.batches.state_dict(), "position": self.batch_progress.current.ready})
         if len(results) != logged:
             connector.on_batch_end()
             connector.update_train_step_metrics()

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def run_job(cfg: DictConfig) -> Result:
     sweep = hydra.mode == RunMode.MULTIRUN
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     run_dir = Path(hydra.runtime.output_dir)
-    result = run_safely(lambda: to_config(cfg, hydra.runtime), run_dir, line, resume=sweep, brief=sweep)
+    overrides = hydra.overrides.task
+    result = run_safely(lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep, brief=sweep)
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)
     return result
@@ -88,19 +90,21 @@ def load_config(conf: Path, overrides: Sequence[str]) -> "Config":
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     keys = [str(key) for key in composed if key != "hydra"]
-    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime)
+    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime, overrides)
 
 
-def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
+def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), saved: bool = False) -> "Config":
     """Hydra's config as a typed and checked ``Config``.
 
     Args:
         cfg: without the node ``hydra``.
         runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
+        overrides: of the command line, of which those that go nowhere are kept in ``unused``.
         saved: it is that of a run, whose keys have been checked before.
     """
     from descent.config.parse import parse  # pydantic comes in here
     from descent.config.schema import Config, keys_of
+    from descent.config.unused import unused_keys
 
     chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
     for group in (*GROUPS, "experiment", "debug"):
@@ -113,7 +117,8 @@ def to_config(cfg: DictConfig, runtime: Any, saved: bool = False) -> "Config":
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     own = [*tree] if saved else _own_keys(runtime) if {*tree} - {*keys_of(Config)} else []
-    return parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, dict(_links(raw)))
+    config = parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, dict(_links(raw)))
+    return replace(config, unused=unused_keys(cfg, runtime.choices, overrides))
 
 
 def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

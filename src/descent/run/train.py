@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from descent.batches.exact import exact, is_shuffled, load_positions
-from descent.config.hparams import flat_hparams, unused_groups
+from descent.config.hparams import flat_hparams, notes_on_unused
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
 from descent.config.schema import Config
@@ -26,6 +24,7 @@ from descent.signals import Interrupted, deferred
 from descent.training.build import build, build_data
 from descent.training.callback import ResultCallback
 from descent.training.divergence import DivergenceError
+from descent.training.loaders import make_exact
 from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_callbacks, check_checkpoint, restoring
 from descent.training.sparse_callback import callbacks_of
@@ -101,9 +100,8 @@ def _train(
     longer: bool,
     start: Start,
 ) -> Result:
-    if unused := unused_groups(config):
-        said = "note: neither model nor data take anything of %s: interpolation in their YAML files would hand it on"
-        log.warning(said, " and ".join(unused))
+    for note in notes_on_unused(config):
+        log.warning("note: %s", note)
     data = build_data(config)
     identity = {"config_digest": config_digest(config), "config": flat_config(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -115,7 +113,7 @@ def _train(
         trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)
         if loaded:
             check_callbacks(trainer, last, loaded)
-        _make_exact(data, config.seed, loaded, trainer)
+        make_exact(data, config, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)
         result = _new_result(config, command)
@@ -148,28 +146,6 @@ def _train(
             if isinstance(logger, RunLogger):  # fast_dev_run has another
                 logger.close()
     return result
-
-
-def _make_exact(data: LightningDataModule, seed: int, checkpoint: dict[str, Any] | None, trainer: Any) -> None:
-    """Batches in an order of the seed's and the epoch's, from the position in the checkpoint on."""
-    given: Callable[[], Any] = data.train_dataloader
-    notes, positions = set[str](), [checkpoint]
-    # Lightning has limited its loops by it, and would now put a DataLoader of its own in the place of an exact one
-    overfits, trainer.overfit_batches = trainer.overfit_batches > 0, 0.0
-
-    def train_dataloader() -> Any:
-        loader = given()
-        if overfits and is_shuffled(loader):
-            raise UserError("trainer.overfit_batches needs the same batches in every epoch: shuffle must be false")
-        loader, note = exact(loader, seed)
-        if note and note not in notes:
-            log.warning("note: %s", note)
-            notes.add(note)
-        if positions and (loaded := positions.pop()):
-            load_positions(loader, loaded)
-        return loader
-
-    data.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
 def _call_after_result(trainer: Trainer, result: Result, run_dir: Path) -> None:

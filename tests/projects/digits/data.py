@@ -26,7 +26,7 @@ class Augmented(Dataset[Any]):
 
 
 class DigitsData(LightningDataModule):
-    def __init__(self, batch_size: int = 32, num_workers: int = 2, num_rows: int = 300) -> None:
+    def __init__(self, batch_size: int | None = 32, num_workers: int = 2, num_rows: int = 300) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
 

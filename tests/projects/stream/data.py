@@ -24,7 +24,7 @@ class Rows(IterableDataset[Any]):
 
 
 class StreamData(LightningDataModule):
-    def __init__(self, batch_size: int = 16) -> None:
+    def __init__(self, batch_size: int | None = 16) -> None:
         super().__init__()
         self.batch_size = batch_size
 
