@@ -28,11 +28,17 @@ def main() -> None:
 
     def run() -> None:
         from descent.compare.ranking import compare
-        from regression.comparison import EXTRA  # what this project's runs have to show
 
         given = vars(arguments)
         given["group"] = [key.strip() for key in arguments.group.split(",") if key.strip()]
-        compare(**given, extra=EXTRA)
+        try:  # what this project's runs have to show
+            from regression.comparison import EXTRA
+
+            given["extra"] = EXTRA
+        except ModuleNotFoundError as error:
+            if error.name not in ("regression", "regression.comparison"):
+                raise
+        compare(**given)
 
     command(run)
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from signal import SIGTERM, raise_signal
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from test_resume import SignalAt, Trace, tags
 from test_stepping import PER_EPOCH, SMALL, curve, rows
 
-from descent.training.checkpoint_io import read_checkpoint
+from descent.training.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from descent.training.checkpoints import Checkpoints
 from descent.training.sparse_callback import SparseCallback
 from regression.model import LinearRegression
 
@@ -181,6 +183,41 @@ def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(r
         assert run(*options, callbacks=[LogsSteps(), signal], run_dir=run_dir).steps == step
         run(*options, callbacks=[LogsSteps()], run_dir=run_dir, resume=True)
         assert curve(run_dir, "steps") == {step: step for step in (2, 4, 6, 8, 10, 12)}
+
+
+def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoint_was_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "checkpoint.every_steps=4"]
+    written = AtomicCheckpointIO.save_checkpoint
+
+    def save(self: AtomicCheckpointIO, checkpoint: Any, path: Any, **options: Any) -> None:
+        written(self, checkpoint, path, **options)
+        if path.name == "last.ckpt" and checkpoint["global_step"] == 4:
+            raise_signal(SIGTERM)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
+    first = run(*options, callbacks=[LogsSteps()], run_dir=tmp_path)
+    assert (first.status, first.steps) == ("interrupted", 4)
+    run(*options, callbacks=[LogsSteps()], run_dir=tmp_path, resume=True)
+    assert curve(tmp_path, "steps") == {step: step for step in range(1, 13)}
+
+
+def test_a_signal_that_comes_as_a_safe_point_has_been_passed_waits_for_the_next(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_due = Checkpoints._is_due
+
+    def late(self: Checkpoints, step: int) -> bool:
+        due = is_due(self, step)
+        if step == 3 and self.signals.number is None:
+            raise_signal(SIGTERM)
+        return due
+
+    monkeypatch.setattr(Checkpoints, "_is_due", late)
+    result = run(*SMALL, callbacks=[LogsSteps()], run_dir=tmp_path)
+    saved = read_checkpoint(tmp_path / "checkpoints/last.ckpt")["global_step"]
+    assert result.status == "interrupted" and result.steps == saved
 
 
 def test_every_logger_counts_the_step_whose_weights_were_validated(run: Run, tmp_path: Path) -> None:

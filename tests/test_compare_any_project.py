@@ -224,7 +224,8 @@ def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
     assert [line.get_label() for line in drawn[-1].axes[0].lines] == BEST_FIRST[1:]
     printed = capsys.readouterr().out
     assert f"{note}1\n" in printed and "left out" not in printed
-    assert printed.count("0/0") == 1
+    assert "0/0" not in printed  # it has no share
+    assert [line.split()[-2] for line in printed.splitlines() if "1/1" in line] == ["1/1", "1/1"]
     assert "runs without a curve of val/acc, which neither came to the target nor missed it: 1\n" in printed
     write(study / "diverged", None, status="diverged", hparams={"model.width": 32})
     next((study / "diverged").glob("events.out*")).unlink()
@@ -246,16 +247,22 @@ def test_an_event_file_below_a_runs_directory_is_another_loggers_and_no_run(
 
 
 @pytest.mark.parametrize(("mode", "first"), [("max", "model.width=16"), ("min", "model.width=4")])
-def test_a_run_without_the_metric_ranks_as_if_it_had_diverged(
+def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_have(
     mode: str, first: str, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at its end
+    ranked = "ranked by the share of runs that diverged{}, then by the others' mean of val/acc, the"
     assert ranking(compare([study], metric="val/acc", mode=mode))[::2] == [first, "model.width=8"]
-    assert "runs without val/acc: 1; they rank as if they had diverged\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert ranked.format(" or have no val/acc") in printed
+    assert "runs that did not diverge and have no val/acc: 1\n" in printed
     write(study / "diverged", None, status="diverged", hparams={"model.width": 4}, seed=1)
     compare([study], ["model.width"], metric="test/acc", mode=mode)
     printed = capsys.readouterr().out
-    assert [printed.count(f"runs without {name}: 1;") for name in ("test/acc", "val/acc")] == [1, 1]
+    names = "test/acc", "val/acc"
+    assert [printed.count(f"runs that did not diverge and have no {name}: 1\n") for name in names] == [1, 1]
+    compare([study / "diverged", study / "width=8"], metric="val/acc", mode=mode)
+    assert ranked.format("") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

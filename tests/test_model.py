@@ -93,10 +93,11 @@ def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own()
 
     with pytest.raises(UserError) as raised:
         model_of(Mine())
-    assert str(raised.value) == "callbacks=regression needs a LinearRegression, got a Mine"
+    cure = "; with others choose callbacks=none, for good in the defaults of conf/train.yaml"
+    assert str(raised.value) == f"callbacks=regression needs a LinearRegression, got a Mine{cure}"
     trainer: Any = SimpleNamespace(datamodule=Theirs())
     with pytest.raises(UserError) as raised:
         data_of(trainer)
-    assert str(raised.value) == "callbacks=regression needs RegressionData, got Theirs"
+    assert str(raised.value) == f"callbacks=regression needs RegressionData, got Theirs{cure}"
     model, data = by_hand(), ListedData([[1.0]], [2.0], val_fraction=0, test_fraction=0, standardize=False, seed=0)
     assert (model_of(model), data_of(SimpleNamespace(datamodule=data))) == (model, data)  # type: ignore[arg-type]

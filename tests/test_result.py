@@ -117,6 +117,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
         **{"steps": 2, "epochs": 2, "samples": 8, "gradient_evaluations": 2},
         **{"config_digest": config_digest(config_of(*OWN)), "hparams": HPARAMS},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "code": {"regression": written["code"]["regression"]},
         "git": written["git"],
     }
 

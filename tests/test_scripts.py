@@ -87,6 +87,22 @@ def test_compare_is_called_with_what_is_asked_for(
     assert calls == [{**DEFAULTS, **call, "extra": EXTRA}]
 
 
+@needs_compare
+def test_runs_are_compared_where_the_example_is_not_there(main: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr("descent.compare.ranking.compare", lambda **given: calls.append(given))
+    for gone in ("regression", "regression.comparison"):
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "regression.comparison", raising=False)
+            patch.setitem(sys.modules, gone, None)
+            main("compare.py", "a")
+        assert calls.pop() == DEFAULTS
+    monkeypatch.delitem(sys.modules, "regression.comparison", raising=False)
+    monkeypatch.setitem(sys.modules, "numpy.typing", None)  # which it needs
+    with pytest.raises(ModuleNotFoundError, match="numpy"):
+        main("compare.py", "a")
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []

@@ -100,6 +100,35 @@ def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(rule: list[s
     assert str(raised.value) == "monitor.metric must be one that was logged (none was), got 'train/r2'"
 
 
+@pytest.mark.parametrize(
+    ("options", "metric", "step"),
+    [
+        ([], "train/r2", PER_EPOCH),  # in steps without Lightning's loop
+        (["batch=full", "batch.size=null"], "train/r2", 1),
+        (["+callbacks.timer._target_=lightning.pytorch.callbacks.Timer"], "train/r2", PER_EPOCH),
+        (["data.val_fraction=0"], "r2", 7),  # more training rows
+        ([], "val/acc", 5 * PER_EPOCH),  # the first validation
+    ],
+    ids=str,
+)
+def test_a_metric_that_is_not_logged_is_refused_once_it_could_have_been(
+    options: list[str], metric: str, step: int, run: Run
+) -> None:
+    rare, trace = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=9"), Trace()
+    with pytest.raises(UserError, match=f"monitor.metric must be one that was logged .*, got '{metric}'"):
+        run(*SMALL, *rare, *options, f"monitor.metric={metric}", "monitor.mode=max", callbacks=[trace])
+    assert max(trace.steps) == step
+
+
+def test_a_metric_of_training_that_is_logged_at_each_epoch_is_compared_where_runs_are_evaluated(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinearRegression, "on_train_epoch_end", lambda self: self.log("train/x", self.current_epoch))
+    rare = "trainer.check_val_every_n_epoch=3", "trainer.max_epochs=8"
+    result = run(*SMALL, *rare, "monitor.metric=train/x", "monitor.mode=min")
+    assert result.best == {"step": 3 * PER_EPOCH, "metric": "train/x", "value": 2.0}
+
+
 class Clock:
     """Time that stands still but for the steps of optimizers: a second each."""
 

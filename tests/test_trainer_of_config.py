@@ -48,7 +48,7 @@ def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -
     assert (of["Converged"].gradient_norm, of["Converged"].loss_change) == (0.25, 0.125)
     assert of["Divergence"].factor == 77
     kept = of["Checkpoints"]
-    assert (kept.directory, kept.metric, kept.sign) == (tmp_path / "checkpoints", "val/loss", -1)
+    assert (kept.directory, kept.best.metric, kept.best.sign) == (tmp_path / "checkpoints", "val/loss", -1)
     assert (kept.every_seconds, kept.every_steps, kept.identity, kept.on_start) == (math.inf, 13, {}, None)
     intervals = of["ValidationSchedule"].intervals
     assert (intervals.log_every, intervals.validate_every) == (11, 1)  # patience waits for each validation

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from digits.data import DigitsData
@@ -15,6 +16,7 @@ from test_project_predictions import run_dir, source
 from torch.utils.data import DataLoader, Subset
 
 from descent.errors import UserError
+from descent.run import load
 from descent.run.evaluate import evaluate
 from descent.run.predict import predict
 
@@ -130,3 +132,91 @@ def test_a_split_by_chance_is_the_same_in_training_resuming_and_evaluating(
     assert metrics == {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     train_project("digits", tmp_path / "other", *few, "seed=1")
     assert splits[-1] != splits[0]
+
+
+def shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images less a number that training fits, which is 0 where ``load_state_dict`` was not called."""
+
+    def init(self: DigitsData, *_: Any, **__: Any) -> None:
+        LightningDataModule.__init__(self)
+        self.save_hyperparameters({"batch_size": 32, "num_workers": 0, "num_rows": 64}, logger=False)
+        self.mean = 0.0
+
+    def setup(self: DigitsData, stage: str) -> None:
+        set_up(self, stage)
+        self.mean = 0.25
+
+    def load_file(self: DigitsData, path: Path, *_: Any) -> Any:
+        rows = [(image - self.mean, torch.tensor(0)) for batch in self.file_batches(path) for image in batch]
+        return DataLoader(rows, batch_size=100)  # type: ignore[arg-type]
+
+    set_up = DigitsData.setup
+    monkeypatch.setattr(DigitsData, "__init__", init)
+    monkeypatch.setattr(DigitsData, "setup", setup)
+    monkeypatch.setattr(DigitsData, "state_dict", lambda self: {"mean": self.mean})
+    monkeypatch.setattr(DigitsData, "load_state_dict", lambda self, state: setattr(self, "mean", state["mean"]))
+    monkeypatch.setattr(DigitsData, "file_dataloader", load_file, raising=False)
+
+
+def test_a_file_is_evaluated_and_predicted_with_the_data_modules_state(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifted(monkeypatch)
+    train_project("digits", tmp_path / "run", "trainer.max_epochs=1")
+    seen: list[float] = []
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> None:
+        seen.append(batch[0].double().sum().item())
+        self.log("test/acc", 1.0)
+
+    def whole(self: DigitsData, *_: Any) -> None:
+        seen.append(self.mean)
+
+    monkeypatch.setattr(Digits, "test_step", step)
+    evaluate(tmp_path / "run", data=source)
+    pixels = pl.read_csv(source).to_numpy()
+    assert sum(seen) == pytest.approx((pixels / 16 - 0.25).sum(), rel=1e-6)
+    seen.clear()
+    monkeypatch.setattr(DigitsData, "predict_file", whole, raising=False)
+    predict(tmp_path / "run", source, tmp_path / "out.csv")
+    assert seen == [0.25]
+
+
+def test_a_state_that_cannot_be_loaded_without_setup_is_refused_in_one_line(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifted(monkeypatch)
+    train_project("digits", tmp_path / "run", "trainer.max_epochs=1")
+    monkeypatch.setattr(DigitsData, "load_state_dict", lambda self, state: self.train)
+    refused = (
+        "DigitsData.load_state_dict must work without setup, which is not called for the rows of a file:"
+        " AttributeError: 'DigitsData' object has no attribute 'train'"
+    )
+    run_dir, output = tmp_path / "run", tmp_path / "out.csv"
+    for command in (lambda: evaluate(run_dir, data=source), lambda: predict(run_dir, source, output)):
+        with pytest.raises(UserError) as caught:
+            command()
+        assert str(caught.value) == refused
+
+
+def test_the_state_of_a_data_module_is_loaded_after_its_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shifted(monkeypatch)
+    train_project("digits", tmp_path / "run", "trainer.max_epochs=1")
+    seen: list[Any] = []
+    for hook in ("prepare_data", "setup", "load_state_dict"):
+        given = getattr(DigitsData, hook)
+        monkeypatch.setattr(
+            DigitsData, hook, lambda self, *a, hook=hook, given=given: (seen.append(hook), given(self, *a))
+        )
+    evaluate(tmp_path / "run")
+    assert seen == ["prepare_data", "setup", "load_state_dict"]
+
+
+def test_a_checkpoint_and_a_config_are_read_once(run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    for name in ("read_checkpoint", "saved_config"):
+        given = getattr(load, name)
+        monkeypatch.setattr(load, name, lambda *a, name=name, given=given: (read.append(name), given(*a))[1])
+    evaluate(run_dir)
+    predict(run_dir, source, source.parent / "out.csv")
+    assert sorted(read) == ["read_checkpoint"] * 2 + ["saved_config"] * 2

@@ -236,3 +236,15 @@ def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
     assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3
     torch.manual_seed(3)  # that of the run
     assert drawn[0] == torch.rand(()).item()
+
+
+def test_a_writer_that_writes_nothing_is_refused_in_one_line(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: DigitsData, path: Path, predictions: Any, output: Path) -> Any:
+        yield output.write_text("a generator's body is run by nobody")
+
+    monkeypatch.setattr(DigitsData, "write_predictions", write)
+    with pytest.raises(UserError) as caught:
+        predict(run_dir, source, tmp_path / "out.csv")
+    assert str(caught.value) == "DigitsData.write_predictions must write the file output; it wrote none"

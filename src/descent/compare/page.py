@@ -38,7 +38,9 @@ def print_ranking(table: pl.DataFrame, metric: str, columns: Collection[str], li
             _cell(mean) if deviation is None else f"{mean:.4g} ± {deviation:.1g}",
         ]
         cells += ["" if row[name] is None else f"{row[name]:.2g}" for name in columns]
-        cells += [f"{row['at target']}/{row['at target'] + row['missed']}", row["steps to target"]] if target else []
+        if target:
+            known = row["at target"] + row["missed"]  # of runs that have the curve
+            cells += [f"{row['at target']}/{known}" if known else "", row["steps to target"]]
         shown.add_row(row["setting"], *map(_cell, cells))
     console = Console(highlight=False, markup=False)  # names may hold brackets
     console.print(shown)

@@ -131,10 +131,13 @@ def _notes(
 ) -> Iterator[str]:
     """What chose the settings, and what is reported of them."""
     first = "largest" if metric.mode == "max" else "smallest"
-    yield f"ranked by the share of runs that diverged, then by the others' mean of {metric.name}, the {first} first"
-    for name in dict.fromkeys([metric.name, chooser.name]):
-        if without := sum(not run.diverged and run.result["metrics"].get(name) is None for run in runs):
-            yield f"runs without {name}: {without}; they rank as if they had diverged"
+    whole = [run.result["metrics"] for run in runs if not run.diverged]
+    lacking = {name: sum(found.get(name) is None for found in whole) for name in (metric.name, chooser.name)}
+    which = f"diverged or have no {metric.name}" if lacking[metric.name] else "diverged"
+    yield f"ranked by the share of runs that {which}, then by the others' mean of {metric.name}, the {first} first"
+    for name, without in lacking.items():
+        if without:
+            yield f"runs that did not diverge and have no {name}: {without}"
     if len(monitors) > 1:
         yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
     if any(run.result.get("checksum") is None for run in runs):

@@ -51,15 +51,16 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
         _diverged(result)
     for kept in callbacks_of(trainer, Checkpoints):  # none with fast_dev_run
         if callbacks_of(trainer, StochasticWeightAveraging):  # the last weights were averaged after their validation
-            schedule.validated_step = kept.compared_step = -1
+            schedule.validated_step = kept.best.compared_step = -1
         result.seconds += kept.seconds_before
         if trainer.enable_validation and schedule.validated_step != trainer.global_step:
-            new = result.status == "completed" and kept.compared_step != trainer.global_step
+            new = result.status == "completed" and kept.best.compared_step != trainer.global_step
             result.metrics |= _validate(trainer, model, data, logged=new)
             if new:
                 kept.compare_last(trainer, model)
-        result.monitor["metric"] = kept.metric
-        result.best = {"step": kept.best_step, "metric": kept.metric, "value": kept.best_value}
+        best = kept.best
+        result.monitor["metric"] = best.metric
+        result.best = {"step": best.best_step, "metric": best.metric, "value": best.best_value}
     for callback in callbacks_of(trainer, ResultCallback):
         result.callbacks.append(callback)
         entries = callback.result(trainer, model)

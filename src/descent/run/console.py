@@ -67,8 +67,11 @@ def print_result(result: Result, run_dir: Path) -> None:
 def print_line(result: Result) -> None:
     """How a run of a sweep ended, and what its callbacks show even there."""
     console = _console()
-    losses = (f"  {name} {cell(value)}" for name, value in result.metrics.items() if name.endswith("/loss"))
-    console.print(_ending(result) + "".join(losses), soft_wrap=True)
+    losses = [name for name in result.metrics if name.endswith("/loss")]
+    monitor = result.monitor.get("metric")
+    names = losses if monitor in losses or monitor not in result.metrics else [monitor, *losses]
+    shown = "".join(f"  {name} {cell(result.metrics[name])}" for name in names)
+    console.print(_ending(result) + shown, soft_wrap=True)
     _print_tables(console, result, in_sweeps=True)
 
 

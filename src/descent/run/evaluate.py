@@ -9,14 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
-from descent.run.load import CheckpointName, checkpoint_path, load_data_state, load_model, trainer_of
-from descent.run.result import run_result
+from descent.run.load import CheckpointName, Trained, read_trained, trainer_of
 from descent.run.resume import files_of
-from descent.run.saved_config import saved_config
 from descent.training.budget import batch_size
 from descent.training.build import build_data
 
@@ -37,30 +34,26 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
         UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, the data module
             has no such rows, the run's data have changed, or a metric is not finite.
     """
-    result = run_result(run_dir)
-    config = saved_config(run_dir)
-    model = load_model(run_dir, checkpoint)
+    trained = read_trained(run_dir, checkpoint)
+    config, model = trained.config, trained.model()
     module: Any = build_data(config)
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = Rows()
     with libraries_as_here(), isolate_rng():
-        trainer = trainer_of(config, run_dir, rows)
         if data is None:
-            _check_data(module, config, run_dir, result, checkpoint)
-            if not is_overridden("test_dataloader", module):
-                raise UserError(f"{run_dir} has no test rows: --data FILE names others")
+            _take_own_rows(module, trained, run_dir)
             seed_everything(config.seed, verbose=False)  # as the run did
         else:
-            _take_rows_of(data, module, model, result)
-        found = trainer.test(model, datamodule=module, verbose=False)
+            _take_rows_of(data, module, model, trained)
+        found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
     for name, value in values.items():
         if not math.isfinite(value):
             where = data or "the test rows"
-            raise invalid(f"{name} of {where} with {checkpoint_path(run_dir, checkpoint)}", "a finite number", value)
+            raise invalid(f"{name} of {where} with {trained.path}", "a finite number", value)
     kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": rows.count, "metrics": values}
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
@@ -77,27 +70,36 @@ class Rows(Callback):
         self.count += batch_size(batch)
 
 
-def _check_data(module: Any, config: Config, run_dir: Path, result: dict[str, Any], checkpoint: CheckpointName) -> None:
-    """Another number of rows would draw training rows for the test."""
-    module.setup("test")
-    same = result["checksum"] is None or getattr(module, "checksum", None) == result["checksum"]
-    try:
-        if same:
-            load_data_state(module, run_dir, checkpoint)
-    except UserError:
-        same = False
-    if not same:
-        files = files_of(config.data)
-        name = files[0] if files else f"data={config.choices.get('data')}"
-        raise UserError(
-            f"{name} must have the rows that {run_dir} was trained on: its rows, split or columns have changed"
-        )
+def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
+    """Gives the data module its state once it is set up, and checks that the rows are those of training."""
+    setup = module.setup
+
+    def checked_setup(stage: str) -> None:
+        setup(stage)
+        checksum = trained.result["checksum"]
+        same = checksum is None or getattr(module, "checksum", None) == checksum
+        try:
+            if same:
+                trained.load_data_state(module)
+        except UserError:
+            same = False
+        if not same:  # another number of rows would draw training rows for the test
+            files = files_of(trained.config.data)
+            name = files[0] if files else f"data={trained.config.choices.get('data')}"
+            raise UserError(
+                f"{name} must have the rows that {run_dir} was trained on: its rows, split or columns have changed"
+            )
+        if not is_overridden("test_dataloader", module):
+            raise UserError(f"{run_dir} has no test rows: --data FILE names others")
+
+    module.setup = checked_setup
 
 
-def _take_rows_of(path: Path, module: Any, model: Any, result: dict[str, Any]) -> None:
+def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None:
     """Makes the data module, whose hooks change batches, one of a file's rows."""
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
-    loader = module.file_dataloader(path, model, result)
+    trained.prepare_for_file(module)
+    loader = module.file_dataloader(path, model, trained.result)
     module.test_dataloader = lambda: loader
     module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows

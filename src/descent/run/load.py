@@ -1,5 +1,6 @@
 """A trained model from its checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,36 +24,73 @@ def checkpoint_path(run_dir: Path, checkpoint: CheckpointName) -> Path:
     return run_dir / "checkpoints" / f"{checkpoint}.ckpt"
 
 
-def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningModule:
-    """The model of a run, on the CPU and in the precision it was trained in.
+@dataclass(frozen=True)
+class Trained:
+    """What a run has left to test or predict with, each file read once."""
+
+    result: dict[str, Any]
+    config: Config
+    path: Path  # of the checkpoint
+    checkpoint: dict[str, Any]
+
+    def model(self) -> LightningModule:
+        """On the CPU and in the precision it was trained in.
+
+        Raises:
+            UserError: the checkpoint does not fit the model.
+        """
+        try:
+            with isolate_rng():  # the first weights are drawn, and replaced
+                model = _build(self.config, self.checkpoint)
+        except UserError as error:
+            raise UserError(f"{self.path} must be a checkpoint of this run: {error}") from error
+        except Exception as error:  # its values may be anything, and so what they raise
+            reason = " ".join(str(error).split())
+            name = self.config.model["_target_"]
+            raise UserError(f"{self.path} must be a checkpoint of a {name}; it is not: {reason}") from error
+        return model.eval()
+
+    def load_data_state(self, data: LightningDataModule) -> None:
+        """Hands a data module what its ``state_dict`` gave in training, as Lightning does."""
+        if state := self.checkpoint.get(type(data).__qualname__):
+            data.load_state_dict(state)
+
+    def prepare_for_file(self, data: LightningDataModule) -> None:
+        """The same for one that is to read a file: its ``setup``, which is of the run's own rows, is not called.
+
+        Raises:
+            UserError: its ``load_state_dict`` cannot do without.
+        """
+        try:
+            self.load_data_state(data)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(
+                f"{type(data).__name__}.load_state_dict must work without setup, which is not called for the rows of a"
+                f" file: {reason}"
+            ) from error
+
+
+def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
+    """A run's result, config and checkpoint.
 
     Raises:
         UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, it holds more
-            than plain values and tensors, it does not fit the model, or a weight is not finite.
+            than plain values and tensors, or a weight is not finite.
     """
     path = checkpoint_path(run_dir, checkpoint)
-    loaded, result = read_checkpoint(path), run_result(run_dir)
-    config = saved_config(run_dir)
+    result, config = run_result(run_dir), saved_config(run_dir)
+    loaded = read_checkpoint(path)
     _check_run(loaded, result, path)
     for name, weight in loaded["state_dict"].items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise UserError(f"{path} must hold finite weights; {name} has nan or inf")
-    try:
-        with isolate_rng():  # the first weights are drawn, and replaced
-            model = _build(config, loaded)
-    except UserError as error:
-        raise UserError(f"{path} must be a checkpoint of this run: {error}") from error
-    except Exception as error:  # its values may be anything, and so what they raise
-        reason = " ".join(str(error).split())
-        name = config.model["_target_"]
-        raise UserError(f"{path} must be a checkpoint of a {name}; it is not: {reason}") from error
-    return model.eval()
+    return Trained(result, config, path, loaded)
 
 
-def load_data_state(data: LightningDataModule, run_dir: Path, checkpoint: CheckpointName) -> None:
-    """Hands a data module what its ``state_dict`` gave in training, as Lightning does."""
-    if state := read_checkpoint(checkpoint_path(run_dir, checkpoint)).get(type(data).__qualname__):
-        data.load_state_dict(state)
+def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningModule:
+    """The model of a run, see ``read_trained`` and ``Trained.model`` for what is raised."""
+    return read_trained(run_dir, checkpoint).model()
 
 
 def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:

@@ -13,9 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.libraries import libraries_as_here
-from descent.run.load import CheckpointName, load_data_state, load_model, trainer_of
-from descent.run.result import run_result
-from descent.run.saved_config import saved_config
+from descent.run.load import CheckpointName, read_trained, trainer_of
 from descent.training.build import build_data
 
 WHOLE = "predict_file"
@@ -30,8 +28,8 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
 
     The data module's ``file_batches(path)`` makes batches of a file, the module's ``predict_step`` predictions of each,
     and the data module's ``write_predictions(path, predictions, output)`` writes them, as they come, with what it
-    likes of the file. The data module has its state in the checkpoint; its ``setup`` is not called. One with
-    ``predict_file(run_dir, source, output, checkpoint)`` does it all itself.
+    likes of the file. One with ``predict_file(run_dir, source, output, checkpoint)`` does it all itself. It has the
+    state of the checkpoint; its ``setup`` is not called.
 
     Args:
         run_dir: of a run that has trained.
@@ -42,27 +40,29 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     Raises:
         UserError: the project does not say how, there is no such run, checkpoint or file, or one cannot be written.
     """
-    run_result(run_dir)
-    config = saved_config(run_dir)
-    data: Any = build_data(config)
+    trained = read_trained(run_dir, checkpoint)
+    data: Any = build_data(trained.config)
     if hasattr(data, WHOLE):
+        trained.prepare_for_file(data)
         data.predict_file(run_dir, source, output, checkpoint)
         return
     if missing := [text for name, text in PARTS.items() if not hasattr(data, name)]:
         raise UserError(f"predictions need {type(data).__name__} to have {' and '.join(missing)}")
-    model = load_model(run_dir, checkpoint)
+    model = trained.model()
     if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
         with libraries_as_here(), replaced(output) as temporary, isolate_rng(), torch.inference_mode():
-            seed_everything(config.seed, verbose=False)
-            load_data_state(data, run_dir, checkpoint)
-            trainer = trainer_of(config, run_dir)
+            seed_everything(trained.config.seed, verbose=False)
+            trained.prepare_for_file(data)
+            trainer = trainer_of(trained.config, run_dir)
             trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # hooks ask what it does
             precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
+            if not temporary.exists():  # a generator function, say, whose body is not run
+                raise UserError(f"{type(data).__name__}.write_predictions must write the file output; it wrote none")
     except UserError:
         raise
     except Exception as error:

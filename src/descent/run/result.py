@@ -62,6 +62,7 @@ class Result:
         signal: the number of the signal that interrupted it.
         config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
         hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
+        code: digests of the project's own packages, see ``descent.run.code``.
         git: commit and whether there were uncommitted changes; ``None`` outside a repository.
         entries: what the project's callbacks add, by name.
         callbacks: those of the run that have something to say of it; not in the file.
@@ -85,6 +86,7 @@ class Result:
     config_digest: str | None = None
     hparams: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
+    code: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = field(default_factory=git_state)
     entries: dict[str, Any] = field(default_factory=dict)
     callbacks: list[Any] = field(default_factory=list, repr=False, compare=False)

@@ -13,6 +13,7 @@ from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run import cli
+from descent.run.code import note_changes
 from descent.run.command import run_safely
 from descent.run.result import Result, is_finished, read_result
 from descent.run.saved_config import read, saved_config
@@ -64,6 +65,9 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
         changed = "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
+    if result is not None:
+        since = f"runs in {run_dir.parent} were finished; name=... begins anew"
+        note_changes(result.get("code"), config, since)
     if result is None or result["checksum"] is None:
         return  # training looks at its rows for itself
     for file in files_of(config.data):

@@ -18,6 +18,7 @@ from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
 from descent.run.after_training import describe, log_final, test
+from descent.run.code import code_digests, note_changes
 from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred
@@ -87,8 +88,8 @@ def train(
 def _new_result(config: Config, command: str | None) -> Result:
     """What is known before training."""
     command = command or shlex.join(["python", *sys.argv])
-    digest, hparams = config_digest(config), flat_hparams(config)
-    return Result("completed", config.seed, command, config_digest=digest, hparams=hparams)
+    digest, hparams, code = config_digest(config), flat_hparams(config), code_digests(config)
+    return Result("completed", config.seed, command, config_digest=digest, hparams=hparams, code=code)
 
 
 def _train(
@@ -103,11 +104,12 @@ def _train(
     for note in notes_on_unused(config):
         log.warning("note: %s", note)
     data = build_data(config)
-    identity = {"config_digest": config_digest(config), "config": flat_config(config)}
+    identity = {"config_digest": config_digest(config), "config": flat_config(config), "code": code_digests(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
     checkpoint = last if resume and last.is_file() else None
     loaded = check_checkpoint(last, identity, longer) if checkpoint else None
     resumed_at = int(loaded["global_step"]) if loaded else None
+    note_changes(loaded["run"].get("code") if loaded else None, config, f"the last checkpoint of {run_dir}")
     unchanged = UnchangedWeights()
     with deferred() as signals:
         trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)

@@ -30,7 +30,7 @@ def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Op
     own, given = [*parameters], arguments(spec, "optimizer")
     if given.get("capturable") and any(parameter.device.type in ("cpu", "mps") for parameter in own):
         raise invalid("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
-    return _build(spec, "optimizer", Optimizer, own, given)
+    return build(spec, "optimizer", Optimizer, own, given=given)
 
 
 def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
         given.update(dict.fromkeys(to_fill, length))
     if given.get("total_steps", length) < length:
         raise invalid("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
-    scheduler = _build(spec, "scheduler", LRScheduler, optimizer, given)
+    scheduler = build(spec, "scheduler", LRScheduler, optimizer, given=given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 
 
@@ -73,7 +73,7 @@ def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, opti
     for spec, first, last in zip(specs, [0, *milestones], ends, strict=True):
         given = {key: value for key, value in spec.items() if key != "_target_"}
         given.update(dict.fromkeys((key for key in RUN_LENGTH_ARGUMENTS if given.get(key, 0) is None), last - first))
-        parts.append(_build(spec, "scheduler.schedulers", LRScheduler, optimizer, given))
+        parts.append(build(spec, "scheduler.schedulers", LRScheduler, optimizer, given=given))
     return parts
 
 
@@ -112,33 +112,29 @@ def load_class(target: str, kind: type[T], key: str) -> type[T]:
     return found
 
 
-def _build(spec: dict[str, Any], group: str, kind: type[T], first: Any, given: dict[str, Any]) -> T:
-    made: Any = load_class(spec["_target_"], kind, group)
-    try:
-        built: T = made(first, **given)
-    except Exception as error:
-        raise UserError(f"{group}: {spec['_target_']} refuses {given}: {error}") from error
-    return built
-
-
-def build(spec: dict[str, Any], path: str, kind: type[T]) -> T:
+def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: dict[str, Any] | None = None) -> T:
     """The object of a config such as ``{"_target_": "package.Class", "argument": 1}``.
 
     Args:
         path: of the key, for messages.
         kind: what it must be.
+        first: arguments before those of the config.
+        given: in place of those of the config.
 
     Raises:
         UserError: it is another kind, or the class refuses an argument.
     """
-    given = {key: value for key, value in spec.items() if key != "_target_"}
+    if given is None:
+        given = {key: value for key, value in spec.items() if key != "_target_"}
     made: Any = load_class(spec["_target_"], kind, path)
     try:
-        built: T = made(**given)
+        built: T = made(*first, **given)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: {spec['_target_']} refuses its arguments: {type(error).__name__}: {error}") from error
+        # of a model they may be whole configs
+        shown = f"{given}: {error}" if first else f"its arguments: {type(error).__name__}: {error}"
+        raise UserError(f"{path}: {spec['_target_']} refuses {shown}") from error
     return built
 
 

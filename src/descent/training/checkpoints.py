@@ -8,22 +8,19 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
-from torch.optim import Optimizer
 
 from descent.batches.in_memory import Batch
 from descent.config.schema import MonitorConfig
 from descent.signals import Deferred
+from descent.training.best_weights import STATE, BestWeights
 from descent.training.divergence import Divergence
 from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
-from descent.training.restoring import check_length
+from descent.training.restoring import check_length, restore_dtypes
 from descent.training.sparse_callback import SparseCallback, callbacks_of
-from descent.training.training_loss import full_loss, has_full_loss
-from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +61,12 @@ class Checkpoints(SparseCallback, Checkpoint):
         identity: dict[str, Any],
         on_start: Callable[[], None] | None = None,
     ) -> None:
-        self.directory, self.metric, self.signals = directory, monitor.metric, signals
-        self.sign = -1.0 if monitor.mode == "max" else 1.0
+        self.directory, self.signals = directory, signals
+        self.best = BestWeights(monitor)
         self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.interval = self.longest = self.every_seconds  # between two writes, now and the longest so far
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.best_value, self.best_step = self.sign * math.inf, 0
-        self.compared_step = 0  # the last one whose weights were compared with the best
-        self.unwritten: dict[str, Any] | None = None  # the best, where it is not on disk yet
         self.seconds_before = 0.0  # of training, in the processes before this one
         self.stopped = False  # by a stopping rule, be it that trainer.min_epochs has it go on
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
@@ -91,7 +85,6 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
         self.started = self.written_at = time.monotonic()
         self.written_step = self.seen_step = trainer.global_step
-        self.metric = monitored(self.metric, validation_schedule(trainer).has_validation)
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
         if self.began_with:
@@ -102,16 +95,15 @@ class Checkpoints(SparseCallback, Checkpoint):
                 "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler"
                 " watches a metric, after every step"
             )
-        if trainer.global_step == 0:  # for a run that diverges before its first validation
-            self._keep(trainer, pl_module, self.sign * math.inf)
+        self.best.start(trainer, pl_module)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
-            _restore_dtypes(optimizer, saved)
+            restore_dtypes(optimizer, saved)
         if self.on_start is not None:
             self.on_start()
         self._restore_random_state(trainer)
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
-        return step if self._is_due(step) else self.written_step + self.every_steps
+        return step if self.best.awaits_epoch or self._is_due(step) else self.written_step + self.every_steps
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         return self._is_due(step)
@@ -129,33 +121,24 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.seen_step = trainer.global_step
         is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # where training stops within the epoch
         if has_stepped and not is_last and not _is_more_due(trainer, batch_idx):
-            if self.signals.number is not None:
-                log_step_metrics(trainer)
-            self._safe_point(trainer)
+            self._safe_point(trainer, ends_step=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not self.metric.startswith("train"):
-            self._compare(trainer, pl_module)
+        if trainer.state.fn == "fit" and not self.best.is_of_training:
+            self.best.compare(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        schedule = validation_schedule(trainer)
-        if self.metric.startswith("train") and schedule.is_evaluated(trainer):
-            self._compare(trainer, pl_module)
+        self.best.end_epoch(trainer, pl_module)
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        in_memory = has_full_loss(trainer)
-        if self.metric == "train/loss" and in_memory and self.compared_step != trainer.global_step:
-            with torch.no_grad():
-                self._compare(trainer, pl_module, full_loss(trainer, pl_module).item())
-        if not math.isfinite(self.best_value):  # nothing has been evaluated: the run was shorter than an epoch
-            self._keep(trainer, pl_module, self.sign * math.inf)
+        self.best.end(trainer, pl_module)
         self.write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._write_best(trainer)
+        self.best.write(trainer, self.directory / "best.ckpt", self.identity)
 
     def write(self, trainer: Trainer) -> None:
         """Brings both files up to date, and the loggers' up to the same step."""
@@ -165,7 +148,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
-        self._write_best(trainer)
+        self.best.write(trainer, self.directory / "best.ckpt", self.identity)
         own: dict[str, Any] = {"run": self.identity, "random_state": random_state()}
         if self.epoch_end is not None:
             own["loops"] = {"fit_loop": self.epoch_end}
@@ -184,17 +167,17 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After training: the last weights, of which no epoch's validation was, have been validated."""
-        self._compare(trainer, pl_module)
+        self.best.compare(trainer, pl_module)
         self.write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self.started
-        best = {"best_value": self.best_value, "best_step": self.best_step, "compared_step": self.compared_step}
-        return best | {"metric": self.metric, "seconds": seconds, "stopped": self.stopped}
+        best = {name: getattr(self.best, name) for name in STATE}
+        return best | {"seconds": seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in ("metric", "best_value", "best_step", "compared_step"):
-            setattr(self, name, state_dict[name])
+        for name in STATE:
+            setattr(self.best, name, state_dict[name])
         self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
 
     def _restore_random_state(self, trainer: Trainer) -> None:
@@ -202,47 +185,17 @@ class Checkpoints(SparseCallback, Checkpoint):
         if self.random_state is not None and trainer.global_step == self.resumed_step:
             set_random_state(self.random_state)
 
-    def _safe_point(self, trainer: Trainer) -> None:
+    def _safe_point(self, trainer: Trainer, ends_step: bool = False) -> None:
         if self._is_due(trainer.global_step):
             self.write(trainer)
-        self.signals.check()
+            if self.signals.number is not None:  # it may have come in just now, as the file was written
+                if ends_step:
+                    log_step_metrics(trainer)
+                self.signals.check()
 
     def _is_due(self, step: int) -> bool:
         late = time.monotonic() - self.written_at >= self.interval
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
-
-    def _compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:
-        if value is None:
-            value = logged(trainer, self.metric).item()
-        self.compared_step = trainer.global_step
-        if self.sign * value < self.sign * self.best_value:
-            self._keep(trainer, pl_module, value)
-
-    def _keep(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
-        self.best_value, self.best_step = value, trainer.global_step
-        weights: dict[str, Tensor] = pl_module.state_dict()
-        self.unwritten = {
-            "state_dict": {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()},
-            "epoch": trainer.current_epoch,
-            "global_step": trainer.global_step,
-        }
-        pl_module.on_save_checkpoint(self.unwritten)  # what the module adds is of these weights, too
-
-    def _write_best(self, trainer: Trainer) -> None:
-        if self.unwritten is not None:
-            kept = {"run": self.identity, **self.unwritten}  # in place of the weights of now
-            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=True, storage_options=kept)
-            self.unwritten = None
-
-
-def _restore_dtypes(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Gives each state its saved precision: torch loads NAdam's single precision product as a double."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in saved["state"].items():
-        state = optimizer.state[parameters[index]]
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                state[name] = value.to(state[name].device, copy=True)
 
 
 def _is_more_due(trainer: Trainer, batch_idx: int) -> bool:

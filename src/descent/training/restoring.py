@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from pydantic import BaseModel, Strict, ValidationError
+from torch import Tensor
+from torch.optim import Optimizer
 
 from descent.config.identity import LENGTH, differences
 from descent.errors import UserError, validation_error
@@ -116,6 +118,16 @@ def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, 
             " that, the learning rates are not those of a run that began with this length",
             *(now[LENGTH], before[LENGTH]),
         )
+
+
+def restore_dtypes(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Gives each state its saved precision: torch loads NAdam's single precision product as a double."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in saved["state"].items():
+        state = optimizer.state[parameters[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                state[name] = value.to(state[name].device, copy=True)
 
 
 @contextmanager

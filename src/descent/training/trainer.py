@@ -48,6 +48,10 @@ PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
 }
+REFUSED: dict[tuple[type[Callback], ...], str] = {
+    (BatchSizeFinder, LearningRateFinder): "a run keeps to its config; a sweep tries values",
+    (WeightAveraging, GradientAccumulationScheduler): "a run with it does not resume exactly",
+}
 
 
 class NoProfiler(PassThroughProfiler):
@@ -82,12 +86,9 @@ def build_trainer(
         raise invalid("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
     for name, callback in zip(config.callbacks, given, strict=True):
-        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-            kind = type(callback).__name__
-            raise UserError(f"callbacks.{name} must not be a {kind}: a run keeps to its config; a sweep tries values")
-        if isinstance(callback, WeightAveraging | GradientAccumulationScheduler):
-            kind = type(callback).__name__
-            raise UserError(f"callbacks.{name} must not be a {kind}: a run with it does not resume exactly")
+        for kinds, why in REFUSED.items():
+            if isinstance(callback, kinds):
+                raise UserError(f"callbacks.{name} must not be a {type(callback).__name__}: {why}")
         if isinstance(callback, StochasticWeightAveraging):
             log.warning(
                 "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"

@@ -1,0 +1,45 @@
+"""Whether a project's own code is what a run began with. Imports nothing of it."""
+
+import logging
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from descent.config.schema import PACKAGES, Config
+
+log = logging.getLogger(__name__)
+
+
+def code_digests(config: Config) -> dict[str, str]:
+    """Of the Python files of each package that the model, the data and the callbacks come from, by its name."""
+    specs = config.model, config.data, *config.callbacks.values()
+    names = {spec["_target_"].partition(".")[0] for spec in specs} - {*PACKAGES}
+    return {name: _digest(name) for name in sorted(names)}
+
+
+def note_changes(before: Any, config: Config, since: str) -> None:
+    """Says which packages have changed since the digests ``before`` were written; an older version wrote none."""
+    known = before if isinstance(before, dict) else {}
+    changed = [name for name, digest in code_digests(config).items() if known.get(name, digest) != digest]
+    if changed:
+        _note(f"the code of {' and '.join(changed)} has changed since {since}")
+
+
+@cache  # once for all jobs of a sweep
+def _note(text: str) -> None:
+    log.warning("note: %s", text)
+
+
+@cache  # what this process has imported stays, whatever becomes of the files
+def _digest(name: str) -> str:
+    digest = sha256()
+    with suppress(ImportError, OSError, ValueError):  # a class of a notebook's has no file
+        spec = find_spec(name)
+        for place in (spec.submodule_search_locations or [str(spec.origin)]) if spec else []:
+            root = Path(place)
+            for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
+                digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
