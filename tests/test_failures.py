@@ -14,6 +14,7 @@ from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest
 from descent.errors import UserError
 from descent.files import locked, write_atomically
+from descent.run.code import code_digests
 from descent.run.result import Result, read_result
 from descent.run.train import train
 from descent.training.sparse_callback import SparseCallback
@@ -37,7 +38,9 @@ def test_a_run_whose_data_are_refused_leaves_a_result_that_says_why(tmp_path: Pa
     with pytest.raises(UserError) as raised:
         train(config, tmp_path / "a/r", command="the command")
     assert str(raised.value) == reason
-    expected = Result("failed", 3, "the command", reason, hparams=flat_hparams(config)).as_dict()
+    expected = Result(
+        "failed", 3, "the command", reason, hparams=flat_hparams(config), code=code_digests(config)
+    ).as_dict()
     written = json.loads((tmp_path / "a/r/result.json").read_text())
     assert written == {**expected, "config_digest": config_digest(config)}
     assert "features" not in written and written["hparams"]["optimizer"] == "sgd"
