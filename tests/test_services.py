@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,17 @@ def test_mlflow_has_the_points_and_the_settings_of_a_run_and_says_where_a_resume
 
 
 def records(file: Path) -> list[Any]:
-    """What stands in a ``.wandb`` file: LevelDB's log format, after a header of 7 bytes."""
+    """What stands in a ``.wandb`` file whose run has ended; wandb's process may write the last of it later."""
+    for _ in range(100):
+        found = _records(file)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def _records(file: Path) -> list[Any]:
+    """LevelDB's log format, after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, found, parts = file.read_bytes(), 7, [], b""
