@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, needs_fast
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import CombinedLoader
 from loaders import Buckets, Endless, Stream
@@ -238,6 +238,34 @@ def test_overfitting_batches_takes_the_same_in_every_epoch(batches: float, run: 
 
     run(*options, "batch.shuffle=false", "trainer.max_epochs=2", callbacks=[Trace()])
     assert len(trace) > 2 and trace[: len(trace) // 2] == trace[len(trace) // 2 :]
+
+
+@pytest.mark.parametrize("fast", [pytest.param("true", marks=needs_fast), "false"])
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_callback_that_goes_through_the_training_rows_changes_nothing(
+    run: Run, fast: str, within: bool, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_dataloader(self: RegressionData) -> Any:
+        return DataLoader(TensorDataset(*self._tensors(self.train)), batch_size=8, shuffle=True)
+
+    class Reads(Callback):
+        def on_validation_end(self, trainer: Any, *_: Any) -> None:
+            rows.append(sum(len(batch[0]) for batch in trainer.train_dataloader))
+            positions.append(trainer.train_dataloader.state_dict() if trainer.global_step % 6 else None)
+
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            rows.append(sum(len(batch[0]) for batch in trainer.train_dataloader))
+
+    if not in_memory:
+        monkeypatch.setattr(RegressionData, "train_dataloader", train_dataloader)
+    rows, positions = list[int](), list[Any]()
+    options = [*SMALL, "trainer.max_epochs=2", f"trainer.fast={fast}"]
+    options += ["trainer.val_check_interval=0.5"] if within else []
+    alone, beside = run(*options), run(*options, callbacks=[Reads()])
+    assert rows == [48] * (6 if within else 4)  # 0.8 of 60
+    assert [(p["epoch"], p["position"]) for p in positions if p] == ([(0, 3), (1, 3)] if within else [])
+    assert (beside.steps, beside.metrics) == (alone.steps, alone.metrics)
 
 
 def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,29 @@ def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoi
     assert curve(tmp_path, "steps") == {step: step for step in range(1, 13)}
 
 
+@pytest.mark.parametrize("fast", [pytest.param("true", marks=needs_fast), "false"])
+def test_what_is_logged_of_a_step_is_there_where_the_process_was_killed_after_its_checkpoint(
+    fast: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", f"trainer.fast={fast}"]
+    options += ["checkpoint.every_steps=4", "checkpoint.every_seconds=null", "logger=tensorboard_and_csv"]
+    written = AtomicCheckpointIO.save_checkpoint
+
+    def save(self: AtomicCheckpointIO, checkpoint: Any, path: Any, **options: Any) -> None:
+        written(self, checkpoint, path, **options)
+        if path.name == "last.ckpt" and checkpoint["global_step"] == 4 and path.is_relative_to(tmp_path / "whole"):
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")  # what is on the disk now
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
+    run(*options, callbacks=[LogsSteps()], run_dir=tmp_path / "whole")
+    run(*options, callbacks=[LogsSteps()], run_dir=tmp_path / "killed", resume=True)
+    for run_dir in (tmp_path / "whole", tmp_path / "killed"):
+        assert curve(run_dir, "steps") == {step: step for step in range(1, 13)}
+        tables = [pl.read_csv(path, infer_schema_length=None) for path in sorted(run_dir.rglob("metrics.csv"))]
+        steps = pl.concat([table["steps"].drop_nulls() for table in tables])
+        assert steps.to_list() == [*range(1, 13)]  # each once
+
+
 def test_a_signal_that_comes_as_a_safe_point_has_been_passed_waits_for_the_next(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Whether it is said that a project's code has changed since a run began."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_any_change_of_a_python_file_is_seen_and_of_no_other(package: Path) -> N
     digests = [found["own_code"] for found in seen]
     assert digests[0] == digests[1] and len({*digests}) >= 4
     assert len({found["regression"] for found in seen}) == 1
+
+
+def test_the_code_of_any_class_that_the_config_names_counts(package: Path) -> None:
+    base = config_of()
+    assert code_digests(base).keys() == {"regression"}
+    assert code_digests(replace(base, optimizer={"_target_": "own_code.model.Rule"})).keys() == {
+        "own_code",
+        "regression",
+    }
+    nested = {"a": {"_target_": "lightning.pytorch.Callback", "parts": [{"_target_": "own_code.model.Rule"}]}}
+    assert code_digests(replace(base, callbacks=nested)).keys() == {"own_code", "regression"}
 
 
 @pytest.mark.parametrize("changed", [True, False])

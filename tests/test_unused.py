@@ -56,6 +56,11 @@ NOTE = (
         (["callbacks=none", "predict_at=[[1]]", "name='a${predict_at[0]}'"], []),
         (["callbacks=none", "predict_at=[4]", "data.seed=${oc.select:predict_at.0,3}"], []),
         (["batch.size=8", "data.batch_size=${..batch.size}"], []),
+        (["callbacks=none", "predict_at=[3]", "data.seed=${ predict_at.0 }"], []),
+        (["callbacks=none", "predict_at=[3]", "data.seed=${oc.select: predict_at.0, 3}"], []),
+        (["callbacks=none", "predict_at=[3]", "data.seed=${[predict_at][0]}"], []),
+        (["+mine={a: 1, b: '${.a}', c: 3}", "mine.a=2", "mine.c=4", "data.seed=${mine.b}"], ["mine.c"]),
+        (["callbacks=none", "predict_at=[]", "+optimizer.nesterov=true", "~optimizer.nesterov"], ["predict_at"]),
         (
             [
                 "callbacks=none",

@@ -59,9 +59,11 @@ class InMemoryBatches:
     def __iter__(self) -> Iterator[Batch]:
         """The epoch's batches; those that are left of it, the first time after a state was loaded."""
         resumed, self._resumed = self._resumed, False
-        if not resumed and self.position % self.count:
-            self.position = 0  # the iteration before was left (limit_val_batches)
-        elif resumed and self.position and self.position % self.count == 0:
+        if self.position % self.count and not resumed:  # beside training, or after an iteration that was left
+            for number in range(self.count):
+                yield from self._batches(number, 1)
+            return
+        if resumed and self.position and self.position % self.count == 0:
             return  # they have ended before those of a longer loader
         yield from self.take(1)
         while self.position % self.count:
@@ -75,9 +77,12 @@ class InMemoryBatches:
         if self.count == 1:
             self.position = 1
             return [self.tensors] * count
-        repeat, first = divmod(self.position, self.count)
-        rows = slice(first * self.size, (first + count) * self.size)
         self.position += count
+        return self._batches(self.position - count, count)
+
+    def _batches(self, position: int, count: int) -> list[Batch]:
+        repeat, first = divmod(position, self.count)
+        rows = slice(first * self.size, (first + count) * self.size)
         return list(zip(*(torch.split(tensor[rows], self.size) for tensor in self._in_order(repeat)), strict=True))
 
     def _in_order(self, repeat: int) -> Batch:

@@ -50,6 +50,9 @@ class ExactLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The epoch's batches; those that are left of it, the first time after a state was loaded."""
+        if self.position and not (self._resumed or self._is_over) and self._is_set:
+            yield from self.batches(self.epoch, 0)  # beside training, or after an iteration that was left
+            return
         epoch, first = self.epoch, self.position if self._resumed else 0
         if self._is_over:  # and started again within the epoch
             self.repeat, first = self.repeat + 1, 0

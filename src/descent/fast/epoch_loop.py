@@ -126,12 +126,13 @@ class EpochLoop(_TrainingEpochLoop):
                 self._call_hooks(wanting, step, batch)
         finally:
             module._current_fx_name = None
-            # from where Lightning's own loop goes on, should it have to
-            self.batches.load_state_dict({**self.batches.state_dict(), "position": self.batch_progress.current.ready})
+            self.batches.position = self.batch_progress.current.ready
         if len(results) != logged:
             connector.on_batch_end()
             connector.update_train_step_metrics()
             self._note(LOGS)
+            if not self.batch_progress.is_last_batch:  # Lightning's own loop goes on from there
+                self.batches.load_state_dict(self.batches.state_dict())
 
     def _count(self, evaluations: int) -> None:
         """Brings what Lightning counts up to date after a step, and the schedulers."""

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from descent.config.schema import PACKAGES, Config
+from descent.config.targets import nested_targets
 
 log = logging.getLogger(__name__)
 
 
 def code_digests(config: Config) -> dict[str, str]:
-    """Of the Python files of each package that the model, the data and the callbacks come from, by its name."""
-    specs = config.model, config.data, *config.callbacks.values()
-    names = {spec["_target_"].partition(".")[0] for spec in specs} - {*PACKAGES}
+    """Of the Python files of each package that a ``_target_`` of what is trained names, by its name."""
+    parts = [config.model, config.data, config.optimizer, config.scheduler, config.callbacks]
+    names = {spec["_target_"].partition(".")[0] for spec in nested_targets(parts)} - {*PACKAGES}
     return {name: _digest(name) for name in sorted(names)}
 
 

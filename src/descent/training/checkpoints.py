@@ -187,11 +187,10 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def _safe_point(self, trainer: Trainer, ends_step: bool = False) -> None:
         if self._is_due(trainer.global_step):
+            if ends_step:
+                log_step_metrics(trainer)
             self.write(trainer)
-            if self.signals.number is not None:  # it may have come in just now, as the file was written
-                if ends_step:
-                    log_step_metrics(trainer)
-                self.signals.check()
+            self.signals.check()
 
     def _is_due(self, step: int) -> bool:
         late = time.monotonic() - self.written_at >= self.interval

@@ -17,7 +17,7 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
 
 
 def log_step_metrics(trainer: Trainer) -> None:
-    """Writes what ``self.log`` was given in this step, for a run that ends in its last hook.
+    """Writes what ``self.log`` was given in this step, for a checkpoint that is written in its last hook.
 
     Lightning does it after that hook, and has no public name for it either.
     """

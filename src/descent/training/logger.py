@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -89,10 +90,18 @@ class RunLogger(TensorBoardLogger):
 
 
 def count_all_steps(logger: Logger, trainer: Trainer) -> None:
-    """Has all that Lightning logs after k steps stand at x = k: it does not count the last, and adds the epoch."""
+    """Has all that Lightning logs after k steps stand at x = k: it does not count the last, and adds the epoch.
+
+    What has been logged for a checkpoint already (``log_step_metrics``) is not logged again.
+    """
     log_metrics = logger.log_metrics
+    last: Any = None
 
     def counting(metrics: dict[str, float], step: int | None = None) -> None:
-        log_metrics(metrics, trainer.global_step if "epoch" in metrics else step)
+        nonlocal last
+        point = metrics, trainer.global_step if "epoch" in metrics else step
+        if point != last:
+            log_metrics(*point)
+        last = point
 
     logger.log_metrics = counting  # type: ignore[method-assign]
