@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from conftest import posix
+from digits.model import Digits
+from lightning.pytorch import Callback, LightningModule, Trainer
 from running import NAMES, SignalAt, Trace, advised, equal, in_child, train_project
 from test_train import events
 
@@ -92,3 +94,39 @@ def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_
         assert not (tmp_path / "run/result.json").exists()
     assert in_child(lambda: train_until(0), tmp_path / "output") == 0, (tmp_path / "output").read_text()
     assert_same(tmp_path / "run", expected_dir)
+
+
+def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_out_the_rest(self: Digits, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 4 else None
+
+    monkeypatch.setattr(Digits, "on_train_batch_start", leave_out_the_rest)
+    options = "data.num_workers=0", "data.num_rows=200"
+    first = train_project("digits", tmp_path / "whole", *options)
+    assert (first.status, first.steps) == ("completed", 12)
+    for batch in (2, 8, 13):  # batches that are left out count to Lightning
+        at = SignalAt(batch)
+        train_project("digits", tmp_path / "run", *options, callbacks=[at], resume=True)
+        assert at.sent
+    train_project("digits", tmp_path / "run", *options, resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+class Thaw(Callback):
+    """Trains the first layers from the second epoch on, and keeps the normalisation as it is in the last."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        layers = pl_module.get_submodule("layers")
+        layers.get_submodule("0").requires_grad_(trainer.current_epoch > 0)
+        layers.get_submodule("1").train(trainer.current_epoch < 2)
+
+
+def test_layers_that_an_epochs_start_freezes_stay_so_in_a_run_resumed_within_it(tmp_path: Path) -> None:
+    options = "data.num_workers=0", "data.num_rows=200"
+    first = train_project("digits", tmp_path / "whole", *options, callbacks=[Thaw()])
+    assert (first.status, first.steps) == ("completed", 21)
+    for batch in (3, 10, 17, 0):
+        train_project("digits", tmp_path / "run", *options, callbacks=[Thaw(), SignalAt(batch)], resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")

@@ -129,6 +129,11 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.best.end_epoch(trainer, pl_module)
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        trackers: list[Any] = [batches.total, batches.current]
+        for counts in trackers:
+            # a batch at which on_train_batch_start ended the epoch (-1) was not; Lightning tells by these where it is
+            counts.started = counts.completed = counts.ready
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
         trainer.fit_loop.restarting = False

@@ -33,6 +33,7 @@ from descent.training.intervals import Intervals
 from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger, count_all_steps
 from descent.training.max_steps import MaxSteps
+from descent.training.module_flags import ModuleFlags
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
 from descent.training.step_metrics import StepMetrics
@@ -174,6 +175,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         ValidationSchedule(intervals),
         Divergence(stopping.diverged_above),
         LoggedMetrics(),
+        ModuleFlags(),
         TrainingCurves(),
         Telemetry(),
     ]
