@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import posix
 from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -130,3 +131,32 @@ def test_layers_that_an_epochs_start_freezes_stay_so_in_a_run_resumed_within_it(
     for batch in (3, 10, 17, 0):
         train_project("digits", tmp_path / "run", *options, callbacks=[Thaw(), SignalAt(batch)], resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def notes(name: str) -> list[str]:
+        caplog.clear()
+        train_project("digits", tmp_path / name, "data.num_workers=0", "data.num_rows=64", "trainer.max_epochs=1")
+        return [text for text in caplog.messages if "no checkpoint has it" in text]
+
+    def count(self: Digits, batch: Any, batch_idx: int) -> None:
+        self.seen += 1
+        self.outputs.append(batch_idx)
+        self.scale *= 0.9
+
+    assert notes("nothing") == []
+
+    def make(self: Digits) -> None:
+        self.seen, self.outputs, self.fixed = 0, [], 3
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    monkeypatch.setattr(Digits, "configure_model", make)
+    monkeypatch.setattr(Digits, "on_train_batch_start", count)
+    assert notes("counted") == [
+        "note: a resumed run may differ, because training changes seen, outputs, scale of Digits, and no checkpoint has"
+        " it; a buffer, or on_save_checkpoint and on_load_checkpoint, would keep it"
+    ]
+    monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, checkpoint: None)
+    assert notes("saved by hand") == []

@@ -40,6 +40,7 @@ from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
+from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
 from descent.training.weight_averaging import LayersBeforeAveraging
 
@@ -176,6 +177,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         Divergence(stopping.diverged_above),
         LoggedMetrics(),
         ModuleFlags(),
+        UnsavedAttributes(),
         TrainingCurves(),
         Telemetry(),
     ]
