@@ -160,3 +160,35 @@ def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
     ]
     monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, checkpoint: None)
     assert notes("saved by hand") == []
+
+
+def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def log_first(self: Digits, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.log("train/first", 1.0, on_epoch=True)
+
+    monkeypatch.setattr(Digits, "on_train_batch_start", log_first)
+    options = "data.num_workers=0", "data.num_rows=200"
+    for batch in (3, 0):
+        assert "self.log" not in caplog.text
+        train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert [text for text in caplog.messages if "self.log" in text] == [
+        "note: epoch 1 has no value of train/first: the run was resumed within it, and self.log was not given one since"
+    ]
+
+
+def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def average(self: Digits, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.layers[1].running_mean.mul_(0.9).add_(0.1 * self.layers[0].bias.detach())
+        self.log("train/mean", self.layers[1].running_mean.mean(), on_step=False, on_epoch=True)
+
+    monkeypatch.setattr(Digits, "on_train_batch_end", average)
+    options = "data.num_workers=0", "data.num_rows=200"
+    train_project("digits", tmp_path / "whole", *options)
+    for batch in (3, 4, 13, 20, 0):
+        train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
