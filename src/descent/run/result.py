@@ -57,7 +57,7 @@ class Result:
         steps: of the optimizer.
         epochs: completed.
         samples: rows that the steps have seen, repeats counted.
-        gradient_evaluations: as many as steps, but for L-BFGS, which takes several a step.
+        gradient_evaluations: as many as batches, but for L-BFGS, which takes several a step.
         seconds: of training, set-up and final evaluation not counted.
         signal: the number of the one that interrupted it, or that came once training had ended by itself.
         config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
