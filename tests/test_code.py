@@ -10,6 +10,8 @@ from test_resume import SMALL, SignalAt
 
 from descent.run import code
 from descent.run.code import code_digests
+from descent.run.evaluate import evaluate
+from descent.run.predict import predict
 from descent.run.result import read_result
 from descent.run.resume import check_unchanged
 from descent.run.train import train
@@ -103,3 +105,22 @@ def test_a_sweep_says_once_that_the_code_of_its_finished_runs_has_changed(
     assert [message for message in caplog.messages if "code" in message] == [
         f"note: the code of own_code has changed since runs in {tmp_path / 's'} were finished; name=... begins anew"
     ]
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_evaluating_and_predicting_say_that_the_code_has_changed(
+    changed: bool, package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir, source = tmp_path / "r", tmp_path / "in.csv"
+    save_config(run_dir, *OWN)
+    train(config_of(*OWN), run_dir)
+    names = read_result(run_dir)["features"]
+    source.write_text(f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
+    if changed:
+        (package / "parts/layer.py").write_text("width = 3\n")
+    for command in (lambda: evaluate(run_dir), lambda: predict(run_dir, source, tmp_path / "out.csv")):
+        new_process()
+        caplog.clear()
+        command()
+        notes = [message for message in caplog.messages if "code" in message]
+        assert notes == [f"note: the code of own_code has changed since {run_dir} was trained"] * changed

@@ -190,7 +190,10 @@ def test_runs_of_different_monitors_are_compared_by_what_is_given_only(
     write(study / "other", 0.85, monitor={"metric": "val/loss", "mode": "min"}, hparams={"model.width": 32})
     some: list[dict[str, Any]] = [{}, {"metric": "val/acc"}, {"mode": "max"}]
     for given in some:
-        with pytest.raises(UserError, match=r"--metric and --mode must be given.*val/acc \(max\), val/loss \(min\)"):
+        with pytest.raises(
+            UserError,
+            match=rf"--metric and --mode.*: val/acc \(max\) in {study}/width=16, val/loss \(min\) in {study}/other$",
+        ):
             compare([study], **given)
     assert ranking(compare([study], metric="val/acc", mode="max"))[1] == "model.width=32"
     assert "the runs' monitors differ: val/acc, val/loss" in capsys.readouterr().out

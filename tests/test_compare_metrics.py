@@ -31,7 +31,7 @@ OWN = {"loss": "min", "r2": "max"}
 def test_the_user_says_what_is_best_before_the_monitor_and_that_before_the_project(
     monitors: list[Metric], metric: str, mode: str, expected: dict[str, str]
 ) -> None:
-    assert modes_of(monitors, metric, mode, OWN) == expected
+    assert modes_of(dict.fromkeys(monitors, "a/1"), metric, mode, OWN) == expected
     assert OWN == {"loss": "min", "r2": "max"}
 
 
@@ -46,8 +46,9 @@ def test_the_first_metric_that_is_logged_is_taken_and_the_message_names_what_the
             lambda: directed("val/x", OWN),
         ),
         (
-            "--metric and --mode must be given, as the runs' monitors differ: val/acc (max), val/loss (min)",
-            lambda: modes_of([ACC, LOSS], "val/acc", "", OWN),
+            "--metric and --mode must be given, or the directories of runs with one monitor: "
+            "val/acc (max) in a/1, val/loss (min) in a/2",
+            lambda: modes_of({ACC: "a/1", LOSS: "a/2"}, "val/acc", "", OWN),
         ),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
@@ -110,3 +111,24 @@ def test_the_goal_of_a_curve_is_said_as_its_mode_is() -> None:
     assert goals == ["label of at most 0.25", "label of at least 0.25"]
     with pytest.raises(UserError, match=r"^--target must be a number, got inf$"):
         Curve("t", "min", "label", target=float("inf"))
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("codes", "note"),
+    [
+        (({"mine": "a"}, {"mine": "b"}, {"mine": "a"}), "the code of mine is not the same in all runs"),
+        (({"b": "1", "a": "1"}, {"a": "2", "b": "2"}), "the code of a and b is not the same in all runs"),
+        (({"mine": "a"}, {"mine": "a"}), None),
+        (({"mine": "a"}, {"other": "b"}, None), None),  # another model of another package; a run of an older version
+    ],
+)
+def test_runs_of_different_code_are_ranked_with_a_note_that_names_the_package(
+    codes: tuple[dict[str, str] | None, ...], note: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, code in enumerate(codes):
+        write(tmp_path / str(seed), seed=seed, **({} if code is None else {"code": code}))
+    out = compare([tmp_path], x="steps")
+    printed = [line for line in capsys.readouterr().out.splitlines() if "the code of" in line]
+    assert printed == [line for line in [note] if line]
+    assert pl.read_csv(out / "runs.csv").height == len(codes)

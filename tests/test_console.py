@@ -145,11 +145,11 @@ rows: train 8,000, val 1,000, test 999
 loss at least squares: 0.75
 
  metric               train   val       test
- ───────────────────────────────────────────
+ ───────────────────────────────────────────────
  loss               1.23457     2   0.333333
  mae                          0.5       0.25
  r2                           0.9        0.8
- optimum/distance         1
+ optimum/distance                              1
 
 test: with the best checkpoint (step 1,234); the others: with the last weights
 
@@ -189,6 +189,21 @@ r
 
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "lines"),
+    [
+        ({"val/acc": 0.5, "lr-Adam": 0.1}, [" metric    val", " acc       0.5", " lr-Adam         0.1"]),
+        ({"count/tokens": 7.0, "train": 2.0}, [" metric", " count/tokens   7", " train          2"]),
+    ],
+)
+def test_a_metric_of_no_rows_stands_in_the_column_of_none(
+    metrics: dict[str, float], lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_result(replace(TWO, metrics=metrics, callbacks=[]), Path("r"))
+    table = shown(capsys).split("\n\n")[0].splitlines()
+    assert [line for line in table if line and "─" not in line] == lines
 
 
 def test_a_run_that_has_no_best_checkpoint_names_none(capsys: pytest.CaptureFixture[str]) -> None:

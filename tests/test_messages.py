@@ -194,3 +194,40 @@ def test_an_error_out_of_a_projects_own_class_names_its_method(call: Callable[[]
     with pytest.raises(Exception) as raised:
         call()
     assert one_line(raised.value).startswith(line)
+
+
+class BadRowError(ValueError):
+    def __init__(self, row: int, column: str) -> None:  # no message alone, which torch would make it again with
+        super().__init__(f"bad row {row}\n  in {column}")
+
+
+class Rows(torch.utils.data.Dataset[Any]):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            raise TypeError("the first")
+        except TypeError:
+            raise self.error  # noqa: B904  # so that the worker's traceback has two
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("bad row 700"), "ValueError: bad row 700 (in a DataLoader worker)"),
+        (KeyError("tokens"), "KeyError: 'tokens' (in a DataLoader worker)"),
+        (ValueError(), "ValueError (in a DataLoader worker)"),
+        (BadRowError(7, "x"), "BadRowError: bad row 7 in x (in a DataLoader worker)"),
+        (UserError("rows.csv must have y"), "rows.csv must have y (in a DataLoader worker)"),
+    ],
+    ids=["plain", "key", "empty", "own", "a user's"],
+)
+def test_an_error_in_a_worker_is_its_cause_alone(error: Exception, line: str) -> None:
+    with pytest.raises(Exception) as raised:
+        next(iter(torch.utils.data.DataLoader(Rows(error), num_workers=1)))
+    assert "Original Traceback" in str(raised.value)
+    assert one_line(raised.value) == line

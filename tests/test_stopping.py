@@ -200,9 +200,25 @@ def test_writing_takes_a_twentieth_of_the_time_however_long_it_takes(
     assert began[0] - 1000 <= 18 and len(gaps) == 6
     said = [message for message in caplog.messages if "writing a checkpoint" in message]
     assert said == [
-        f"note: writing a checkpoint takes {n:.1f} s, so they are {19 * n} s apart and not checkpoint.every_seconds=16"
+        f"note: writing a checkpoint takes {n} s, so they are {19 * n} s apart and not checkpoint.every_seconds=16"
         for n in (4, 5)
     ]
+
+
+def test_a_slow_checkpoint_is_said_once_however_often_the_run_is_resumed_and_not_at_its_end(
+    clock: Clock, run: Run, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    class Slow(SparseCallback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            clock.now += 0.9
+
+    options = *SMALL, "checkpoint.every_seconds=16"
+    run(*options, "trainer.max_epochs=2", callbacks=[Slow()], run_dir=tmp_path / "short")  # in 12 seconds
+    assert "writing a checkpoint" not in caplog.text
+    for step in (60, -1):
+        given = [SignalAt(step), Slow()]
+        run(*options, "trainer.max_epochs=20", callbacks=given, run_dir=tmp_path / "long", resume=True)
+    assert caplog.text.count("note: writing a checkpoint takes") == 1
 
 
 def test_a_loss_of_exactly_0_has_settled(run: Run) -> None:

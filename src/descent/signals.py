@@ -4,6 +4,7 @@ A safe point is one from which resuming is exact. ``descent.training.checkpoints
 SIGHUP says that the terminal was closed; Windows has no such signal.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -80,6 +81,19 @@ class Deferred:
         self.number = number
         with suppress(OSError):  # the terminal may be gone
             print("\nstopping at the next step from which training can go on; once more: at once", file=sys.stderr)
+
+
+def _leave_group() -> None:
+    """A DataLoader's worker hears nothing of a signal to the whole group, Ctrl-C say: the run still needs its batches.
+
+    It ends as its parent says, or with it.
+    """
+    if isinstance(getattr(signal.getsignal(signal.SIGINT), "__self__", None), Deferred):
+        os.setpgid(0, 0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_group)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Lightning's own callbacks, loggers and Trainer arguments on projects of one's own, by config alone."""
 
 import signal
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ import torch
 from digits.model import Digits
 from lengths.data import padded, rows
 from lengths.model import Reader
+from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, equal, train_project
 from test_train import events
+from torch import Tensor
 
 from descent.errors import UserError
 from descent.training.checkpoint_io import read_checkpoint
@@ -77,6 +81,35 @@ def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, ac
     last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt") for d in ("run", "whole"))
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert equal(last[key], before[key])
+
+
+def test_what_is_logged_of_accumulated_gradients_is_of_the_whole_step(tmp_path: Path) -> None:
+    accumulated = "trainer.accumulate_grad_batches=3"  # of 7 batches: 3, 3 and 1
+    overrides = accumulated, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
+    seen: list[float] = []
+
+    class Losses(Callback):
+        def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+            seen.append(loss.item() * 3)
+
+    whole = train_project("lengths", tmp_path / "whole", *overrides, callbacks=[Losses()])
+    first = train_project("lengths", tmp_path / "run", *overrides, callbacks=[SignalAt(10)])
+    train_project("lengths", tmp_path / "run", *overrides, resume=True)
+    assert (first.status, first.gradient_evaluations) == ("interrupted", 10)
+    assert (whole.steps, whole.gradient_evaluations, len(seen)) == (6, 14, 14)
+    expected = [fmean(seen[i:j]) for i, j in pairwise([0, 3, 6, 7, 10, 13, 14])]
+    for tag, values in (("train/loss", expected), ("grad/evaluations", [3, 6, 7, 10, 13, 14])):
+        curves = [events(tmp_path / name).Scalars(tag) for name in ("whole", "run")]
+        assert [point.value for point in curves[0]] == pytest.approx(values, rel=1e-6)
+        assert [(point.step, point.value) for point in curves[0]] == [(point.step, point.value) for point in curves[1]]
+
+
+@pytest.mark.parametrize("limit", ["max_gradient_evaluations=7", "max_samples=224"])  # in the second step's midst
+def test_a_budget_ends_training_after_a_whole_step_of_accumulated_gradients(limit: str, tmp_path: Path) -> None:
+    accumulated = "trainer.accumulate_grad_batches=3", "data.num_rows=600"
+    result = train_project("digits", tmp_path / "run", *FEW, *accumulated, f"stopping.{limit}")
+    assert (result.steps, result.gradient_evaluations, result.samples) == (3, 9, 288)
+    assert result.stopped is not None and result.stopped.startswith("its budget of ")
 
 
 def test_metrics_go_to_several_loggers(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_predictions_are_made_as_they_are_written(
 def test_an_error_leaves_the_output_as_it_was(run_dir: Path, source: Path, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("before")
     source.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"cannot predict from \S+in.csv to \S+out.csv: RuntimeError: shape"):
+    with pytest.raises(
+        UserError, match=r"cannot predict from \S+in.csv to \S+out.csv: RuntimeError in DigitsData.file_batches: shape"
+    ):
         predict(run_dir, source, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "before"
     (tmp_path / "link.csv").symlink_to(source)

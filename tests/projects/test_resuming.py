@@ -1,6 +1,9 @@
 """Runs of any project, ended by Ctrl-C or by kill -9, go on as if nothing had happened, bit for bit."""
 
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import torch
 from conftest import posix
 from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
-from running import NAMES, SignalAt, Trace, advised, equal, in_child, train_project
+from running import NAMES, SignalAt, Trace, advised, batches_trained, equal, in_child, train_project
 from test_train import events
 
 from descent.run.result import read_result
@@ -70,12 +73,12 @@ def assert_same(run_dir: Path, expected_dir: Path) -> None:
 def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
     expected_dir, expected_trace = whole(name)
     trace, epoch = Trace(), EPOCH[name]
-    # the first step, within an epoch, the last of one, the first of one, the very last
+    # the first step, within an epoch, the last of one, the first of one, the very last, after which nothing is left
     for batch in (1, epoch // 2, epoch, epoch + 1, 3 * epoch, 0):
         at = SignalAt(batch)
         found = train_project(name, tmp_path / "run", callbacks=[trace, at], resume=True)
         assert at.sent == (batch > 0)
-        assert found.status == ("interrupted" if at.sent else "completed")
+        assert found.status == ("interrupted" if 0 < batch < 3 * epoch else "completed")
     assert trace.steps == expected_trace.steps
     assert_same(tmp_path / "run", expected_dir)
 
@@ -192,3 +195,31 @@ def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
     for batch in (3, 4, 13, 20, 0):
         train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+class SignalToAll(SignalAt):
+    """The same to the whole group of processes, from another one, as a terminal or ``timeout`` does."""
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if batches_trained(trainer) == self.batch:
+            kill = ["kill", f"-{int(self.number)}", "--", f"-{os.getpgid(0)}"]
+            subprocess.run(kill, start_new_session=True, check=True)
+            time.sleep(0.2)  # for what would come of the workers
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_run_and_its_workers_interrupts_the_run_and_is_noted_once(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    overrides = "trainer.max_epochs=1", "data.num_rows=1000"
+
+    def train() -> None:
+        os.setpgid(0, 0)
+        result = train_project("digits", tmp_path / "run", *overrides, callbacks=[SignalToAll(3, number)])
+        print(result.reason, "at", result.steps)
+
+    assert in_child(train, tmp_path / "output") == 0
+    output = (tmp_path / "output").read_text()
+    assert f"interrupted by {number.name} at 3\n" in output
+    assert output.count("stopping at the next step") == 1

@@ -79,6 +79,7 @@ class Comparable(BaseModel):
     seconds: Duration
     best: Best | None = None
     monitor: Monitor | None = None
+    code: dict[str, str] = {}
 
 
 def why_not_comparable(result: dict[str, Any]) -> str | None:

@@ -6,18 +6,22 @@ from descent.config.metric import Metric, without_split
 from descent.errors import UserError, invalid
 
 
-def modes_of(monitors: Sequence[Metric], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:
+def modes_of(monitors: Mapping[Metric, object], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:
     """What is best, ``min`` or ``max``, by name without split: as the user, the runs' monitor or the project says.
+
+    Args:
+        monitors: of the runs, and a run that has it.
 
     Raises:
         UserError: the runs' monitors differ, and the user does not say what decides.
     """
+    first = next(iter(monitors))
     if len(monitors) == 1:
-        modes = {**modes, without_split(monitors[0].name): monitors[0].mode}
+        modes = {**modes, without_split(first.name): first.mode}
     elif not (metric and mode):
-        shown = ", ".join(f"{monitor.name} ({monitor.mode})" for monitor in monitors)
-        raise UserError(f"--metric and --mode must be given, as the runs' monitors differ: {shown}")
-    return {**modes, **({without_split(metric or monitors[0].name): mode} if mode else {})}
+        shown = ", ".join(f"{monitor.name} ({monitor.mode}) in {run}" for monitor, run in monitors.items())
+        raise UserError(f"--metric and --mode must be given, or the directories of runs with one monitor: {shown}")
+    return {**modes, **({without_split(metric or first.name): mode} if mode else {})}
 
 
 def directed(name: str, modes: Mapping[str, str]) -> Metric:

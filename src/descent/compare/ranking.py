@@ -55,7 +55,8 @@ def compare(
     runs, left_out = read_runs(directories, extra.problem)
     logged = sorted({name for run in runs for name in run.result["metrics"]})
     monitors = monitors_of((run.result for run in runs), logged)
-    modes = modes_of(monitors, metric, mode, extra.modes)
+    having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
+    modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)
     monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
     usual = [monitor, same_of("train", monitor)]  # that of training, where there is no validation
     tested = [same_of("test", monitor)] if group else []
@@ -140,6 +141,10 @@ def _notes(
             yield f"runs that did not diverge and have no {name}: {without}"
     if len(monitors) > 1:
         yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
+    codes = [run.result.get("code", {}) for run in runs]
+    names = sorted({name for code in codes for name in code})
+    if differ := [name for name in names if len({code[name] for code in codes if name in code}) > 1]:
+        yield f"the code of {' and '.join(differ)} is not the same in all runs"
     if any(run.result.get("checksum") is None for run in runs):
         yield "the rows have no checksum: runs are compared whose data have the same settings"
     if group:

@@ -11,9 +11,14 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
+# torch makes one message of a worker's whole traceback, at whose end the error stands
+IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker.*\n(?:\S+\.)?(\1\b.*)", re.DOTALL)
+
 
 def one_line(error: BaseException) -> str:
     """What to tell the user of any error: the cause's own words where the project raised it."""
+    if found := IN_WORKER.search(str(error)):
+        return f"{_joined(found[2]).removeprefix('UserError: ')} (in a DataLoader worker)"
     cause: BaseException | None = error
     while cause and not isinstance(cause, UserError):  # Hydra wraps what its resolvers raise
         cause = cause.__cause__ or cause.__context__

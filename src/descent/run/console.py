@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from descent.config.hparams import GROUPS, flat_hparams
-from descent.config.metric import SPLITS
+from descent.config.metric import SPLITS, without_split
 from descent.config.schema import Config
 from descent.errors import as_yaml
 from descent.run.result import Result
@@ -88,16 +88,16 @@ def _ending(result: Result) -> str:
 
 
 def _metrics(result: Result) -> Table:
-    """A row a metric, a column a part of the data; metrics of no part at the end."""
+    """A row a metric, a column a part of the data; metrics of no part at the end, in a column of their own."""
     used = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in result.metrics)]
-    names = dict.fromkeys(name.partition("/")[2] for name in result.metrics if name.partition("/")[0] in SPLITS)
-    table = table_of("metric", *used)
-    for name in names:
+    others = [name for name in result.metrics if without_split(name) == name]
+    table = table_of("metric", *used, *([""] if others else []))
+    for name in dict.fromkeys(map(without_split, result.metrics)):
         values = [result.metrics.get(f"{split}/{name}") for split in used]
-        table.add_row(name, *("" if value is None else cell(value) for value in values))
-    for name, value in result.metrics.items():
-        if name.partition("/")[0] not in SPLITS:
-            table.add_row(name, cell(value))
+        if any(value is not None for value in values):
+            table.add_row(name, *("" if value is None else cell(value) for value in values))
+    for name in others:
+        table.add_row(name, *("" for _ in used), cell(result.metrics[name]))
     return table
 
 

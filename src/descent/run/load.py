@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.schema import Config
 from descent.errors import UserError
+from descent.run.code import note_changes
 from descent.run.result import run_result
 from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
@@ -72,7 +73,7 @@ class Trained:
 
 
 def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
-    """A run's result, config and checkpoint.
+    """A run's result, config and checkpoint; a note where the project's code has changed since.
 
     Raises:
         UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, it holds more
@@ -80,6 +81,7 @@ def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
     """
     path = checkpoint_path(run_dir, checkpoint)
     result, config = run_result(run_dir), saved_config(run_dir)
+    note_changes(result.get("code"), config, f"{run_dir} was trained")
     loaded = read_checkpoint(path)
     _check_run(loaded, result, path)
     for name, weight in loaded["state_dict"].items():

@@ -10,6 +10,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from descent.config.messages import one_line
 from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.libraries import libraries_as_here
@@ -66,8 +67,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"cannot predict from {source} to {output}: {reason}") from error
+        raise UserError(f"cannot predict from {source} to {output}: {one_line(error)}") from error
 
 
 def _predictions(

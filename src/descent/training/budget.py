@@ -37,10 +37,13 @@ class Budget(SparseCallback):
         return min(limits)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.monotonic()
+        self.started, self.seen_step = time.monotonic(), trainer.global_step
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         self.samples += batch_size(batch)
+        if step == self.seen_step:  # gradients are added up
+            return False
+        self.seen_step = step
         spent = {
             "samples": self.samples,
             "gradient evaluations": gradient_evaluations(trainer),
@@ -96,10 +99,16 @@ class SampleCounter(SparseCallback):
 
 
 def gradient_evaluations(trainer: Trainer) -> int:
-    """How many gradients have been computed; torch's L-BFGS counts for itself how often it called the closure."""
+    """How many gradients have been computed, those that were added up to one counted each.
+
+    Torch's L-BFGS counts for itself how often it called the closure.
+    """
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     counted: int = sum(state.get("func_evals", 0) for state in states)
-    return counted or trainer.global_step
+    counted = counted or trainer.global_step
+    if trainer.accumulate_grad_batches == 1:
+        return counted
+    return counted + trainer.fit_loop.epoch_loop.total_batch_idx + 1 - trainer.global_step
 
 
 def batch_size(batch: Any) -> int:

@@ -169,7 +169,6 @@ class Checkpoints(SparseCallback, Checkpoint):
         for divergence in callbacks_of(trainer, Divergence):
             divergence.check(trainer)
         self.stopped = trainer.should_stop
-        began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
         self.best.write(trainer, self.directory / "best.ckpt", self.identity)
@@ -178,16 +177,6 @@ class Checkpoints(SparseCallback, Checkpoint):
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
         self.written_at, self.written_step = time.monotonic(), trainer.global_step
-        if self.every_seconds:
-            took = self.written_at - began
-            self.interval = max(self.every_seconds, (SHARE - 1) * took)
-            if self.interval > self.longest:
-                self.longest = self.interval
-                log.warning(
-                    "note: writing a checkpoint takes %.1f s, so they are %.0f s apart and not"
-                    " checkpoint.every_seconds=%g",
-                    *(took, self.interval, self.every_seconds),
-                )
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After training: the last weights, of which no epoch's validation was, have been validated."""
@@ -197,12 +186,13 @@ class Checkpoints(SparseCallback, Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         seconds = self.seconds_before + time.monotonic() - self.started
         best = {name: getattr(self.best, name) for name in STATE}
-        return best | {"seconds": seconds, "stopped": self.stopped}
+        return best | {"seconds": seconds, "stopped": self.stopped, "longest": self.longest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in STATE:
             setattr(self.best, name, state_dict[name])
         self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
+        self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # has been said before
 
     def _restore_random_state(self, trainer: Trainer) -> None:
         """Puts the states back that the checkpoint was written with, until the first new step."""
@@ -213,8 +203,21 @@ class Checkpoints(SparseCallback, Checkpoint):
         if self._is_due(trainer.global_step):
             if ends_step:
                 log_step_metrics(trainer)
+            began = time.monotonic()
             self.write(trainer)
+            if self.signals.number is None and self.every_seconds:
+                self._space_out(self.written_at - began)
             self.signals.check()
+
+    def _space_out(self, took: float) -> None:
+        """Has the next write wait until this one is a small share of the time."""
+        self.interval = max(self.every_seconds, (SHARE - 1) * took)
+        if self.interval > self.longest:
+            self.longest = self.interval
+            log.warning(
+                "note: writing a checkpoint takes %.3g s, so they are %.3g s apart and not checkpoint.every_seconds=%g",
+                *(took, self.interval, self.every_seconds),
+            )
 
     def _is_due(self, step: int) -> bool:
         late = time.monotonic() - self.written_at >= self.interval

@@ -26,8 +26,8 @@ class StepMetrics(SparseCallback):
         """The values by tag, none where there is nothing to be said.
 
         Args:
-            loss: of the last step's batch, at the weights before it; ``None`` at 0, at an end between two points, and
-                where ``training_step`` returned none.
+            loss: of the last step's batch, at the weights before it, or the mean over its batches where gradients are
+                added up; ``None`` at 0, at an end between two points, and where ``training_step`` returned none.
         """
         raise NotImplementedError
 
@@ -35,6 +35,8 @@ class StepMetrics(SparseCallback):
         return self.intervals.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.losses: list[Tensor] = []  # of the step's batches, one unless gradients are added up
+        self.seen_step = trainer.global_step
         self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
         if trainer.global_step == 0:
             self._write(trainer, pl_module, None)
@@ -42,10 +44,12 @@ class StepMetrics(SparseCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step != self.written and self.intervals.logs(step):
-            loss = loss_of(trainer, outputs)
-            self._write(trainer, pl_module, None if loss is None else loss.item())
+        step, loss = trainer.global_step, loss_of(trainer, outputs)
+        self.losses += [] if loss is None else [loss.detach()]
+        if step != self.seen_step:
+            losses, self.losses, self.seen_step = self.losses, [], step
+            if self.intervals.logs(step):
+                self._write(trainer, pl_module, sum(loss.item() for loss in losses) / len(losses) if losses else None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self.written:

@@ -19,7 +19,7 @@ class Telemetry(StepMetrics):
 
     - ``grad/norm``: the Euclidean norm of the gradient, before clipping;
     - ``update/relative``: the norm of the change of weights and bias over their own norm before;
-    - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one;
+    - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one a batch;
 
     and only with clipping:
 

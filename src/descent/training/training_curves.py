@@ -14,7 +14,8 @@ from descent.training.training_loss import LOSS, loss_unit
 class TrainingCurves(StepMetrics):
     """Writes ``train/loss``, ``lr`` and ``train/seconds`` as training goes on.
 
-    At x = k stand the loss of the batch that step k used (at the weights before it) and the learning rate of step
+    At x = k stand the loss of the batch that step k used (at the weights before it; the mean over its batches where
+    gradients are added up) and the learning rate of step
     k + 1; a scheduler that watches a metric changes it after the validation. The seconds are those of training,
     without the time that an interrupted run lay idle. A module that logs ``train/loss`` has the tag to itself.
     """
