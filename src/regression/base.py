@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
-from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 
 from descent.config.types import PositiveInteger
 from descent.training.build import build_optimizer, build_scheduler
@@ -139,12 +140,21 @@ class RegressionModel(LightningModule):
         return {name: value * unit ** powers[name.split("/")[1]] for name, value in values.items()}
 
 
-class Huber(MeanMetric):
+class Huber(Metric):
     """The mean Huber loss, which torchmetrics has not."""
 
-    def __init__(self, delta: float) -> None:
-        super().__init__(nan_strategy="disable")
-        self.delta = delta
+    sum: Tensor
+    rows: Tensor
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        super().update(huber_loss(prediction, target, reduction="none", delta=self.delta))
+    def __init__(self, delta: float) -> None:
+        super().__init__()
+        self.delta = delta
+        for state in ("sum", "rows"):
+            self.add_state(state, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        self.sum = self.sum + huber_loss(prediction, target, reduction="sum", delta=self.delta)
+        self.rows = self.rows + len(target)
+
+    def compute(self) -> Tensor:
+        return self.sum / self.rows

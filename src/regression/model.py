@@ -33,7 +33,7 @@ class LinearRegression(RegressionModel):
     ) -> None:
         if not common.get("bias", True) and init_bias is not None:
             raise invalid("model.init_bias", "null when model.bias is false", init_bias)
-        super().__init__(optimizer, **common)
+        super().__init__(optimizer=optimizer, **common)
 
     def make_layers(self, num_features: int) -> None:
         given = self.hparams
@@ -73,7 +73,7 @@ class Polynomial(LinearRegression):
     """
 
     def __init__(self, optimizer: dict[str, Any], degree: PositiveInteger = 2, **common: Any) -> None:
-        super().__init__(optimizer, **common)
+        super().__init__(optimizer=optimizer, **common)
 
     def configure_model(self) -> None:
         if not hasattr(self, "linear"):
@@ -107,7 +107,7 @@ class MLP(RegressionModel):
         activation: Literal["ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Softplus", "Sigmoid", "Tanh"] = "ReLU",
         **common: Any,
     ) -> None:
-        super().__init__(optimizer, **common)
+        super().__init__(optimizer=optimizer, **common)
 
     def make_layers(self, num_features: int) -> None:
         hidden: int | Sequence[int] = self.hparams["hidden"]

@@ -33,7 +33,7 @@ class Optimum:
         contraction: ``(L - m) / (L + m)``, by which a step of plain gradient descent on all rows at ``best_lr``
             shortens the distance to the optimum at least, and in the long run exactly.
         unique: whether the minimum is a single point.
-        lower_by: by how much a loss might be below ``loss`` along directions that count as flat and are not quite.
+        lower_by: at least by how much the loss falls below ``loss`` along directions that count as flat and are not.
     """
 
     loss: float

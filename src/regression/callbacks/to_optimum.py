@@ -40,7 +40,7 @@ class ToOptimum(StepMetrics, ResultCallback):
             if optimum.lower_by > 1e-6 * optimum.loss:
                 log.warning(
                     "note: and it is ill-conditioned: directions ten orders of size flatter than the steepest count as"
-                    " flat, and a loss up to %.3g below the one reported is possible along them",
+                    " flat, and along them the loss falls at least %.3g below the one reported",
                     optimum.lower_by * data_of(trainer).standardization.y_scale ** 2,
                 )
         super().on_train_start(trainer, pl_module)
