@@ -18,12 +18,10 @@ from test_evaluate_predict import trained
 from test_train import events
 from torch.nn.functional import huber_loss
 
-from descent.compare.ranking import compare
 from descent.errors import UserError
 from descent.run.evaluate import evaluate
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.sparse_callback import SparseCallback
-from regression.comparison import EXTRA
 from regression.data.standardization import Standardization
 from regression.predict import predict_file
 
@@ -309,30 +307,3 @@ def test_a_wrong_model_is_one_line(override: str, said: str) -> None:
     with pytest.raises(UserError) as raised:
         config_of("model=mlp", override)
     assert str(raised.value).startswith(said)
-
-
-def test_runs_of_different_models_are_compared_and_of_different_losses_only_by_what_they_share(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    short = *TABLE, "trainer.max_epochs=3", "data.features=[a]", "batch=full", "trainer.log_every_n_steps=1"
-    two = "model.bias=false", "data.standardize=false", "optimizer.lr=1e-7"
-    for name, model in (("one", ("linear",)), ("two", ("polynomial", *two)), ("three", ("mlp",))):
-        run(*short, f"model={model[0]}", *model[1:], run_dir=tmp_path / "models" / name)
-    with drawn() as figures:
-        compare([tmp_path / "models"], extra=EXTRA)
-    assert not [message for message in caplog.messages if "cannot be drawn" in message]
-    titles = {figure.get_suptitle(): figure for figure, _ in figures}
-    assert {
-        len(lines(titles[f"{label} over steps; line: geometric mean, band: range over seeds"].axes[0]))
-        for label in ("training loss above the optimum",)
-    } == {2}
-    assert len(lines(titles["val/loss over steps; line: geometric mean, band: range over seeds"].axes[0])) == 3
-    paths = lines(titles["Paths over the contours of the training loss, one run of each setting"].axes[0])
-    assert len(paths) == 2  # of one model, and the star
-    run(*short, "model.loss=mae", run_dir=tmp_path / "models/four")
-    with pytest.raises(UserError) as raised:
-        compare([tmp_path / "models"], extra=EXTRA)
-    shared = "another quantity in runs of another model.loss (mae, mse); --metric val/mae is the same in all"
-    assert str(raised.value) == f"val/loss is {shared}"
-    compare([tmp_path / "models"], metric="val/mae", extra=EXTRA)
-    assert "val/mae" in capsys.readouterr().out
