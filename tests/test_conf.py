@@ -92,6 +92,14 @@ def test_every_data_set_trains_with_the_defaults(data: str, run: Run) -> None:
     assert result.metrics["train/loss"] >= result.optimum["loss"] - 1e-9
 
 
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_learns_with_every_loss(model: str, loss: str, run: Run) -> None:
+    result = run(f"model={model}", f"model.loss={loss}", "figures=true", "predict_at=[[1,0,0,0,0]]")
+    assert result.status == "completed"
+    assert result.metrics["val/r2"] > 0.8 and result.metrics["test/r2"] > 0.8
+
+
 @pytest.mark.parametrize("debug", options("debug"))
 def test_every_debug_option_runs(debug: str, run: Run) -> None:
     assert run(f"debug={debug}").status == "completed"

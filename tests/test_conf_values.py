@@ -20,7 +20,7 @@ from descent.run.cli import load_config
 COMMON = {
     "data": {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False, "seed": 0, "max_rows": None}
     | {"batch_size": 32, "shuffle": True, "bias": True},  # as the keys that these are interpolated from
-    "model": {},
+    "model": {"loss": "mse", "bias": True, "scheduler": {}, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}},
     "optimizer": {},
     "scheduler": {"frequency": 1, "monitor": None, "interval": "epoch"},
     "batch": {},
@@ -50,9 +50,9 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
         "two_features": {"_target_": LISTED, "inputs": [[1, 2], [3, 4]], "targets": [3, 7]},
     },
     "model": {
-        "linear": {"_target_": "regression.model.LinearRegression", "bias": True}
-        | {"init_weight": None, "init_bias": None, "scheduler": {}}
-        | {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}},
+        "linear": {"_target_": "regression.model.LinearRegression", "init_weight": None, "init_bias": None},
+        "polynomial": {"_target_": "regression.model.Polynomial", "degree": 2, "init_weight": None, "init_bias": None},
+        "mlp": {"_target_": "regression.model.MLP", "hidden": 32, "activation": "ReLU"},
     },
     "optimizer": {
         "sgd": {"_target_": "torch.optim.SGD", "lr": 0.05},

@@ -147,7 +147,6 @@ def test_a_standardization_by_hand() -> None:
     assert units.targets(targets).tolist() == [2, -1] and targets.tolist() == [20, 5]
     assert units.targets(targets, out=targets) is targets and targets.tolist() == [2, -1]
     assert units.own_targets(targets).tolist() == [20, 5]
-    assert units.loss_unit == 25
     # 10 + 5 ((x_1 - 1) / 2 + 2 (x_2 - 2) / 4 + 0.5) = 2.5 x_1 + 2.5 x_2 + 5
     assert units.own_units([1.0, 2.0], 0.5) == ([2.5, 2.5], 5.0)
     assert units.own_difference([1.0, 2.0], 0.5) == ([2.5, 2.5], -5.0)

@@ -49,8 +49,9 @@ def test_the_loaders_have_the_rows_of_their_parts_in_the_precision_of_the_model(
     assert (loader.seed, data.bias) == (None, True)
     data = trained_by(data_module({**plain, "bias": False}))
     assert torch.equal(torch.cat([y for _, y in data.train_dataloader()]), torch.from_numpy(data.train.y).float())
-    assert data.optimum is not None and data.optimum.bias is None
-    assert len(data.optimum.weight) == len(data.rows.feature_names)
+    solved = data.least_squares()
+    assert solved is not None and solved[1].bias is None
+    assert len(solved[1].weight) == len(data.rows.feature_names) and data.least_squares() is solved
     data = trained_by(data_module({**config.data, "val_fraction": 0.0, "test_fraction": 0.0, "batch_size": 49}))
     assert len(data.train_dataloader()) == 2
     assert not is_overridden("val_dataloader", data) and not is_overridden("test_dataloader", data)
@@ -120,7 +121,7 @@ def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
     monkeypatch.setattr(module, "MOST_WORK", 30 * 4 * 4 + 20 * 4 * 4 * 4 - spared)
     data = data_module(config.data)
     with caplog.at_level(logging.INFO):
-        assert (data.r_factor is None) == (data.optimum is None) == spared
+        assert (data.least_squares() is None) == (data.least_squares() is None) == spared
     said = "note: the least-squares solution of 30 rows and 4 features would take minutes, and is left out"
     assert [(r.levelname, r.message) for r in caplog.records] == ([("WARNING", said)] if spared else [])
 
@@ -131,4 +132,4 @@ def test_least_squares_may_take_a_million_million_operations(
 ) -> None:
     monkeypatch.setattr(module, "work", lambda rows, features: operations)
     config = config_of("data=line")
-    assert (data_module(config.data).r_factor is None) == spared
+    assert (data_module(config.data).least_squares() is None) == spared

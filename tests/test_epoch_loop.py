@@ -59,6 +59,17 @@ def assert_equals_lightnings_loop(run: Run, tmp_path: Path, *overrides: str) -> 
     assert points[0] == points[1]
 
 
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_equals_lightnings_loop(
+    model: str, loss: str, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = f"model={model}", f"model.loss={loss}", "optimizer=adam", "data.standardize=true"
+    assert_equals_lightnings_loop(run, tmp_path, *overrides)
+    (note,) = [message for message in caplog.messages if "Lightning's own loop" in message]
+    assert "the callback Listener" in note  # and none of the run without it
+
+
 @pytest.mark.parametrize(
     ("optimizer", "batch"),
     [

@@ -108,7 +108,7 @@ def test_a_checkpoint_has_all_that_the_model_is_made_of(standardize: bool, run: 
     raw = {"x_mean": [0.0], "x_scale": [1.0], "y_mean": 0.0, "y_scale": 1.0}
     assert loaded == {
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.02},
-        **{"scheduler": {}, "bias": True, "init_weight": 0.5, "init_bias": 1, "num_features": 1},
+        **{"scheduler": {}, "loss": "mse", "bias": True, "init_weight": 0.5, "init_bias": 1, "num_features": 1},
         "standardization": units if standardize else raw,
         "target_center": pytest.approx(0.0 if standardize else 6.0, abs=1e-12),
         "target_scale": pytest.approx(1.0 if standardize else 2 * deviation),

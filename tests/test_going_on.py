@@ -60,7 +60,7 @@ FLAT = {
     **{"stopping.diverged_above": 1e4, "trainer.accelerator": "auto", "trainer.precision": "32-true"},
     **{"trainer.max_steps": None, "trainer.log_every_n_steps": 50.0, "trainer.check_val_every_n_epoch": None},
     **{"trainer.deterministic": False},
-    "model._target_": "regression.model.LinearRegression",
+    **{"model._target_": "regression.model.LinearRegression", "model.loss": "mse"},
     **{"callbacks.divergence._target_": "regression.callbacks.stable_rate.StableRate"},
     **{"callbacks.parameters._target_": "regression.callbacks.parameters.Parameters"},
     **{"callbacks.optimum._target_": "regression.callbacks.to_optimum.ToOptimum"},

@@ -183,6 +183,7 @@ def test_hyperparameters_are_one_flat_table() -> None:
         "data.targets": [2, 4, 6, 8],
         "model": "linear",
         "model._target_": "regression.model.LinearRegression",
+        "model.loss": "mse",
         "model.bias": True,
         "model.init_weight": None,
         "model.init_bias": None,

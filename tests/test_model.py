@@ -32,7 +32,7 @@ def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
     assert torch.equal(model.linear.weight, layer.weight) and torch.equal(model.linear.bias, layer.bias)
     assert dict(model.hparams) == {
         **{"num_features": 3, "optimizer": SGD, "bias": True, "init_weight": None, "init_bias": None},
-        **{"scheduler": None, "standardization": None, "target_center": 0.0, "target_scale": 1.0},
+        **{"scheduler": None, "loss": "mse", "standardization": None, "target_center": 0.0, "target_scale": 1.0},
     }
     x = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0]])
     assert torch.equal(model(x), layer(x)[:, 0]) and torch.equal(model.predict_step(x), layer(x)[:, 0])
@@ -94,7 +94,7 @@ def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own()
     with pytest.raises(UserError) as raised:
         model_of(Mine())
     cure = "; with others choose callbacks=none, for good in the defaults of conf/train.yaml"
-    assert str(raised.value) == f"callbacks=regression needs a LinearRegression, got a Mine{cure}"
+    assert str(raised.value) == f"callbacks=regression needs a RegressionModel, got a Mine{cure}"
     trainer: Any = SimpleNamespace(datamodule=Theirs())
     with pytest.raises(UserError) as raised:
         data_of(trainer)

@@ -21,8 +21,10 @@ AT_THE_EDGES = ["left", "bottom"]
 QUIET = ("trainer.enable_progress_bar=false", "batch=full")
 
 
-def test_the_fit_shows_the_rows_and_each_line_from_the_first_to_the_last_of_them() -> None:
-    figure = fit_over_data(X, Y, {"learned": (2.0, 1.0), "least squares": (1.5, 0.5)}, ("a$b", "c$d"))
+def test_the_fit_shows_the_rows_and_each_curve() -> None:
+    ends = np.array([1.0, 3.0])
+    curves = {"learned": (ends, 2.0 * ends + 1.0), "least squares": (ends, 1.5 * ends + 0.5)}
+    figure = fit_over_data(X, Y, curves, ("a$b", "c$d"))
     assert frame(figure) == {
         **{"title": "", "size": (6.0, 4.0), "labels": (r"a\$b", r"c\$d"), "scales": ("linear", "linear")},
         **{"legend": ("", ["training rows", "learned", "least squares"]), "spines": AT_THE_EDGES},
@@ -155,6 +157,9 @@ def test_a_run_leaves_the_predictions_the_fit_and_the_path_in_the_datas_own_unit
     assert [rows[round(y, 3)] for _, y in drawn_rows[4]] == [pytest.approx(x) for x, _ in drawn_rows[4]]
     assert [y for _, y in drawn_rows[4]] == [y for y, _ in training[4]]
     assert [label for label, *_ in (learned, best)] == ["learned", "least squares"]
+    assert {(line[4][0][0], line[4][-1][0]) for line in (learned, best)} == {  # from the first to the last of them
+        (min(x for x, _ in drawn_rows[4]), max(x for x, _ in drawn_rows[4]))
+    }
     for line, (w, b) in ((learned, (weight, own_bias)), (best, (result.optimum["weight"][0], result.optimum["bias"]))):
         assert line[4] == [(x, pytest.approx(w * x + (b or 0.0))) for x, _ in line[4]]
     assert (fit.get_xlabel(), fit.get_ylabel()) == ("x_1", "y")

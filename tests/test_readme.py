@@ -103,7 +103,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for before, after in (
         *(
             ("data: synthetic", "data: mine"),
-            ("model: linear", "model: mlp"),
+            ("model: linear", "model: mine"),
             ("callbacks: regression", "callbacks: none"),
         ),
         ("descent, regression]", "descent, mine]"),

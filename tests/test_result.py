@@ -41,6 +41,7 @@ HPARAMS = {
     },
     **{"data.val_fraction": 0.0, "data.test_fraction": 0.0, "data.standardize": False, "data.max_rows": None},
     **{"model": "linear", "model._target_": "regression.model.LinearRegression", "model.bias": True},
+    "model.loss": "mse",
     **{"model.init_weight": 0.5, "model.init_bias": 0},
     **{"optimizer": "sgd", "optimizer._target_": "torch.optim.SGD", "optimizer.lr": 0.01, "scheduler": "none"},
     **{"batch": "full", "batch.size": None, "batch.shuffle": False},
@@ -93,6 +94,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
         "optimum": {
             **{"loss": lowest, "bias": least[1], "condition_number": large / small, "max_stable_lr": 2 / large},
             **{"best_lr": 2 / (large + small), "contraction": (large - small) / (large + small), "unique": 1},
+            "lower_by": 0.0,
         },
         "best": {"step": 2, "value": loss},
     }
@@ -113,7 +115,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
         **{"status": "completed", "seed": 5, "command": "python 'my scripts/train.py' a=1", "reason": None},
         **{"stopped": "its budget of 8 samples is spent", "true_parameters": None, "signal": None},
         "monitor": {"metric": "train/loss", "mode": "min"},
-        **{"features": ["x_1"], "target": "y", "rows": {"train": 4, "val": 0, "test": 0}},
+        **{"features": ["x_1"], "terms": ["x_1"], "target": "y", "rows": {"train": 4, "val": 0, "test": 0}},
         **{"steps": 2, "epochs": 2, "samples": 8, "gradient_evaluations": 2},
         **{"config_digest": config_digest(config_of(*OWN)), "hparams": HPARAMS},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
@@ -179,6 +181,7 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
             "model",
             "model._target_",
             "model.bias",
+            "model.loss",
             "optimizer",
             "optimizer._target_",
             "optimizer.lr",

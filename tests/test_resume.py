@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Run, options
 from lightning.pytorch import LightningModule, Trainer
 from test_conf import needs_full_batch
@@ -14,7 +15,6 @@ from torch import Tensor
 from descent.batches.in_memory import Batch
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.sparse_callback import SparseCallback
-from regression.model import LinearRegression
 
 SMALL = ("trainer=float64", "data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
 STEPS = {"mini": 20, "single": 160, "full": 4}
@@ -27,8 +27,8 @@ class Trace(SparseCallback):
         self.steps: dict[int, Any] = {}
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
-        assert isinstance(trainer.lightning_module, LinearRegression)
-        self.steps[step] = (batch[1].tolist(), loss.item(), trainer.lightning_module.own_units())
+        weights = [weight.tolist() for weight in trainer.lightning_module.parameters()]
+        self.steps[step] = (batch[1].tolist(), loss.item(), weights)
         return False
 
     def on_train_batch_end(
@@ -87,11 +87,8 @@ def assert_resumes_exactly(run: Run, tmp_path: Path, interrupted: list[SignalAt]
     )
     assert points == whole_points
     for name in ("best", "last"):
-        a, b = (
-            LinearRegression.load_from_checkpoint(d / f"checkpoints/{name}.ckpt", weights_only=True).own_units()
-            for d in (run_dir, tmp_path / "whole")
-        )
-        assert a == b
+        a, b = (read_checkpoint(d / f"checkpoints/{name}.ckpt")["state_dict"] for d in (run_dir, tmp_path / "whole"))
+        assert a.keys() == b.keys() and all(torch.equal(weight, b[key]) for key, weight in a.items())
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
@@ -100,6 +97,12 @@ def test_every_optimizer_resumes_exactly(optimizer: str, run: Run, tmp_path: Pat
     batch = ["batch=full", "batch.size=null"] if full else []
     step = 2 if full else 7
     assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"optimizer={optimizer}", *batch)
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_resumes_exactly(model: str, run: Run, tmp_path: Path) -> None:
+    overrides = f"model={model}", "model.loss=huber", "optimizer=adam", "data.standardize=true"
+    assert_resumes_exactly(run, tmp_path, [SignalAt(6), SignalAt(10)], *SMALL, *overrides)
 
 
 @pytest.mark.parametrize("scheduler", options("scheduler"))

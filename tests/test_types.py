@@ -117,6 +117,7 @@ EVERY_KEY = {
     "data.condition_number": "a number from 1 up to 1e30",
     "data.outlier_fraction": "a number from 0 to 1",
     "model.bias": SWITCH,
+    "model.loss": "one of mse, mae, huber",
     "model.init_weight": NUMBER + TORCHS,
     "model.init_bias": NUMBER + TORCHS,
     "batch.size": f"{INTEGER} or null (the whole training set)",
@@ -188,7 +189,7 @@ WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stoppi
 WITH_DEFAULT |= {"trainer.fast_dev_run"}
 OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
     "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
-    "model": {"_target_", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},
+    "model": {"_target_", "loss", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},
 }
 
 

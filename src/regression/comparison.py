@@ -97,6 +97,7 @@ class Excess(Curve):
 def paths(settings: Sequence[Setting]) -> Figure | None:
     """For models of two parameters: the path of each setting's first run over the contours of the loss."""
     ways: dict[str, NDArray[np.float64]] = {}
+    shown: list[str] = []
     for setting in settings[:MOST_LINES]:
         run = next((run for run in setting.runs if not run.diverged), None)
         optimum = optimum_of(run.result) if run is not None else None
@@ -109,6 +110,8 @@ def paths(settings: Sequence[Setting]) -> Figure | None:
         if (len(tags), len(point), [*map(len, optimum.hessian)]) != (2, 2, [2, 2]) or np.isnan(numbers).any():
             continue
         center, hessian = numbers[:2], numbers[2:].reshape(2, 2)
+        if tags != (shown := shown or tags):  # parameters of another model
+            continue
         ways[setting.name] = np.stack([run.curves[tag][1] for tag in tags], axis=1)
         names = tuple(tag.removeprefix("parameters/").replace("_", " ") for tag in tags)
     if not ways:
@@ -176,6 +179,14 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
     return predicted, float(np.exp(slope(middle, last))), settled
 
 
+def metric_problem(runs: Sequence[Run], metric: str) -> str | None:
+    """Why a metric does not compare runs: each ``model.loss`` has a ``val/loss`` of its own."""
+    losses = sorted({str(run.hparams.get("model.loss", "mse")) for run in runs})
+    if len(losses) == 1 or not metric.endswith("/loss"):
+        return None
+    return f"another quantity in runs of another model.loss ({', '.join(losses)}); --metric val/mae is the same in all"
+
+
 EXCESS = Excess("optimum/excess_loss", "min", "training loss above the optimum", "excess", target=0.01)
 EXTRA = Extra(
     curve=EXCESS,
@@ -183,4 +194,5 @@ EXTRA = Extra(
     columns={"above the optimum": EXCESS.tag},
     figures={"paths": paths, "contraction": contractions},
     problem=problem,
+    metric_problem=metric_problem,
 )

@@ -7,8 +7,11 @@ from math import inf
 import torch
 from torch import Tensor
 
+from regression.terms import powers
+
 BLOCK = 2**20  # numbers
 SINGULAR = 1e-10  # singular values below this share of the largest count as 0
+ROUNDING = 1e-14  # and below this one they are nothing but rounding
 MOST_WORK = 1e12  # operations: about a minute
 
 
@@ -30,6 +33,7 @@ class Optimum:
         contraction: ``(L - m) / (L + m)``, by which a step of plain gradient descent on all rows at ``best_lr``
             shortens the distance to the optimum at least, and in the long run exactly.
         unique: whether the minimum is a single point.
+        lower_by: at least by how much the loss falls below ``loss`` along directions that count as flat and are not.
     """
 
     loss: float
@@ -40,10 +44,13 @@ class Optimum:
     best_lr: float
     contraction: float
     unique: bool
+    lower_by: float = 0.0
 
 
-def r_factor(x: Tensor, y: Tensor, bias: bool) -> Tensor:
+def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1) -> Tensor:
     """``R`` of ``[A, y] = Q R``, of ``A = [x, 1]``, or ``A = x`` without bias; float64, (d [+ 1] + 1) squared.
+
+    Of a polynomial x are all its terms, see ``regression.terms.powers``, and d their number.
 
     It holds all that least squares needs, and its condition number is A's own, not the square that ``A^T A`` would
     have. Updated block by block it needs no copy of the data. See Golub and Van Loan, Matrix Computations, 5.3.
@@ -52,12 +59,14 @@ def r_factor(x: Tensor, y: Tensor, bias: bool) -> Tensor:
         x: (n, d) inputs as training sees them.
         y: (n,) targets.
         bias: whether the model has one.
+        degree: the highest power of each input in A.
     """
-    r = x.new_empty(0, x.shape[1] + bias + 1, dtype=torch.float64)
-    rows = max(BLOCK // x.shape[1], x.shape[1])
+    terms = x.shape[1] * degree
+    r = x.new_empty(0, terms + bias + 1, dtype=torch.float64)
+    rows = max(BLOCK // terms, terms)
     for inputs, targets in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
         ones = [inputs.new_ones(len(inputs), 1)] if bias else []
-        block = torch.cat([inputs, *ones, targets.unsqueeze(1)], dim=1).double()
+        block = torch.cat([powers(inputs, degree), *ones, targets.unsqueeze(1)], dim=1).double()
         r = torch.linalg.qr(torch.cat([r, block]), mode="r").R
     return r
 
@@ -82,7 +91,7 @@ def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
     """
     a, b = r[:, :-1], r[:, -1]
     u, s, vt = torch.linalg.svd(a, full_matrices=False)
-    kept = s > SINGULAR * s[0]
+    kept, rounding = s > SINGULAR * s[0], s <= ROUNDING * s[0]
     coordinates = u.T @ b  # (d [+ 1],)
     parameters = (vt[kept].T @ (coordinates[kept] / s[kept])).tolist()
     curvature = (2 * s[kept] ** 2 / n).tolist()
@@ -96,6 +105,7 @@ def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
         best_lr=2 / (largest + smallest) if largest else inf,
         contraction=(largest - smallest) / (largest + smallest) if largest else 0.0,
         unique=int(kept.sum()) == a.shape[1],
+        lower_by=(coordinates[~kept & ~rounding] ** 2).sum().item() / n,
     )
 
 

@@ -10,18 +10,17 @@ from descent.drawing import COLORS, legend, look, new_figure, plain
 from regression.data.rows import Array
 
 
-def fit_over_data(x: Array, y: Array, lines: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> Figure:
-    """The rows of one feature (rows,), and lines over them.
+def fit_over_data(x: Array, y: Array, curves: Mapping[str, tuple[Array, Array]], names: tuple[str, str]) -> Figure:
+    """The rows of one feature (rows,), and curves over them.
 
     Args:
-        lines: by name, the weight and the bias of each.
+        curves: by name, inputs and predictions of each.
         names: of the feature and of the target.
     """
     figure, axes = new_figure()
     axes.plot(x, y, ".", color="#999999", markersize=4, label="training rows")
-    ends = np.array([x.min(), x.max()])
-    for number, (name, (weight, bias)) in enumerate(lines.items()):
-        axes.plot(ends, weight * ends + bias, **look(number), linewidth=2, label=name)
+    for number, (name, curve) in enumerate(curves.items()):
+        axes.plot(*curve, **look(number), linewidth=2, label=name)
     axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
     axes.legend(fontsize=8)
     return figure

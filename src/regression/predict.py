@@ -10,10 +10,10 @@ from descent.errors import UserError, invalid
 from descent.files import replaced
 from descent.run.load import CheckpointName, checkpoint_path, load_model
 from descent.run.result import run_result
+from regression.base import RegressionModel
 from regression.callbacks.of import model_of
 from regression.data.module import column_names
 from regression.data.table import SUFFIXES, as_numbers, bad_cell, first_line, readable, scan, usable
-from regression.model import LinearRegression
 
 COLUMN = "prediction"
 
@@ -60,7 +60,7 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
         raise UserError(f"cannot predict from {source} to {output}: {first_line(error)}") from error
 
 
-def _prediction(model: LinearRegression, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:
+def _prediction(model: RegressionModel, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:
     def predict(rows: pl.Series) -> pl.Series:
         inputs = rows.struct.unnest().to_numpy(writable=True)  # torch warns of an array that is not
         with torch.no_grad():
@@ -73,7 +73,7 @@ def _prediction(model: LinearRegression, numbers: list[pl.Expr], checked: bool =
 
 
 def _not_finite(
-    frame: pl.LazyFrame, features: list[str], source: Path, model: LinearRegression, checkpoint: Path
+    frame: pl.LazyFrame, features: list[str], source: Path, model: RegressionModel, checkpoint: Path
 ) -> UserError:
     """The error for the first cell without a number that can be used, or else for the first bad prediction."""
     if error := bad_cell(frame, features, source):

@@ -53,6 +53,7 @@ class Extra:
         columns: of the table, each the mean of a metric.
         figures: by name; a function of the settings, best first, that returns none where there is nothing to be seen.
         problem: why a result cannot be compared; ``None`` if it can be.
+        metric_problem: what a metric is, by name, that does not compare the runs; ``None`` if it does.
     """
 
     curve: Curve | None = None
@@ -60,3 +61,4 @@ class Extra:
     columns: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, Callable[[Sequence[Setting]], Figure | None]] = field(default_factory=dict)
     problem: Callable[[dict[str, Any]], str | None] = lambda result: None
+    metric_problem: Callable[[Sequence[Run], str], str | None] = lambda runs, metric: None

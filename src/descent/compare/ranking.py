@@ -50,7 +50,8 @@ def compare(
         extra: what the project adds.
 
     Raises:
-        UserError: nothing to compare, an argument that no run knows, or a metric of which nobody says what is best.
+        UserError: nothing to compare, an argument that no run knows, a metric of which nobody says what is best, or
+            one that is not the same in all runs.
     """
     runs, left_out = read_runs(directories, extra.problem)
     logged = sorted({name for run in runs for name in run.result["metrics"]})
@@ -63,6 +64,9 @@ def compare(
     reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
     choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
     chooser = first_logged(choosers, logged, modes)
+    for name in (reported.name, chooser.name):
+        if (problem := extra.metric_problem(runs, name)) is not None:
+            raise UserError(f"{name} is {problem}")
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
     curve = Curve(choosers[0], reported.mode, choosers[0])  # of test rows there is none
     aimed = _aimed(runs, own or curve, target, target_metric, modes)
@@ -76,7 +80,8 @@ def compare(
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
     clipping = [s for s in settings if s.runs[0].hparams.get("clip.gradient_clip_val") is not None]
-    drawn = [own, curve] if own and metric else [own or curve]
+    some = own is not None and any(run.curves and own.tag not in run.curves for run in runs)
+    drawn = [own, curve] if own and (metric or some) else [own or curve]
     axes = [x] if x else [*X_AXES]
     draw: dict[str, Callable[[], Figure | None]] = {
         **{f"{c.name}_over_{axis}": partial(curve_over, settings, c, axis) for c in drawn for axis in axes},

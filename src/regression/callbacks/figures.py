@@ -5,23 +5,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from descent.errors import UserError
 from descent.files import write_atomically
 from descent.training.callback import ResultCallback
 from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
-from regression.callbacks.of import data_of
+from regression.base import RegressionModel
+from regression.callbacks.of import data_of, least_squares_of, linear_of, model_of
 from regression.callbacks.parameters import Parameters
 from regression.data.module import RegressionData
 from regression.data.rows import Array, Part
+from regression.terms import powers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
 MOST_POINTS = 2000  # rows of a split that are drawn; more only take time
+CURVE_POINTS = 200
 
 
 class Figures(ResultCallback):
@@ -33,6 +37,23 @@ class Figures(ResultCallback):
 
     def __init__(self, draw: bool = True) -> None:
         self.draw = draw
+        self.predicted: dict[str, tuple[Array, Array]] = {}  # targets and predictions of each part
+        self.curves: dict[str, tuple[Array, Array]] = {}  # of one feature: its values and the predictions there
+
+    def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Keeps the predictions of the last weights: the test that follows takes those of the best checkpoint."""
+        if self.draw:
+            model, data = model_of(pl_module), data_of(trainer)
+            parts = {"training rows": data.train, "validation rows": data.val}
+            own = {name: _own_units(data, part) for name, part in parts.items() if len(part)}
+            self.predicted = {name: (y, _predictions(model, x)) for name, (x, y) in own.items()}
+            x, _ = own["training rows"]
+            if x.shape[1] == 1:
+                grid = np.linspace(x.min(0), x.max(0), CURVE_POINTS)
+                self.curves = {"learned": (grid[:, 0], _predictions(model, grid))}
+                least = _at_least_squares(trainer, model, grid)
+                self.curves |= {} if least is None else {"least squares": (grid[:, 0], least)}
+        return {}
 
     def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
         if not self.draw:
@@ -44,7 +65,7 @@ class Figures(ResultCallback):
             raise UserError("figures=true needs callbacks.parameters")
         directory = run_dir / "figures"
         directory.mkdir(exist_ok=True)
-        for name, figure in _figures(result, data_of(trainer), parameters.path):
+        for name, figure in self._figures(result, data_of(trainer), parameters.path):
             png = png_of(figure, DPI)
             write_atomically(directory / f"{name}.png", png)
             width, height = (round(inches * DPI) for inches in figure.get_size_inches())
@@ -52,31 +73,40 @@ class Figures(ResultCallback):
                 if isinstance(logger, RunLogger):
                     logger.log_png(f"figures/{name}", png, width, height, result["steps"])
 
+    def _figures(
+        self, result: Mapping[str, Any], data: RegressionData, path: list[list[float]]
+    ) -> "Iterator[tuple[str, Figure]]":
+        from regression.plots import fit_over_data, paths_over_contours, predicted_against_actual
 
-def _figures(
-    result: Mapping[str, Any], data: RegressionData, path: list[list[float]]
-) -> "Iterator[tuple[str, Figure]]":
-    from regression.plots import fit_over_data, paths_over_contours, predicted_against_actual
-
-    parts = {"training rows": data.train, "validation rows": data.val}
-    own = {name: _own_units(data, part) for name, part in parts.items() if len(part)}
-    weight, bias, optimum = result["parameters"]["weight"], result["parameters"]["bias"], result.get("optimum")
-    predicted = {name: (y, x @ np.array(weight) + (bias or 0.0)) for name, (x, y) in own.items()}
-    yield "predicted", predicted_against_actual(predicted, result["target"])
-    if len(weight) == 1:
-        lines = {"learned": (weight[0], bias or 0.0)}
-        if optimum is not None:
-            lines["least squares"] = (optimum["weight"][0], optimum["bias"] or 0.0)
-        x, y = own["training rows"]
-        yield "fit", fit_over_data(x[:, 0], y, lines, (result["features"][0], result["target"]))
-    if path and optimum is not None:
-        names = [*(f"weight of {name}" for name in result["features"]), "bias"]
-        center = [*optimum["weight"], *([] if bias is None else [optimum["bias"]])]
-        paths = {"this run": np.array(path)}
-        yield "path", paths_over_contours(paths, center, optimum["hessian"], (names[0], names[1]))
+        optimum = result.get("optimum")
+        yield "predicted", predicted_against_actual(self.predicted, result["target"])
+        if self.curves:
+            known = self.curves if optimum is not None else {"learned": self.curves["learned"]}
+            x, y = _own_units(data, data.train)
+            yield "fit", fit_over_data(x[:, 0], y, known, (result["features"][0], result["target"]))
+        if path and optimum is not None:
+            names = [*(f"weight of {name}" for name in result["terms"]), "bias"]
+            center = [*optimum["weight"], *([] if optimum["bias"] is None else [optimum["bias"]])]
+            paths = {"this run": np.array(path)}
+            yield "path", paths_over_contours(paths, center, optimum["hessian"], (names[0], names[1]))
 
 
 def _own_units(data: RegressionData, part: Part) -> tuple[Array, Array]:
     """Rows of a split in the data's own units, as many as are worth drawing."""
     some = slice(None, None, -(-len(part) // MOST_POINTS))
     return data.standardization.own_inputs(part.x[some]), data.standardization.own_targets(part.y[some])
+
+
+def _predictions(model: RegressionModel, x: Array) -> Array:
+    with torch.no_grad():
+        found: Array = model.predict_step(torch.from_numpy(x)).numpy()
+    return found
+
+
+def _at_least_squares(trainer: Trainer, model: RegressionModel, x: Array) -> Array | None:
+    """Predictions of the optimum, taken in the units of training: powers of own units may lose all digits."""
+    linear, found, units = linear_of(model), least_squares_of(trainer, model), data_of(trainer).standardization
+    if linear is None or found is None:
+        return None
+    terms = powers(torch.from_numpy(units.inputs(x)), linear.degree).numpy()
+    return units.own_targets(terms @ np.array(found[1].weight) + (found[1].bias or 0.0))

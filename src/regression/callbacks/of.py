@@ -3,19 +3,28 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from descent.errors import UserError
+from regression.base import RegressionModel
 from regression.data.module import RegressionData
 from regression.model import LinearRegression
+from regression.optimum import Optimum
 
 CURE = "; with others choose callbacks=none, for good in the defaults of conf/train.yaml"
 
 
-def model_of(pl_module: LightningModule) -> LinearRegression:
+def model_of(pl_module: LightningModule) -> RegressionModel:
     """Raises an error where it is another model."""
-    if not isinstance(pl_module, LinearRegression):
-        raise UserError(f"callbacks=regression needs a LinearRegression, got a {type(pl_module).__name__}{CURE}")
+    if not isinstance(pl_module, RegressionModel):
+        raise UserError(f"callbacks=regression needs a RegressionModel, got a {type(pl_module).__name__}{CURE}")
     return pl_module
+
+
+def linear_of(pl_module: LightningModule) -> LinearRegression | None:
+    """The same where it is linear in its parameters."""
+    model = model_of(pl_module)
+    return model if isinstance(model, LinearRegression) else None
 
 
 def data_of(trainer: Trainer) -> RegressionData:
@@ -24,3 +33,9 @@ def data_of(trainer: Trainer) -> RegressionData:
     if not isinstance(data, RegressionData):
         raise UserError(f"callbacks=regression needs RegressionData, got {type(data).__name__}{CURE}")
     return data
+
+
+def least_squares_of(trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Optimum] | None:
+    """See ``RegressionData.least_squares``; ``None`` where it is not the optimum of the model's loss."""
+    model, data = linear_of(pl_module), data_of(trainer)
+    return data.least_squares(model.degree) if model and model.hparams["loss"] == "mse" else None

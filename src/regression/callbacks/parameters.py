@@ -1,6 +1,6 @@
 """What was learned: curves of the weights, their final values, and the data they are of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,8 +9,9 @@ from rich.console import RenderableType
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics
-from regression.callbacks.of import data_of, model_of
+from regression.callbacks.of import data_of, linear_of
 from regression.data.rows import numbered
+from regression.terms import names_of_powers
 
 MAX_WEIGHTS = 20  # curves, and rows of the table; a table of a thousand columns would bury the rest
 
@@ -18,7 +19,7 @@ MAX_WEIGHTS = 20  # curves, and rows of the table; a table of a thousand columns
 class Parameters(StepMetrics, ResultCallback):
     """Writes ``parameters/*`` in the data's own units, and adds what is known of model and data to ``result.json``.
 
-    At x = k stand the weights after step k.
+    At x = k stand the weights after step k. Parameters that a model is not linear in say nothing: they are left out.
     """
 
     def __init__(self) -> None:
@@ -28,25 +29,32 @@ class Parameters(StepMetrics, ResultCallback):
         names = data_of(trainer).rows.feature_names
         if names == numbered(len(names)):
             names = tuple(name.removeprefix("x_") for name in names)
-        self.tags = [f"parameters/weight_{name}" for name in names[:MAX_WEIGHTS]]
+        self.tags = [f"parameters/weight_{name}" for name in _terms(pl_module, names)[:MAX_WEIGHTS]]
         if trainer.global_step == 0:
             self.path.clear()
         super().on_train_start(trainer, pl_module)
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
-        weight, bias = model_of(pl_module).own_units()
+        if (model := linear_of(pl_module)) is None:
+            return {}
+        weight, bias = model.own_units()
         if len(weight) + (bias is not None) == 2:
             self.path.append([*weight, *([] if bias is None else [bias])])
         points = dict(zip(self.tags, weight, strict=False))
         return points if bias is None else points | {"parameters/bias": bias}
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        data, rows = data_of(trainer), data_of(trainer).rows
-        weight, bias = model_of(pl_module).own_units()
-        true = None if rows.true_weight is None else {"weight": list(rows.true_weight), "bias": rows.true_bias}
+        model, data, rows = linear_of(pl_module), data_of(trainer), data_of(trainer).rows
+        parameters, true = None, None
+        if model is not None:
+            parameters = dict(zip(("weight", "bias"), model.own_units(), strict=True))
+            if rows.true_weight is not None:  # of a line: without higher powers
+                weights = [w if k == 0 else 0.0 for w in rows.true_weight for k in range(model.degree)]
+                true = {"weight": weights, "bias": rows.true_bias}
         return {
-            "parameters": {"weight": weight, "bias": bias},
+            "parameters": parameters,
             "true_parameters": true,
+            "terms": _terms(pl_module, rows.feature_names),
             "features": list(rows.feature_names),
             "target": rows.target_name,
             "rows": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
@@ -55,15 +63,16 @@ class Parameters(StepMetrics, ResultCallback):
     def tables(self, result: Mapping[str, Any]) -> Iterable[RenderableType]:
         titles = {"learned": "parameters", "least squares": "optimum", "true": "true_parameters"}
         known = {title: result[key] for title, key in titles.items() if result.get(key) is not None}
-        table = table_of("parameter", *known)
-        for i, name in enumerate(result["features"][:MAX_WEIGHTS]):
-            table.add_row(f"weight of {name}", *(cell(values["weight"][i]) for values in known.values()))
-        left_out = len(result["features"]) - MAX_WEIGHTS
-        if left_out > 0:
-            table.add_row(f"... and {left_out} more")
-        if result["parameters"]["bias"] is not None:
-            table.add_row("bias", *(cell(values["bias"]) for values in known.values()))
-        yield table
+        if "learned" in known:
+            table = table_of("parameter", *known)
+            for i, name in enumerate(result["terms"][:MAX_WEIGHTS]):
+                table.add_row(f"weight of {name}", *(cell(values["weight"][i]) for values in known.values()))
+            left_out = len(result["terms"]) - MAX_WEIGHTS
+            if left_out > 0:
+                table.add_row(f"... and {left_out} more")
+            if result["parameters"]["bias"] is not None:
+                table.add_row("bias", *(cell(values["bias"]) for values in known.values()))
+            yield table
         yield "rows: " + ", ".join(f"{name} {rows:,}" for name, rows in result["rows"].items() if rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,3 +80,9 @@ class Parameters(StepMetrics, ResultCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.path = state_dict["path"]
+
+
+def _terms(pl_module: LightningModule, names: Sequence[str]) -> list[str]:
+    """What each weight is of, in their order."""
+    model = linear_of(pl_module)
+    return [] if model is None else names_of_powers(names, model.degree)

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.divergence import Divergence
-from regression.callbacks.of import data_of
+from regression.callbacks.of import data_of, least_squares_of, model_of
 from regression.optimum import largest_stable_lr
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ class StableRate(Divergence):
 
     Args:
         factor: how many times the first loss is too much.
-        optimizer: its config; the largest stable rate is known of SGD on all rows, without clipping.
+        optimizer: its config; the largest stable rate is known of SGD on all rows, without clipping, where there is a
+            least-squares solution.
     """
 
     def __init__(self, factor: float, optimizer: Mapping[str, Any]) -> None:
@@ -30,7 +32,7 @@ class StableRate(Divergence):
         self.stable_lr: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stable_lr = self._stable_lr(trainer)
+        self.stable_lr = self._stable_lr(trainer, pl_module)
         group = trainer.optimizers[0].param_groups[0]
         rate = group.get("initial_lr", group["lr"])
         if self.first is None and self.stable_lr is not None and rate > self.stable_lr:
@@ -43,8 +45,8 @@ class StableRate(Divergence):
 
     def first_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
         loss = super().first_loss(trainer, pl_module)
-        targets = data_of(trainer).train.y
-        return None if loss is None else max(loss, float((targets**2).mean()))
+        targets = torch.from_numpy(data_of(trainer).train.y)
+        return None if loss is None else max(loss, model_of(pl_module).loss(torch.zeros_like(targets), targets).item())
 
     def advice(self, trainer: Trainer) -> str:
         advice = super().advice(trainer)
@@ -54,12 +56,12 @@ class StableRate(Divergence):
         smaller = "; a batch that is smaller allows less" if rate < self.stable_lr else ""
         return f"{advice} (on all rows at once it is stable below {self.stable_lr:.4g}{smaller})"
 
-    def _stable_lr(self, trainer: Trainer) -> float | None:
-        given, optimum = self.optimizer, data_of(trainer).optimum
+    def _stable_lr(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
+        given, found = self.optimizer, least_squares_of(trainer, pl_module)
         if given["_target_"] != "torch.optim.SGD" or given.get("dampening") or given.get("maximize"):
             return None
-        if optimum is None or trainer.gradient_clip_val is not None:
+        if found is None or trainer.gradient_clip_val is not None:
             return None
         return largest_stable_lr(
-            optimum, given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)
+            found[1], given.get("momentum", 0.0), given.get("nesterov", False), given.get("weight_decay", 0.0)
         )

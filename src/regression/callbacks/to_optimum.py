@@ -6,7 +6,6 @@ from dataclasses import asdict
 from math import hypot
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import RenderableType
@@ -14,9 +13,9 @@ from rich.console import RenderableType
 from descent.run.console import cell
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics, flat
-from regression.callbacks.of import data_of, model_of
-from regression.data.module import RegressionData
+from regression.callbacks.of import data_of, least_squares_of, linear_of
 from regression.optimum import excess_loss
+from regression.terms import powers
 
 log = logging.getLogger(__name__)
 
@@ -26,50 +25,61 @@ class ToOptimum(StepMetrics, ResultCallback):
 
     The first is how far the loss of all training rows is above the smallest possible, the second the Euclidean
     distance of weights and bias from the least-squares solution. Neither looks at the data again: the R of
-    their QR decomposition is enough, so a point costs the same for any number of rows.
+    their QR decomposition is enough, so a point costs the same for any number of rows. Of a model that is not linear in
+    its parameters, and of another loss than the mean squared error, there is nothing of this.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        optimum = data_of(trainer).optimum
-        if optimum is not None and not optimum.unique:
-            log.warning(
-                "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
-                " reported"
-            )
+        if found := least_squares_of(trainer, pl_module):
+            _, optimum = found
+            if not optimum.unique:
+                log.warning(
+                    "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
+                    " reported"
+                )
+            if optimum.lower_by > 1e-6 * optimum.loss:
+                log.warning(
+                    "note: and it is ill-conditioned: directions ten orders of size flatter than the steepest count as"
+                    " flat, and along them the loss falls at least %.3g below the one reported",
+                    optimum.lower_by * data_of(trainer).standardization.y_scale ** 2,
+                )
         super().on_train_start(trainer, pl_module)
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
-        model, data = model_of(pl_module), data_of(trainer)
-        optimum = data.optimum
-        if optimum is None or data.r_factor is None:
+        model, data, found = linear_of(pl_module), data_of(trainer), least_squares_of(trainer, pl_module)
+        if model is None or found is None:
             return {}
+        r, optimum = found
         least = [*optimum.weight, *([] if optimum.bias is None else [optimum.bias])]
         difference = flat(model.linear.parameters()) - torch.tensor(least, dtype=torch.float64)
         values = difference.tolist()
         of_weight, of_bias = (values, None) if optimum.bias is None else (values[:-1], values[-1])
         weight, bias = model.units.own_difference(of_weight, of_bias)
         return {
-            "optimum/excess_loss": excess_loss(data.r_factor, len(data.train), difference) * model.units.loss_unit,
+            "optimum/excess_loss": excess_loss(r, len(data.train), difference) * model.loss_unit,
             "optimum/distance": hypot(*weight, bias or 0.0),
         }
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {"optimum": _optimum(data_of(trainer)), "metrics": self.points(trainer, pl_module, None)}
+        return {"optimum": _optimum(trainer, pl_module), "metrics": self.points(trainer, pl_module, None)}
 
     def tables(self, result: Mapping[str, Any]) -> Iterable[RenderableType]:
         if result["optimum"] is not None:
             yield f"loss at least squares: {cell(result['optimum']['loss'])}"
 
 
-def _optimum(data: RegressionData) -> dict[str, Any] | None:
+def _optimum(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
     """The least-squares solution in the data's own units; curvature and learning rates in those of training."""
-    found = data.optimum
-    if found is None:
+    model, data, solved = linear_of(pl_module), data_of(trainer), least_squares_of(trainer, pl_module)
+    if model is None or solved is None:
         return None
-    weight, bias = data.standardization.own_units(found.weight, found.bias)
-    own: dict[str, Any] = {"loss": found.loss * data.standardization.loss_unit, "weight": weight, "bias": bias}
+    found = solved[1]
+    weight, bias = model.units.own_units(found.weight, found.bias)
+    own: dict[str, Any] = {key: getattr(found, key) * model.loss_unit for key in ("loss", "lower_by")}
+    own |= {"weight": weight, "bias": bias}
     if len(weight) + (bias is not None) == 2:  # for the contours of the loss
-        inputs = data.standardization.own_inputs(data.train.x)
-        a = inputs if bias is None else np.column_stack([inputs, np.ones(len(inputs))])
+        a = powers(torch.from_numpy(data.standardization.own_inputs(data.train.x)), model.degree)
+        if bias is not None:
+            a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
         own["hessian"] = (2 * a.T @ a / len(a)).tolist()
     return asdict(found) | own

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from zlib import crc32
@@ -66,6 +65,7 @@ class RegressionData(LightningDataModule):
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
         self.standardize, self.max_rows, self.bias = standardize, max_rows, bias
         self.batch_size, self.shuffle = batch_size, shuffle
+        self.solved: dict[int, tuple[Tensor, Optimum] | None] = {}  # least squares, by degree
 
     def load(self) -> Rows:
         """The rows of the source, all of them."""
@@ -116,22 +116,26 @@ class RegressionData(LightningDataModule):
                 *(self.batch_size, len(self.train)),
             )
 
-    @cached_property
-    def r_factor(self) -> Tensor | None:
-        """Of the training rows, see ``regression.optimum.r_factor``; ``None`` where it would take too long."""
-        rows, features = self.train.x.shape
-        if work(rows, features) > MOST_WORK:
+    def least_squares(self, degree: int = 1) -> tuple[Tensor, Optimum] | None:
+        """Of the training rows, in the units of training: R, and the optimum; ``None`` where it would take too long.
+
+        Args:
+            degree: up to which powers of the features are terms of the model, see ``regression.optimum.r_factor``.
+        """
+        if degree not in self.solved:
+            self.solved[degree] = self._least_squares(degree)
+        return self.solved[degree]
+
+    def _least_squares(self, degree: int) -> tuple[Tensor, Optimum] | None:
+        rows, terms = self.train.x.shape[0], self.train.x.shape[1] * degree
+        if work(rows, terms) > MOST_WORK:
             log.warning(
-                "note: the least-squares solution of %d rows and %d features would take minutes, and is left out",
-                *(rows, features),
+                "note: the least-squares solution of %d rows and %d %s would take minutes, and is left out",
+                *(rows, terms, "features" if degree == 1 else "powers of features"),
             )
             return None
-        return r_factor(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias)
-
-    @cached_property
-    def optimum(self) -> Optimum | None:
-        """Of the training rows, in the units of training."""
-        return None if self.r_factor is None else least_squares(self.r_factor, len(self.train), self.bias)
+        r = r_factor(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias, degree)
+        return r, least_squares(r, rows, self.bias)
 
     def state_dict(self) -> dict[str, Any]:
         """So that a run is resumed on the data it began with."""

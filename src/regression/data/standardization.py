@@ -69,25 +69,31 @@ class Standardization:
         own: Array = standardised * self.y_scale + self.y_mean
         return own
 
-    @property
-    def loss_unit(self) -> float:
-        """What a squared error is multiplied by to be in the data's own units."""
-        return self.y_scale**2
-
     def own_units(self, weight: list[float], bias: float | None) -> tuple[list[float], float | None]:
-        """Weights and bias of the same line in the data's own units.
+        """Weights and bias of the same line, or of the same polynomial, in the data's own units.
 
-        ``(y - y_mean) / y_scale = sum w_j (x_j - x_mean_j) / x_scale_j + b``, solved for ``y``.
+        ``(y - y_mean) / y_scale = b + the sum of w_jk ((x_j - x_mean_j) / x_scale_j)^k``, solved for ``y``.
+
+        Args:
+            weight: (d * degree,), those of a feature's powers side by side.
         """
         raw, shifted = self.own_difference(weight, bias)
         return raw, None if shifted is None else shifted + self.y_mean
 
     def own_difference(self, weight: list[float], bias: float | None) -> tuple[list[float], float | None]:
-        """The same of a difference between two lines."""
-        raw = [w * self.y_scale / s for w, s in zip(weight, self.x_scale, strict=True)]
-        if bias is None:
-            return raw, None
-        return raw, bias * self.y_scale - sum(w * m for w, m in zip(raw, self.x_mean, strict=True))
+        """The same of a difference between two."""
+        features, mean, scale = len(self.x_scale), np.array(self.x_mean), np.array(self.x_scale)
+        degree = len(weight) // features
+        own = np.zeros((degree + 1, features))  # a row for each power, of x - mean at first
+        own[1:] = np.array(weight).reshape(features, degree).T * self.y_scale
+        with np.errstate(over="ignore", invalid="ignore"):  # powers of a constant column that is far from 0
+            for k in range(1, degree + 1):
+                own[k:] /= scale
+            for low in range(degree):  # Horner's scheme: of x
+                for k in range(degree - 1, low - 1, -1):
+                    own[k] -= mean * own[k + 1]
+        raw: list[float] = own[1:].T.ravel().tolist()
+        return raw, None if bias is None else bias * self.y_scale + sum(own[0].tolist())
 
 
 def scale_about(values: Array, mean: float) -> float:
