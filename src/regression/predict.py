@@ -88,7 +88,7 @@ def _prediction(
         with torch.no_grad():
             predicted = model.predict_step(torch.from_numpy(inputs)).numpy()
         if leave is not None:
-            refused = missing.any() and encoding.missing == "error"
+            refused = missing.any() and encoding.missing != "drop"
             if refused or not (usable(given) and np.isfinite(predicted).all()):
                 raise _UnusableError
             leave(int(missing.sum()))

@@ -88,6 +88,7 @@ def read_table(
         every = [*found, Feature(target)]
         if twice := {name for name, count in Counter(feature.name for feature in every).items() if count > 1}:
             raise UserError(f"the features of {path} must have different names, got {', '.join(twice)} twice")
+        numbers = numbers.drop(cs.by_name(words, require_all=False))
         encoded = [feature for feature in found if feature.name not in numbers.columns]
         numbers = numbers.hstack(frame.select(as_numbers(frame, encoded, path)).collect(engine="streaming"))
         numbers = numbers.select(cs.by_name([feature.name for feature in every]))
