@@ -148,6 +148,9 @@ def test_a_column_that_is_missing_in_every_training_row_has_no_mean(tmp_path: Pa
     path = written(pl.DataFrame({"x": [1, 2], "z": [None, None], "price": [1, 2]}), tmp_path / "rows.csv")
     none = ("data.features=[x,z]", "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
     assert refusal(path, *none) == "column z must have a cell in a training row that is not missing"
+    words = frame_of().with_columns(color=pl.when(pl.int_range(pl.len()) == 59).then("color"))
+    said = refusal(written(words, path), "data.categorical=onehot", "data.max_rows=50", *none[1:])
+    assert said == "column color must have a cell in a training row that is not missing"
 
 
 def one_hot(frame: pl.DataFrame, column: str = "color") -> NDArray[np.float64]:

@@ -109,7 +109,7 @@ def filled(name: str, dtype: pl.DataType) -> pl.Expr:
     if not is_text(dtype):
         return column(name)
     cell = column(name).cast(pl.String)
-    return pl.when(cell.str.contains(r"\S")).then(cell)
+    return pl.when(cell.str.strip_chars() != "").then(cell)
 
 
 def parsed(name: str, dtype: pl.DataType) -> pl.Expr:

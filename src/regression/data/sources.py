@@ -20,7 +20,7 @@ from descent.config.types import (
     Texts,
     is_file,
 )
-from descent.errors import invalid
+from descent.errors import UserError, invalid
 from regression.data.encoding import Encoding, Missing
 from regression.data.module import RegressionData
 from regression.data.rows import Part, Rows, numbered
@@ -165,6 +165,8 @@ class TableData(RegressionData):
             log.warning("note: no training row has %s: validation and test rows are 0 there", ", ".join(named))
         if unseen:
             kept = [j for j in range(len(self.found)) if j not in unseen]
+            if lost := {feature.column for feature in self.found} - {self.found[j].column for j in kept}:
+                raise UserError(f"column {min(lost)} must have a cell in a training row that is not missing")
             parts = [Part(part.x[:, kept], part.y) for part in parts]
             self.found = tuple(self.found[j] for j in kept)
             self.rows = replace(
