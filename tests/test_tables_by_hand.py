@@ -14,7 +14,8 @@ import pytest
 
 from descent.errors import UserError
 from regression.data import table
-from regression.data.table import read_columns, read_table
+from regression.data.encoding import Encoding, Feature
+from regression.data.table import read_rows, read_table
 
 
 def written(path: Path, content: str | pl.DataFrame) -> Path:
@@ -28,12 +29,18 @@ def refusal(call: Callable[[], Any]) -> str:
     return str(raised.value)
 
 
+def read_columns(path: Path, key: str, names: list[str]) -> np.ndarray:
+    """The last of the columns as the target."""
+    inputs, targets = read_rows(path, key, Encoding([Feature(name) for name in names[:-1]]), names[-1])
+    return np.column_stack([inputs, targets])
+
+
 TEXT = "name,x,city,y,blank\nann,1,Rome,5,\nbob,-1e15,Oslo,1e15,\n"
 
 
 def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     inputs, targets, names = read_table(written(tmp_path / "rows.CSV", TEXT), "y", None)
-    assert (inputs.tolist(), targets.tolist(), names) == ([[1], [-1e15]], [5, 1e15], ("x",))
+    assert (inputs.tolist(), targets.tolist(), names) == ([[1], [-1e15]], [5, 1e15], (Feature("x"),))
     said = [(record.levelno, record.message) for record in caplog.records]
     assert said == [(logging.WARNING, "not numeric and left out: name, city, blank")]
     caplog.clear()
@@ -45,7 +52,8 @@ def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, capl
 def test_a_column_of_a_few_numbers_and_blanks_is_a_feature_with_cells_missing(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", "x,y\n1,1\n,2\n,3\n,4\n")
     said = refusal(lambda: read_table(path, "y", None))
-    assert said == f"column x of {path} must be a finite number in data row 2, got null"
+    cure = "data.missing=drop leaves out those rows, data.missing=mean fills in the column's mean"
+    assert said == f"{path} has missing cells: x 3; {cure}"
 
 
 def test_the_columns_asked_for_come_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -59,7 +67,7 @@ def test_names_of_columns_may_have_line_ends_of_either_kind(tmp_path: Path) -> N
     path = tmp_path / "rows.csv"
     path.write_bytes(b'"a\r\nb","a\nb",y\n1,2,3\n')
     inputs, _, names = read_table(path, "y", None)
-    assert (inputs.tolist(), names) == ([[1, 2]], ("a\r\nb", "a\nb"))
+    assert (inputs.tolist(), names) == ([[1, 2]], (Feature("a\r\nb"), Feature("a\nb")))
 
 
 WHOLE: dict[str, tuple[str, str]] = {
@@ -74,7 +82,8 @@ WHOLE: dict[str, tuple[str, str]] = {
         "x,y\n1e15,2\n2,1\n1,-1.5e15\n",
         "column y of PATH must be a number up to 1e+15, whose square can be summed, in data row 3, got '-1.5e15'",
     ),
-    "two in a row": ("x,y\n1,2\n\n,inf\n", "column x of PATH must be a finite number in data row 2, got null"),
+    "two in a row": ("x,y\n1,2\n\noops,inf\n", "column x of PATH must be a finite number in data row 2, got 'oops'"),
+    "one missing, one bad": ("x,y\n1,2\n\n,inf\n", "column y of PATH must be a finite number in data row 2, got 'inf'"),
     "carriage returns": (
         "x,y\r1,2\r",
         "KEY must be a CSV file with columns separated by ',' and lines that end in a line feed, got 'PATH'",
@@ -116,10 +125,12 @@ def test_columns_are_refused_in_these_words(tmp_path: Path) -> None:
     )
     for other, rule in (("rows.txt", "a file named .csv or .parquet"), ("no.csv", "a CSV or Parquet file")):
         with pytest.raises(UserError) as raised:
-            read_columns(tmp_path / other, "IN", ["x"])
+            read_columns(tmp_path / other, "IN", ["x", "y"])
         assert str(raised.value) == f"IN must be {rule}, got '{tmp_path / other}'"
     (tmp_path / "folder.csv").mkdir()
-    assert "IN must be a CSV or Parquet file" in refusal(lambda: read_columns(tmp_path / "folder.csv", "IN", ["x"]))
+    assert "IN must be a CSV or Parquet file" in refusal(
+        lambda: read_columns(tmp_path / "folder.csv", "IN", ["x", "y"])
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,31 @@
 """Predictions for a table, in a stream: memory does not grow with its rows."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch import LightningDataModule
 
 from descent.errors import UserError, invalid
 from descent.files import replaced
-from descent.run.load import CheckpointName, checkpoint_path, load_model
-from descent.run.result import run_result
+from descent.run.load import CheckpointName, read_trained
+from descent.training.build import load_class
 from regression.base import RegressionModel
 from regression.callbacks.of import model_of
-from regression.data.module import column_names
-from regression.data.table import SUFFIXES, as_numbers, bad_cell, first_line, readable, scan, usable
+from regression.data.cells import as_numbers, bad_cell, missing_cells, missing_error, usable
+from regression.data.encoding import Encoding
+from regression.data.files import SUFFIXES, first_line, readable, scan
+from regression.data.table import UNTRAINED
+
+log = logging.getLogger(__name__)
 
 COLUMN = "prediction"
 
 
-class _NotFiniteError(Exception):
+class _UnusableError(Exception):
     """A feature's cell, or a prediction; which one is looked for then."""
 
 
@@ -26,7 +33,8 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
     """Writes the rows of ``source`` with a column ``prediction`` to ``output``.
 
     The run's features are found by name, in any order; other columns are kept as they are, and blank lines are left
-    out. The run's own standardisation is applied, and the prediction is in the target's own units.
+    out. The run's own standardisation is applied, and the prediction is in the target's own units. Missing cells are
+    what they were in training: an error, a row without a prediction (``drop``), or the training rows' mean.
 
     Args:
         run_dir: of a run that has trained.
@@ -35,56 +43,77 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
         checkpoint: which of the run's two.
 
     Raises:
-        UserError: a column is missing or there twice, a feature's cell holds no finite number or one above
-            ``LARGEST``, a prediction is not finite, a file cannot be read or written, or the checkpoint not be used.
+        UserError: a column is missing or there twice, a feature's cell is missing, holds no finite number, one above
+            ``LARGEST`` or a category that no training row had, a prediction is not finite, a file cannot be read or
+            written, or the checkpoint not be used.
     """
-    features, _ = column_names(run_result(run_dir))
-    model = model_of(load_model(run_dir, checkpoint))
+    trained = read_trained(run_dir, checkpoint)
+    kind = load_class(trained.config.data["_target_"], LightningDataModule, "data")
+    encoding = Encoding.of_run(trained.result, trained.checkpoint.get(kind.__qualname__, {}))
+    model = model_of(trained.model())
     if output.suffix.lower() not in SUFFIXES:
         raise invalid("OUTPUT", "a file named .csv or .parquet", str(output))
     with readable("INPUT", source):
         frame = scan(source, "INPUT")
-        numbers = as_numbers(frame, features, source)
+        numbers = as_numbers(frame, encoding.features, source)
         if COLUMN in frame.collect_schema():
             raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
+    left: list[int] = []  # rows without a prediction
     try:
-        predicted = frame.with_columns(_prediction(model, numbers))
+        predicted = frame.with_columns(_prediction(model, encoding, numbers, left.append))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet
         with replaced(output) as temporary:
             sink(temporary)
-    except _NotFiniteError:
-        raise _not_finite(frame, features, source, model, checkpoint_path(run_dir, checkpoint)) from None
+    except _UnusableError:
+        raise _unusable(frame, encoding, source, model, trained.path) from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"cannot predict from {source} to {output}: {first_line(error)}") from error
+    if sum(left):
+        log.warning("note: %d rows of %s have a missing cell and no prediction (data.missing=drop)", sum(left), source)
 
 
-def _prediction(model: RegressionModel, numbers: list[pl.Expr], checked: bool = True) -> pl.Expr:
+def _prediction(
+    model: RegressionModel, encoding: Encoding, numbers: list[pl.Expr], leave: Callable[[int], None] | None
+) -> pl.Expr:
+    """The predictions, unchecked if ``leave``, which is told how many rows have none, is ``None``."""
+
     def predict(rows: pl.Series) -> pl.Series:
-        inputs = rows.struct.unnest().to_numpy(writable=True)  # torch warns of an array that is not
+        given = rows.struct.unnest()
+        inputs = given.to_numpy(writable=True)  # torch warns of an array that is not
+        encoding.fill(inputs)
+        missing = np.isnan(inputs).any(axis=1)
+        inputs[missing] = 0
         with torch.no_grad():
             predicted = model.predict_step(torch.from_numpy(inputs)).numpy()
-        if checked and not (usable(inputs) and np.isfinite(predicted).all()):
-            raise _NotFiniteError
-        return pl.Series(predicted)
+        if leave is not None:
+            refused = missing.any() and encoding.missing != "drop"
+            if refused or not (usable(given) and np.isfinite(predicted).all()):
+                raise _UnusableError
+            leave(int(missing.sum()))
+        return pl.select(pl.when(pl.Series(~missing)).then(pl.Series(predicted))).to_series()
 
     return pl.struct(numbers).map_batches(predict, return_dtype=pl.Float64, is_elementwise=True).alias(COLUMN)
 
 
-def _not_finite(
-    frame: pl.LazyFrame, features: list[str], source: Path, model: RegressionModel, checkpoint: Path
+def _unusable(
+    frame: pl.LazyFrame, encoding: Encoding, source: Path, model: RegressionModel, checkpoint: Path
 ) -> UserError:
-    """The error for the first cell without a number that can be used, or else for the first bad prediction."""
+    """The error for the first cell that cannot be used, or else for those missing, or the first bad prediction."""
+    features = encoding.features
     if error := bad_cell(frame, features, source):
         return error
+    if encoding.missing == "error" and (counts := missing_cells(frame, features)):
+        return missing_error(source, counts, UNTRAINED)
     numbers = as_numbers(frame, features, source)
-    predicted = frame.select(_prediction(model, numbers, checked=False)).with_row_index("row")
+    predicted = frame.select(_prediction(model, encoding, numbers, None)).with_row_index("row")
     row, value = predicted.filter(~pl.col(COLUMN).is_finite()).head(1).collect(engine="streaming").row(0)
-    inputs = frame.slice(row, 1).select(numbers).collect(engine="streaming").to_numpy()
+    inputs = frame.slice(row, 1).select(numbers).collect(engine="streaming").to_numpy(writable=True)
+    encoding.fill(inputs)
     with np.errstate(all="ignore"):
         largest = int(np.abs(model.units.inputs(inputs)[0]).argmax())
     return UserError(
         f"the prediction in data row {row + 1} of {source} must be a finite number, got {value}: column"
-        f" {features[largest]} is {inputs[0, largest]:g}, which is too large for the weights in {checkpoint}"
+        f" {features[largest].name} is {inputs[0, largest]:g}, which is too large for the weights in {checkpoint}"
     )

@@ -16,6 +16,7 @@ from descent.batches.in_memory import InMemoryBatches
 from descent.config.types import BelowOne, OrNull, PositiveInteger, Seed
 from descent.errors import UserError, invalid
 from descent.run.load import CheckpointName
+from regression.data.encoding import Encoding, column_names
 from regression.data.rows import LARGEST, Part, Rows
 from regression.data.split import split
 from regression.data.standardization import Standardization
@@ -66,10 +67,15 @@ class RegressionData(LightningDataModule):
         self.standardize, self.max_rows, self.bias = standardize, max_rows, bias
         self.batch_size, self.shuffle = batch_size, shuffle
         self.solved: dict[int, tuple[Tensor, Optimum] | None] = {}  # least squares, by degree
+        self.saved: dict[str, Any] = {}  # of the run that the rows of a file are for
 
     def load(self) -> Rows:
         """The rows of the source, all of them."""
         raise NotImplementedError
+
+    def encoded(self, parts: list[Part]) -> list[Part]:
+        """The parts as the training rows, the first, decide what features they have; as they are, if not overridden."""
+        return parts
 
     def usable_rows(self) -> Rows:
         """The first ``max_rows`` rows.
@@ -82,7 +88,8 @@ class RegressionData(LightningDataModule):
         except MemoryError:
             raise UserError("data must fit into the memory of this machine; it does not") from None
         for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
-            largest = float(np.abs(cells).max())
+            larger = np.fmax if found.missing else np.maximum  # the first passes over nan
+            largest = float(larger.reduce(np.abs(cells), initial=0))
             if not largest <= LARGEST:  # true for nan as well
                 raise invalid(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
         return replace(found, inputs=found.inputs[: self.max_rows], targets=found.targets[: self.max_rows])
@@ -98,7 +105,7 @@ class RegressionData(LightningDataModule):
         checksum = crc32(repr([len(part) for part in parts]).encode())
         for part in parts:
             checksum = crc32(np.ascontiguousarray(part.y).data, crc32(np.ascontiguousarray(part.x).data, checksum))
-        self.train, self.val, self.test = parts
+        self.train, self.val, self.test = parts = self.encoded(parts)
         if self.standardize:
             self.standardization = Standardization.fit(self.train.x, self.train.y, self.bias)
         else:
@@ -143,9 +150,10 @@ class RegressionData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not hasattr(self, "checksum"):
-            return  # the rows are those of a file
+            self.saved = state_dict  # the rows are those of a file
+            return
         own = self.state_dict()
-        if any(own.get(key) != value for key, value in state_dict.items()):
+        if any(own.get(key) != state_dict[key] for key in ("checksum", "columns") if key in state_dict):
             raise UserError("data must be what the run began with to be resumed: its rows or columns have changed")
 
     def train_dataloader(self) -> InMemoryBatches:
@@ -159,15 +167,16 @@ class RegressionData(LightningDataModule):
 
     def file_dataloader(self, path: Path, model: Any, result: Mapping[str, Any]) -> InMemoryBatches:
         """The rows of a table with the run's columns, in the units that ``model`` was trained in."""
-        from regression.data.table import read_columns  # polars, a third of a second, is for tables alone
+        from regression.data.table import read_rows  # polars, a third of a second, is for tables alone
 
-        features, target = column_names(result)
-        table = read_columns(path, "--data", [*features, target])
-        if len(table) < 2:
-            raise UserError(f"--data must be a file with at least 2 rows, got {len(table)} in {path}")
+        state = self.state_dict() if hasattr(self, "checksum") else self.saved
+        _, target = column_names(result)
+        inputs, targets = read_rows(path, "--data", Encoding.of_run(result, state), target)
+        if len(targets) < 2:
+            raise UserError(f"--data must be a file with at least 2 rows, got {len(targets)} in {path}")
         like, units = next(model.parameters()), model.units
         with np.errstate(all="ignore"):  # a metric that is not finite is an error of its own
-            part = units.inputs(table[:, :-1]), units.targets(table[:, -1])
+            part = units.inputs(inputs), units.targets(targets)
         return InMemoryBatches(*(torch.from_numpy(array).to(like) for array in part), size=EVALUATION_BATCH)
 
     def predict_file(self, run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName) -> None:
@@ -181,17 +190,3 @@ class RegressionData(LightningDataModule):
         assert self.trainer is not None
         like = next(self.trainer.lightning_module.parameters())
         return torch.from_numpy(part.x).to(like), torch.from_numpy(part.y).to(like)
-
-
-def column_names(result: Mapping[str, Any]) -> tuple[list[str], str]:
-    """The features and the target of a run, from its ``result.json``.
-
-    Raises:
-        UserError: they are not there.
-    """
-    features, target = result.get("features"), result.get("target")
-    if not (isinstance(features, list) and features and isinstance(target, str)):
-        raise UserError(
-            "result.json must have the run's features and target, which callbacks=regression adds; it has none"
-        )
-    return features, target

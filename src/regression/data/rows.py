@@ -20,6 +20,7 @@ class Rows:
     target_name: str = "y"
     true_weight: tuple[float, ...] | None = None  # of the process that made the data, where it is known
     true_bias: float | None = None
+    missing: bool = False  # whether nan in inputs stands for a missing cell
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Where rows come from: a class a source."""
 
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -18,9 +20,12 @@ from descent.config.types import (
     Texts,
     is_file,
 )
-from descent.errors import invalid
+from descent.errors import UserError, invalid
+from regression.data.encoding import Encoding, Missing
 from regression.data.module import RegressionData
-from regression.data.rows import Rows, numbered
+from regression.data.rows import Part, Rows, numbered
+
+log = logging.getLogger(__name__)
 
 # The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
 MOST_FEATURES = 7_000
@@ -100,10 +105,19 @@ class DiabetesData(RegressionData):
 class TableData(RegressionData):
     """The user's own CSV or Parquet file.
 
+    With ``categorical=onehot`` a column of text becomes a feature for each category of the training rows, 1 where a
+    cell is that text and 0 where not. None of them is left out, though with a bias one would follow from the others:
+    no category stands out, and a row of a category that no training row has is 0 in all. The least-squares solution
+    is then not unique, and the one nearest to 0 is reported.
+
     Args:
         path: of the file.
         target: the column to predict.
-        features: the columns to predict it from; ``None``: every other numeric one.
+        features: the columns to predict it from; ``None``: every other numeric one, and those of text if encoded.
+        exclude: columns that are none of these; only without ``features``.
+        missing: what becomes of rows with a missing cell: an ``error``, they are left out (``drop``), or the feature's
+            mean over the training rows stands for it (``mean``; for a category its fraction). A target is never filled.
+        categorical: how columns of text become features; ``None``: they are left out.
     """
 
     def __init__(
@@ -111,22 +125,60 @@ class TableData(RegressionData):
         path: Path,
         target: Text,
         features: Annotated[Texts | None, OrNull("every numeric column but the target")] = None,
+        exclude: Annotated[Texts | None, OrNull("none is left out")] = None,
+        missing: Missing = "error",
+        categorical: Annotated[Literal["onehot"] | None, OrNull("columns of text are left out")] = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.path, self.target, self.features = Path(path), target, features
+        self.exclude, self.missing, self.categorical = exclude or [], missing, categorical
         if not is_file(self.path):
             raise invalid("data.path", "a CSV or Parquet file", str(path))
         if self.path.suffix.lower() not in (".csv", ".parquet"):
             raise invalid("data.path", "a file named .csv or .parquet", str(path))
         if features is not None and target in features:
             raise invalid("data.features", f"without the target '{target}'", features)
+        if features is not None and exclude is not None:
+            raise invalid("data.exclude", "null where data.features names all the columns that are used", exclude)
+        if target in self.exclude:
+            raise invalid("data.exclude", f"without the target '{target}', which is no feature", exclude)
 
     def load(self) -> Rows:
         from regression.data.table import read_table  # polars, a third of a second, is for tables alone
 
-        inputs, targets, names = read_table(self.path, self.target, self.features)
-        return Rows(inputs, targets, names, self.target)
+        onehot = self.categorical == "onehot"
+        inputs, targets, self.found = read_table(
+            self.path, self.target, self.features, self.exclude, self.missing, onehot
+        )
+        names = tuple(feature.name for feature in self.found)
+        return Rows(inputs, targets, names, self.target, missing=self.missing == "mean")
+
+    def encoded(self, parts: list[Part]) -> list[Part]:
+        """With the categories of the training rows alone, and their means for missing cells."""
+        train, *others = parts
+        unseen = {
+            j for j, feature in enumerate(self.found) if feature.category is not None and not (train.x[:, j] == 1).any()
+        }
+        named = [self.found[j].name for j in sorted(unseen) if any((part.x[:, j] == 1).any() for part in others)]
+        if named:
+            log.warning("note: no training row has %s: validation and test rows are 0 there", ", ".join(named))
+        if unseen:
+            kept = [j for j in range(len(self.found)) if j not in unseen]
+            if lost := {feature.column for feature in self.found} - {self.found[j].column for j in kept}:
+                raise UserError(f"column {min(lost)} must have a cell in a training row that is not missing")
+            parts = [Part(part.x[:, kept], part.y) for part in parts]
+            self.found = tuple(self.found[j] for j in kept)
+            self.rows = replace(
+                self.rows, inputs=self.rows.inputs[:, kept], feature_names=tuple(f.name for f in self.found)
+            )
+        self.encoding = Encoding.fit([*self.found], self.missing, parts[0].x)
+        for part in parts:
+            self.encoding.fill(part.x)
+        return parts
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"encoding": self.encoding.state()}
 
 
 def check_size(num_samples: int, num_features: int) -> None:

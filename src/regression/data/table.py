@@ -1,18 +1,9 @@
-"""CSV and Parquet files, read with polars. Training, evaluation and prediction read them in this one way.
+"""Tables as training and evaluation read them."""
 
-What a cell's number is:
-
-- text, as all cells of a CSV file are: what polars reads as a number; ``true`` is 1 and ``false`` is 0, in any case
-  of the letters;
-- in a Parquet file also integers, decimals, floats and booleans.
-
-Anything else is none: a blank cell, other text, ``nan``, ``inf``, a number above ``LARGEST`` in size.
-"""
-
-import csv
+import difflib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,174 +11,190 @@ import polars as pl
 import polars.selectors as cs
 
 from descent.errors import UserError, invalid
-from regression.data.rows import LARGEST, Array
+from regression.data.cells import (
+    as_numbers,
+    bad_cell,
+    column,
+    filled,
+    is_numeric,
+    is_text,
+    missing_cells,
+    missing_error,
+    parsed,
+    usable,
+)
+from regression.data.encoding import Encoding, Feature, Missing
+from regression.data.files import readable, scan
+from regression.data.rows import Array
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".csv", ".parquet")
+UNTRAINED = "the run was trained with data.missing=error, not with drop or mean"
+MOST_CATEGORIES = 100  # of a column
+FEWEST_ROWS = 20  # in fewer, consecutive numbers are no sign of an identifier
 
 
-def read_table(path: Path, target: str, features: list[str] | None) -> tuple[Array, Array, tuple[str, ...]]:
+def read_table(
+    path: Path,
+    target: str,
+    features: Sequence[str] | None,
+    exclude: Sequence[str] = (),
+    missing: Missing = "error",
+    onehot: bool = False,
+) -> tuple[Array, Array, tuple[Feature, ...]]:
     """Reads a table for training.
 
     Args:
         path: a ``.csv`` or ``.parquet`` file.
         target: the column to predict.
-        features: the columns to predict it from; ``None``: every other numeric one.
+        features: the columns to predict it from; ``None``: every other numeric one, and with ``onehot`` those of text.
+        exclude: columns that are not among these others.
+        missing: ``drop`` leaves out rows with a missing cell, ``mean`` only those without a target.
+        onehot: whether a column of text becomes a feature for each of its categories, in the order of the alphabet.
 
     Returns:
-        inputs (rows, features), targets (rows,), and the names of the features.
+        inputs (rows, features), nan for a missing cell, targets (rows,), and the features.
 
     Raises:
-        UserError: the file cannot be read, a column is missing or not numeric, or a cell holds no finite number.
+        UserError: the file cannot be read, a column is missing, not numeric or has too many categories, or a cell is
+            missing or cannot be used.
     """
     with readable("data.path", path):
         frame = scan(path, "data.path")
         schema = frame.collect_schema()
         if target not in schema:
             raise invalid("data.target", f"a column of {path} ({', '.join(schema)})", target)
-        found = features or [name for name in schema if name != target and _may_be_numeric(schema[name])]
-        cells = [*as_numbers(frame, found, path), *as_numbers(frame, [target], path)]
+        _check_known(exclude, list(schema), path)
+        others = [name for name in schema if name != target and name not in exclude]
+        names = list(features or (name for name in others if is_numeric(schema[name]) or is_text(schema[name])))
+        choosing = features is None or onehot
+        plain = [Feature(name) for name in names if not (choosing and _is_enumerated(schema[name]))]
+        cells = [*as_numbers(frame, plain, path), *as_numbers(frame, [Feature(target)], path)]
         numbers = frame.select(cells).collect(engine="streaming")
+        words = _words(frame, numbers, names) if choosing else set()
+        found: list[Feature] = []
+        for name in names:
+            texts = _categories(frame, name, path) if onehot and name in words else []
+            if texts:
+                found += [Feature(name, text) for text in texts]
+            elif name not in words or features is not None:
+                found.append(Feature(name))
         if features is None:
-            found = _numeric(frame, numbers, found)
-            left_out = [name for name in schema if name != target and name not in found]
+            left_out = [name for name in others if name not in {feature.column for feature in found}]
             if left_out:
                 log.warning("not numeric and left out: %s", ", ".join(left_out))
             if not found and numbers.height:
                 raise UserError(f"data.features: {path} has no numeric column besides the target '{target}'")
-        table = _checked(frame, numbers, [*found, target], path, "data.path")
+        every = [*found, Feature(target)]
+        if twice := {name for name, count in Counter(feature.name for feature in every).items() if count > 1}:
+            raise UserError(f"the features of {path} must have different names, got {', '.join(twice)} twice")
+        numbers = numbers.drop(cs.by_name(words, require_all=False))
+        encoded = [feature for feature in found if feature.name not in numbers.columns]
+        numbers = numbers.hstack(frame.select(as_numbers(frame, encoded, path)).collect(engine="streaming"))
+        numbers = numbers.select(cs.by_name([feature.name for feature in every]))
+        _check(frame, numbers, every, path, "data.path")
+        cure = "data.missing=drop leaves out those rows, data.missing=mean fills in the column's mean"
+        if missing == "error" and numbers[target].null_count():
+            cure += f" (rows without {target} are left out by both)"
+        numbers = _complete(frame, numbers, every, missing, path, cure)
+    table = numbers.to_numpy()
+    if features is None:
+        _note_identifiers(table[:, :-1], found)
     return table[:, :-1], table[:, -1], tuple(found)
 
 
-def read_columns(path: Path, key: str, names: Sequence[str]) -> Array:
-    """The named columns of a file as one array (rows, columns).
+def read_rows(path: Path, key: str, encoding: Encoding, target: str) -> tuple[Array, Array]:
+    """Inputs (rows, features) and targets (rows,) of a file for a run's evaluation.
 
     Raises:
         UserError: as ``read_table``; ``key`` begins the message where the file cannot be read.
     """
     with readable(key, path):
         frame = scan(path, key)
-        numbers = frame.select(as_numbers(frame, names, path)).collect(engine="streaming")
-        return _checked(frame, numbers, names, path, key)
+        every = [*encoding.features, Feature(target)]
+        numbers = frame.select(as_numbers(frame, every, path)).collect(engine="streaming")
+        _check(frame, numbers, every, path, key)
+        numbers = _complete(frame, numbers, every, encoding.missing, path, UNTRAINED)
+    table = numbers.to_numpy(writable=True)
+    encoding.fill(table[:, :-1])
+    return table[:, :-1], table[:, -1]
 
 
-def scan(path: Path, key: str) -> pl.LazyFrame:
-    """A file as it is, without the blank lines of a CSV file. Its cells are text there.
-
-    Args:
-        path: exactly this file: its name is no pattern.
-        key: what the user named the file with; begins the message of an error.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise invalid(key, "a file named .csv or .parquet", str(path))
-    if not path.is_file():
-        raise invalid(key, "a CSV or Parquet file", str(path))
-    whole = path.absolute()  # polars takes a leading ~ for the home directory
-    if path.suffix.lower() == ".parquet":
-        return pl.scan_parquet(whole, glob=False, hive_partitioning=False)
-    with whole.open(encoding="utf-8-sig", newline="") as file:
-        header = next((row for row in csv.reader(file) if row), [])
-    repeated = [name for name in header if header.count(name) > 1]
-    if repeated:
-        raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
-    frame = pl.scan_csv(whole, glob=False, infer_schema=False)
-    if len(frame.collect_schema()) != len(header):
-        raise invalid(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
-    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
-
-
-def as_numbers(frame: pl.LazyFrame, names: Sequence[str], path: Path) -> list[pl.Expr]:
-    """For each of the named columns, the numbers of its cells as Float64, and null where a cell has none.
-
-    ``nan``, ``inf`` and numbers above ``LARGEST`` are left to ``usable``.
-
-    Raises:
-        UserError: a column is missing, or is neither text nor numeric.
-    """
-    schema = frame.collect_schema()
-    missing = [name for name in names if name not in schema]
-    if missing:
-        raise UserError(f"{path} must have the columns {', '.join(names)}; {', '.join(missing)} missing")
-    for name in names:
-        if not _may_be_numeric(schema[name]):
-            raise invalid(f"column {name} of {path}", "numeric", str(schema[name]))
-    return [_number(name, schema[name]) for name in names]
-
-
-def usable(numbers: Array) -> bool:
-    """Whether all are finite, and at most ``LARGEST`` in size."""
-    return bool((np.abs(numbers) <= LARGEST).all())  # false for nan
-
-
-def bad_cell(frame: pl.LazyFrame, names: Sequence[str], path: Path) -> UserError | None:
-    """The error for the first row with a cell that has no usable number; ``None``: there is no such row."""
-    numbers = as_numbers(frame, names, path)
-    good = pl.all_horizontal((number.abs() <= LARGEST).fill_null(False) for number in numbers)  # false for nan
-    bad_rows = frame.select(good.alias("good")).with_row_index("row").filter(~pl.col("good")).head(1)
-    found = bad_rows.collect(engine="streaming")
-    if not found.height:
-        return None
-    row = found["row"][0]
-    cells = frame.slice(row, 1).select(_column(name) for name in names).collect(engine="streaming")
-    for name, number, cell in zip(names, cells.select(numbers).row(0), cells.row(0), strict=True):
-        if number is None or not np.isfinite(number):
-            return invalid(f"column {name} of {path}", f"a finite number in data row {row + 1}", cell)
-        if abs(number) > LARGEST:
-            rule = f"a number up to {LARGEST:g}, whose square can be summed, in data row {row + 1}"
-            return invalid(f"column {name} of {path}", rule, cell)
-    return None
-
-
-@contextmanager
-def readable(key: str, path: Path) -> Iterator[None]:
-    """What polars says of a file that it cannot read, as one line that begins with ``key``."""
-    try:
-        yield
-    except pl.exceptions.NoDataError:
-        raise UserError(f"{key} must be a file with rows of data, got an empty file: {path}") from None
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError, OSError, csv.Error) as error:
-        raise UserError(f"{key} must be a readable CSV or Parquet file, got {path}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _checked(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str], path: Path, key: str) -> Array:
-    """The named columns of ``numbers``, read from ``frame``, as an array (rows, columns)."""
+def _check(frame: pl.LazyFrame, numbers: pl.DataFrame, features: Sequence[Feature], path: Path, key: str) -> None:
+    """Raises an error where ``numbers``, read from ``frame``, are none or cannot be used."""
     if numbers.height == 0:
         raise UserError(f"{key} must be a file with rows of data, got none in {path}")
-    table = numbers.select(_column(name) for name in names).to_numpy()
-    if not all(usable(column) for column in table.T):  # column by column: the whole would be in memory once more
-        raise bad_cell(frame, names, path) or UserError(f"{key} must not change while it is read: {path}")
-    return table
+    if not usable(numbers):
+        raise bad_cell(frame, features, path) or UserError(f"{key} must not change while it is read: {path}")
 
 
-def _numeric(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """Without the columns of text of which less than half is numbers; where it is more, the rest are mistakes."""
+def _complete(
+    frame: pl.LazyFrame, numbers: pl.DataFrame, features: Sequence[Feature], missing: Missing, path: Path, cure: str
+) -> pl.DataFrame:
+    """Without the rows that are left out because a cell is missing; the last of the features is the target."""
+    needed = [feature.name for feature in (features if missing != "mean" else features[-1:])]
+    kept = numbers.drop_nulls(cs.by_name(needed))
+    if kept.height == numbers.height:
+        return numbers
+    if missing == "error":
+        raise missing_error(path, missing_cells(frame, features), cure)
+    what = "a missing cell" if missing == "drop" else f"no {features[-1].name}"
+    if not kept.height:
+        raise UserError(f"{path} must have a row that can be used: every row has {what}")
+    log.warning(
+        "note: %d of the %d rows of %s have %s and are left out",
+        *(numbers.height - kept.height, numbers.height, path, what),
+    )
+    return kept
+
+
+def _words(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
+    """The columns of text of which less than half is numbers; where it is more, the rest are mistakes."""
     schema = frame.collect_schema()
-    doubtful = [name for name in names if schema[name] == pl.String and numbers[name].null_count()]
+    enumerated = {name for name in names if name not in numbers.columns}
+    texts = [name for name in names if schema.get(name) == pl.String]
+    without = numbers.select((column(name).is_null() | column(name).is_nan()).any() for name in texts)
+    doubtful = [name for name in texts if without[name].item()]
     if not doubtful:
-        return list(names)
-    filled = frame.select(_column(name).count() for name in doubtful).collect(engine="streaming").row(0)
-    text = {name for name, count in zip(doubtful, filled, strict=True) if 2 * numbers[name].count() < max(count, 1)}
-    return [name for name in names if name not in text]
+        return enumerated
+    cells = [
+        cell(name, pl.String()).count().alias(f"{cell.__name__} {name}")
+        for cell in (filled, parsed)
+        for name in doubtful
+    ]
+    counts = frame.select(cells).collect(engine="streaming").row(0)
+    pairs = zip(doubtful, counts[: len(doubtful)], counts[len(doubtful) :], strict=True)
+    return enumerated | {name for name, there, numeric in pairs if 2 * numeric < max(there, 1)}
 
 
-def _may_be_numeric(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype in (pl.Boolean, pl.String)
+def _is_enumerated(dtype: pl.DataType) -> bool:
+    return dtype in (pl.Categorical, pl.Enum)
 
 
-def _column(name: str) -> pl.Expr:
-    """Exactly this one: ``pl.col`` takes ``*`` and ``^..$`` for patterns."""
-    return cs.by_name(name).as_expr()
+def _categories(frame: pl.LazyFrame, name: str, path: Path) -> list[str]:
+    """The texts of a column, in the order of the alphabet."""
+    cells = filled(name, frame.collect_schema()[name]).drop_nulls().unique().sort()
+    found: list[str] = frame.select(cells).collect(engine="streaming").to_series().to_list()
+    if len(found) > MOST_CATEGORIES:
+        rule = f"at most {MOST_CATEGORIES} categories; data.exclude=[{name}] leaves it out"
+        raise invalid(f"column {name} of {path}", rule, len(found))
+    return found
 
 
-def _number(name: str, dtype: pl.DataType) -> pl.Expr:
-    cell = _column(name)
-    if dtype != pl.String:
-        return cell.cast(pl.Float64)
-    truth = cell.str.to_lowercase()
-    one_or_zero = pl.when(truth == "true").then(1.0).when(truth == "false").then(0.0)
-    return cell.cast(pl.Float64, strict=False).fill_null(one_or_zero)
+def _check_known(names: Sequence[str], known: Sequence[str], path: Path) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"its columns are {', '.join(known)}"
+            raise UserError(f"data.exclude must name columns of {path}; {name} is none: {hint}")
+
+
+def _note_identifiers(inputs: Array, features: Sequence[Feature]) -> None:
+    """Says which columns of different integers look as if they number the rows."""
+    for cells, (name, category) in zip(inputs.T, features, strict=True):
+        named = name.lower() == "id" or name.lower().endswith("_id")
+        consecutive = len(cells) >= FEWEST_ROWS and cells.max() - cells.min() == len(cells) - 1
+        if category is not None or len(features) == 1 or not (named or consecutive):
+            continue
+        if (cells == np.floor(cells)).all() and len(np.unique(cells)) == len(cells):
+            log.warning("note: column %s looks like an identifier: data.exclude=[%s] leaves it out", name, name)

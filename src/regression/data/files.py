@@ -1,0 +1,52 @@
+"""CSV and Parquet files, read with polars. Training, evaluation and prediction read them in this one way."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from descent.errors import UserError, invalid
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def scan(path: Path, key: str) -> pl.LazyFrame:
+    """A file as it is, without the blank lines of a CSV file. Its cells are text there.
+
+    Args:
+        path: exactly this file: its name is no pattern.
+        key: what the user named the file with; begins the message of an error.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise invalid(key, "a file named .csv or .parquet", str(path))
+    if not path.is_file():
+        raise invalid(key, "a CSV or Parquet file", str(path))
+    whole = path.absolute()  # polars takes a leading ~ for the home directory
+    if path.suffix.lower() == ".parquet":
+        return pl.scan_parquet(whole, glob=False, hive_partitioning=False)
+    with whole.open(encoding="utf-8-sig", newline="") as file:
+        header = next((row for row in csv.reader(file) if row), [])
+    repeated = [name for name in header if header.count(name) > 1]
+    if repeated:
+        raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
+    frame = pl.scan_csv(whole, glob=False, infer_schema=False)
+    if len(frame.collect_schema()) != len(header):
+        raise invalid(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+@contextmanager
+def readable(key: str, path: Path) -> Iterator[None]:
+    """What polars says of a file that it cannot read, as one line that begins with ``key``."""
+    try:
+        yield
+    except pl.exceptions.NoDataError:
+        raise UserError(f"{key} must be a file with rows of data, got an empty file: {path}") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError, OSError, csv.Error) as error:
+        raise UserError(f"{key} must be a readable CSV or Parquet file, got {path}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
