@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import Trainer
 
-from descent.errors import UserError
+from descent.errors import UserError, extra
 from descent.files import write_atomically
 from descent.training.callback import ResultCallback
 from descent.training.logger import RunLogger
@@ -29,15 +29,17 @@ class Figures(ResultCallback):
 
     Args:
         draw: whether to.
+        in_sweeps: also of the runs of a sweep; each takes a quarter of a second.
     """
 
-    def __init__(self, draw: bool = True) -> None:
-        self.draw = draw
+    def __init__(self, draw: bool = True, in_sweeps: bool = False) -> None:
+        self.draw, self.in_sweeps = draw, in_sweeps
 
     def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
         if not self.draw:
             return
-        from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
+        with extra("figures", "figures=true"):
+            from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
 
         parameters = next(iter(callbacks_of(trainer, Parameters)), None)
         if parameters is None:
