@@ -277,7 +277,8 @@ def test_the_best_checkpoint_is_of_the_best_step_and_the_last_of_any(run_dir: Pa
     load_model(run_dir, "last")
     change(run_dir, "best", {"global_step": step + 1})
     message = f"{path} must be of step {step}, the best in result.json; it is of step {step + 1}"
-    assert refusal(run_dir) == message
+    resumed = " (a run that is at work, or was ended before it wrote a result, has to be resumed to its end first)"
+    assert refusal(run_dir) == message + resumed
     change_result(run_dir, best=None)
     load_model(run_dir)
 

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import posix
+from digits.model import Digits
+from lightning.pytorch import Callback, LightningModule, Trainer
 from running import NAMES, SignalAt, Trace, advised, equal, in_child, train_project
 from test_train import events
 
@@ -92,3 +95,100 @@ def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_
         assert not (tmp_path / "run/result.json").exists()
     assert in_child(lambda: train_until(0), tmp_path / "output") == 0, (tmp_path / "output").read_text()
     assert_same(tmp_path / "run", expected_dir)
+
+
+def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_out_the_rest(self: Digits, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 4 else None
+
+    monkeypatch.setattr(Digits, "on_train_batch_start", leave_out_the_rest)
+    options = "data.num_workers=0", "data.num_rows=200"
+    first = train_project("digits", tmp_path / "whole", *options)
+    assert (first.status, first.steps) == ("completed", 12)
+    for batch in (2, 8, 13):  # batches that are left out count to Lightning
+        at = SignalAt(batch)
+        train_project("digits", tmp_path / "run", *options, callbacks=[at], resume=True)
+        assert at.sent
+    train_project("digits", tmp_path / "run", *options, resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+class Thaw(Callback):
+    """Trains the first layers from the second epoch on, and keeps the normalisation as it is in the last."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        layers = pl_module.get_submodule("layers")
+        layers.get_submodule("0").requires_grad_(trainer.current_epoch > 0)
+        layers.get_submodule("1").train(trainer.current_epoch < 2)
+
+
+def test_layers_that_an_epochs_start_freezes_stay_so_in_a_run_resumed_within_it(tmp_path: Path) -> None:
+    options = "data.num_workers=0", "data.num_rows=200"
+    first = train_project("digits", tmp_path / "whole", *options, callbacks=[Thaw()])
+    assert (first.status, first.steps) == ("completed", 21)
+    for batch in (3, 10, 17, 0):
+        train_project("digits", tmp_path / "run", *options, callbacks=[Thaw(), SignalAt(batch)], resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def notes(name: str) -> list[str]:
+        caplog.clear()
+        train_project("digits", tmp_path / name, "data.num_workers=0", "data.num_rows=64", "trainer.max_epochs=1")
+        return [text for text in caplog.messages if "no checkpoint has it" in text]
+
+    def count(self: Digits, batch: Any, batch_idx: int) -> None:
+        self.seen += 1
+        self.outputs.append(batch_idx)
+        self.scale *= 0.9
+
+    assert notes("nothing") == []
+
+    def make(self: Digits) -> None:
+        self.seen, self.outputs, self.fixed = 0, [], 3
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    monkeypatch.setattr(Digits, "configure_model", make)
+    monkeypatch.setattr(Digits, "on_train_batch_start", count)
+    assert notes("counted") == [
+        "note: a resumed run may differ, because training changes seen, outputs, scale of Digits, and no checkpoint has"
+        " it; a buffer, or on_save_checkpoint and on_load_checkpoint, would keep it"
+    ]
+    monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, checkpoint: None)
+    assert notes("saved by hand") == []
+
+
+def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def log_first(self: Digits, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.log("train/first", 1.0, on_epoch=True)
+
+    monkeypatch.setattr(Digits, "on_train_batch_start", log_first)
+    options = "data.num_workers=0", "data.num_rows=200"
+    for batch in (3, 0):
+        assert "self.log" not in caplog.text
+        train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert [text for text in caplog.messages if "self.log" in text] == [
+        "note: epoch 1 has no value of train/first: the run was resumed within it, and self.log was not given one since"
+    ]
+
+
+def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def average(self: Digits, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.layers[1].running_mean.mul_(0.9).add_(0.1 * self.layers[0].bias.detach())
+        self.log("train/mean", self.layers[1].running_mean.mean(), on_step=False, on_epoch=True)
+
+    monkeypatch.setattr(Digits, "on_train_batch_end", average)
+    options = "data.num_workers=0", "data.num_rows=200"
+    train_project("digits", tmp_path / "whole", *options)
+    for batch in (3, 4, 13, 20, 0):
+        train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")

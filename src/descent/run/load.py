@@ -146,4 +146,7 @@ def _check_run(loaded: dict[str, Any], result: dict[str, Any], path: Path) -> No
             raise UserError(f"{path} must be of the run {path.parents[1]}; it is of another run: its {what} differs")
     best, step = result["best"], loaded["global_step"]
     if path.stem == "best" and best is not None and step != best.get("step"):  # of a run of another length, say
-        raise UserError(f"{path} must be of step {best.get('step')}, the best in result.json; it is of step {step}")
+        raise UserError(
+            f"{path} must be of step {best.get('step')}, the best in result.json; it is of step {step}"
+            " (a run that is at work, or was ended before it wrote a result, has to be resumed to its end first)"
+        )

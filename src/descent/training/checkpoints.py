@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from descent.batches.in_memory import Batch
@@ -101,6 +102,8 @@ class Checkpoints(SparseCallback, Checkpoint):
         if self.on_start is not None:
             self.on_start()
         self._restore_random_state(trainer)
+        if is_overridden("on_train_batch_end", pl_module):  # Lightning calls it after those of all callbacks
+            self._follow(trainer, pl_module)
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
         return step if self.best.awaits_epoch or self._is_due(step) else self.written_step + self.every_steps
@@ -117,6 +120,20 @@ class Checkpoints(SparseCallback, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if "on_train_batch_end" not in vars(pl_module):
+            self._end_step(trainer, batch_idx)
+
+    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Has steps end after the module's own ``on_train_batch_end``, which a resumed run would leave out."""
+        given = pl_module.on_train_batch_end
+
+        def on_train_batch_end(outputs: Any, batch: Any, batch_idx: int) -> None:
+            given(outputs, batch, batch_idx)
+            self._end_step(trainer, batch_idx)
+
+        pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+
+    def _end_step(self, trainer: Trainer, batch_idx: int) -> None:
         has_stepped = trainer.global_step != self.seen_step  # or gradients are on their way, which no checkpoint has
         self.seen_step = trainer.global_step
         is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # where training stops within the epoch
@@ -129,15 +146,22 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.best.end_epoch(trainer, pl_module)
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        trackers: list[Any] = [batches.total, batches.current]
+        for counts in trackers:
+            # a batch at which on_train_batch_start ended the epoch (-1) was not; Lightning tells by these where it is
+            counts.started = counts.completed = counts.ready
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
         # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        vars(pl_module).pop("on_train_batch_end", None)
         self.best.end(trainer, pl_module)
         self.write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        vars(pl_module).pop("on_train_batch_end", None)
         self.best.write(trainer, self.directory / "best.ckpt", self.identity)
 
     def write(self, trainer: Trainer) -> None:

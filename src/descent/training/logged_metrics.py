@@ -1,5 +1,6 @@
 """What has been logged and measured so far, of which Lightning's checkpoints keep nothing."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from descent.training.sparse_callback import SparseCallback
+
+log = logging.getLogger(__name__)
 
 
 def results_of(trainer: Trainer) -> Mapping[str, Any]:
@@ -49,22 +52,34 @@ class LoggedMetrics(SparseCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.is_within = not trainer.is_last_batch
-        results = results_of(trainer)
-        for key in [key for key in self.sums if key in results]:
-            _add(results[key], self.sums.pop(key))
+        self._add_sums(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._add_sums(trainer)  # of what was logged after this callback's turn
+        if lost := sorted({key.partition(".")[2] for key in self.sums}):
+            log.warning(
+                "note: epoch %d has no value of %s: the run was resumed within it, and self.log was not given one"
+                " since",
+                *(trainer.current_epoch + 1, ", ".join(lost)),
+            )
         self.is_within, self.sums = False, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:  # the weights alone
             return
+        if self.is_within:
+            self._add_sums(trainer)
         sums = {key: dict(result.metric_state) for key, result in results_of(trainer).items() if result.meta.on_epoch}
         checkpoint["logged"] = {
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
             "states": _metric_states(pl_module),
         }
+
+    def _add_sums(self, trainer: Trainer) -> None:
+        results = results_of(trainer)
+        for key in [key for key in self.sums if key in results]:
+            _add(results[key], self.sums.pop(key))
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:

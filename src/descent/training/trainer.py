@@ -33,6 +33,7 @@ from descent.training.intervals import Intervals
 from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger, count_all_steps
 from descent.training.max_steps import MaxSteps
+from descent.training.module_flags import ModuleFlags
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
 from descent.training.step_metrics import StepMetrics
@@ -40,6 +41,7 @@ from descent.training.telemetry import Telemetry
 from descent.training.threads import Threads
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
+from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
 from descent.training.weight_averaging import LayersBeforeAveraging
 
@@ -175,6 +177,8 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         ValidationSchedule(intervals),
         Divergence(stopping.diverged_above),
         LoggedMetrics(),
+        ModuleFlags(),
+        UnsavedAttributes(),
         TrainingCurves(),
         Telemetry(),
     ]

@@ -1,0 +1,34 @@
+"""What a module's weights are trained with beside their values, of which Lightning's checkpoints keep nothing."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from descent.training.sparse_callback import SparseCallback
+
+
+class ModuleFlags(SparseCallback):
+    """Keeps in checkpoints which parameters are frozen and which modules are in evaluation mode.
+
+    A hook at the start of an epoch that sets them is not called again in a run that is resumed within the epoch.
+    """
+
+    def __init__(self) -> None:
+        self.flags: dict[str, dict[str, bool]] = {}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.flags = checkpoint.get("flags", {})  # an older version wrote none
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters, modules = dict(pl_module.named_parameters()), dict(pl_module.named_modules())
+        for name, requires_grad in self.flags.get("requires_grad", {}).items():
+            parameters[name].requires_grad_(requires_grad)
+        for name, training in self.flags.get("training", {}).items():
+            modules[name].training = training
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "optimizer_states" in checkpoint:  # or it has the weights alone
+            checkpoint["flags"] = {
+                "requires_grad": {name: weight.requires_grad for name, weight in pl_module.named_parameters()},
+                "training": {name: module.training for name, module in pl_module.named_modules()},
+            }
