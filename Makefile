@@ -3,26 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 CHROMIUM ?= chromium
 INSTALLED := .venv/installed
+INSTALLED_DEV := .venv/installed-dev
+PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: train test lint soak pictures constraints clean
 
 train: $(INSTALLED)
 	$(BIN)/python scripts/train.py $(ARGS)
 
-test: $(INSTALLED)
+test: $(INSTALLED_DEV)
 	$(BIN)/pytest $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 # Long trials: hundreds of runs.
-soak: $(INSTALLED)
+soak: $(INSTALLED_DEV)
 	$(BIN)/pytest -m soak $(ARGS)
 
 # The README's pictures: a figure of compare.py, and TensorBoard as Chromium shows it.
-pictures: $(INSTALLED)
+pictures: $(INSTALLED_DEV)
 	$(BIN)/python scripts/train.py experiment=paths
 	$(BIN)/python scripts/compare.py logs/sweeps/paths
 	mkdir -p .github/assets
@@ -33,8 +35,14 @@ pictures: $(INSTALLED)
 		"http://localhost:6116/#scalars&tagFilter=%5Eoptimum%7C%5Etrain%7C%5Eval%2Floss%7C%5Eupdate%7C%5Eparam"
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Setting up .venv with what training needs. This takes a few minutes, most of them to download torch."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Adding what figures, tests and the linters need."
+	$(PIP) -e '.[dev]'
 	touch $@
 
 # Pins the newest versions that fit, for every platform and Python. Needs uv; torch is pinned first because

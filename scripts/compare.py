@@ -8,6 +8,7 @@ import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from descent.compare import X_AXES  # noqa: E402
+from descent.errors import extra  # noqa: E402
 from descent.run.command import command  # noqa: E402
 
 
@@ -27,7 +28,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def run() -> None:
-        from descent.compare.ranking import compare
+        with extra("figures", "compare.py"):
+            from descent.compare.ranking import compare
 
         given = vars(arguments)
         given["group"] = [key.strip() for key in arguments.group.split(",") if key.strip()]

@@ -1,7 +1,8 @@
 """The one kind of error that a user can cause and mend, and its words."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,20 @@ def unknown_key(key: str, known: Sequence[str]) -> UserError:
         else f"the keys here are {', '.join(f'{path}{dot}{key}' for key in known)}"
     )
     return UserError(f"{key} is not a key: {hint}")
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """An import within it that fails is one line with the command that installs the project's extra ``name``.
+
+    Args:
+        what: needs it: ``data=diabetes``.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        raise UserError(f"{what} needs {library}: pip install -c constraints.txt -e '.[{name}]'") from None
 
 
 def validation_error(error: "ValidationError", path: str = "", separator: str = ".") -> UserError:

@@ -103,6 +103,7 @@ class TrainerConfig:
     profiler: Annotated[Literal["simple", "advanced"] | None, OrNull("off")]
     enable_progress_bar: Boolean
     fast: Boolean = True  # steps without Lightning's overhead, where nothing stands in their way
+    num_threads: Annotated[PositiveInteger | None, OrNull("as many as are worth it")] = None  # torch's, on a CPU
     arguments: Keys = field(default_factory=dict)  # Lightning's others, by name, where they are not its defaults
 
 

@@ -80,7 +80,7 @@ def run_safely(
         gc.enable()  # scripts/train.py does without it until here
         if not brief:
             print_choices(config, run_dir)
-        result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start)
+        result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start, in_sweep=brief)
     except Exception as error:
         signals.exit_if_received()
         result = Result("failed", config.seed if config else None, command, one_line(error))

@@ -29,6 +29,7 @@ from descent.training.loaders import make_exact
 from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_callbacks, check_checkpoint, restoring
 from descent.training.sparse_callback import callbacks_of
+from descent.training.threads import threads_as_here
 from descent.training.trainer import build_trainer
 from descent.training.unchanged_weights import UnchangedWeights
 
@@ -43,6 +44,7 @@ def train(
     resume: bool = False,
     longer: bool = False,
     on_start: Callable[[], None] | None = None,
+    in_sweep: bool = False,
 ) -> Result:
     """Trains, evaluates, and leaves checkpoints, TensorBoard events and ``result.json`` in ``run_dir``.
 
@@ -57,6 +59,7 @@ def train(
         resume: go on from ``checkpoints/last.ckpt``, where there is one.
         longer: ``trainer.max_epochs`` may then be larger than the run began with.
         on_start: called right before the first step.
+        in_sweep: whether it is a job of a sweep, whose figures are drawn once, by a comparison.
 
     Raises:
         UserError: the data cannot be used, torch refuses an argument of the optimizer or the scheduler, a
@@ -67,7 +70,7 @@ def train(
     start, open_run, exit_code = Start(on_start), wandb_run(), 1
     with libraries_as_here(), locked(run_dir, "the run"):
         try:
-            result = _train(config, run_dir, command, callbacks, resume, longer, start)
+            result = _train(config, run_dir, command, callbacks, resume, longer, start, in_sweep)
             exit_code = result.exit_code
             return result
         except Exception as error:
@@ -100,6 +103,7 @@ def _train(
     resume: bool,
     longer: bool,
     start: Start,
+    in_sweep: bool,
 ) -> Result:
     for note in notes_on_unused(config):
         log.warning("note: %s", note)
@@ -122,7 +126,7 @@ def _train(
         result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
         started = time.perf_counter()
         try:
-            with restoring(checkpoint, start, loggers):
+            with threads_as_here(), restoring(checkpoint, start, loggers):
                 trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except DivergenceError as error:
             result.status, result.reason = "diverged", str(error)
@@ -142,15 +146,17 @@ def _train(
         result.signal = signals.number
         result.write(run_dir)
         if result.status == "completed" and not config.trainer.fast_dev_run:
-            _call_after_result(trainer, result, run_dir)
+            _call_after_result(trainer, result, run_dir, in_sweep)
         for logger in loggers:
             if isinstance(logger, RunLogger):  # fast_dev_run has another
                 logger.close()
     return result
 
 
-def _call_after_result(trainer: Trainer, result: Result, run_dir: Path) -> None:
+def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep: bool) -> None:
     for callback in callbacks_of(trainer, ResultCallback):
+        if in_sweep and not callback.in_sweeps:
+            continue
         try:
             callback.after_result(trainer, result.as_dict(), run_dir)
         except Exception as error:  # whatever it is, the run is no worse for it

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from descent.config.schema import Mode
 from descent.config.types import Boolean, Number, PositiveInteger, Seed
 from descent.config.types import check as check_value
-from descent.errors import UserError, as_yaml, invalid
+from descent.errors import UserError, as_yaml, extra, invalid
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
 
@@ -54,10 +54,8 @@ def search(
         UserError: a value that is not allowed, or Optuna is not installed.
     """
     check_search(arguments, space, n_trials, seed)
-    try:
+    with extra("optuna", "a search"):
         import optuna
-    except ImportError:
-        raise UserError("a search needs Optuna: pip install -c constraints.txt -e '.[optuna]'") from None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = sweep_dir / "study.db"

@@ -12,7 +12,7 @@ class ResultCallback(Callback):
     """A callback that has something to say of a run.
 
     Attributes:
-        in_sweeps: whether its tables are also shown of the runs of a sweep.
+        in_sweeps: whether its tables are also shown, and ``after_result`` called, of the runs of a sweep.
     """
 
     in_sweeps = False

@@ -38,6 +38,7 @@ from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
 from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
+from descent.training.threads import Threads
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.unsaved_attributes import UnsavedAttributes
@@ -181,7 +182,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         TrainingCurves(),
         Telemetry(),
     ]
-    first += [SampleCounter(), OptimizerModes()]
+    first += [SampleCounter(), OptimizerModes(), Threads(config.trainer.num_threads)]
     if any(isinstance(callback, StochasticWeightAveraging) for callback in given):
         first.append(LayersBeforeAveraging())
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.errors import UserError
+from descent.errors import UserError, extra
 from descent.files import write_atomically
 from descent.training.callback import ResultCallback
 from descent.training.logger import RunLogger
@@ -33,10 +33,11 @@ class Figures(ResultCallback):
 
     Args:
         draw: whether to.
+        in_sweeps: also of the runs of a sweep; each takes a quarter of a second.
     """
 
-    def __init__(self, draw: bool = True) -> None:
-        self.draw = draw
+    def __init__(self, draw: bool = True, in_sweeps: bool = False) -> None:
+        self.draw, self.in_sweeps = draw, in_sweeps
         self.predicted: dict[str, tuple[Array, Array]] = {}  # targets and predictions of each part
         self.curves: dict[str, tuple[Array, Array]] = {}  # of one feature: its values and the predictions there
 
@@ -58,7 +59,8 @@ class Figures(ResultCallback):
     def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
         if not self.draw:
             return
-        from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
+        with extra("figures", "figures=true"):
+            from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
 
         parameters = next(iter(callbacks_of(trainer, Parameters)), None)
         if parameters is None:

@@ -20,7 +20,7 @@ from descent.config.types import (
     Texts,
     is_file,
 )
-from descent.errors import UserError, invalid
+from descent.errors import UserError, extra, invalid
 from regression.data.encoding import Encoding, Missing
 from regression.data.module import RegressionData
 from regression.data.rows import Part, Rows, numbered
@@ -91,7 +91,8 @@ class DiabetesData(RegressionData):
     """scikit-learn's diabetes data in its original units: 442 rows, 10 features."""
 
     def load(self) -> Rows:
-        from sklearn.datasets import load_diabetes  # a second, needed here alone
+        with extra("diabetes", "data=diabetes"):
+            from sklearn.datasets import load_diabetes  # a second, needed here alone
 
         bunch: Any = load_diabetes(scaled=False)
         return Rows(

@@ -1,0 +1,64 @@
+"""How many threads a run computes with, and that the process has its own again after it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from lightning.pytorch import Callback, LightningModule, Trainer
+from test_resume import SMALL, SignalAt
+
+OWN = 3  # torch's own number, as the tests have it here
+
+
+class Seen(Callback):
+    """The number at each end of an epoch."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.numbers.add(torch.get_num_threads())
+
+
+@pytest.fixture(autouse=True)
+def own() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(OWN)
+    yield
+    assert torch.get_num_threads() == OWN, "a run must leave the process as it was"
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), 1),
+        (("trainer.num_threads=2",), 2),
+        (("data.num_samples=20", "data.num_features=400", "batch.size=null", "data.standardize=false"), 1),
+        (("data.num_samples=1500", "data.num_features=1000", "batch.size=null", "trainer.max_epochs=1"), OWN),
+    ],
+    ids=["small", "given", "some parameters", "large"],
+)
+def test_a_small_step_is_computed_by_one_thread(overrides: tuple[str, ...], expected: int, run: Run) -> None:
+    seen = Seen()
+    assert run(*SMALL, *overrides, callbacks=[seen]).status == "completed"
+    assert seen.numbers == {expected}
+
+
+def test_a_run_that_diverges_leaves_the_number_of_threads_as_it_was(run: Run) -> None:
+    assert run(*SMALL, "optimizer.lr=100").status == "diverged"
+
+
+def test_a_resumed_run_has_the_threads_that_it_began_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descent.training.threads.SMALL", 0)
+    run(*SMALL, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
+    torch.set_num_threads(2)  # as another machine has
+    seen: Any = Seen()
+    assert run(*SMALL, callbacks=[seen], run_dir=tmp_path / "r", resume=True).status == "completed"
+    assert seen.numbers == {OWN}
+    torch.set_num_threads(OWN)
