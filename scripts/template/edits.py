@@ -25,7 +25,8 @@ def train_yaml(text: str, package: str, title: str) -> str:
     text = _once(r"\A#.*$", f"# {title}. `--help` lists the options of each group.", text, "conf/train.yaml")
     for group, option in (("data", package), ("model", package), ("callbacks", "none")):
         text = _once(rf"(?m)^  - {group}: \S+", f"  - {group}: {option}", text, "conf/train.yaml")
-    return re.sub(r"(?m)^predict_at: .*\n", "", text)
+    text = re.sub(r"(?m)^predict_at: .*\n", "", text)
+    return text.replace("; data.seed is the data's own", "")
 
 
 def makefile(text: str, blank: bool) -> str:

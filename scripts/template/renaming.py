@@ -16,7 +16,6 @@ _NAME = re.compile(
             rf"(?<=[\"'`]){EXAMPLE}(?=[\"'`])",
             rf"(?<=descent, ){EXAMPLE}(?![\w-])",  # packages, and messages that list them
             rf"(?<=callbacks: ){EXAMPLE}(?=\s*(?:#|$))",
-            rf"(?<=callbacks    ){EXAMPLE}$",  # as the console shows the settings
         )
     ),
     re.M,
@@ -25,6 +24,7 @@ _NAME = re.compile(
 
 def renamed(text: str, package: str) -> str:
     """A file's text, with the example's package, its option of ``callbacks`` and its variable under a new name."""
+    text = re.sub(r"(?m)^(  (?:experiment_name|project): )descent$", rf"\1{package}", text)  # of the loggers
     return re.sub(rf"\b{VARIABLE}\b", f"{package.upper()}_LOGS", _NAME.sub(package, text))
 
 
