@@ -10,7 +10,6 @@ from pathlib import Path
 from template.files import ignored
 from template.renaming import EXAMPLE
 
-LONGEST = 20  # longer, and lines of the renamed example no longer fit
 ALWAYS = ("descent", "hydra_plugins", "torch", "lightning", "torchmetrics", "hydra", "omegaconf", "sklearn", "yaml")
 YAML = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # other values than these texts
 
@@ -21,8 +20,6 @@ def check_name(name: str, root: Path) -> None:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in YAML:
         raise SystemExit(f"error: --package must be a name in lowercase that Python and YAML can have, got {name!r}")
-    if len(name) > LONGEST:
-        raise SystemExit(f"error: --package must have at most {LONGEST} letters, got {name!r}")
     if taken := _taken_by(name, root):
         raise SystemExit(f"error: --package must be a name that nothing else has: {name} is {taken}")
 
