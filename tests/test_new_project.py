@@ -1,6 +1,7 @@
 """`new_project.py`: what it copies, what it calls it, and what it refuses."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -207,3 +208,16 @@ def test_the_command_refuses_in_a_line(arguments: list[str], message: str, tmp_p
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2) and re.search(message, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr and not [*tmp_path.iterdir()]
+
+
+def test_the_commands_of_the_readme_make_and_upgrade_a_project(tmp_path: Path) -> None:
+    pattern = r"(?m)^python (scripts/new_project\.py) \.\./(\w+) (.*?) *(?:#|$)"
+    commands = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(commands) == 3
+    for script, directory, options in commands:
+        command = [sys.executable, str(ROOT / script), str(tmp_path / directory), *shlex.split(options)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'houses'}: the machinery goes from version {__version__} to {__version__}\n"
+    assert (tmp_path / "houses/README.md").read_text().startswith("# House prices\n")
+    assert (tmp_path / "prices/src/prices/optimum.py").is_file()
