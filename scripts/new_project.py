@@ -1,6 +1,7 @@
 """Write a project of one's own from this template into DIR, or bring the machinery of one up to this version."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> None:
         parser.error("--force is for --upgrade")
     if not given.upgrade and not given.package:
         parser.error("--package NAME is needed")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what was begun is cleared away
     try:
         if given.upgrade:
             print(upgrade(given.directory, given.force))

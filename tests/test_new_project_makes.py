@@ -3,14 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, posix
 from test_rooms import python_of
 
-from template.create import create
+from template.create import create, ruff
 
 pytestmark = posix  # Windows has no make
 
@@ -21,17 +20,13 @@ QUICK = "tests/test_parse.py tests/test_model.py tests/test_conf_values.py tests
 def make(project: Path, *arguments: str) -> str:
     """What ``make`` says in a project, with the installed libraries; it passes."""
     place = project.with_name(f"{project.name}-venv")
-    if not place.is_dir():
-        python, _ = python_of(project, place)
+    python, environment = python_of(project, place)
+    if not (place / "installed").is_file():
         for tool in TOOLS:
             path = python.with_name(tool)
             path.write_text(f'#!/bin/sh\nexec "{python}" -m {tool} "$@"\n')
             path.chmod(0o755)
-        ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
-        assert ruff
-        python.with_name("ruff").symlink_to(ruff)
         (place / "installed").touch()
-    _, environment = python_of(project, place)
     if (ROOT / ".mypy_cache").is_dir():  # what it knows of the libraries; else they take minutes
         shutil.copytree(ROOT / ".mypy_cache", project / ".mypy_cache", dirs_exist_ok=True)
     command = ["make", f"BIN={place / 'bin'}", f"INSTALLED={place / 'installed'}", *arguments]
@@ -59,7 +54,7 @@ def test_a_blank_project_trains_and_passes_its_linters_and_tests(tmp_path: Path)
 def test_a_full_copy_is_linted_under_any_name(package: str, tmp_path: Path) -> None:
     create(tmp_path / "p", package, package, False)
     for arguments in (["format", "--check"], ["check"]):
-        run([sys.executable, "-m", "ruff", *arguments, "."], tmp_path / "p", {**os.environ})
+        run([str(ruff()), *arguments, "."], tmp_path / "p", {**os.environ})
 
 
 def test_a_full_copy_trains_and_passes_its_linters_and_tests(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,7 +35,7 @@ def create(directory: Path, package: str, title: str, blank: bool, root: Path = 
         raise SystemExit(f"error: --title must be a line of text, got {title!r}")
     check_name(package, root)
     names = project_files(root, blank)
-    if not blank and not _ruff():
+    if not blank and not ruff():
         raise SystemExit("error: ruff must be there, to sort the renamed imports: `make train` installs it in .venv")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as place:
@@ -69,21 +68,19 @@ def _write(staging: Path, names: list[str], package: str, title: str, blank: boo
         if name.endswith(".py") and imports_example(new):
             raise SystemExit(f"error: {name} names the example in a way that cannot be renamed")
         if new != text:
-            target.write_text(new, encoding="utf-8")
+            target.write_text(new, encoding="utf-8", newline="\n")
     own = [name for name in source_files(root) if below(name, (BLANK,))]
     for name in own if blank else [f"{BLANK}/README.md"]:
         target = staging / name.removeprefix(f"{BLANK}/").replace("blank", package)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = (root / name).read_text(encoding="utf-8").replace("blank", package).replace("BLANK", package.upper())
-        target.write_text(text.replace("The title", title), encoding="utf-8")
+        target.write_text(text.replace("The title", title), encoding="utf-8", newline="\n")
 
 
-def _ruff() -> list[str]:
-    """The command, or nothing where it is not installed."""
-    if find_spec("ruff"):
-        return [sys.executable, "-m", "ruff"]
-    beside = shutil.which("ruff", path=str(ROOT / ".venv/bin")) or shutil.which("ruff")
-    return [beside] if beside else []
+def ruff() -> str | None:
+    """Where it is installed: beside this Python, by `make` or on the path."""
+    beside = Path(sys.executable).parent, ROOT / ".venv/bin"
+    return next(filter(None, (shutil.which("ruff", path=str(place)) for place in beside)), shutil.which("ruff"))
 
 
 def _tidy(staging: Path) -> None:
@@ -92,7 +89,7 @@ def _tidy(staging: Path) -> None:
         *(["check", "--select", "I", "--fix"], ["format"]),
         ["check", "--select", "E501", "--add-noqa"],  # texts, which the formatter leaves as they are
     ):
-        command = [*_ruff(), *arguments, "--quiet", "--no-cache", "."]
+        command = [str(ruff()), *arguments, "--quiet", "--no-cache", "."]
         done = subprocess.run(command, cwd=staging, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"error: ruff {arguments[0]} must work, it said: {(done.stderr or done.stdout).strip()}")

@@ -39,9 +39,11 @@ def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
         if not any(below(name, (place,)) for name in names):
             raise SystemExit(f"error: {root} lacks {place}, and has no whole machinery to give")
     before, after = version(project), version(root)
-    edited = changed(project)
+    edited, now = changed(project), digests(project)
+    new = {name: digest for name, digest in digests(root).items() if name in names}
+    if edited == [] and new == now:
+        return f"{project}: the machinery is that of version {after} already"
     if edited is None:  # any that differ may have been
-        new, now = digests(root), digests(project)
         edited = sorted(name for name in now if new.get(name) != now[name])
     if edited and not force:
         listed = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
@@ -49,7 +51,7 @@ def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
     _stage(project, names, root)
     with _undisturbed():
         _swap(project)
-    shutil.rmtree(project / DONE)
+    shutil.rmtree(project / DONE, ignore_errors=True)  # else by the next
     undone = " (one that was cut off was undone first)" if recovered else ""
     lost = f"; changes to {len(edited)} files are overwritten" if edited else ""
     return f"{project}: the machinery goes from version {before} to {after}{lost}{undone}"
