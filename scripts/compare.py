@@ -5,6 +5,7 @@ from descent import signals
 signals.install()
 
 import argparse  # noqa: E402
+from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from descent.compare import X_AXES  # noqa: E402
@@ -34,9 +35,7 @@ def main() -> None:
         given = vars(arguments)
         given["group"] = [key.strip() for key in arguments.group.split(",") if key.strip()]
         try:  # what this project's runs have to show
-            from regression.comparison import EXTRA
-
-            given["extra"] = EXTRA
+            given["extra"] = import_module("regression.comparison").EXTRA
         except ModuleNotFoundError as error:
             if error.name not in ("regression", "regression.comparison"):
                 raise

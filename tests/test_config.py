@@ -278,8 +278,8 @@ def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_p
 
 
 def test_the_hyperparameters_name_the_experiment_and_the_debug_option() -> None:
-    found = flat_hparams(config_of("experiment=two_features", "debug=overfit"))
-    assert (found["experiment"], found["debug"]) == ("two_features", "overfit")
+    found = flat_hparams(config_of("experiment=paths", "debug=overfit"))
+    assert (found["experiment"], found["debug"]) == ("paths", "overfit")
 
 
 def test_jobs_that_differ_in_what_a_file_name_should_not_have_are_told_apart() -> None:

@@ -67,19 +67,19 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
-    print_choices(config_of("experiment=two_features", "optimizer=adam", "seed=7"), Path("logs/[x]"))
+    print_choices(config_of("experiment=paths", "optimizer=adam", "callbacks=none", "seed=7"), Path("logs/[x]"))
     assert shown(capsys) == (
         """
- experiment   two_features
- data         two_features   inputs=[[1, 2], [3, 4]]  targets=[3, 7]  val_fraction=0  test_fraction=0  standardize=false  seed=0
- model        linear         bias=true
- optimizer    adam           lr=0.01
+ experiment   paths
+ data         synthetic     num_samples=1000  num_features=2  noise_std=0.5  condition_number=10  outlier_fraction=0  val_fraction=0  test_fraction=0  standardize=false  seed=0
+ model        linear        bias=false  init_weight=-1
+ optimizer    adam          lr=0.1
  scheduler    none
- batch        full           shuffle=false
+ batch        full          shuffle=false
  clip         none
- stopping     none           min_delta=0
- trainer      float64        accelerator=cpu  precision=64-true  max_epochs=1000
- callbacks    regression
+ stopping     none          min_delta=0
+ trainer      default       accelerator=auto  precision=32-true  max_epochs=100
+ callbacks    none
  logger       tensorboard
  seed         7
 

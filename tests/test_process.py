@@ -230,17 +230,17 @@ def test_directories_are_below_logs_named_and_unique(
     seen = set()
     for logs, environment in ((Path("my logs"), None), (tmp_path / "my logs", ""), (Path("other"), "my logs")):
         if environment is not None:
-            monkeypatch.setenv("DESCENT_LOGS", environment)
+            monkeypatch.setenv("MOVED_LOGS", environment)
         run_dirs.register(logs)
         below = re.escape(str(tmp_path / "my logs"))
         for arguments, pattern in (
-            (("run_dir", "${none}", "${some}"), rf"{below}/runs/a=1,b=2_{unique}"),
-            (("run_dir", "${none}", "${empty}"), rf"{below}/runs/defaults_{unique}"),
-            (("run_dir", "mine", "${some}"), rf"{below}/runs/mine_{unique}"),
-            (("run_dir", "0", "${some}"), rf"{below}/runs/0_{unique}"),
-            (("sweep_dir", "${none}"), rf"{below}/sweeps/{unique}"),
-            (("sweep_dir", "mine"), rf"{below}/sweeps/mine"),
-            (("sweep_dir", "0"), rf"{below}/sweeps/0"),
+            (("run_dir", "${none}", "${some}", "MOVED_LOGS"), rf"{below}/runs/a=1,b=2_{unique}"),
+            (("run_dir", "${none}", "${empty}", "MOVED_LOGS"), rf"{below}/runs/defaults_{unique}"),
+            (("run_dir", "mine", "${some}", "MOVED_LOGS"), rf"{below}/runs/mine_{unique}"),
+            (("run_dir", "0", "${some}", "MOVED_LOGS"), rf"{below}/runs/0_{unique}"),
+            (("sweep_dir", "${none}", "MOVED_LOGS"), rf"{below}/sweeps/{unique}"),
+            (("sweep_dir", "mine", "MOVED_LOGS"), rf"{below}/sweeps/mine"),
+            (("sweep_dir", "0", "MOVED_LOGS"), rf"{below}/sweeps/0"),
             (("job_dir", "${some}"), r"a=1,b=2"),
         ):
             found = resolve(*arguments)
@@ -248,6 +248,16 @@ def test_directories_are_below_logs_named_and_unique(
         seen.add(resolve("sweep_dir", "${none}"))
         assert resolve("run_dir", "${none}", "${empty}").endswith(resolve("sweep_dir", "${none}")[-6:])
     assert len(seen) == 3
+
+
+def test_a_train_yaml_that_names_no_variable_has_that_of_older_ones(
+    resolve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dirs.register(tmp_path)
+    monkeypatch.setenv("DESCENT_" + "LOGS", str(tmp_path / "moved"))  # in two: a project of one's own renames it
+    assert resolve("sweep_dir", "mine") == str(tmp_path / "moved/sweeps/mine")
+    assert resolve("sweep_dir", "mine", "MOVED_LOGS") == str(tmp_path / "sweeps/mine")
+    assert resolve("run_dir", "mine", "${empty}").startswith(str(tmp_path / "moved/runs/mine_"))
 
 
 def test_a_name_that_is_no_name_is_refused(resolve: Any, tmp_path: Path) -> None:

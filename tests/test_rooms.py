@@ -55,7 +55,7 @@ def test_rooms_import_each_other_in_one_direction() -> None:
 
 
 def copy_to(copy: Path) -> None:
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "logs")
+    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "logs")
     shutil.copytree(ROOT, copy, ignore=ignored)
 
 
@@ -80,6 +80,8 @@ def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    if ruff := shutil.which("ruff", path=str(Path(sys.executable).parent)):
+        shutil.copy(ruff, environment / "bin/ruff")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     path = os.pathsep.join([str(copy / "src"), str(copy / "scripts")])
     return environment / "bin/python", {**inherited, "PYTHONPATH": path}

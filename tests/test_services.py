@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import Run, config_of
 from test_logger import scalars
 from test_resume import SMALL, SignalAt
 
@@ -35,7 +35,8 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def runs_of(client: Any) -> list[Any]:
     """The oldest first."""
-    (experiment,) = [e for e in client.search_experiments() if e.name == "descent"]
+    name = config_of("logger=mlflow").logger["mlflow"]["experiment_name"]
+    (experiment,) = [e for e in client.search_experiments() if e.name == name]
     return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: int(run.info.start_time))
 
 

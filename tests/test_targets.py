@@ -13,7 +13,7 @@ from descent.config.targets import check_target
 from descent.errors import UserError
 from descent.training.build import build_optimizer, load_class
 
-PACKAGES = ("torch", "lightning", "mine")
+PACKAGES = ("torch", "lightning", "targets_of_test")
 
 
 def check(target: Any, path: str = "optimizer", supplied: int = 1, **arguments: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def check(target: Any, path: str = "optimizer", supplied: int = 1, **arguments: 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of the user's own, which must not be imported to be checked."""
-    package = tmp_path / "mine"
+    package = tmp_path / "targets_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("from subprocess import Popen\nfrom .models import Net\nraise SystemExit(7)\n")
     (package / "sizes.py").write_text("from typing import Literal as L\nSize = L['small', 'large']\n")
@@ -58,11 +58,14 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("os.system", r"must be a class in torch, lightning, mine \(the key packages lists them\), got 'os.system'"),
-        ("torchx.optim.SGD", "must be a class in torch, lightning, mine"),
-        ("torch", "must be a class in torch, lightning, mine"),
-        ("torch.optim.SGD()", "must be a class in torch, lightning, mine"),
-        (["torch.optim.SGD"], "must be a class in torch, lightning, mine"),
+        (
+            "os.system",
+            r"must be a class in torch, lightning, targets_of_test \(the key packages lists them\), got 'os.system'",
+        ),
+        ("torchx.optim.SGD", "must be a class in torch, lightning, targets_of_test"),
+        ("torch", "must be a class in torch, lightning, targets_of_test"),
+        ("torch.optim.SGD()", "must be a class in torch, lightning, targets_of_test"),
+        (["torch.optim.SGD"], "must be a class in torch, lightning, targets_of_test"),
         ("torch.os.system", "must be a class that exists"),
         ("torch.optim.SGDD", "must be a class that exists"),
         ("torch.nowhere.SGD", "must be a class that exists"),
@@ -70,8 +73,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("torch.nn.Linear", "must be a class derived from torch.optim.Optimizer, got 'torch.nn.Linear'"),
         ("torch.optim.Optimizer", "must be a class derived from torch.optim.Optimizer, got 'torch.optim.Optimizer'"),
         ("torch.optim.lr_scheduler.StepLR", "must be a class derived from torch.optim.Optimizer"),
-        ("mine.Popen", r"must be a class in torch, lightning, mine \(the key packages lists them\), got 'subprocess\."),
-        ("mine.models.function", "must be a class, got 'mine.models.function'"),
+        (
+            "targets_of_test.Popen",
+            r"must be a class in torch, lightning, targets_of_test \(the key packages lists them\), got 'subprocess\.",
+        ),
+        ("targets_of_test.models.function", "must be a class, got 'targets_of_test.models.function'"),
     ],
 )
 @pytest.mark.usefixtures("mine")
@@ -84,7 +90,7 @@ def test_only_a_class_of_its_kind_in_the_packages_may_be_named(target: Any, mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "model.width is missing: mine.Net needs it"),
+        ({}, "model.width is missing: targets_of_test.Net needs it"),
         ({"width": 1.5}, "model.width must be an integer, got 1.5"),
         ({"width": True}, "model.width must be an integer, got true"),
         ({"width": "3"}, "model.width must be an integer, got '3'"),
@@ -101,7 +107,10 @@ def test_only_a_class_of_its_kind_in_the_packages_may_be_named(target: Any, mess
         ({"width": 3, "act": [float("nan")]}, "model.act must be a number below 1e30 in size, got nan"),
         ({"width": 3, "act": {"a": {"_target_": "os.system"}}}, "each _target_ in model must be a class in torch,"),
         ({"width": 3, "heads": 1.5}, "model.heads must be an integer, got 1.5"),
-        ({"width": 3, "with": 3}, "model.with is not a key: mine.Net takes width, .*; did you mean model.width?"),
+        (
+            {"width": 3, "with": 3},
+            "model.with is not a key: targets_of_test.Net takes width, .*; did you mean model.width?",
+        ),
         ({"width": 3, 3: 3}, "model.3 is not a key"),
     ],
 )
@@ -109,7 +118,7 @@ def test_arguments_are_held_against_the_annotations_of_the_class_that_has_them(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
-        check_target({"_target_": "mine.Net", **arguments}, "model", PACKAGES)
+        check_target({"_target_": "targets_of_test.Net", **arguments}, "model", PACKAGES)
 
 
 @pytest.mark.usefixtures("mine")
@@ -118,16 +127,16 @@ def test_values_that_the_annotations_allow_stay_as_they_are() -> None:
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
         **{"names": ["a"], "layers": 2, "act": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
     }
-    assert check("mine.Net", "model", 0, **arguments) == {"_target_": "mine.Net", **arguments}
-    assert check("mine.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]
+    assert check("targets_of_test.Net", "model", 0, **arguments) == {"_target_": "targets_of_test.Net", **arguments}
+    assert check("targets_of_test.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]
     with pytest.raises(UserError, match=r"must be a class derived from lightning.pytorch.LightningModule"):
-        check("mine.models.NotAModel", "model", 0)
+        check("targets_of_test.models.NotAModel", "model", 0)
 
 
 @pytest.mark.usefixtures("mine")
 def test_a_relative_path_starts_at_the_given_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def table(path: str) -> Any:
-        spec = {"_target_": "mine.Net", "width": 1, "table": path}
+        spec = {"_target_": "targets_of_test.Net", "width": 1, "table": path}
         return check_target(spec, "model", PACKAGES, cwd=tmp_path)["table"]
 
     monkeypatch.setenv("HOME", "/home/me")
@@ -200,7 +209,7 @@ def test_a_value_that_the_class_refuses_is_one_line(overrides: list[str], messag
         ),
         ("torch.nn.Linear", "optimizer._target_ must be a class derived from"),
         ("torch.nn.Lin", "optimizer._target_ must be a class that can be imported, got 'torch.nn.Lin': "),
-        ("mine.Net", "optimizer._target_ must be a class that can be imported, got 'mine.Net': "),
+        ("targets_of_test.Net", "optimizer._target_ must be a class that can be imported, got 'targets_of_test.Net': "),
     ],
 )
 def test_a_class_is_of_its_kind_before_anything_is_made_of_it(target: str, message: str) -> None:

@@ -17,16 +17,21 @@ def register(logs: Path) -> None:
     """Makes ``run_dir``, ``sweep_dir`` and ``job_dir`` known to OmegaConf.
 
     Args:
-        logs: the directory below which all output goes; the environment variable ``DESCENT_LOGS`` goes before.
+        logs: the directory below which all output goes. The environment variable that ``conf/train.yaml`` names goes
+            before.
     """
-    logs = Path(os.environ.get("DESCENT_LOGS") or logs).absolute()
+    here = Path.cwd()
     unique = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
-    def run_dir(name: str | int | None, overrides: list[str]) -> str:
-        return str(logs / "runs" / f"{_checked(name) if name is not None else job_label(overrides)}_{unique}")
+    def below(variable: str) -> Path:
+        return here / (os.environ.get(variable) or logs)
 
-    def sweep_dir(name: str | int | None) -> str:
-        return str(logs / "sweeps" / (_checked(name) if name is not None else unique))
+    def run_dir(name: str | int | None, overrides: list[str], variable: str = "DESCENT_LOGS") -> str:
+        label = _checked(name) if name is not None else job_label(overrides)
+        return str(below(variable) / "runs" / f"{label}_{unique}")
+
+    def sweep_dir(name: str | int | None, variable: str = "DESCENT_LOGS") -> str:
+        return str(below(variable) / "sweeps" / (_checked(name) if name is not None else unique))
 
     resolvers: dict[str, Callable[..., str]] = {"run_dir": run_dir, "sweep_dir": sweep_dir, "job_dir": job_label}
     for name, resolver in resolvers.items():

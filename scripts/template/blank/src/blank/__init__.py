@@ -1,0 +1,1 @@
+"""The project's own: its model and its data."""

@@ -1,0 +1,44 @@
+"""What a new project's own files say in place of the template's: its name, its defaults, only targets of use."""
+
+import json
+import re
+import tomllib
+
+
+def pyproject(text: str, package: str, title: str) -> str:
+    """``pyproject.toml`` under the project's name."""
+    project = tomllib.loads(text)["project"]
+    for pattern, new in (
+        (r"(?m)^name = .*$", f'name = "{package}"'),
+        (r"(?m)^version = .*$", 'version = "0.1.0"'),
+        (r"(?m)^description = .*$", f"description = {json.dumps(title, ensure_ascii=False)}"),
+        (r"(?m)^authors = .*$", f'authors = [{{ name = "the {package} authors" }}]'),
+        (r"(?m)^known-first-party = .*$", f'known-first-party = ["descent", "{package}"]'),
+    ):
+        text = _once(pattern, new, text, "pyproject.toml")
+    text = re.sub(rf'"{re.escape(project["name"])}\[', f'"{package}[', text)  # an extra that takes in another
+    return re.sub(r'(?m)^pythonpath = \["scripts"\].*\n', "", text)  # for the benchmark
+
+
+def train_yaml(text: str, package: str, title: str) -> str:
+    """``conf/train.yaml`` of a project without the example, which it may name no longer."""
+    text = _once(r"\A#.*$", f"# {title}. `--help` lists the options of each group.", text, "conf/train.yaml")
+    for group, option in (("data", package), ("model", package), ("callbacks", "none")):
+        text = _once(rf"(?m)^  - {group}: \S+", f"  - {group}: {option}", text, "conf/train.yaml")
+    text = re.sub(r"(?m)^predict_at: .*\n", "", text)
+    return text.replace("; data.seed is the data's own", "")
+
+
+def makefile(text: str, blank: bool) -> str:
+    """Without the README's pictures; without long trials where there are none."""
+    for target in ("pictures", "soak") if blank else ("pictures",):
+        text = re.sub(rf"(?m)(?:^#.*\n)*^{target}:.*\n(?:\t.*\n)*\n?", "", text)
+        text = re.sub(rf"(?m)^(\.PHONY:.*) {target}\b", r"\1", text)
+    return text if "$(CHROMIUM)" in text else re.sub(r"(?m)^CHROMIUM .*\n", "", text)
+
+
+def _once(pattern: str, new: str, text: str, where: str) -> str:
+    text, count = re.subn(pattern, lambda _: new, text, count=1, flags=re.M)
+    if not count:
+        raise SystemExit(f"error: {where} is not the template's: it has no line like {pattern}")
+    return text

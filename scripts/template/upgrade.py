@@ -1,0 +1,115 @@
+"""Newer machinery for a project that was made before: ``src/descent`` and ``src/hydra_plugins``, and nothing else."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from template.digests import changed, digests, version, write_digests
+from template.files import MACHINERY, ROOT, below, source_files
+
+STAGING = "src/.upgrade"  # `new` and `old`; there only while an upgrade is under way, or was cut off
+DONE = "src/.upgrade-done"  # the same once the new is in place
+
+
+def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
+    """Replaces the machinery, whole or not at all. One that was cut off is undone first.
+
+    Args:
+        project: its directory.
+        force: overwrite files of the machinery that were changed there.
+        root: the template's directory.
+
+    Returns:
+        a line that says which versions.
+
+    Raises:
+        SystemExit: there is no machinery, or it was changed there.
+    """
+    project = project.resolve()
+    if project == root:
+        raise SystemExit(f"error: {project} is the template itself: run the newer one's script")
+    recovered = (project / STAGING).is_dir()
+    _undo(project)
+    if not (project / "src/descent/__init__.py").is_file():
+        raise SystemExit(f"error: {project} must be a project with src/descent")
+    names = [name for name in source_files(root) if below(name, MACHINERY)]
+    for place in MACHINERY:  # the new are all there, which is how `_undo` knows where it is
+        if not any(below(name, (place,)) for name in names):
+            raise SystemExit(f"error: {root} lacks {place}, and has no whole machinery to give")
+    before, after = version(project), version(root)
+    edited, now = changed(project), digests(project)
+    new = {name: digest for name, digest in digests(root).items() if name in names}
+    if edited == [] and new == now:
+        return f"{project}: the machinery is that of version {after} already"
+    if edited is None:  # any that differ may have been
+        edited = sorted(name for name in now if new.get(name) != now[name])
+    if edited and not force:
+        listed = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
+        raise SystemExit(f"error: changed in {project}: {listed}; --force overwrites them")
+    _stage(project, names, root)
+    with _undisturbed():
+        _swap(project)
+    shutil.rmtree(project / DONE, ignore_errors=True)  # else by the next
+    undone = " (one that was cut off was undone first)" if recovered else ""
+    lost = f"; changes to {len(edited)} files are overwritten" if edited else ""
+    return f"{project}: the machinery goes from version {before} to {after}{lost}{undone}"
+
+
+def _stage(project: Path, names: list[str], root: Path) -> None:
+    staging = project / STAGING
+    try:
+        for name in names:
+            target = staging / "new" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, target)
+        write_digests(staging / "new")
+        (staging / "old").mkdir()  # last: where it is, the new are all there
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _swap(project: Path) -> None:
+    """Renames alone. Killed in their midst, the next upgrade undoes them."""
+    staging = project / STAGING
+    try:
+        for place in MACHINERY:
+            if (project / place).is_dir():
+                (project / place).rename(staging / "old" / Path(place).name)
+            (staging / "new" / place).rename(project / place)
+        staging.rename(project / DONE)
+    except BaseException:
+        _undo(project)
+        raise
+
+
+def _undo(project: Path) -> None:
+    """The machinery as it was before an upgrade that did not come to its end."""
+    staging = project / STAGING
+    if (staging / "old").is_dir():
+        for place in MACHINERY:
+            old, new = staging / "old" / Path(place).name, staging / "new" / place
+            if not new.is_dir():
+                (project / place).rename(new)
+            if old.is_dir():
+                old.rename(project / place)
+        (staging / "old").rmdir()  # all is back
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(project / DONE, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP have to wait."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
