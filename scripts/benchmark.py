@@ -7,10 +7,11 @@ signals.install()
 import argparse  # noqa: E402
 import logging  # noqa: E402
 import warnings  # noqa: E402
+from itertools import chain  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks.measure import HEADER  # noqa: E402
-from benchmarks.processes import growth_rows, memory_rows, start_rows, sweep_rows  # noqa: E402
+from benchmarks.processes import bare_start_rows, growth_rows, memory_rows, start_rows, sweep_rows  # noqa: E402
 from benchmarks.steps import step_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,8 @@ def main() -> None:
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")  # Lightning's advice to the usual way
     logging.disable(logging.WARNING)
-    every = (step_rows(CONF, arguments.quick), start_rows(ROOT, arguments.quick), sweep_rows(ROOT), memory_rows(ROOT))
+    start = chain(start_rows(ROOT, arguments.quick), bare_start_rows(ROOT, arguments.quick))
+    every = (step_rows(CONF, arguments.quick), start, sweep_rows(ROOT), memory_rows(ROOT))
     print(HEADER, flush=True)
     for name, rows in zip(PARTS, (*every, growth_rows(CONF)), strict=True):
         if name in (arguments.parts or PARTS) and (name in QUICK or not arguments.quick):

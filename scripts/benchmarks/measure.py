@@ -46,14 +46,19 @@ print(code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 10
 """
 
 
-def process(*arguments: str, logs: str = os.devnull, expected: int = 0) -> Process:
+def process(
+    *arguments: str, logs: str = os.devnull, expected: int = 0, python: str = sys.executable, bare: bool = False
+) -> Process:
     """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``.
+
+    Args:
+        bare: without ``PYTHONPATH``.
 
     Raises:
         RuntimeError: it exits otherwise than ``expected``; what it took would say nothing.
     """
-    command = [sys.executable, "-S", "-c", STARTER, *arguments]
-    environment = os.environ | {"DESCENT_LOGS": logs}
+    command = [python, "-S", "-c", STARTER, *arguments]
+    environment = os.environ | {"DESCENT_LOGS": logs} | ({"PYTHONPATH": ""} if bare else {})
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     code, seconds, mebibytes = map(float, done.stdout.split()[-3:])
     if code != expected:

@@ -1,16 +1,17 @@
 """Whole commands as processes of their own: the start, sweeps, memory, and growth with the size of the task."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from benchmarks import rivals
+from benchmarks.environments import ALONE, base_requirements, environment
 from benchmarks.measure import Process, in_turn, process
 from benchmarks.rivals import OPTIMIZERS, Setting
 from benchmarks.steps import BATCH, here
@@ -22,7 +23,7 @@ QUIET = "trainer.enable_progress_bar=false"
 
 def train_py(root: Path, *arguments: str, expected: int = 0) -> Process:
     """``scripts/train.py`` with these arguments."""
-    with tempfile.TemporaryDirectory() as logs:
+    with TemporaryDirectory() as logs:
         return process(str(root / "scripts" / "train.py"), *arguments, logs=logs, expected=expected)
 
 
@@ -47,6 +48,24 @@ def start_rows(root: Path, quick: bool) -> Iterator[str]:
     ):
         ours = partial(train_seconds, root, *argument, expected=code)
         yield in_turn(what, ours, against, partial(_seconds, theirs), 1 if quick else 5, bar=bar)
+
+
+def bare_start_rows(root: Path, quick: bool) -> Iterator[str]:
+    """The default run with what ``make train`` installs, against an import with five packages and what they need."""
+    with (
+        environment(base_requirements(root), root / "src") as base,
+        environment(ALONE) as alone,
+        TemporaryDirectory() as logs,
+    ):
+
+        def run() -> float:
+            return process(str(root / "scripts/train.py"), logs=logs, python=base, bare=True).seconds
+
+        def imports() -> float:
+            return process("-c", "import lightning.pytorch", python=alone, bare=True).seconds
+
+        what, against = "the default run after `make train`", "`import lightning.pytorch`"
+        yield in_turn(what, run, against, imports, 1 if quick else 5, bar=0.9)
 
 
 def sweep_rows(root: Path) -> Iterator[str]:
