@@ -274,3 +274,27 @@ def test_a_run_holds_the_lock_of_its_directory_while_it_trains(run: Run, tmp_pat
     assert len(tried) == 1
     with locked(tmp_path / "r", "it"):  # it is free again
         pass
+
+
+def test_a_key_that_its_class_has_got_since_with_a_default_is_no_other_config() -> None:
+    now = flat_config(config_of())
+    old = {key: value for key, value in now.items() if key != "model.loss"}  # as before there were several losses
+    assert "model.loss" in now
+    assert differences(old, now) is None and differences(now, old) is None
+    other = now | {"model.loss": "mae"}
+    assert differences(old, other) == "model.loss was not set and is 'mae'"
+    assert differences(other, old) == "model.loss was 'mae' and is not set"
+    without_rate = {key: value for key, value in now.items() if key != "optimizer.lr"}
+    assert differences(without_rate, now) == f"optimizer.lr was not set and is {now['optimizer.lr']}"  # not SGD's own
+
+
+def test_a_finished_run_of_before_a_key_stays_in_its_sweep(run: Run, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    save_config(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
+    run(*SMALL, run_dir=run_dir)
+    config = run_dir / ".hydra/config.yaml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "loss: mse" not in line))
+    result = read_result(run_dir)
+    result["config_digest"] = config_digest(saved_config(run_dir))  # as it was then
+    (run_dir / "result.json").write_text(json.dumps(result))
+    check_unchanged(run_dir, config_of("trainer.enable_progress_bar=false", "figures=false", *SMALL))

@@ -1,5 +1,6 @@
 """Which config a run has: kept in its checkpoints and its result, so that no run goes on with another one."""
 
+import ast
 import json
 from collections.abc import Collection, Mapping
 from hashlib import sha256
@@ -7,6 +8,8 @@ from typing import Any
 
 from descent.config.hparams import OF_CLASSES, flat
 from descent.config.schema import Config, without_defaults
+from descent.config.source import find, signature_of
+from descent.config.targets import is_default
 from descent.errors import as_yaml
 
 # What a run is called, shows and writes on its way changes nothing of what it computes and leaves.
@@ -47,14 +50,26 @@ def config_digest(config: Config) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> str | None:
-    """Each key that differs, with both values: ``optimizer.lr was 0.1 and is 0.001``; ``None``: none does."""
-    keys = [key for key in {**before, **now} if key not in allowed]
-    found = [
-        f"{key} was {_value(before, key)} and is {_value(now, key)}"
-        for key in keys
-        if key not in before or key not in now or before[key] != now[key]
-    ]
+    """Each key that differs, with both values: ``optimizer.lr was 0.1 and is 0.001``; ``None``: none does.
+
+    A key that only one of them has, with the default of its class, is none: the class may have got it since.
+    """
+    keys = [key for key in {**before, **now} if key not in allowed and not _is_same(before, now, key)]
+    found = [f"{key} was {_value(before, key)} and is {_value(now, key)}" for key in keys]
     return ", ".join(found) or None
+
+
+def _is_same(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+    if key in before and key in now:
+        return bool(before[key] == now[key])
+    values = now if key in now else before
+    node, _, name = key.rpartition(".")
+    try:
+        found = find(str(values.get(f"{node}._target_")))
+    except LookupError:
+        return False
+    signature = signature_of(found) if found and isinstance(found.node, ast.ClassDef) else None
+    return bool(signature and name in signature.arguments and is_default(values[key], signature.arguments[name]))
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:

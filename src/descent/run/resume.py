@@ -60,8 +60,9 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     result = read_result(run_dir) if is_finished(run_dir) else None
     if result is None and not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return  # it has not begun
-    changed = differences(flat_config(saved_config(run_dir)), flat_config(config))
-    if changed is None and result is not None and result.get("config_digest") not in (None, config_digest(config)):
+    saved = saved_config(run_dir)
+    changed = differences(flat_config(saved), flat_config(config))
+    if changed is None and result is not None and result.get("config_digest") not in (None, config_digest(saved)):
         changed = "its config.yaml is not the one that it ran with"
     if changed:
         raise UserError(f"{run_dir} was begun with another config: {changed}; name=... begins anew")
