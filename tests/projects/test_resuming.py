@@ -74,11 +74,11 @@ def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole
     expected_dir, expected_trace = whole(name)
     trace, epoch = Trace(), EPOCH[name]
     # the first step, within an epoch, the last of one, the first of one, the very last, after which nothing is left
-    for batch in (1, epoch // 2, epoch, epoch + 1, 3 * epoch):
+    for batch in (1, epoch // 2, epoch, epoch + 1, 3 * epoch, 0):
         at = SignalAt(batch)
         found = train_project(name, tmp_path / "run", callbacks=[trace, at], resume=True)
-        assert at.sent
-        assert found.status == ("interrupted" if batch < 3 * epoch else "completed")
+        assert at.sent == (batch > 0)
+        assert found.status == ("interrupted" if 0 < batch < 3 * epoch else "completed")
     assert trace.steps == expected_trace.steps
     assert_same(tmp_path / "run", expected_dir)
 
