@@ -129,15 +129,15 @@ def test_a_loader_without_a_batch_is_refused(loader: Any, run: Run, monkeypatch:
     )
 
 
-def test_a_run_that_has_ended_by_itself_is_completed_whatever_signal_comes_in_its_test(
+def test_a_signal_in_the_test_of_the_best_weights_interrupts_the_run(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(LinearRegression, "on_test_epoch_start", lambda self: signal.raise_signal(signal.SIGTERM))
-    result = run(*SMALL, "trainer.max_epochs=1", run_dir=tmp_path / "r")
-    assert (result.status, result.reason, result.signal, result.exit_code) == ("completed", None, 15, 0)
-    found = read_result(tmp_path / "r")
-    assert (found["status"], found["signal"]) == ("completed", 15)
-    assert "test/loss" in found["metrics"]
+    with monkeypatch.context() as patch:
+        patch.setattr(LinearRegression, "on_test_epoch_end", lambda self: signal.raise_signal(signal.SIGTERM))
+        result = run(*SMALL, "trainer.max_epochs=1", run_dir=tmp_path / "r")
+    assert (result.status, result.reason, result.exit_code) == ("interrupted", "interrupted by SIGTERM", 143)
+    assert read_result(tmp_path / "r")["status"] == "interrupted"
+    assert run(*SMALL, "trainer.max_epochs=1", run_dir=tmp_path / "r", resume=True).status == "completed"
 
 
 def test_a_run_that_diverges_at_its_first_step_says_so_and_not_that_no_weight_changed(

@@ -308,7 +308,7 @@ def test_a_run_in_a_directory_that_has_one_begins_anew_unless_it_is_to_resume(ru
 
 @pytest.mark.parametrize(
     ("status", "signal", "code"),
-    [("completed", None, 0), ("failed", None, 1), ("diverged", None, 3), ("interrupted", 2, 130), ("completed", 2, 0)],
+    [("completed", None, 0), ("failed", None, 1), ("diverged", None, 3), ("interrupted", 2, 130)],
 )
 def test_the_exit_code_says_how_a_run_ended(status: Any, signal: int | None, code: int) -> None:
     assert Result(status, seed=0, command="", signal=signal).exit_code == code

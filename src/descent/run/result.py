@@ -59,7 +59,7 @@ class Result:
         samples: rows that the steps have seen, repeats counted.
         gradient_evaluations: as many as batches, but for L-BFGS, which takes several a step.
         seconds: of training, set-up and final evaluation not counted.
-        signal: the number of the one that interrupted it, or that came once training had ended by itself.
+        signal: the number of the signal that interrupted it.
         config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
         hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
         code: digests of the project's own packages, see ``descent.run.code``.
@@ -101,7 +101,7 @@ class Result:
     @property
     def exit_code(self) -> int:
         """Of a process that did this run alone."""
-        return 128 + self.signal if self.status == "interrupted" and self.signal else EXIT_CODES[self.status]
+        return EXIT_CODES[self.status] if self.signal is None else 128 + self.signal
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, as in the file: the entries of callbacks beside the others."""

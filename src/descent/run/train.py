@@ -131,7 +131,7 @@ def _train(
         except DivergenceError as error:
             result.status, result.reason = "diverged", str(error)
         except Interrupted as interrupted:
-            result.status, result.reason = "interrupted", str(interrupted)
+            _interrupt(result, interrupted.number)
         result.seconds = time.perf_counter() - started
         if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
             raise UserError("training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none")
@@ -139,11 +139,12 @@ def _train(
         if result.status == "completed":
             best = None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"  # which it has not
             test(result, trainer, model, data, best)
+            if signals.number is not None:
+                _interrupt(result, signals.number)
         if result.status == "completed" and unchanged.holds_of(model):
             log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
         if result.status != "interrupted":
             log_final(trainer, result)
-        result.signal = signals.number
         result.write(run_dir)
         if result.status == "completed" and not config.trainer.fast_dev_run:
             _call_after_result(trainer, result, run_dir, in_sweep)
@@ -161,6 +162,10 @@ def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep
             callback.after_result(trainer, result.as_dict(), run_dir)
         except Exception as error:  # whatever it is, the run is no worse for it
             log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
+
+
+def _interrupt(result: Result, number: int) -> None:
+    result.status, result.reason, result.signal = "interrupted", str(Interrupted(number)), number
 
 
 def _build_model(config: Config, trainer: Trainer) -> LightningModule:

@@ -77,8 +77,8 @@ class ResumingLauncher(Launcher):
         except OSError as error:  # its directory cannot be made
             return _not_composed(error, run_dir, overrides)
         result = job.return_value
-        if isinstance(result, Result) and result.signal is not None:
-            raise SystemExit(128 + result.signal)
+        if isinstance(result, Result) and result.status == "interrupted":
+            raise SystemExit(result.exit_code)
         return job
 
 
