@@ -13,13 +13,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="new or empty; with --upgrade, a project")
     parser.add_argument("--package", metavar="NAME", help="of the package in src/, lowercase")
-    parser.add_argument("--title", help="heads its README; NAME if not given")
+    parser.add_argument("--name", metavar="TITLE", help="heads its README; the package's if not given")
     parser.add_argument("--blank", action="store_true", help="a small model to fill in, in place of the example")
     parser.add_argument("--upgrade", action="store_true", help="replace src/descent and src/hydra_plugins, no more")
     parser.add_argument("--force", action="store_true", help="with --upgrade: though they were changed in DIR")
     given = parser.parse_args()
-    if given.upgrade and (given.package or given.title or given.blank):
-        parser.error("--upgrade takes no --package, --title or --blank")
+    if given.upgrade and (given.package or given.name or given.blank):
+        parser.error("--upgrade takes no --package, --name or --blank")
     if given.force and not given.upgrade:
         parser.error("--force is for --upgrade")
     if not given.upgrade and not given.package:
@@ -29,7 +29,7 @@ def main() -> None:
         if given.upgrade:
             print(upgrade(given.directory, given.force))
         else:
-            create(given.directory, given.package, given.title or given.package, given.blank)
+            create(given.directory, given.package, given.name or given.package, given.blank)
             print(f"{given.directory}: a project whose package is {given.package}. `make train` there is its set-up.")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -26,6 +26,9 @@ from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell without a terminal has it ignored for what it starts with &
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and every run would inherit that
 

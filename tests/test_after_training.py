@@ -18,6 +18,7 @@ from descent.errors import UserError
 from descent.run.load import trainer_of
 from descent.run.result import read_result
 from descent.training.callback import ResultCallback
+from regression.base import RegressionModel
 from regression.data.module import RegressionData
 from regression.model import LinearRegression
 
@@ -81,7 +82,7 @@ def test_validation_and_test_after_training_draw_none_of_its_random_numbers(
 
 @pytest.mark.parametrize("hook", ["test_step", "test_dataloader"])
 def test_a_project_without_a_test_is_not_tested(hook: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(LinearRegression if hook == "test_step" else RegressionData, hook)
+    monkeypatch.delattr(RegressionModel if hook == "test_step" else RegressionData, hook)
     result = run(*SMALL, "trainer.max_epochs=1")
     assert result.status == "completed" and not [name for name in result.metrics if name.startswith("test")]
 

@@ -89,7 +89,7 @@ BAD = [
         "trainer.arguments is not a key: the keys here are trainer.accelerator, trainer.precision, "
         "trainer.max_epochs, trainer.max_steps, trainer.log_every_n_steps, trainer.check_val_every_n_epoch,"
         " trainer.deterministic, trainer.fast_dev_run, trainer.profiler, trainer.enable_progress_bar, "
-        "trainer.fast, trainer.min_epochs, trainer.min_steps, trainer.limit_train_batches, "
+        "trainer.fast, trainer.num_threads, trainer.min_epochs, trainer.min_steps, trainer.limit_train_batches, "
         "trainer.limit_val_batches, trainer.limit_test_batches, trainer.limit_predict_batches, "
         "trainer.overfit_batches, trainer.val_check_interval, trainer.accumulate_grad_batches, "
         "trainer.benchmark, trainer.inference_mode, trainer.detect_anomaly, "

@@ -160,7 +160,7 @@ def test_a_run_is_announced_trained_and_reported(
     finally:
         gc.enable()
     assert gc.get_freeze_count() == frozen  # torch was there before
-    how = {"resume": False, "longer": False, "on_start": None}
+    how = {"resume": False, "longer": False, "on_start": None, "in_sweep": brief}
     assert calls == [
         *([] if brief else [("print_choices", config, tmp_path / "a b")]),
         ("train", config, tmp_path / "a b", "the line", how),
@@ -192,7 +192,7 @@ def test_how_a_run_begins_is_handed_on(
 ) -> None:
     trains(monkeypatch, calls, Result("completed", seed=0, command=""))
     run_safely(config_of, tmp_path, "", brief=True, **named)
-    assert calls[0][-1] == {"resume": False, "longer": False, "on_start": None} | named
+    assert calls[0][-1] == {"resume": False, "longer": False, "on_start": None, "in_sweep": True} | named
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:

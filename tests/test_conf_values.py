@@ -31,7 +31,7 @@ COMMON = {
     "trainer": {"accelerator": "auto", "precision": "32-true", "max_epochs": 20, "log_every_n_steps": 50}
     | {"max_steps": None, "check_val_every_n_epoch": None, "profiler": None}
     | {"deterministic": False, "fast_dev_run": False, "enable_progress_bar": True}
-    | {"fast": True, "arguments": {}},
+    | {"fast": True, "num_threads": None, "arguments": {}},
 }
 LISTED = "regression.data.sources.ListedData"
 SPLIT = {"val_fraction": 0.1, "test_fraction": 0.1}
@@ -232,7 +232,7 @@ def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> N
     assert found == SETS[choice] | {group: option}
     assert config.extra == {
         "predict_at": PREDICT_AT.get(option, []),
-        "figures": option not in SWEEPS or option == "paths",
+        "figures": True,
     }
     assert config.name == (option if option in SWEEPS else None)
 

@@ -239,7 +239,7 @@ def test_further_arguments_of_the_trainer_are_hyperparameters_where_they_are_not
 def test_every_argument_of_lightnings_trainer_is_a_key_or_has_its_place_elsewhere() -> None:
     arguments = inspect.signature(Trainer.__init__).parameters
     written = yaml.safe_load((CONF / "trainer/default.yaml").read_text())
-    assert {*arguments} - {"self"} == ({*written} - {"fast"}) | {*ELSEWHERE} | {*ONE_DEVICE}
+    assert {*arguments} - {"self"} == ({*written} - {"fast", "num_threads"}) | {*ELSEWHERE} | {*ONE_DEVICE}
     further = {key: value for key, value in written.items() if key not in keys_of(TrainerConfig)}
     assert further == {key: arguments[key].default for key in further}
 

@@ -33,6 +33,7 @@ TWO = Result(
             {"input": [1e6, -2], "before": 1e-7, "after": 123456.789},
         ],
         "features": ["[a]", "b"],
+        "terms": ["[a]", "b"],
         "rows": {"train": 8000, "val": 1000, "test": 999},
     },
     callbacks=[Parameters(), ToOptimum(), Predictions([])],
@@ -72,7 +73,7 @@ def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str
         """
  experiment   paths
  data         synthetic     num_samples=1000  num_features=2  noise_std=0.5  condition_number=10  outlier_fraction=0  val_fraction=0  test_fraction=0  standardize=false  seed=0
- model        linear        bias=false  init_weight=-1
+ model        linear        loss=mse  bias=false  init_weight=-1
  optimizer    adam          lr=0.1
  scheduler    none
  batch        full          shuffle=false
@@ -117,7 +118,7 @@ def test_every_rule_of_stopping_is_shown_and_values_above_60_letters_are_cut(
             "  targets=[100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100]"
             "  val_fraction=0  test_fraction=0  standardize=false  seed=0  max_rows=2",
         ],
-        ["model", "linear", "bias=true"],
+        ["model", "linear", "loss=mse  bias=true"],
         ["optimizer", "lbfgs", "lr=1  line_search_fn=strong_wolfe"],
         ["scheduler", "none"],
         ["batch", "full", "shuffle=false"],
@@ -226,7 +227,7 @@ def test_of_many_parameters_the_first_twenty_are_shown(
 ) -> None:
     count = range(1, features + 1)
     parameters = {"weight": [k / 4 for k in count], "bias": 0.5}
-    few = {"true_parameters": None, "optimum": None, "features": [f"x_{k}" for k in count]}
+    few = {"true_parameters": None, "optimum": None, "terms": [f"x_{k}" for k in count]}
     print_result(changed({"parameters": parameters, **few}), Path("r"))
     table = [line.split() for line in shown(capsys).split("\n\n")[0].splitlines()[3:]]
     weights = [["weight", "of", f"x_{k}", f"{k / 4:g}"] for k in range(1, 21)]

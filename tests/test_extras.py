@@ -55,6 +55,6 @@ def test_figures_of_a_sweeps_runs_are_drawn_only_where_they_are_asked_for(
 ) -> None:
     from descent.run.train import train
 
-    config = config_of(*SMALL, "figures=true", f"callbacks.figures.in_sweeps={in_sweeps}")
+    config = config_of(*SMALL, "figures=true", f"+callbacks.figures.in_sweeps={in_sweeps}")
     train(config, tmp_path / "job", in_sweep=True)
     assert (tmp_path / "job/figures/predicted.png").exists() == figures

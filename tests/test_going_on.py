@@ -65,7 +65,7 @@ FLAT = {
     **{"callbacks.parameters._target_": "regression.callbacks.parameters.Parameters"},
     **{"callbacks.optimum._target_": "regression.callbacks.to_optimum.ToOptimum"},
     **{"callbacks.predictions._target_": "regression.callbacks.predictions.Predictions"},
-    **{"callbacks.figures._target_": "regression.callbacks.figures.Figures", "callbacks.figures.in_sweeps": False},
+    **{"callbacks.figures._target_": "regression.callbacks.figures.Figures"},
 }
 
 

@@ -222,6 +222,7 @@ def test_hyperparameters_are_one_flat_table() -> None:
         "trainer.profiler": "simple",
         "trainer.enable_progress_bar": True,
         "trainer.fast": True,
+        "trainer.num_threads": None,
         "callbacks": "regression",
         **{f"callbacks.{name}._target_": f"regression.callbacks.{where}" for name, where in CALLBACKS.items()},
         "logger": "tensorboard",

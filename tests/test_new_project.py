@@ -143,7 +143,7 @@ def test_a_directory_that_is_in_use_or_in_the_template_is_refused(tmp_path: Path
             create(directory, "mine", "Mine", True)
     with pytest.raises(SystemExit, match=r"^error: .* must be outside the template"):
         create(ROOT / "logs/new", "mine", "Mine", True)
-    with pytest.raises(SystemExit, match=r"^error: --title must be a line of text, got 'a.nb'$"):
+    with pytest.raises(SystemExit, match=r"^error: --name must be a line of text, got 'a.nb'$"):
         create(tmp_path / "p", "mine", "a\nb", True)
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
@@ -174,7 +174,7 @@ def test_the_full_copy_is_the_template_under_another_name(tmp_path: Path) -> Non
     allowed = {"conf/data/study_hours.yaml", "README.md"}
     assert not [name for name in names - allowed if re.search(gone, name)]
     assert "regression.model" not in words_of(tmp_path) and "DESCENT_LOGS" not in words_of(tmp_path)
-    assert (tmp_path / "src/mine/model.py").read_text().startswith('"""Linear regression as a LightningModule."""')
+    assert (tmp_path / "src/mine/model.py").read_text().startswith('"""The models: linear regression, ')
     assert yaml.safe_load((tmp_path / "conf/train.yaml").read_text())["packages"][-1] == "mine"
 
 
@@ -203,7 +203,7 @@ def test_the_machinery_has_the_templates_version() -> None:
     [
         (["p"], "--package NAME is needed"),
         (["p", "--package", "mine", "--force"], "--force is for --upgrade"),
-        (["p", "--package", "mine", "--upgrade"], "--upgrade takes no --package, --title or --blank"),
+        (["p", "--package", "mine", "--upgrade"], "--upgrade takes no --package, --name or --blank"),
         (["p", "--upgrade"], r"error: .*p must be a project with src/descent$"),
         (["p", "--package", "torch"], "error: --package must be a name that nothing else has: torch is a library's"),
     ],

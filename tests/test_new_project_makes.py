@@ -29,7 +29,12 @@ def make(project: Path, *arguments: str) -> str:
         (place / "installed").touch()
     if (ROOT / ".mypy_cache").is_dir():  # what it knows of the libraries; else they take minutes
         shutil.copytree(ROOT / ".mypy_cache", project / ".mypy_cache", dirs_exist_ok=True)
-    command = ["make", f"BIN={place / 'bin'}", f"INSTALLED={place / 'installed'}", *arguments]
+    command = [
+        "make",
+        f"BIN={place / 'bin'}",
+        *(f"{stamp}={place / 'installed'}" for stamp in ("INSTALLED", "INSTALLED_DEV")),
+        *arguments,
+    ]
     return run(command, project, environment)
 
 

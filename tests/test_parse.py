@@ -151,7 +151,7 @@ def test_hyperparameters_are_these_in_this_order() -> None:
     expected = {key: value for key, value in FLAT.items() if key not in ("name", "data.rows")}
     expected |= {"optimizer": "sgd", "experiment": "a", "debug": "overfit"}  # no scheduler: a callback is no model
     expected |= {"stopping.mode": None, "trainer.fast_dev_run": False, "trainer.profiler": None}
-    expected |= {"trainer.enable_progress_bar": True, "trainer.fast": True}
+    expected |= {"trainer.enable_progress_bar": True, "trainer.fast": True, "trainer.num_threads": None}
     expected |= {"callbacks.watch._target_": "whole_of_test.Watch", "callbacks.watch.table": "/x"}
     assert found == expected
     keys = [*found]
@@ -164,7 +164,7 @@ def test_a_config_has_its_keys_as_they_are_composed() -> None:
     filled = {"monitor": {"metric": "val/loss", "mode": "min"}, "callbacks": {}, "logger": {}, "classes": [1]}
     packages = ["torch", "lightning", "torchmetrics", "descent", "whole_of_test"]
     expected = changed(seed=4, packages=packages, stopping__mode=None) | filled | {"choices": {}, "links": {}}
-    expected["trainer"] |= {"fast": True, "fast_dev_run": False}
+    expected["trainer"] |= {"fast": True, "fast_dev_run": False, "num_threads": None}
     del expected["trainer"]["min_epochs"]  # Lightning's own default
     assert tree_of(config) == expected
     assert config.extra == {"classes": [1]}

@@ -60,6 +60,7 @@ HPARAMS = {
     **{"trainer.precision": "64-true", "trainer.max_epochs": 3, "trainer.max_steps": None},
     **{"trainer.log_every_n_steps": 50, "trainer.check_val_every_n_epoch": None, "trainer.deterministic": False},
     **{"trainer.fast_dev_run": False, "trainer.profiler": None, "trainer.enable_progress_bar": False},
+    **{"trainer.num_threads": None},
     **{"trainer.fast": True, "logger.tensorboard.save_dir": None, "callbacks": "regression", "logger": "tensorboard"},
     "callbacks.divergence._target_": "regression.callbacks.stable_rate.StableRate",
     "callbacks.parameters._target_": "regression.callbacks.parameters.Parameters",
@@ -177,6 +178,7 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
         *("seed", "data", "data._target_", "data.val_fraction", "data.test_fraction", "data.standardize", "data.seed"),
         *(
             "data.path",
+            "data.missing",
             "data.target",
             "model",
             "model._target_",

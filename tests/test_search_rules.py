@@ -66,7 +66,7 @@ def test_an_argument_of_a_search_is_refused_with_the_rule(
 
 def test_without_optuna_the_command_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"^a search needs Optuna: pip install -c constraints.txt -e '\.\[optuna\]'$"):
+    with pytest.raises(UserError, match=r"^a search needs optuna: pip install -c constraints.txt -e '\.\[optuna\]'$"):
         search([], launcher(tmp_path), tmp_path, SPACE, 1, "val/loss", 0)
 
 

@@ -16,8 +16,8 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.telemetry import Telemetry
 from descent.training.trainer import NoProfiler, build_trainer
 
-FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "TrainingCurves", "Telemetry", "SampleCounter"]
-FIRST += ["OptimizerModes"]
+FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "UnsavedAttributes", "TrainingCurves"]
+FIRST += ["Telemetry", "SampleCounter", "OptimizerModes", "Threads"]
 ENDS = (
     *("stopping.patience=3", "stopping.min_delta=0.5", "stopping.mode=max", "stopping.monitor=val/r2"),
     *("stopping.gradient_norm=0.25", "stopping.loss_change=0.125", "stopping.max_samples=100"),

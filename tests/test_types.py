@@ -148,6 +148,7 @@ EVERY_KEY = {
     "trainer.deterministic": "true, false or warn",
     "trainer.fast_dev_run": f"{SWITCH}, or a number of batches",
     "trainer.profiler": "one of simple, advanced or null (off)",
+    "trainer.num_threads": f"{INTEGER} or null (as many as are worth it)",
     "trainer.enable_progress_bar": SWITCH,
     "checkpoint.every_seconds": f"{FROM_0} or null (no such interval)",
     "checkpoint.every_steps": f"{INTEGER} or null (no such interval)",
@@ -186,7 +187,7 @@ def message_for(tree: dict[str, Any], key: str, value: Any) -> str:
 
 
 WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stopping.mode", "callbacks", "logger"}
-WITH_DEFAULT |= {"trainer.fast_dev_run"}
+WITH_DEFAULT |= {"trainer.fast_dev_run", "trainer.num_threads"}
 OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
     "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
     "model": {"_target_", "loss", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},

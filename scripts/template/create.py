@@ -32,11 +32,11 @@ def create(directory: Path, package: str, title: str, blank: bool, root: Path = 
     if directory.resolve().is_relative_to(root):
         raise SystemExit(f"error: {directory} must be outside the template, {root}")
     if not title.strip() or not title.isprintable():
-        raise SystemExit(f"error: --title must be a line of text, got {title!r}")
+        raise SystemExit(f"error: --name must be a line of text, got {title!r}")
     check_name(package, root)
     names = project_files(root, blank)
     if not blank and not ruff():
-        raise SystemExit("error: ruff must be there, to sort the renamed imports: `make train` installs it in .venv")
+        raise SystemExit("error: ruff must be there, to sort the renamed imports: `make lint` installs it in .venv")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as place:
         staging = Path(place) / "project"
