@@ -3,22 +3,19 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import CONF, ROOT, Run, options, save_config
 
-from descent.run.cli import load_config
 from descent.run.result import read_result
-from descent.run.train import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -62,74 +59,6 @@ def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(textwrap.dedent(lines), namespace)
     assert namespace["result"].status == "completed"  # type: ignore[attr-defined]
     assert (tmp_path / "logs/runs/notebook/result.json").is_file()
-
-
-MLP = """
-import torch
-from lightning.pytorch import LightningModule
-from descent.training.build import build_optimizer
-
-
-class MLP(LightningModule):
-    def __init__(self, hidden: int, optimizer: dict, scheduler: dict) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.layers = torch.nn.Sequential(torch.nn.Linear(5, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1))
-
-    def training_step(self, batch, batch_idx):
-        return torch.nn.functional.mse_loss(self.layers(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.training_step(batch, batch_idx))
-
-    def test_step(self, batch, batch_idx):
-        self.log("test/loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self):
-        return build_optimizer(self.hparams["optimizer"], self.parameters())
-"""
-
-
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The ``conf/`` of a project made as "Make it yours" says: its data module, its YAML files, its first two steps."""
-    shutil.copytree(CONF, tmp_path / "conf")
-    for kind, path, text in re.findall(r"```(python|yaml)\n# ((?:src|conf)/[\w/]+\.\w+)(.*?)```", README, re.S):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text if kind == "python" else f"#{text}")
-    (tmp_path / "src/mine/__init__.py").touch()
-    (tmp_path / "src/mine/model.py").write_text(MLP)
-    main = (CONF / "train.yaml").read_text()
-    for before, after in (
-        *(
-            ("data: synthetic", "data: mine"),
-            ("model: linear", "model: mine"),
-            ("callbacks: regression", "callbacks: none"),
-        ),
-        ("descent, regression]", "descent, mine]"),
-    ):
-        assert main.count(before) == 1
-        main = main.replace(before, after)
-    (tmp_path / "conf/train.yaml").write_text(main)
-    monkeypatch.syspath_prepend(tmp_path / "src")
-    yield tmp_path / "conf"
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-        del sys.modules[name]
-
-
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # on workers
-def test_the_project_of_ones_own_trains(mine: Path, tmp_path: Path) -> None:
-    quiet = "trainer.enable_progress_bar=false", "figures=false", "optimizer=adam"
-    result = train(load_config(mine, ["trainer.max_epochs=2", *quiet]), tmp_path / "run")
-    assert (result.status, result.steps, result.samples) == ("completed", 50, 1600)  # 800 of 1,000 rows, 32 a batch
-    assert {"val/loss", "test/loss"} <= result.metrics.keys()
-    full = train(load_config(mine, ["trainer.max_epochs=2", "batch=full", *quiet]), tmp_path / "full")
-    assert (full.steps, full.samples) == (2, 1600)
-    tried = train(load_config(mine, ["debug=fast_dev_run", *quiet]), tmp_path / "tried")
-    assert (tried.status, tried.steps) == ("completed", 1)
-    learned = train(load_config(mine, ["debug=overfit", *quiet]), tmp_path / "overfit")
-    assert learned.status == "completed" and learned.metrics["train/loss"] < 1e-6
-    assert learned.samples == 2 * learned.steps
 
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
