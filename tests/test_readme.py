@@ -162,3 +162,9 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
         name = re.match(r"[\w-]+", requirement)[0].lower()  # type: ignore[index]
         assert name in pinned | {project["name"]}
     assert "torch==2.13.0" in lines
+
+
+def test_every_link_within_the_readme_leads_to_a_heading() -> None:
+    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", README)}
+    links = re.findall(r"\]\(#(.+?)\)", README)
+    assert links and {*links} <= headings
