@@ -3,22 +3,19 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import CONF, ROOT, Run, options, save_config
 
-from descent.run.cli import load_config
 from descent.run.result import read_result
-from descent.run.train import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -44,17 +41,16 @@ def test_every_make_command_sets_up_and_starts_what_it_says(command: str) -> Non
     arguments = [*shlex.split(command), "--dry-run", "--always-make"]
     lines = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "-m venv .venv" in lines
-    assert "install" in lines and "-c constraints.txt -e .\n" in lines
-    assert ("-c constraints.txt -e '.[dev]'" in lines) == (command == "make test")  # training needs no tools
+    assert ("-c constraints.txt -e '.[dev]'" if command == "make test" else "-c constraints.txt -e .\n") in lines
     expected = {"make train": "scripts/train.py", "make test": ".venv/bin/pytest"}
     assert expected.get(command, "scripts/train.py optimizer=adam") in lines
 
 
 def test_the_install_command_is_the_one_that_make_runs() -> None:
     assert "pip install -c constraints.txt -e '.[dev]'" in COMMANDS
-    makefile = (ROOT / "Makefile").read_text()
-    assert "pip install --disable-pip-version-check -c constraints.txt\n" in makefile
-    assert "$(PIP) -e '.[dev]'\n" in makefile
+    arguments = ["make", "test", "--dry-run", "--always-make"]
+    lines = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'" in lines
 
 
 def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,74 +61,6 @@ def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(textwrap.dedent(lines), namespace)
     assert namespace["result"].status == "completed"  # type: ignore[attr-defined]
     assert (tmp_path / "logs/runs/notebook/result.json").is_file()
-
-
-MLP = """
-import torch
-from lightning.pytorch import LightningModule
-from descent.training.build import build_optimizer
-
-
-class MLP(LightningModule):
-    def __init__(self, hidden: int, optimizer: dict, scheduler: dict) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.layers = torch.nn.Sequential(torch.nn.Linear(5, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1))
-
-    def training_step(self, batch, batch_idx):
-        return torch.nn.functional.mse_loss(self.layers(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.training_step(batch, batch_idx))
-
-    def test_step(self, batch, batch_idx):
-        self.log("test/loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self):
-        return build_optimizer(self.hparams["optimizer"], self.parameters())
-"""
-
-
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The ``conf/`` of a project made as "Make it yours" says: its data module, its YAML files, its first two steps."""
-    shutil.copytree(CONF, tmp_path / "conf")
-    for kind, path, text in re.findall(r"```(python|yaml)\n# ((?:src|conf)/[\w/]+\.\w+)(.*?)```", README, re.S):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text if kind == "python" else f"#{text}")
-    (tmp_path / "src/mine/__init__.py").touch()
-    (tmp_path / "src/mine/model.py").write_text(MLP)
-    main = (CONF / "train.yaml").read_text()
-    for before, after in (
-        *(
-            ("data: synthetic", "data: mine"),
-            ("model: linear", "model: mine"),
-            ("callbacks: regression", "callbacks: none"),
-        ),
-        ("descent, regression]", "descent, mine]"),
-    ):
-        assert main.count(before) == 1
-        main = main.replace(before, after)
-    (tmp_path / "conf/train.yaml").write_text(main)
-    monkeypatch.syspath_prepend(tmp_path / "src")
-    yield tmp_path / "conf"
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-        del sys.modules[name]
-
-
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # on workers
-def test_the_project_of_ones_own_trains(mine: Path, tmp_path: Path) -> None:
-    quiet = "trainer.enable_progress_bar=false", "figures=false", "optimizer=adam"
-    result = train(load_config(mine, ["trainer.max_epochs=2", *quiet]), tmp_path / "run")
-    assert (result.status, result.steps, result.samples) == ("completed", 50, 1600)  # 800 of 1,000 rows, 32 a batch
-    assert {"val/loss", "test/loss"} <= result.metrics.keys()
-    full = train(load_config(mine, ["trainer.max_epochs=2", "batch=full", *quiet]), tmp_path / "full")
-    assert (full.steps, full.samples) == (2, 1600)
-    tried = train(load_config(mine, ["debug=fast_dev_run", *quiet]), tmp_path / "tried")
-    assert (tried.status, tried.steps) == ("completed", 1)
-    learned = train(load_config(mine, ["debug=overfit", *quiet]), tmp_path / "overfit")
-    assert learned.status == "completed" and learned.metrics["train/loss"] < 1e-6
-    assert learned.samples == 2 * learned.steps
 
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -236,3 +164,9 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
         name = re.match(r"[\w-]+", requirement)[0].lower()  # type: ignore[index]
         assert name in pinned | {project["name"]}
     assert "torch==2.13.0" in lines
+
+
+def test_every_link_within_the_readme_leads_to_a_heading() -> None:
+    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", README)}
+    links = re.findall(r"\]\(#(.+?)\)", README)
+    assert links and {*links} <= headings

@@ -26,7 +26,7 @@ TEMPLATES_OWN = (
     *("README.md", ".github/assets", "scripts/new_project.py", "scripts/template"),
     *("scripts/benchmark.py", "scripts/benchmarks"),
     *(f"tests/{name}.py" for name in ("test_benchmark", "test_new_project", "test_readme", "test_tutorials")),
-    *("tests/test_new_project_makes.py", "tests/test_upgrade.py"),
+    *("tests/test_guides.py", "tests/test_new_project_makes.py", "tests/test_upgrade.py"),
     *(
         f"conf/experiment/{name}.yaml"
         for name in (

@@ -1,0 +1,161 @@
+"""The README's seven guides: their files make a project, and each of their commands does what its guide says."""
+
+import csv
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from descent.run.cli import load_config
+from descent.run.train import train
+from descent.training.build import build_data
+from template.create import create
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = {text.partition("\n")[0]: text for text in re.split(r"(?m)^### ", README.partition("## Make it yours")[2])[1:]}
+SEVEN = [f"Your {part}" for part in ("model", "data", "metric", "optimizer", "scheduler", "callback", "logger")]
+BLOCK = r"```(?:python|yaml)\n(# ((?:src|conf)/[\w/]+\.\w+)\n.*?)```"
+COMMAND = r"`python\s+scripts/train\.py\s+([^`]+)`"
+QUIET = "trainer.enable_progress_bar=false", "figures=false", "trainer.log_every_n_steps=1"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A blank project, with the files of all guides in it."""
+    create(tmp_path / "project", "mine", "Mine", True)
+    for text, name in re.findall(BLOCK, README, re.S):
+        (tmp_path / "project" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "project/src")
+    yield tmp_path / "project"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+class Trained:
+    """A run of a guide's command, with its ``result.json``, last checkpoint and config."""
+
+    def __init__(self, project: Path, command: str) -> None:
+        given = shlex.split(command)
+        short = [] if "debug=" in command else ["trainer.max_epochs=2"]
+        # fewer epochs and no pictures; what the command says comes last, and counts
+        self.config = load_config(project / "conf", [*QUIET, *short, *given])
+        self.directory = project / "logs/run"
+        train(self.config, self.directory)
+        self.result: dict[str, Any] = json.loads((self.directory / "result.json").read_text())
+        self.metrics: dict[str, float] = self.result["metrics"]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        found: dict[str, Any] = torch.load(self.directory / "checkpoints/last.ckpt")
+        return found
+
+    def points(self, tag: str) -> list[float]:
+        """What TensorBoard has of a tag, for every step."""
+        return [point.value for point in EventAccumulator(str(self.directory)).Reload().Scalars(tag)]
+
+
+def model(run: Trained) -> None:
+    assert run.last["state_dict"]["layers.0.weight"].shape == (32, 5)
+    assert (run.result["steps"], run.result["samples"]) == (50, 1600)  # 800 of 1,000 rows, 32 a batch
+    assert all(run.points(tag) for tag in ("train/loss", "lr", "grad/norm"))
+
+
+def one_batch(run: Trained) -> None:
+    assert run.result["steps"] == 1
+
+
+def two_rows(run: Trained) -> None:
+    assert run.metrics["train/loss"] < 1e-6
+    assert run.result["samples"] == 2 * run.result["steps"]
+
+
+def all_rows(run: Trained) -> None:
+    assert (run.result["steps"], run.result["samples"]) == (2, 1600)
+
+
+def metric(run: Trained) -> None:
+    data: Any = build_data(run.config)
+    data.setup("fit")
+    weight = {name.removeprefix("layers."): value for name, value in run.last["state_dict"].items()}
+    errors = []
+    for x, y in data.val:
+        hidden = (weight["0.weight"] @ x + weight["0.bias"]).clamp(min=0)
+        errors.append(abs(float(weight["2.weight"] @ hidden + weight["2.bias"] - y)))
+    assert len(errors) == 200
+    assert run.metrics["val/mae"] == pytest.approx(sum(errors) / 200, rel=1e-5)
+    assert run.result["monitor"] == {"metric": "val/mae", "mode": "min"}
+    assert run.result["best"]["value"] == pytest.approx(run.metrics["val/mae"])
+
+
+def optimizer(run: Trained) -> None:
+    (group,) = run.last["optimizer_states"][0]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.1) and "betas" in group
+
+
+def scheduler(run: Trained) -> None:
+    rates = run.points("lr")
+    assert rates == pytest.approx([rates[0] * (1 - step / 50) ** 2 for step in range(len(rates))])
+    (group,) = run.last["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == pytest.approx(0) and rates[0] > 0
+
+
+def callback(run: Trained) -> None:
+    weights = torch.cat([value.flatten() for value in run.last["state_dict"].values()])
+    assert run.metrics["weights/norm"] == pytest.approx(float(weights.abs().sum()))
+
+
+def table(run: Trained) -> None:
+    with (run.directory / "table/version_0/metrics.csv").open() as lines:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(lines) if row["val/loss"]]
+    assert losses[-1] == pytest.approx(run.metrics["val/loss"])
+
+
+def table_alone(run: Trained) -> None:
+    table(run)
+    assert not [*run.directory.glob("events.out.tfevents.*")]
+
+
+def table_and_events(run: Trained) -> None:
+    table(run)
+    assert run.points("val/loss")[-1] == pytest.approx(run.metrics["val/loss"])
+
+
+CHECKS: dict[str, Callable[[Trained], None]] = {
+    "model.hidden=32": model,
+    "debug=fast_dev_run": one_batch,
+    "debug=overfit": two_rows,
+    "batch=full": all_rows,
+    "monitor.metric=val/mae": metric,
+    "optimizer=mine optimizer.lr=0.02": optimizer,
+    "scheduler=mine": scheduler,
+    "+callbacks.mine._target_=mine.callback.WeightNorm +callbacks.mine.order=1": callback,
+    "logger=mine": table_alone,
+    '"logger=[tensorboard,mine]"': table_and_events,
+}
+
+
+def test_there_are_seven_guides_of_a_screen_each_with_a_command() -> None:
+    assert [*GUIDES][:7] == SEVEN
+    for name in SEVEN:
+        assert len(GUIDES[name].splitlines()) <= 46 and re.search(COMMAND, GUIDES[name])
+
+
+def test_each_command_of_the_guides_has_its_check() -> None:
+    given = [command for name in SEVEN for command in re.findall(COMMAND, GUIDES[name])]
+    assert [" ".join(command.split()) for command in given] == [*CHECKS]
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # on workers
+@pytest.mark.parametrize("command", CHECKS)
+def test_a_command_of_a_guide_does_what_it_says(command: str, project: Path) -> None:
+    run = Trained(project, command)
+    assert run.result["status"] == "completed"
+    CHECKS[command](run)
