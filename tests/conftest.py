@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import run_forked
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
@@ -108,14 +109,20 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``."""
+    """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``, and warnings as errors.
+
+    ``fresh``: in a process that imports everything itself. It takes seconds, and is for what imports have to do with.
+    """
 
     def script(
-        name: str, *arguments: str, timeout: float = 120, path: Sequence[Path] = ()
+        name: str, *arguments: str, timeout: float = 120, path: Sequence[Path] = (), fresh: bool = os.name != "posix"
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", str(ROOT / "scripts" / name), *arguments]
+        command = [str(ROOT / "scripts" / name), *arguments]
         environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs"), "COLUMNS": "200"}
         environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
+        if not fresh:
+            return run_forked(command, tmp_path, environment, tmp_path / "output", timeout)
+        command = [sys.executable, "-W", "error", *command]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

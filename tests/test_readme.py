@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, Run, options, save_config
+from conftest import CONF, ROOT, Run, options, posix, save_config
+from forked import run_forked
 
 from descent.run.cli import load_config
 from descent.run.result import read_result
@@ -30,11 +31,12 @@ def test_the_two_set_up_commands_come_first() -> None:
     assert COMMANDS[:2] == ["make train", "make test"]
 
 
+@posix
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_every_command_runs(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "DESCENT_LOGS": str(tmp_path)}
-    arguments = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    name, *arguments = shlex.split(command)[1:]
+    done = run_forked([str(ROOT / name), *arguments], ROOT, environment, tmp_path / "output", timeout=600)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("result.json")) or "--help" in command
 
@@ -167,7 +169,7 @@ def test_evaluate_on_a_run_prints_its_test_metrics(script: Script, run_dir: Path
 def test_predict_on_a_run_adds_a_column(script: Script, run_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "rows.csv", tmp_path / "predicted.csv"
     source.write_text("x_1,id\n0,a\n1,b\n")
-    done = script("predict.py", str(run_dir), str(source), str(output))
+    done = script("predict.py", str(run_dir), str(source), str(output), fresh=True)
     assert done.returncode == 0, done.stderr
     header, *rows = (line.split(",") for line in output.read_text().splitlines())
     assert header == ["x_1", "id", "prediction"]
