@@ -1,11 +1,14 @@
 """What the tests share: composing a config, training in this process, and running a script as a user does."""
 
+import copy
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
+os.fsync = lambda fd: None  # a tenth of a run, and no test cuts the power; a script in a process of its own has it
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and every run would inherit that
 
@@ -51,7 +55,15 @@ def options(group: str) -> list[str]:
 
 
 def config_of(*overrides: str) -> Config:
-    """The checked config of a command line."""
+    """The checked config of a command line.
+
+    Composing takes longer than training on few rows: one that was asked for shortly before is not composed again.
+    """
+    return copy.deepcopy(_composed(overrides, Path.cwd(), frozenset(os.environ.items())))
+
+
+@lru_cache(maxsize=16)
+def _composed(overrides: tuple[str, ...], *_: object) -> Config:
     return cli.load_config(CONF, overrides)
 
 
@@ -146,6 +158,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector to look through the libraries again and again, as a run does."""
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -87,7 +87,7 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
 
 
 def test_the_console_is_free_of_warnings(script: Script) -> None:
-    done = script("train.py", "trainer.max_epochs=2", "data=diabetes", "batch=full", "data.val_fraction=0", fresh=True)
+    done = script("train.py", "trainer.max_epochs=2", "data=diabetes", "batch=full", "data.val_fraction=0")
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("Training:") for line in done.stderr.replace("\r", "\n").splitlines() if line)
 

@@ -169,7 +169,7 @@ def test_evaluate_on_a_run_prints_its_test_metrics(script: Script, run_dir: Path
 def test_predict_on_a_run_adds_a_column(script: Script, run_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "rows.csv", tmp_path / "predicted.csv"
     source.write_text("x_1,id\n0,a\n1,b\n")
-    done = script("predict.py", str(run_dir), str(source), str(output), fresh=True)
+    done = script("predict.py", str(run_dir), str(source), str(output))
     assert done.returncode == 0, done.stderr
     header, *rows = (line.split(",") for line in output.read_text().splitlines())
     assert header == ["x_1", "id", "prediction"]
