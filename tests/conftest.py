@@ -1,16 +1,20 @@
 """What the tests share: composing a config, training in this process, and running a script as a user does."""
 
+import copy
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import run_forked
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
@@ -26,9 +30,8 @@ from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell without a terminal has it ignored for what it starts with &
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored for what it starts with &
+os.fsync = lambda fd: None  # a tenth of a run, and no test cuts the power; a script in a process of its own has it
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and every run would inherit that
 
@@ -53,7 +56,15 @@ def options(group: str) -> list[str]:
 
 
 def config_of(*overrides: str) -> Config:
-    """The checked config of a command line."""
+    """The checked config of a command line.
+
+    Composing takes longer than training on few rows: one that was asked for shortly before is not composed again.
+    """
+    return copy.deepcopy(_composed(overrides, Path.cwd(), frozenset(os.environ.items())))
+
+
+@lru_cache(maxsize=16)
+def _composed(overrides: tuple[str, ...], *_: object) -> Config:
     return cli.load_config(CONF, overrides)
 
 
@@ -111,14 +122,20 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``."""
+    """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``, and warnings as errors.
+
+    ``fresh``: in a process that imports everything itself. It takes seconds, and is for what imports have to do with.
+    """
 
     def script(
-        name: str, *arguments: str, timeout: float = 120, path: Sequence[Path] = ()
+        name: str, *arguments: str, timeout: float = 120, path: Sequence[Path] = (), fresh: bool = os.name != "posix"
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", str(ROOT / "scripts" / name), *arguments]
+        command = [str(ROOT / "scripts" / name), *arguments]
         environment = {**os.environ, "DESCENT_LOGS": str(tmp_path / "logs"), "COLUMNS": "200"}
         environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
+        if not fresh:
+            return run_forked(command, tmp_path, environment, tmp_path / "output", timeout)
+        command = [sys.executable, "-W", "error", *command]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -142,6 +159,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector to look through the libraries again and again, as a run does."""
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

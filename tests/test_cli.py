@@ -65,7 +65,7 @@ def test_help_lists_every_option(script: Script) -> None:
 
 
 def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: Script, tmp_path: Path) -> None:
-    done = script("train.py", "optimizer=adam", "trainer.max_epochs=2", "predict_at=[[1,2,3,4,5]]")
+    done = script("train.py", "optimizer=adam", "trainer.max_epochs=2", "predict_at=[[1,2,3,4,5]]", fresh=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"logs"}
     (run_dir,) = (tmp_path / "logs" / "runs").iterdir()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from descent.files import locked
 from descent.run.result import read_result
 from descent.run.resume import check_unchanged, resume
 from descent.run.saved_config import saved_config
+from descent.run.train import train
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.checkpoints import Checkpoints
 from descent.training.sparse_callback import SparseCallback
@@ -29,12 +31,19 @@ def contents(run_dir: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
 
-@pytest.fixture
-def finished(run: Run, tmp_path: Path) -> Path:
-    run_dir = tmp_path / "run"
-    save_config(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
-    run(*SMALL, run_dir=run_dir)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    overrides = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
+    save_config(run_dir, *overrides)
+    train(config_of(*overrides), run_dir)
     return run_dir
+
+
+@pytest.fixture
+def finished(trained: Path, tmp_path: Path) -> Path:
+    """A finished run of the test's own."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_a_full_copy_is_linted_under_any_name(package: str, tmp_path: Path) -> N
         run([str(ruff()), *arguments, "."], tmp_path / "p", {**os.environ})
 
 
+@pytest.mark.soak  # a blank one's are the same commands
 def test_a_full_copy_trains_and_passes_its_linters_and_tests(tmp_path: Path) -> None:
     create(tmp_path / "p", "house_prices", "House prices", False)
     assert "completed after 50 steps, 2 epochs" in make(tmp_path / "p", "train", "ARGS=trainer.max_epochs=2")

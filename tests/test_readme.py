@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, Run, options, save_config
+from conftest import CONF, ROOT, Run, options, posix, save_config
+from forked import run_forked
 
 from descent.run.result import read_result
 
@@ -27,11 +28,12 @@ def test_the_two_set_up_commands_come_first() -> None:
     assert COMMANDS[:2] == ["make train", "make test"]
 
 
+@posix
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_every_command_runs(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "DESCENT_LOGS": str(tmp_path)}
-    arguments = [sys.executable, *shlex.split(command)[1:]]
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    name, *arguments = shlex.split(command)[1:]
+    done = run_forked([str(ROOT / name), *arguments], ROOT, environment, tmp_path / "output", timeout=600)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("result.json")) or "--help" in command
 

@@ -37,7 +37,10 @@ def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
 
 
 @posix
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.soak)],  # as in test_stopping
+)
 def test_a_signal_in_training_saves_and_says_how_to_go_on(
     name: str, code: int, start: Any, script: Script, tmp_path: Path
 ) -> None:

@@ -48,7 +48,8 @@ def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Scri
     again = script("train.py", *SWEEP)
     assert again.stdout.count("finished before") == 12
 
-    compared = script("compare.py", str(tmp_path / "logs/sweeps/tuned"), "--group", "optimizer", "--x", "samples")
+    asked = "--group", "optimizer", "--x", "samples"
+    compared = script("compare.py", str(tmp_path / "logs/sweeps/tuned"), *asked, fresh=True)
     assert compared.returncode == 0, compared.stderr
     table = pl.read_csv(tmp_path / "logs/sweeps/tuned/compare/settings.csv")
     # of the runs that chose it none, of the others all

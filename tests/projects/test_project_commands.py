@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import needs_compare, needs_sweep, posix
-from running import HERE, NAMES, advised, command, train_project
+from running import HERE, NAMES, QUICK, advised, command, train_project
 from test_train import events
 
 from descent.run.result import read_result
@@ -82,7 +82,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
 
 
 @needs_sweep
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None:
     package, _, kind = PROJECTS[name][0].partition(".")
     module = getattr(import_module(f"{name}.{package}"), kind)
@@ -108,7 +108,7 @@ def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None
 
 @needs_sweep
 @needs_compare
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_tuned_study_repeats_the_best_of_each_and_ranks_by_the_monitor(name: str, tmp_path: Path) -> None:
     from descent.compare.ranking import compare
 
