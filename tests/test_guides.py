@@ -148,6 +148,12 @@ def test_there_are_seven_guides_of_a_screen_each_with_a_command() -> None:
         assert len(GUIDES[name].splitlines()) <= 46 and re.search(COMMAND, GUIDES[name])
 
 
+def test_the_guides_have_these_files_and_no_others() -> None:
+    python, groups = ["model", "data", "callback"], ["model", "data", "optimizer", "scheduler", "logger"]
+    expected = {*(f"src/mine/{name}.py" for name in python), *(f"conf/{group}/mine.yaml" for group in groups)}
+    assert {name for _, name in re.findall(BLOCK, README, re.S)} == expected
+
+
 def test_each_command_of_the_guides_has_its_check() -> None:
     given = [command for name in SEVEN for command in re.findall(COMMAND, GUIDES[name])]
     assert [" ".join(command.split()) for command in given] == [*CHECKS]
