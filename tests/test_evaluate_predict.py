@@ -44,7 +44,7 @@ def run_dir(diabetes_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(diabetes_run, tmp_path / "run"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table() -> pl.DataFrame:
     rows = load(config_of("data=diabetes").data)
     frame = pl.DataFrame(dict(zip(rows.feature_names, rows.inputs.T, strict=True)))
