@@ -23,6 +23,7 @@ from descent.run.train import train
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.checkpoints import Checkpoints
 from descent.training.sparse_callback import SparseCallback
+from regression.data.module import RegressionData
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -307,3 +308,18 @@ def test_a_finished_run_of_before_a_key_stays_in_its_sweep(run: Run, tmp_path: P
     result["config_digest"] = config_digest(saved_config(run_dir))  # as it was then
     (run_dir / "result.json").write_text(json.dumps(result))
     check_unchanged(run_dir, config_of("trainer.enable_progress_bar=false", "figures=false", *SMALL))
+
+
+def test_a_data_module_needs_no_more_than_a_checksum_to_be_refused_once_it_has_changed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RegressionData, "load_state_dict", lambda self, state: None)  # most have no such check
+    table = tmp_path / "rows.csv"
+    table.write_text("x,y\n" + "".join(f"{k},{3 * k % 7}\n" for k in range(20)))
+    options = "data=table", f"data.path={table}", "data.target=y", "trainer.max_epochs=3", "batch.size=4"
+    run(*options, callbacks=[SignalAt(5)], run_dir=tmp_path / "r")
+    table.write_text(table.read_text().replace("19,1", "19,2"))
+    before = contents(tmp_path / "r")
+    with pytest.raises(UserError, match="data must be what the run began with to be resumed: the checksum of the Tab"):
+        run(*options, run_dir=tmp_path / "r", resume=True)
+    assert contents(tmp_path / "r") == before

@@ -1,5 +1,6 @@
 """What keeps steps in Lightning's own loop, said in whole sentences; and what does not."""
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,8 +149,12 @@ LISTENS = "the callback Mine listens to each ({})"
 def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
     kind, options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="descent.fast")
     trainer = fit(brought(kind), tmp_path, True, **({"max_epochs": 2} | options))
-    assert note(caplog) == [f"note: every training step goes through Lightning's own loop, because {why}"]
+    expected = f"note: every training step goes through Lightning's own loop, because {why}"
+    assert note(caplog) == [expected]
+    ordinary = why.startswith("the batches come from")  # which the log file says, and not the console
+    assert (expected in [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]) is not ordinary
     assert trainer.global_step > 0
 
 

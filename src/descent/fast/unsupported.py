@@ -20,6 +20,7 @@ MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
     *("configure_gradient_clipping", "clip_gradients"),
 }
 EPOCH_HOOKS = {"on_train_epoch_start", "on_train_epoch_end"}
+OTHER_BATCHES = "the batches come from a"
 
 
 def unsupported(trainer: Trainer) -> str | None:
@@ -69,7 +70,7 @@ def _in_batches(trainer: Trainer) -> str | None:
     batches = trainer.train_dataloader
     if type(batches) is not InMemoryBatches:
         given = getattr(batches, "loader", batches)  # the project's own, where another takes its place
-        return f"the batches come from a {type(given).__name__}, not from InMemoryBatches"
+        return f"{OTHER_BATCHES} {type(given).__name__}, not from InMemoryBatches"
     if trainer.num_training_batches != len(batches):
         return "it trains on a part of each epoch's batches"
     if trainer.val_check_batch != len(batches) or getattr(trainer, "_val_check_time_interval", None):

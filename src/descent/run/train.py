@@ -75,7 +75,8 @@ def train(
             return result
         except Exception as error:
             shown = error
-            if isinstance(error, OSError):  # TensorBoard's writer; checkpoints and results say it themselves
+            # TensorBoard's writer; checkpoints and results say it themselves. A file that is not there was to be read
+            if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
                 shown = UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}")
             result = _new_result(config, command)
             result.status, result.reason = "failed", one_line(shown)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from descent.batches.in_memory import Batch
 from descent.config.schema import MonitorConfig
+from descent.errors import UserError
 from descent.signals import Deferred
 from descent.training.best_weights import STATE, BestWeights
 from descent.training.divergence import Divergence
@@ -76,11 +77,12 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.random_state: dict[str, Any] | None = None
         self.resumed_step = 0
         self.began_with: dict[str, Any] = {}  # its config
+        self.checksum: int | None = None  # of the data that it began with
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
-        self.began_with = checkpoint["run"].get("config", {})
+        self.began_with, self.checksum = checkpoint["run"].get("config", {}), checkpoint["run"].get("checksum")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
@@ -88,6 +90,11 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.written_step = self.seen_step = trainer.global_step
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
+        if self.checksum not in (None, self.identity["checksum"]):
+            raise UserError(
+                "data must be what the run began with to be resumed: the checksum of the"
+                f" {type(data).__name__} was {self.checksum} and is {self.identity['checksum']}"
+            )
         if self.began_with:
             check_length(trainer, self.began_with, self.identity["config"])
         trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end

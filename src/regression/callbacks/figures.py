@@ -1,5 +1,6 @@
 """The figures that a run leaves, in ``figures/`` and in TensorBoard's Images."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from regression.callbacks.parameters import Parameters
 from regression.data.module import RegressionData
 from regression.data.rows import Array, Part
 from regression.terms import powers
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,9 +62,12 @@ class Figures(ResultCallback):
     def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
         if not self.draw:
             return
-        with extra("figures", "figures=true"):
-            from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
-
+        try:
+            with extra("figures", "figures=true"):
+                from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
+        except UserError as missing:
+            log.warning("note: %s", missing)
+            return
         parameters = next(iter(callbacks_of(trainer, Parameters)), None)
         if parameters is None:
             raise UserError("figures=true needs callbacks.parameters")
