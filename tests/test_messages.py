@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from lightning.pytorch import LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch._utils import ExceptionWrapper
 
 from descent.config.help import first_sentence, help_text
 from descent.config.messages import one_line, unknown
@@ -227,6 +228,18 @@ class Rows(torch.utils.data.Dataset[Any]):
     ids=["plain", "key", "empty", "own", "a user's"],
 )
 def test_an_error_in_a_worker_is_its_cause_alone(error: Exception, line: str) -> None:
+    try:
+        raise error
+    except Exception:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")  # what a worker hands on
+    with pytest.raises(Exception) as raised:
+        sent.reraise()
+    assert "Original Traceback" in str(raised.value)
+    assert one_line(raised.value) == line
+
+
+def test_a_row_that_raises_in_a_worker_is_named_by_its_error() -> None:
+    error, line = ValueError("bad row 700"), "ValueError: bad row 700 (in a DataLoader worker)"
     with pytest.raises(Exception) as raised:
         next(iter(torch.utils.data.DataLoader(Rows(error), num_workers=1)))
     assert "Original Traceback" in str(raised.value)

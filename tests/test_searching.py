@@ -38,6 +38,7 @@ def trials_of(sweep_dir: Path) -> list[tuple[Any, ...]]:
     return [(t.number, t.state.name, t.value, t.params, t.user_attrs) for t in study.get_trials()]
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
 def test_a_search_that_was_killed_ends_as_one_that_was_not_and_goes_on_with_new_points(
     start: Callable[..., Popen[str]], script: Callable[..., CompletedProcess[str]], tmp_path: Path

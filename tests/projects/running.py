@@ -19,7 +19,7 @@ from descent.run.train import train
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("digits", "gan", "lengths", "stream")
-QUICK = [name if name in ("digits", "stream") else pytest.param(name, marks=pytest.mark.soak) for name in NAMES]
+QUICK = [name if name == "digits" else pytest.param(name, marks=pytest.mark.soak) for name in NAMES]
 QUIET = ("trainer.enable_progress_bar=false", "figures=false")
 # Lightning's advice on workers
 advised = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")

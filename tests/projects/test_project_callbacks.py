@@ -70,7 +70,14 @@ def test_the_metrics_of_averaged_weights_are_of_their_average(tmp_path: Path) ->
     assert result.metrics["val/mae"] == pytest.approx(error, rel=1e-5)
 
 
-@pytest.mark.parametrize(("scheduler", "accumulated"), [("none", 2), ("cosine", 2), ("one_cycle", 3)])
+@pytest.mark.parametrize(
+    ("scheduler", "accumulated"),
+    [
+        pytest.param("none", 2, marks=pytest.mark.soak),
+        ("cosine", 2),
+        pytest.param("one_cycle", 3, marks=pytest.mark.soak),
+    ],
+)
 def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, accumulated: int, tmp_path: Path) -> None:
     overrides = (*FEW, f"trainer.accumulate_grad_batches={accumulated}", f"scheduler={scheduler}")
     expected = train_project("digits", tmp_path / "whole", *overrides)
