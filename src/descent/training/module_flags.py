@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-
-from descent.training.sparse_callback import SparseCallback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
-class ModuleFlags(SparseCallback):
+class ModuleFlags(Callback):
     """Keeps in checkpoints which parameters are frozen and which modules are in evaluation mode.
 
     A hook at the start of an epoch that sets them is not called again in a run that is resumed within the epoch.

@@ -1,6 +1,5 @@
 """How many threads torch computes a step with, on a CPU."""
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.parameter import is_lazy
-
-log = logging.getLogger(__name__)
 
 # Rows of a batch times parameters. Two threads against one, steps a second of linear models and perceptrons on two idle
 # cores: 0.95 to 1.10 times as many up to here, 1.2 at 5e6, 1.5 at 3e7; on busy cores, where they wait for each other, a

@@ -5,18 +5,16 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-
-from descent.training.sparse_callback import SparseCallback
 
 log = logging.getLogger(__name__)
 
 LIBRARIES = {"torch", "lightning", "torchmetrics"}  # whose modules keep what matters in their state
 
 
-class UnsavedAttributes(SparseCallback):
+class UnsavedAttributes(Callback):
     """Says once, as a checkpoint is written, which attributes a resumed run begins anew with.
 
     Numbers, strings, containers by their length, and buffers that are not persistent. Tensors and other objects are
