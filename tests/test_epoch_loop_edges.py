@@ -47,6 +47,30 @@ def test_a_run_without_a_number_of_epochs_ends_by_its_steps(size: int, tmp_path:
     assert same(*(trainer.lightning_module.state_dict() for trainer in trainers))
 
 
+class Counts(Brought):
+    """Notes what a step can read of where training is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[tuple[Any, ...]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        loop = self.trainer.fit_loop
+        where = batch_idx, loop.batch_idx, loop.total_batch_idx, self.trainer.is_last_batch
+        self.read.append((*where, self.global_step, self.current_epoch))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("size", [8, 50])
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_reads_the_counts_that_it_reads_in_lightnings_loop(size: int, tmp_path: Path) -> None:
+    here, lightning = (brought(Counts), brought(Counts))
+    fit(here, tmp_path / "here", True, size=size, max_epochs=9)
+    fit(lightning, tmp_path / "lightning", False, size=size, max_epochs=9)
+    assert len(here.read) == 9 * -(-50 // size)
+    assert here.read == lightning.read
+
+
 class Validated(Brought):
     """Notes the epochs that are validated."""
 

@@ -103,49 +103,61 @@ class EpochLoop(_TrainingEpochLoop):
     def _take(self, count: int, wanting: Sequence[SparseCallback]) -> None:
         """Takes ``count`` steps, the last with hooks for ``wanting``; fewer if a callback or the module asks for it."""
         trainer, module, results = self.trainer, self.trainer.lightning_module, self._results
-        connector, step = trainer._logger_connector, self.step
+        connector, step, per_epoch = trainer._logger_connector, self.step, len(self.batches)
+        progress, steps = self.batch_progress, self.automatic_optimization.optim_progress.optimizer.step.total
+        total, current = progress.total, progress.current
         connector.on_batch_start(None)  # so that the module may log, once
         module._current_fx_name = "training_step"
-        logged, stop, first_step = len(results), False, self.global_step
+        logged, stop = len(results), False
         try:
             for number, batch in enumerate(self.batches.take(count), 1):
                 if number > 1:
                     self._batches_that_stepped += 1
-                    if self.batch_progress.is_last_batch:  # of an epoch of one step, whose end nobody hears of
+                    if progress.is_last_batch:  # of an epoch of one step, whose end nobody hears of
+                        self._count()
                         self._turn_epoch()
                         connector.on_batch_start(None)
                 results.batch, results.batch_size = batch, None
-                self.batch_progress.is_last_batch = self.batch_progress.current.ready + 1 == len(self.batches)
-                step(batch, self.batch_progress.current.ready, wanting if number == count else ())
-                self._count(step.evaluations)
+                batch_idx = current.ready
+                total.ready += 1
+                current.ready += 1
+                progress.is_last_batch = current.ready == per_epoch
+                step(batch, batch_idx, wanting if number == count else ())
+                steps.completed += 1  # what ``global_step`` reads
+                if trainer.lr_scheduler_configs:
+                    self._step_schedulers()
                 for callback in self.on_step_callbacks:
-                    stop |= callback.on_step(trainer, first_step + number, batch, step.loss)
+                    stop |= callback.on_step(trainer, steps.completed, batch, step.loss)
                 if number < count and (stop or trainer.should_stop or len(results) != logged):
                     break
-            else:
-                module._current_fx_name = None
-                self._call_hooks(wanting, step, batch)
         finally:
             module._current_fx_name = None
-            self.batches.position = self.batch_progress.current.ready
+            self._count()
+            self.batches.position = current.ready
+        if number == count:
+            self._call_hooks(wanting, step, batch)
         if len(results) != logged:
             connector.on_batch_end()
             connector.update_train_step_metrics()
             self._note(LOGS)
-            if not self.batch_progress.is_last_batch:  # Lightning's own loop goes on from there
+            if not progress.is_last_batch:  # Lightning's own loop goes on from there
                 self.batches.load_state_dict(self.batches.state_dict())
 
-    def _count(self, evaluations: int) -> None:
-        """Brings what Lightning counts up to date after a step, and the schedulers."""
+    def _count(self) -> None:
+        """Brings up to date what Lightning counts of the steps taken, but for what is read between them."""
         optimizer, batch = self.automatic_optimization.optim_progress.optimizer, self.batch_progress
-        for progress, number in ((optimizer.step, 1), (optimizer.zero_grad, evaluations), (batch, 1)):
-            for tracker in (progress.total.__dict__, progress.current.__dict__):  # increment_by, at a third of its time
-                for name in tracker:
-                    tracker[name] += number
-        if self.trainer.lr_scheduler_configs:
-            self.update_lr_schedulers("step", update_plateau_schedulers=False)
-            if batch.is_last_batch:
-                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        steps = optimizer.step.total.completed - optimizer.step.total.ready
+        optimizer.step.total.ready += steps
+        optimizer.step.current.increment_by(steps)
+        optimizer.zero_grad.increment_by(self.step.evaluations)
+        self.step.evaluations = 0
+        for tracker in (vars(batch.total), vars(batch.current)):
+            tracker.update(dict.fromkeys(tracker, tracker["completed"] + steps))  # a step that raised is not ready
+
+    def _step_schedulers(self) -> None:
+        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if self.batch_progress.is_last_batch:
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
     def _call_hooks(self, wanting: Sequence[SparseCallback], step: OptimizerStep, batch: Batch) -> None:
         outputs = dict(step.output) if isinstance(step.output, Mapping) else {}

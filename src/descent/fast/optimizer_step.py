@@ -22,7 +22,7 @@ class OptimizerStep:
     Attributes:
         output: what the last ``training_step`` returned.
         loss: in it, with its graph; ``None``: it returned none.
-        evaluations: how often the last step called ``training_step``.
+        evaluations: how often steps called ``training_step``, until somebody sets it back.
     """
 
     output: Any = None
@@ -42,7 +42,7 @@ class OptimizerStep:
 
     def __call__(self, batch: Batch, batch_idx: int, hooks: Sequence[SparseCallback]) -> None:
         """Takes a step on ``batch``, with ``on_before_optimizer_step`` of ``hooks``."""
-        self.batch, self.batch_idx, self.hooks, self.evaluations = batch, batch_idx, hooks, 0
+        self.batch, self.batch_idx, self.hooks = batch, batch_idx, hooks
         if self.needs_closure:
             self.optimizer.step(self._closure)
         else:

@@ -65,7 +65,7 @@ class Divergence(SparseCallback):
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         if loss is not None:
-            self.latest = step, loss.detach()
+            self.latest = step, loss
             if loss.device.type == "cpu" or self.intervals.logs(step):  # to look at each would stop an accelerator
                 self.check(trainer)
         return False
