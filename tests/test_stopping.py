@@ -22,6 +22,7 @@ from descent.run.result import Result
 from descent.run.resume import resume
 from descent.training.sparse_callback import SparseCallback
 from regression.callbacks.parameters import Parameters
+from regression.data.module import RegressionData
 from regression.model import LinearRegression
 
 
@@ -165,6 +166,19 @@ def test_seconds_are_those_of_all_steps_and_none_between_them(
     assert result.stopped == "its budget of 29.5 seconds is spent"
     assert result.seconds == result.steps == 30
     assert curve(tmp_path / "r", "train/seconds") == {step: step for step in range(31)}
+
+
+def test_setting_up_the_data_is_no_time_of_training(clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = RegressionData.setup
+
+    def slow(self: RegressionData, stage: str) -> None:
+        clock.now += 100
+        setup(self, stage)
+
+    monkeypatch.setattr(RegressionData, "setup", slow)
+    result = run(*SMALL)
+    assert clock.now > 100
+    assert result.seconds == result.steps
 
 
 def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -> None:

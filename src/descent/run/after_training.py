@@ -23,6 +23,7 @@ from descent.training.divergence import Divergence
 from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
+from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import full_loss, has_full_loss, loss_unit
 from descent.training.validation_schedule import validation_schedule
 
@@ -30,6 +31,8 @@ from descent.training.validation_schedule import validation_schedule
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
     """What is known after training: metrics at the last weights, counts, and what the callbacks add."""
     schedule = validation_schedule(trainer)
+    (curves,) = callbacks_of(trainer, TrainingCurves)
+    result.seconds = curves.seconds()
     result.stopped = _why_stopped(trainer)
     result.checksum = getattr(data, "checksum", None)
     _count(result, trainer)
@@ -52,7 +55,6 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     for kept in callbacks_of(trainer, Checkpoints):  # none with fast_dev_run
         if callbacks_of(trainer, StochasticWeightAveraging):  # the last weights were averaged after their validation
             schedule.validated_step = kept.best.compared_step = -1
-        result.seconds += kept.seconds_before
         if trainer.enable_validation and schedule.validated_step != trainer.global_step:
             new = result.status == "completed" and kept.best.compared_step != trainer.global_step
             result.metrics |= _validate(trainer, model, data, logged=new)

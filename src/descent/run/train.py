@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -125,7 +124,6 @@ def _train(
         model = _build_model(config, trainer)
         result = _new_result(config, command)
         result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
-        started = time.perf_counter()
         try:
             with threads_as_here(), restoring(checkpoint, start, loggers):
                 trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -133,7 +131,6 @@ def _train(
             result.status, result.reason = "diverged", str(error)
         except Interrupted as interrupted:
             _interrupt(result, interrupted.number)
-        result.seconds = time.perf_counter() - started
         if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
             raise UserError("training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none")
         describe(result, trainer, model, data)

@@ -69,7 +69,6 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.interval = self.longest = self.every_seconds  # between two writes, now and the longest so far
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.seconds_before = 0.0  # of training, in the processes before this one
         self.stopped = False  # by a stopping rule, be it that trainer.min_epochs has it go on
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
         # of the checkpoint that a resumed run goes on from
@@ -86,7 +85,7 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
-        self.started = self.written_at = time.monotonic()
+        self.written_at = time.monotonic()
         self.written_step = self.seen_step = trainer.global_step
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
@@ -191,14 +190,13 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        seconds = self.seconds_before + time.monotonic() - self.started
         best = {name: getattr(self.best, name) for name in STATE}
-        return best | {"seconds": seconds, "stopped": self.stopped, "longest": self.longest}
+        return best | {"stopped": self.stopped, "longest": self.longest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in STATE:
             setattr(self.best, name, state_dict[name])
-        self.seconds_before, self.stopped = state_dict["seconds"], state_dict["stopped"]
+        self.stopped = state_dict["stopped"]
         self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # has been said before
 
     def _restore_random_state(self, trainer: Trainer) -> None:

@@ -21,7 +21,8 @@ class TrainingCurves(StepMetrics):
     """
 
     def __init__(self) -> None:
-        self.seconds_before = 0.0
+        self.seconds_before = 0.0  # of training, in the processes before this one
+        self.started: float | None = None
         self.is_logged = False  # train/loss, by the module itself
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,17 +38,18 @@ class TrainingCurves(StepMetrics):
         own = (value for key, value in results_of(trainer).items() if key.endswith(f".{LOSS}"))
         self.is_logged = self.is_logged or any(value.meta.logger for value in own)
         points = {} if loss is None or self.is_logged else {LOSS: loss * loss_unit(pl_module)}
-        points["train/seconds"] = self._seconds()
+        points["train/seconds"] = self.seconds()
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         for number, rate in enumerate(rates):
             points[f"lr/{number}" if number else "lr"] = float(rate)
         return points
 
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+    def seconds(self) -> float:
+        """Of training, set-up not counted."""
+        return self.seconds_before + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds(), "is_logged": self.is_logged}
+        return {"seconds": self.seconds(), "is_logged": self.is_logged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds_before, self.is_logged = state_dict["seconds"], state_dict.get("is_logged", False)
