@@ -10,9 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+POLL_SECONDS = 0.5  # between two looks for the mark of a sweep that is to end
 
 _received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
 
@@ -96,16 +99,41 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_group)
 
 
+def stop_mark(sweep_dir: Path) -> Path:
+    """The file by which a sweep ends its jobs, wherever they run; in it is the number of the signal."""
+    return sweep_dir / ".stop"
+
+
+def asked_to_stop(mark: Path) -> int | None:
+    """The signal's number; ``None``: the sweep goes on."""
+    try:
+        return int(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is about to be written
+        return None
+
+
 @contextmanager
-def deferred() -> Iterator[Deferred]:
-    """Within it signals are noted; after it they are handled as before."""
+def deferred(mark: Path | None = None) -> Iterator[Deferred]:
+    """Within it signals are noted; after it they are handled as before.
+
+    Args:
+        mark: of the sweep that the run is a job of; where it appears, it is as if the signal had come in here.
+    """
     exit_if_received()
     before = {number: signal.getsignal(number) for number in HANDLED}
-    pending = Deferred()
+    pending, is_over = Deferred(), threading.Event()
     pending.listen()
+
+    def watch(mark: Path) -> None:
+        while not is_over.wait(POLL_SECONDS):
+            pending.number = pending.number or asked_to_stop(mark)
+
+    if mark is not None:
+        threading.Thread(target=watch, args=(mark,), daemon=True).start()
     try:
         yield pending
     finally:
+        is_over.set()
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)

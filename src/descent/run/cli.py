@@ -21,6 +21,7 @@ from descent.config.hparams import GROUPS
 from descent.errors import UserError
 from descent.run.command import command, run_safely
 from descent.run.result import Result
+from descent.signals import Interrupted, asked_to_stop, stop_mark
 
 if TYPE_CHECKING:
     from descent.config.schema import Config
@@ -70,6 +71,8 @@ def run_job(cfg: DictConfig) -> Result:
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     run_dir = Path(hydra.runtime.output_dir)
     overrides = hydra.overrides.task
+    if sweep and (number := asked_to_stop(stop_mark(run_dir.parent))) is not None:
+        return Result("interrupted", cfg.seed, line, str(Interrupted(number)), signal=number)  # before it began
     result = run_safely(lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep, brief=sweep)
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)

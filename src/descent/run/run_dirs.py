@@ -43,7 +43,8 @@ def job_label(overrides: Sequence[str]) -> str:
 
     One that is long, or has characters that a file name should not have, ends in its hash.
     """
-    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(r"\+*(name=|hydra\.)", o))) or "defaults"
+    elsewhere = r"\+*(name=|launcher=|hydra[./])"  # what changes nothing of the job's training
+    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(elsewhere, o))) or "defaults"
     safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
     if safe == text and len(safe) <= MAX_LENGTH:
         return safe

@@ -20,7 +20,7 @@ from descent.run.after_training import describe, log_final, test
 from descent.run.code import code_digests, note_changes
 from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
 from descent.run.result import Result
-from descent.signals import Interrupted, deferred
+from descent.signals import Interrupted, deferred, stop_mark
 from descent.training.build import build, build_data
 from descent.training.callback import ResultCallback
 from descent.training.divergence import DivergenceError
@@ -115,7 +115,7 @@ def _train(
     resumed_at = int(loaded["global_step"]) if loaded else None
     note_changes(loaded["run"].get("code") if loaded else None, config, f"the last checkpoint of {run_dir}")
     unchanged = UnchangedWeights()
-    with deferred() as signals:
+    with deferred(stop_mark(run_dir.parent) if in_sweep else None) as signals:
         trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)
         if loaded:
             check_callbacks(trainer, last, loaded)

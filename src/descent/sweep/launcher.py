@@ -1,4 +1,4 @@
-"""The jobs of a sweep, one after another in this process."""
+"""The jobs of a sweep: which are left to do, and who does them."""
 
 import traceback
 from collections.abc import Sequence
@@ -17,13 +17,21 @@ from descent.errors import UserError
 from descent.run.cli import to_config
 from descent.run.result import Result, is_finished
 from descent.run.run_dirs import job_label
+from descent.sweep.elsewhere import launch_elsewhere
 
 if TYPE_CHECKING:
     from descent.config.schema import Config
 
 
 class ResumingLauncher(Launcher):
-    """One job after another in this process."""
+    """Leaves finished jobs alone, names those that cannot be composed, and has the rest done.
+
+    Args:
+        launcher: who does them; ``None``: they are done one after another in this process.
+    """
+
+    def __init__(self, launcher: Launcher | None = None) -> None:
+        self.launcher = launcher
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -31,7 +39,18 @@ class ResumingLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return [self._job(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        if self.launcher is None:
+            return [self._job(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        prepared = [self._prepared(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        left = [list(job) for job, done in zip(job_overrides, prepared, strict=True) if not isinstance(done, JobReturn)]
+        if left:
+            launch_elsewhere(self.launcher, left, initial_job_idx, [self._run_dir(job) for job in left])
+        # what became of a job that was done elsewhere is in its result.json alone
+        returns = zip(job_overrides, prepared, strict=True)
+        return [
+            done if isinstance(done, JobReturn) else JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
+            for job, done in returns
+        ]
 
     def check(self, overrides: list[str]) -> None:
         """Raises an error where the job has begun with another config than it has today."""
@@ -48,7 +67,8 @@ class ResumingLauncher(Launcher):
         tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         return config, to_config(tree, config.hydra.runtime)
 
-    def _job(self, number: int, overrides: list[str]) -> JobReturn:
+    def _prepared(self, number: int, overrides: list[str]) -> DictConfig | JobReturn:
+        """The config of a job that is left to do; how it ended where it is finished, or cannot be composed."""
         from descent.run.resume import check_unchanged
 
         signals.exit_if_received()
@@ -64,6 +84,12 @@ class ResumingLauncher(Launcher):
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
             raise UserError("name must be one for the whole sweep")
+        return config
+
+    def _job(self, number: int, overrides: list[str]) -> JobReturn:
+        config = self._prepared(number, overrides)
+        if isinstance(config, JobReturn):
+            return config
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         try:
@@ -75,7 +101,7 @@ class ResumingLauncher(Launcher):
                 job_subdir_key="hydra.sweep.subdir",
             )
         except OSError as error:  # its directory cannot be made
-            return _not_composed(error, run_dir, overrides)
+            return _not_composed(error, self._run_dir(overrides), overrides)
         result = job.return_value
         if isinstance(result, Result) and result.status == "interrupted":
             raise SystemExit(result.exit_code)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -20,6 +21,7 @@ from descent.errors import UserError, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
+from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
 from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_of, repeats_of
 
@@ -76,9 +78,11 @@ class ResumingSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        context: Any = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+        self.launcher = Plugins.instance().instantiate_launcher(**context)
+        if not isinstance(self.launcher, ResumingLauncher | BasicLauncher):
+            self.launcher = ResumingLauncher(self.launcher)
+            self.launcher.setup(**context)
 
     def sweep(self, arguments: list[str]) -> Any:
         from descent.config.schema import MonitorConfig

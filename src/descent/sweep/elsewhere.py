@@ -1,0 +1,75 @@
+"""Jobs of a sweep that another launcher of Hydra's does, in processes of its own."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from hydra.plugins.launcher import Launcher
+
+from descent.config.messages import one_line
+from descent.run.result import is_finished
+from descent.signals import HANDLED, stop_mark
+
+
+def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int, run_dirs: Sequence[Path]) -> None:
+    """Waits until all jobs have ended, and says which have left no result.
+
+    A signal to this process ends them all at their next safe points, and no other begins.
+
+    Args:
+        launcher: as Hydra has built it.
+        jobs: the overrides of each.
+        first: the number of the first.
+        run_dirs: of each job.
+
+    Raises:
+        SystemExit: a signal has come in.
+    """
+    before = [_written(run_dir) for run_dir in run_dirs]
+    with handed_on(run_dirs[0].parent):
+        try:
+            launcher.launch(jobs, initial_job_idx=first)
+        except Exception as error:  # a worker was killed, for example; the other jobs may have ended well
+            print(f"error: {type(launcher).__name__}: {one_line(error)}")
+    for run_dir, written in zip(run_dirs, before, strict=True):
+        if _written(run_dir) == written and not is_finished(run_dir):
+            print(f"{run_dir.name} has ended without a result")
+
+
+def _written(run_dir: Path) -> int | None:
+    """When its ``result.json`` was, which an earlier launch may have done."""
+    path = run_dir / "result.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+@contextmanager
+def handed_on(sweep_dir: Path) -> Iterator[None]:
+    """Within it a signal becomes the mark that jobs look for, wherever they run; a second one ends this process.
+
+    Raises:
+        SystemExit: at the end, where a signal has come in.
+    """
+    mark, received = stop_mark(sweep_dir), list[int]()
+    mark.unlink(missing_ok=True)  # of a sweep that was killed as it ended
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+        mark.write_text(str(number), encoding="utf-8")
+        print("\nending all jobs where they can go on from; once more: at once", file=sys.stderr)
+
+    is_main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    handlers = {number: signal.signal(number, note) for number in HANDLED} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        mark.unlink(missing_ok=True)
+        if received:
+            raise SystemExit(128 + received[0])
