@@ -57,8 +57,9 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not_and_goes_on_with_new_
     second = script("train.py", *asked, "hydra.sweeper.n_trials=7")
     assert second.returncode == 0, second.stderr
 
-    def launch(job: list[str], number: int) -> None:
-        train(config_of(*job), tmp_path / "whole" / job_label(job))
+    def launch(jobs: list[list[str]], first: int) -> None:
+        for job in jobs:
+            train(config_of(*job), tmp_path / "whole" / job_label(job))
 
     (tmp_path / "whole").mkdir()
     best = search(SMALL, launch, tmp_path / "whole", wild, 7, "val/loss", 0)
@@ -83,9 +84,10 @@ def outcome(job: list[str], number: int = 0) -> Result:
 
 
 def launcher(sweep_dir: Path, result_of: Callable[[list[str], int], Result] = outcome) -> Launch:
-    def launch(job: list[str], number: int) -> None:
-        (sweep_dir / job_label(job)).mkdir(parents=True, exist_ok=True)
-        result_of(job, number).write(sweep_dir / job_label(job))
+    def launch(jobs: list[list[str]], first: int) -> None:
+        for number, job in enumerate(jobs, first):
+            (sweep_dir / job_label(job)).mkdir(parents=True, exist_ok=True)
+            result_of(job, number).write(sweep_dir / job_label(job))
 
     return launch
 
@@ -99,12 +101,13 @@ def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not
     sweep_dir.mkdir()
     asked: list[str] = []
 
-    def launch(job: list[str], number: int) -> None:
+    def launch(jobs: list[list[str]], first: int) -> None:
+        (job,) = jobs
         asked.append(job_label(job))
         times = asked.count(job_label(job))
         if times == 1:
             raise SystemExit(143)
-        launcher(sweep_dir)(job, number)
+        launcher(sweep_dir)(jobs, first)
         if times == 2:  # it has ended, and the study does not know it yet
             raise SystemExit(143)
 
@@ -197,9 +200,10 @@ def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -
     now = ResumingLauncher()
     now.setup(hydra_context=context, task_function=lambda _: None, config=config)
 
-    def launch(job: list[str], number: int) -> None:
-        save_config(sweep_dir / job_label(job), *job)
-        train(config_of(*job), sweep_dir / job_label(job))
+    def launch(jobs: list[list[str]], first: int) -> None:
+        for job in jobs:
+            save_config(sweep_dir / job_label(job), *job)
+            train(config_of(*job), sweep_dir / job_label(job))
 
     search(asked, launch, sweep_dir, SPACE, 2, "val/loss", 0, now.check)
     search(asked, launch, sweep_dir, SPACE, 3, "val/loss", 0, now.check)

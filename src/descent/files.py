@@ -57,6 +57,19 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether a process has locked it, be it on another machine that shares the file system."""
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # which whoever locks it will say
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def locked(directory: Path, what: str) -> Iterator[None]:
     """Within it nobody else can lock the directory. A process that is killed leaves it unlocked.

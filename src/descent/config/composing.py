@@ -6,7 +6,7 @@ what would run code, however it is spelled.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
@@ -55,8 +55,8 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
                 f"at most {LONGEST:,} characters long on the command line; a YAML file in conf/ may hold more",
                 f"{override[:40]}...",
             )
-    Loader.is_sweep = arguments.multirun
-    hydra_internals.ConfigLoaderImpl = partial(Loader, conf)  # type: ignore[attr-defined, assignment]
+    Loader.conf, Loader.is_sweep = conf, arguments.multirun
+    hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
     Hydra.get_mode = _mode  # type: ignore[assignment, method-assign]
 
 
@@ -69,12 +69,13 @@ def _depth(text: str) -> int:
 class Loader(ConfigLoaderImpl):
     """Hydra's loader, with a check of every config that it composes. Composes the config of a single run only once."""
 
+    conf: Path
     is_sweep: bool  # by -m
     kept: tuple[Any, DictConfig] | None = None
 
-    def __init__(self, conf: Path, config_search_path: ConfigSearchPath) -> None:
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        self.conf = conf  # of the loader itself, which goes to a sweep's workers
+        self.conf = Loader.conf  # of this one as well: a sweep's workers get it, and their class has none
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
         for override in parsed_overrides:

@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from descent.config import composing
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
 from descent.errors import UserError
+from descent.files import is_locked
 from descent.run.command import command, run_safely
-from descent.run.result import Result
-from descent.signals import Interrupted, asked_to_stop, stop_mark
+from descent.run.result import Result, Status, is_finished, read_result
+from descent.signals import asked_to_stop, stop_mark
 
 if TYPE_CHECKING:
     from descent.config.schema import Config
@@ -71,12 +73,28 @@ def run_job(cfg: DictConfig) -> Result:
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
     run_dir = Path(hydra.runtime.output_dir)
     overrides = hydra.overrides.task
-    if sweep and (number := asked_to_stop(stop_mark(run_dir.parent))) is not None:
-        return Result("interrupted", cfg.seed, line, str(Interrupted(number)), signal=number)  # before it began
+    if sweep and (ended := _ended_before(run_dir)):
+        return Result(ended, cfg.seed, line)
     result = run_safely(lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep, brief=sweep)
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)
     return result
+
+
+def _ended_before(run_dir: Path) -> Status | None:
+    """How a job of a sweep has ended before it began here; ``None``: it begins.
+
+    A job of a sweep that was killed may still be at work: it is waited for.
+    """
+    mark, waits = stop_mark(run_dir.parent), False
+    while (is_asked := asked_to_stop(mark) is not None) or is_locked(run_dir):
+        if is_asked:
+            return "interrupted"
+        if not waits:
+            print(f"waiting for {run_dir.name}, at work in another process", flush=True)
+        waits = True
+        time.sleep(1)
+    return read_result(run_dir)["status"] if waits and is_finished(run_dir) else None
 
 
 def load_config(conf: Path, overrides: Sequence[str]) -> "Config":
@@ -109,7 +127,11 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     from descent.config.schema import Config, keys_of
     from descent.config.unused import unused_keys
 
-    chosen = {str(k): v for k, v in runtime.choices.items() if not str(k).startswith("hydra/") and v is not None}
+    choices = {str(group): option for group, option in runtime.choices.items() if option is not None}
+    # who does the jobs of a sweep is nothing of the jobs'
+    chosen = {
+        group: option for group, option in choices.items() if group.partition("/")[0] not in ("hydra", "launcher")
+    }
     for group in (*GROUPS, "experiment", "debug"):
         several = group in ("callbacks", "logger")  # callbacks=[regression,swa]: each file has one by its name
         if group not in runtime.choices and not several and (group in cfg or group not in GROUPS):

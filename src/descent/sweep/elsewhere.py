@@ -1,12 +1,14 @@
 """Jobs of a sweep that another launcher of Hydra's does, in processes of its own."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra.plugins.launcher import Launcher
 
@@ -40,6 +42,12 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
             print(f"{run_dir.name} has ended without a result")
 
 
+def workers(launcher: Mapping[str, Any]) -> int:
+    """How many jobs a launcher does at once, by its node of the config: joblib's and submitit's, or else one."""
+    count = int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
+    return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
+
+
 def _written(run_dir: Path) -> int | None:
     """When its ``result.json`` was, which an earlier launch may have done."""
     path = run_dir / "result.json"
@@ -54,7 +62,6 @@ def handed_on(sweep_dir: Path) -> Iterator[None]:
         SystemExit: at the end, where a signal has come in.
     """
     mark, received = stop_mark(sweep_dir), list[int]()
-    mark.unlink(missing_ok=True)  # of a sweep that was killed as it ended
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:

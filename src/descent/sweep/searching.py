@@ -1,5 +1,6 @@
 """A search by Optuna that goes on where it was. Needs ``pip install -e '.[optuna]'``."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +21,7 @@ RANGE = "{low: a number, high: a larger one, log: true or false}, with low above
 
 def search(
     arguments: Sequence[str],
-    launch: Callable[[list[str], int], Any],
+    launch: Callable[[list[list[str]], int], Any],
     sweep_dir: Path,
     space: Mapping[str, Mapping[str, Any]],
     n_trials: int,
@@ -28,24 +29,26 @@ def search(
     seed: int,
     check: Callable[[list[str]], Any] = lambda job: None,
     mode: Mode = "min",
+    at_once: int = 1,
 ) -> str:
-    """Asks Optuna for one trial after another; the study is ``study.db`` (SQLite) beside the runs.
+    """Asks Optuna for trials, ``at_once`` each time; the study is ``study.db`` (SQLite) beside the runs.
 
-    The next point depends on ``seed`` and on the trials that have ended, and on nothing else; a trial is written to the
-    study after its job has ended, in one transaction. So after a kill at any moment the same command asks for the same
-    point again: its job has the same directory, where it goes on or is found finished, and the search ends as one that
-    was never killed.
+    The next points depend on ``seed``, ``at_once`` and the trials that have ended, and on nothing else; trials are
+    written to the study after the jobs of all that were asked for have ended. So after a kill at any moment the same
+    command asks for the same points again: their jobs have the same directories, where they go on or are found
+    finished, and the search ends as one that was never killed.
 
     A trial that diverges is told to Optuna as pruned, one that fails as failed, and the study goes on.
 
     Args:
         arguments: overrides that all trials have in common.
-        launch: runs a job, given its overrides and its number.
+        launch: runs jobs, given the overrides of each and the number of the first.
         space: by key of the config, ``{low, high}``, with ``log: true`` for a logarithmic scale.
         n_trials: how many the study is to have in all.
         choose_by: the metric; ``mode`` says whether its smallest or its largest value is best.
         seed: of Optuna's sampler (TPE).
         check: raises an error where the job of an earlier trial, given its overrides, would have another config today.
+        at_once: how many trials are asked for together, one a worker.
 
     Returns:
         the best trial in words.
@@ -88,23 +91,22 @@ def search(
     for trial in filter(_counts, study.get_trials(deepcopy=False)):
         check(job_at(trial.params))
     while len(ended := [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]) < n_trials:
-        params = _next_point(ended, distributions, direction, seed)
-        job = job_at(params)
-        launch(job, len(ended))
-        run_dir = sweep_dir / job_label(job)
-        result = read_result(run_dir)
-        if result["status"] == "interrupted":
-            raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
-        state, value, status = _outcome(result, choose_by)
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState[state],
-                value=value,
-                params=params,
-                distributions={**distributions},
-                user_attrs={"run": run_dir.name, "status": status},
+        points = _next_points(ended, distributions, direction, seed, min(at_once, n_trials - len(ended)))
+        jobs = [job_at(point) for point in points]
+        launch(jobs, len(ended))
+        run_dirs = [sweep_dir / job_label(job) for job in jobs]
+        results = [_ended(run_dir) for run_dir in run_dirs]
+        for params, run_dir, result in zip(points, run_dirs, results, strict=True):
+            state, value, status = _outcome(result, choose_by)
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[state],
+                    value=value,
+                    params=params,
+                    distributions={**distributions},
+                    user_attrs={"run": run_dir.name, "status": status},
+                )
             )
-        )
 
     completed = [(trial.value, trial.params) for trial in ended if trial.value is not None]
     if not completed:
@@ -114,19 +116,34 @@ def search(
     return f"best {choose_by} {value:.6g} with {values}"
 
 
-def _next_point(
-    ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int
-) -> dict[str, float]:
+def _next_points(
+    ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int, count: int
+) -> list[dict[str, float]]:
     """What Optuna asks for after the trials ``ended``, by a sampler that remembers nothing but them."""
     import numpy as np
     import optuna
 
     # one and the same seed would ask for the same points again while there are too few trials to learn from
     own_seed = int(np.random.SeedSequence((seed, len(ended))).generate_state(1)[0])
-    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=own_seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar
+        # several at once are kept apart by taking those that have not ended for bad ones
+        sampler = optuna.samplers.TPESampler(seed=own_seed, constant_liar=count > 1)
+    study = optuna.create_study(direction=direction, sampler=sampler)
     study.add_trials(ended)
-    point: dict[str, float] = study.ask({**distributions}).params
-    return point
+    return [study.ask({**distributions}).params for _ in range(count)]
+
+
+def _ended(run_dir: Path) -> dict[str, Any]:
+    """The result of a trial's job.
+
+    Raises:
+        UserError: it has not ended by itself.
+    """
+    result = read_result(run_dir) if (run_dir / "result.json").is_file() else {"status": "interrupted"}
+    if result["status"] == "interrupted":
+        raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
+    return result
 
 
 def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | None, str]:

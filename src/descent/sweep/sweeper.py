@@ -21,6 +21,8 @@ from descent.errors import UserError, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
+from descent.signals import stop_mark
+from descent.sweep.elsewhere import workers
 from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
 from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_of, repeats_of
@@ -97,6 +99,7 @@ class ResumingSweeper(Sweeper):
         if self.space and self.params:
             raise invalid("hydra.sweeper.params", "null in a search", dict(self.params))
         with locked(sweep_dir, "the sweep"):
+            stop_mark(sweep_dir).unlink(missing_ok=True)  # of a sweep that was killed as it ended
             try:
                 returns = self._search(arguments, sweep_dir) if self.space else self._all(arguments, sweep_dir)
                 if repeats:
@@ -131,17 +134,16 @@ class ResumingSweeper(Sweeper):
     def _search(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
         self.overrides, returns = [], []
 
-        def launch(job: list[str], number: int) -> None:
-            self.overrides = [*self.overrides, [[*job]]]
-            returns.append(self.launcher.launch([job], initial_job_idx=number))
+        def launch(jobs: list[list[str]], first: int) -> None:
+            self.overrides = [*self.overrides, jobs]
+            returns.append(self.launcher.launch(jobs, initial_job_idx=first))
 
         from descent.sweep.searching import search
 
         assert self.space is not None
-        check = getattr(self.launcher, "check", lambda job: None)  # another launcher has none
-        self.best = search(
-            arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
-        )
+        check = getattr(self.launcher, "check", lambda job: None)  # Hydra's basic launcher has none
+        given = arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
+        self.best = search(*given, at_once=workers(self.config.hydra.launcher))
         return returns
 
     def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:

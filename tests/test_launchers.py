@@ -1,0 +1,186 @@
+"""Sweeps on Hydra's other launchers: the same runs as one after another, and the same after a stop or a kill."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import posix, save_config
+from test_launcher import Launch, launch, loggers  # noqa: F401  # fixtures
+from test_process import own_handlers  # noqa: F401  # a fixture for all
+from test_survival import wait_for
+
+from descent.run.result import Result, read_result
+from descent.signals import deferred, stop_mark
+from descent.sweep.elsewhere import handed_on, workers
+from descent.training.checkpoint_io import read_checkpoint
+from hydra_plugins.descent.resuming import ResumingLauncher
+
+
+class Elsewhere:
+    """In the place of joblib's launcher or submitit's: notes what it is given, and does as ``does`` says."""
+
+    def __init__(self, does: Callable[[Sequence[Sequence[str]]], Any]) -> None:
+        self.does, self.given = does, list[tuple[int, list[str]]]()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        self.given += [(initial_job_idx, list(job)) for job in job_overrides]
+        return self.does(job_overrides)
+
+
+@pytest.fixture
+def launch_by(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Launch:  # noqa: F811
+    """As ``launch``, with a launcher of Hydra's that does the jobs."""
+
+    def launch_by(inner: Elsewhere, *jobs: list[str], first: int = 0) -> Any:
+        init = ResumingLauncher.__init__
+        monkeypatch.setattr(ResumingLauncher, "__init__", lambda self: init(self, inner))  # type: ignore[arg-type]
+        return launch(None, *jobs, first=first)
+
+    return launch_by
+
+
+def test_what_is_finished_or_cannot_be_composed_is_not_handed_on(
+    launch_by: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_dir = tmp_path / "sweeps/s"
+    save_config(sweep_dir / "seed=1", "name=s", "seed=1")
+    Result("completed", seed=1, command="").write(sweep_dir / "seed=1")
+    inner = Elsewhere(lambda jobs: Result("completed", 3, "").write(sweep_dir / "seed=3"))
+    returns = launch_by(inner, ["seed=1"], ["batch.size=-1"], ["seed=3"], first=5)
+    assert inner.given == [(5, ["name=s", "seed=3"])]
+    assert [job.overrides[1] for job in returns] == ["seed=1", "batch.size=-1", "seed=3"]
+    out = capsys.readouterr().out
+    assert out.startswith("#5 seed=1\nfinished before\n#6 batch.size=-1\nerror: batch.size must be ")
+    assert out.endswith("\n#7 seed=3\n")
+
+
+def test_nothing_is_handed_on_where_all_is_finished(launch_by: Launch, tmp_path: Path) -> None:
+    save_config(tmp_path / "sweeps/s/seed=1", "name=s", "seed=1")
+    Result("completed", seed=1, command="").write(tmp_path / "sweeps/s/seed=1")
+    inner = Elsewhere(lambda jobs: None)
+    launch_by(inner, ["seed=1"])
+    assert inner.given == []
+
+
+def test_a_job_without_a_result_of_this_launch_is_named_and_an_error_of_the_launcher_said(
+    launch_by: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_dir = tmp_path / "sweeps/s"
+    for seed in (1, 2):
+        (sweep_dir / f"seed={seed}").mkdir(parents=True)
+        Result("interrupted", seed=seed, command="", signal=15).write(sweep_dir / f"seed={seed}")  # of an earlier one
+
+    def does(jobs: Any) -> None:
+        Result("failed", seed=2, command="").write(sweep_dir / "seed=2")
+        raise RuntimeError("A worker process\nwas killed.")
+
+    launch_by(Elsewhere(does), ["seed=1"], ["seed=2"], ["seed=3"])
+    assert capsys.readouterr().out.splitlines()[3:] == [
+        "error: Elsewhere: RuntimeError: A worker process was killed.",
+        "seed=1 has ended without a result",
+        "seed=3 has ended without a result",
+    ]
+
+
+@posix
+def test_a_signal_becomes_a_mark_that_is_gone_with_the_launch_and_a_second_ends_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_mark(tmp_path).read_text() == "15"
+    assert ended.value.code == 143
+    assert not stop_mark(tmp_path).exists()
+    assert capsys.readouterr().err == "\nending all jobs where they can go on from; once more: at once\n"
+    reached = False
+    with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        reached = True
+    assert not reached
+    assert ended.value.code == 130
+
+
+def test_a_mark_is_a_signal_to_every_run_of_the_sweep(tmp_path: Path) -> None:
+    with deferred(stop_mark(tmp_path)) as pending:
+        assert pending.number is None
+        stop_mark(tmp_path).write_text("2")
+        watching = [thread for thread in threading.enumerate() if thread.name.endswith("(watch)")]
+        until(lambda: pending.number is not None)
+        assert pending.number == signal.SIGINT
+    for thread in watching:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [({"n_jobs": 3}, 3), ({"n_jobs": -1}, os.cpu_count()), ({"array_parallelism": 4}, 4), ({"_target_": "x"}, 1)],
+)
+def test_a_search_asks_for_as_many_trials_as_there_are_workers(launcher: dict[str, Any], expected: int) -> None:
+    assert workers(launcher) == expected
+
+
+LAUNCHERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"needs {module}"), id=name
+    )
+    for name, module in (("joblib", "joblib"), ("submitit_local", "submitit"))
+]
+SWEEP = (
+    *("-m", "name=s", "optimizer=sgd,adam,momentum", "figures=false", "data.num_samples=100"),
+    *("trainer.max_epochs=4000", "trainer.precision=64-true", "trainer.enable_progress_bar=false"),
+)
+
+
+def outcome(sweep_dir: Path) -> dict[str, Any]:
+    """By job, all that does not depend on the time: what result.json says, and the weights."""
+    found = {}
+    for run_dir in sorted(path for path in sweep_dir.iterdir() if (path / "result.json").is_file()):
+        result = read_result(run_dir)
+        said = [result[key] for key in ("status", "metrics", "parameters", "best", "steps", "hparams", "config_digest")]
+        weights = read_checkpoint(run_dir / "checkpoints/last.ckpt")["state_dict"]
+        found[run_dir.name] = said, {name: weight.tolist() for name, weight in weights.items()}
+    return found
+
+
+@posix
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep_elsewhere_is_stopped_goes_on_and_is_that_of_one_job_after_another(
+    launcher: str, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    two = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    sweep_dir = tmp_path / "logs/sweeps/s"
+    stopped = start("train.py", *SWEEP, f"launcher={launcher}", *two)
+    wait_for(sweep_dir, "*/checkpoints/last.ckpt")
+    stopped.send_signal(signal.SIGTERM)  # to the parent alone
+    output, _ = stopped.communicate(timeout=120)
+    assert stopped.returncode == 143, output
+    assert "interrupted; not finished:" in output
+    running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    assert running == ""
+    statuses = {result["status"] for result in map(read_result, (p.parent for p in sweep_dir.glob("*/result.json")))}
+    assert "interrupted" in statuses
+    again = start("train.py", *SWEEP, f"launcher={launcher}", *two)
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    serial = start("train.py", *SWEEP, "launcher=serial")
+    first = sweep_dir.rename(tmp_path / "elsewhere")
+    assert serial.communicate(timeout=300)
+    assert len(outcome(sweep_dir)) == 3
+    assert outcome(first) == outcome(sweep_dir)
+    assert {path.name for path in first.iterdir() if path.is_dir()} - {".submitit"} == {*outcome(first)}
