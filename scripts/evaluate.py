@@ -15,7 +15,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="CSV or Parquet with other rows than the test rows")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="with other rows than the test rows: CSV or Parquet in the example; the data module decides",
+    )
     arguments = parser.parse_args()
     run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CONF, config_of, options, save_config
+from conftest import CONF, config_of, needs_sweep, options, save_config
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -277,6 +277,7 @@ def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_p
     assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
 
 
+@needs_sweep  # as the experiment does
 def test_the_hyperparameters_name_the_experiment_and_the_debug_option() -> None:
     found = flat_hparams(config_of("experiment=paths", "debug=overfit"))
     assert (found["experiment"], found["debug"]) == ("paths", "overfit")

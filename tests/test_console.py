@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import config_of
+from conftest import config_of, needs_sweep
 
 from descent.run.console import print_choices, print_line, print_result
 from descent.run.result import Result
@@ -67,6 +67,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in written.out.splitlines())
 
 
+@needs_sweep  # as the experiment does
 def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     print_choices(config_of("experiment=paths", "optimizer=adam", "callbacks=none", "seed=7"), Path("logs/[x]"))
     assert shown(capsys) == (

@@ -143,6 +143,17 @@ def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(in
     assert saved == OmegaConf.create(text.decode())  # nothing else has changed
 
 
+def test_resuming_says_from_which_step_it_goes_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = interrupted / "checkpoints/last.ckpt"
+    step = torch.load(last)["global_step"]
+    assert 0 < step < 20 and resume(interrupted).steps == 20
+    assert f"\nresuming at step {step} of {interrupted}\n" in capsys.readouterr().out
+    last.unlink()  # as of a run that ended before it had written one
+    (interrupted / "result.json").unlink()
+    assert resume(interrupted).steps == 20
+    assert f"\nresuming at step 0 of {interrupted}\n" in capsys.readouterr().out
+
+
 def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -> None:
     for name in ("hydra.yaml", "config.yaml"):
         (finished / ".hydra" / name).unlink()

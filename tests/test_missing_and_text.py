@@ -314,13 +314,16 @@ def test_a_run_without_missing_cells_refuses_them_and_a_category_it_has_not_seen
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     row = pl.int_range(pl.len())
     purple = pl.when(row == 41).then(pl.lit("purple")).otherwise("color")
+    more = pl.when(row > 50).then(pl.lit("pink")).otherwise(purple)
     cases: list[tuple[pl.DataFrame, str]] = [
         (frame_of(), "has missing cells: age 3, color 2, income 12; the run was trained with data.missing=error, "),
         (
             frame.with_columns(color=purple),
             "column color of .*in.csv must be a category of the run's training rows"
-            r" \(blue, green, red\) in data row 42, got 'purple'",
+            r" \(blue, green, red\) in data row 42, got 'purple'; 1 row has none of them:"
+            " leave such rows out, or train with rows that have theirs$",
         ),
+        (frame.with_columns(color=more), rf"in data row 42, got 'purple'; {len(frame) - 50} rows have none of them: "),
         (frame_of().with_columns(color=purple), "in data row 42, got 'purple'"),
         (frame.drop("color"), "in.csv must have the columns age, color, income.*; color missing"),
     ]

@@ -194,6 +194,19 @@ def test_a_blank_project_has_at_most_150_lines_of_its_own(tmp_path: Path) -> Non
     assert {"data": "mine"} in main["defaults"] and {"callbacks": "none"} in main["defaults"]
 
 
+def test_a_blank_project_has_nothing_that_only_the_examples_tests_and_data_need(tmp_path: Path) -> None:
+    create(tmp_path / "p", "mine", "Mine", True)
+    (tmp_path / "p/constraints.txt").unlink()  # pins of every extra, for `make constraints` to make anew
+    gone = r"diabetes|sklearn|selenium|soak|chromium|browser|\.ci/|experiment=|tutorial|former name"
+    assert not re.findall(gone, words_of(tmp_path / "p"))
+    project = tomllib.loads((tmp_path / "p/pyproject.toml").read_text())
+    assert {*project["project"]["optional-dependencies"]} == {"figures", "optuna", "wandb", "mlflow", "dev"}
+    assert project["project"]["optional-dependencies"]["dev"][0] == "mine[figures,optuna]"
+    assert project["tool"]["pytest"]["ini_options"]["addopts"] == "-ra --strict-markers -n auto --dist worksteal"
+    workflow = yaml.safe_load((tmp_path / "p/.github/workflows/ci.yaml").read_text())
+    assert [step.get("run") for step in workflow["jobs"]["check"]["steps"]] == [None, None, "make lint && make test"]
+
+
 def test_the_machinery_has_the_templates_version() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 

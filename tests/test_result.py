@@ -115,7 +115,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
     assert written == {
         **{"status": "completed", "seed": 5, "command": "python 'my scripts/train.py' a=1", "reason": None},
         **{"stopped": "its budget of 8 samples is spent", "true_parameters": None, "signal": None},
-        "monitor": {"metric": "train/loss", "mode": "min"},
+        **{"monitor": {"metric": "train/loss", "mode": "min"}, "quantities": {"loss": "mse"}},
         **{"features": ["x_1"], "terms": ["x_1"], "target": "y", "rows": {"train": 4, "val": 0, "test": 0}},
         **{"steps": 2, "epochs": 2, "samples": 8, "gradient_evaluations": 2},
         **{"config_digest": config_digest(config_of(*OWN)), "hparams": HPARAMS},

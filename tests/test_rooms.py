@@ -57,6 +57,8 @@ def test_rooms_import_each_other_in_one_direction() -> None:
 def copy_to(copy: Path) -> None:
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "logs")
     shutil.copytree(ROOT, copy, ignore=ignored)
+    (copy / "logs").mkdir()
+    (copy / "logs/.gitkeep").touch()
 
 
 def delete(room: str, copy: Path) -> None:

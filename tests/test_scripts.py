@@ -207,14 +207,15 @@ positional arguments:
 options:
  -h, --help show this help message and exit
  --checkpoint {best,last}
- --data FILE CSV or Parquet with other rows than the test rows""",
+ --data FILE with other rows than the test rows: CSV or Parquet in the example; the data module decides""",
     "predict.py": """\
 usage: predict.py [-h] [--checkpoint {best,last}] RUN_DIR INPUT OUTPUT
-Predictions of a finished run for a file: CSV or Parquet in, the same rows with a column "prediction" out.
+Predictions of a finished run for a file, in the format that its data module reads and writes.
+The example's: CSV or Parquet in, the same rows with a column "prediction" out.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
- INPUT CSV or Parquet with the run's features
- OUTPUT CSV or Parquet
+ INPUT in the example CSV or Parquet with the run's features
+ OUTPUT in the example CSV or Parquet
 options:
  -h, --help show this help message and exit
  --checkpoint {best,last}""",

@@ -46,6 +46,30 @@ def test_what_is_chosen_by_is_the_monitor_unless_another_is_given(
     assert launched.launched[2:] == [(2, f"optimizer=adam,optimizer.lr={best},seed=5")]
 
 
+def of_losses(job: list[str]) -> Result:
+    """A run whose ``val/loss`` is that of its ``model.loss``."""
+    values = dict(override.split("=") for override in job)
+    kind, rate = values["model.loss"], float(values["optimizer.lr"])
+    metrics = {"val/loss": rate if kind == "mae" else rate**2, "val/mae": rate, "train/mae": rate}
+    return Result("completed", seed=0, command="", metrics=metrics, quantities={"loss": kind})
+
+
+def test_a_metric_that_is_another_quantity_in_some_runs_chooses_nothing_among_them(sweeper: Any) -> None:  # noqa: F811
+    given = {"params": {"optimizer": "adam", "model.loss": "mse,mae", **RATES}, "then": {"seed": "5"}}
+    made, launched = sweeper(of_losses, for_each="optimizer", **given)
+    with pytest.raises(UserError) as raised:
+        made.sweep([])
+    assert str(raised.value) == (
+        "hydra.sweeper.choose_by must be the same quantity in all runs of optimizer=adam, got 'val/loss', which is mae"
+        " in some and mse in others; val/mae is the same in all"
+    )
+    assert len(launched.launched) == 4
+    for chosen in ({"for_each": "optimizer", "choose_by": "val/mae", "mode": "min"}, {"for_each": "model.loss"}):
+        made, launched = sweeper(of_losses, **chosen, **given)
+        made.sweep([])
+        assert len(launched.launched) > 4 and launched.launched[-1][1].endswith("optimizer.lr=0.1,seed=5")
+
+
 @pytest.mark.parametrize("given", [ROUNDS, {"space": SPACE}], ids=["rounds", "search"])
 def test_another_metric_without_a_mode_is_refused_where_something_is_chosen(
     given: dict[str, Any],

@@ -113,6 +113,15 @@ def test_runs_that_were_made_twice_have_their_whole_names(capsys: pytest.Capture
     assert [line.split("  ")[0] for line in printed(capsys) if line.startswith((" a,b", " b,a"))] == [" a,b", " b,a"]
 
 
+def test_an_order_by_what_is_another_quantity_in_some_runs_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = []
+    for name, kind in (("a", "mse"), ("b", "mse"), ("c", "mae")):
+        write(f"k={name}", metrics={"val/loss": 1.0, "val/mae": 1.0}, quantities={"loss": kind})
+        summarize(Path("my sweep"))
+        notes.append([line for line in printed(capsys) if line.startswith("note")])
+    assert notes == [[], [], ["note: val/loss is mae in some runs and mse in others, which no order can compare"]]
+
+
 def test_the_largest_is_first_where_the_monitor_says_so_then_by_name_and_what_is_not_finite_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -43,8 +43,8 @@ def start_rows(root: Path, quick: bool) -> Iterator[str]:
         *([] if quick else [("one epoch", ["trainer.max_epochs=1"], 0, imports, None)]),
         ("--help", ["--help"], 0, hydra, 2.5),
         ("--cfg job", ["--cfg", "job"], 0, hydra, 2.5),
-        ("an unknown option", ["optimizer=adm"], 1, hydra, 2.5),
-        ("a value out of range", ["batch.size=-1"], 1, hydra, 2.5),
+        ("an unknown option", ["optimizer=adm"], 1, hydra, 3),
+        ("a value out of range", ["batch.size=-1"], 1, hydra, 3.5),
     ):
         ours = partial(train_seconds, root, *argument, expected=code)
         yield in_turn(what, ours, against, partial(_seconds, theirs), 1 if quick else 5, bar=bar)

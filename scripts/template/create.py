@@ -60,9 +60,11 @@ def _write(staging: Path, names: list[str], package: str, title: str, blank: boo
         text = source.read_text(encoding="utf-8")
         new = renamed(text, package)
         if name == "pyproject.toml":
-            new = edits.pyproject(new, package, title)
+            new = edits.pyproject(new, package, title, blank)
         elif name == "conf/train.yaml" and blank:
             new = edits.train_yaml(new, package, title)
+        elif name == ".github/workflows/ci.yaml" and blank:
+            new = edits.workflow(new)
         elif name == "Makefile":
             new = edits.makefile(new, blank)
         if name.endswith(".py") and imports_example(new):

@@ -4,9 +4,11 @@ import json
 import re
 import tomllib
 
+SOAK = (r" -m 'not soak'", r"^markers = \[\"soak: .*\n")  # the long trials
 
-def pyproject(text: str, package: str, title: str) -> str:
-    """``pyproject.toml`` under the project's name."""
+
+def pyproject(text: str, package: str, title: str, blank: bool) -> str:
+    """``pyproject.toml`` under the project's name; without what the example's data and tests need."""
     project = tomllib.loads(text)["project"]
     for pattern, new in (
         (r"(?m)^name = .*$", f'name = "{package}"'),
@@ -17,7 +19,11 @@ def pyproject(text: str, package: str, title: str) -> str:
     ):
         text = _once(pattern, new, text, "pyproject.toml")
     text = re.sub(rf'"{re.escape(project["name"])}\[', f'"{package}[', text)  # an extra that takes in another
-    return re.sub(r'(?m)^pythonpath = \["scripts"\].*\n', "", text)  # for the benchmark
+    text = re.sub(r'(?m)^pythonpath = \["scripts"\].*\n', "", text)  # for the benchmark
+    if blank:
+        for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *SOAK):
+            text = _once(pattern, "", text, "pyproject.toml")
+    return text
 
 
 def train_yaml(text: str, package: str, title: str) -> str:
@@ -27,6 +33,12 @@ def train_yaml(text: str, package: str, title: str) -> str:
         text = _once(rf"(?m)^  - {group}: \S+", f"  - {group}: {option}", text, "conf/train.yaml")
     text = re.sub(r"(?m)^predict_at: .*\n", "", text)
     return text.replace("; data.seed is the data's own", "")
+
+
+def workflow(text: str) -> str:
+    """The steps of continuous integration, without ``.ci/run``, which installs what the example's tests need."""
+    steps = r"^      - run: bash \.ci/run\n.*\n      - run: .*\n.*\n"
+    return _once(steps, "      - run: make lint && make test\n", text, ".github/workflows/ci.yaml")
 
 
 def makefile(text: str, blank: bool) -> str:

@@ -35,7 +35,10 @@ TEMPLATES_OWN = (
         )
     ),
 )
-EXAMPLES_OWN = (f"src/{EXAMPLE}", "tests", "conf/data", "conf/model", "conf/experiment")
+EXAMPLES_OWN = (
+    *(f"src/{EXAMPLE}", "tests", "conf/data", "conf/model", "conf/experiment"),
+    *(".ci", "conf/batch/single.yaml"),  # what its tests install, and a former name
+)
 
 
 def source_files(root: Path = ROOT) -> list[str]:

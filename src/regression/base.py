@@ -39,6 +39,7 @@ class RegressionModel(LightningModule):
         target_scale: their standard deviation; 1 where all are the same.
 
     Attributes:
+        metric_quantities: that ``loss`` is another quantity in each: a sweep chooses by none that differs.
         loss_unit: what a training loss is multiplied by to be in the data's own units.
     """
 
@@ -55,7 +56,7 @@ class RegressionModel(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.loss = LOSSES[loss]
+        self.loss, self.metric_quantities = LOSSES[loss], {"loss": loss}
         if num_features is not None:
             self._make(num_features)
 

@@ -28,6 +28,12 @@ def same_of(split: str, name: str) -> str:
     return f"{split}/{without_split(name)}"
 
 
+def quantities_of(results: Iterable[Mapping[str, Any]], name: str) -> list[str]:
+    """What a metric is in these runs, as far as they say it: of more than one its values are not comparable."""
+    given = (result.get("quantities", {}).get(without_split(name)) for result in results)
+    return sorted({quantity for quantity in given if quantity is not None})
+
+
 def monitors_of(results: Iterable[Mapping[str, Any]], logged: Collection[str]) -> list[Metric]:
     """The metrics that decided in these runs, most often one.
 

@@ -35,6 +35,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     result.seconds = curves.seconds()
     result.stopped = _why_stopped(trainer)
     result.checksum = getattr(data, "checksum", None)
+    result.quantities = {name: str(what) for name, what in getattr(model, "metric_quantities", {}).items()}
     _count(result, trainer)
     # before a validation, at which the Trainer lets go of the training batches
     in_memory = has_full_loss(trainer)

@@ -52,6 +52,7 @@ class Result:
         metrics: whatever was logged: of training and validation at the final weights, ``test/*`` at those of the best
             checkpoint.
         monitor: the metric that decided, and its ``mode``, min or max.
+        quantities: what a metric is, by its name without split, where another run may have another under that name.
         best: which step ``checkpoints/best.ckpt`` is of, and the metric's value that made it the best.
         checksum: of the data, where the data module has one; runs with another cannot be compared.
         steps: of the optimizer.
@@ -75,6 +76,7 @@ class Result:
     stopped: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     monitor: dict[str, str] = field(default_factory=dict)
+    quantities: dict[str, str] = field(default_factory=dict)
     best: dict[str, Any] | None = None
     checksum: int | None = None
     steps: int = 0
@@ -153,6 +155,7 @@ def _what_others_read() -> Any:
     kinds: dict[str, Any] = {key.name: key.type for key in fields(Result) if key.name in READ}
     kinds["metrics"] = dict[str, Any]  # nan is null
     entries: Any = {name: (kind, ...) for name, kind in kinds.items()}
+    entries["quantities"] = (dict[str, str], {})  # which earlier versions did not write
     return create_model("Written", __config__=ConfigDict(extra="allow", strict=True), **entries)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 
 from descent.config.hparams import flat_hparams, notes_on_unused
 from descent.config.identity import config_digest, flat_config
@@ -124,13 +124,9 @@ def _train(
         model = _build_model(config, trainer)
         result = _new_result(config, command)
         result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
-        try:
-            with threads_as_here(), restoring(checkpoint, start, loggers):
-                trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        except DivergenceError as error:
-            result.status, result.reason = "diverged", str(error)
-        except Interrupted as interrupted:
-            _interrupt(result, interrupted.number)
+        if resume and not in_sweep:
+            print(f"resuming at step {resumed_at or 0:,} of {run_dir}", flush=True)
+        _fit(result, trainer, model, data, checkpoint, start)
         if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
             raise UserError("training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none")
         describe(result, trainer, model, data)
@@ -160,6 +156,23 @@ def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep
             callback.after_result(trainer, result.as_dict(), run_dir)
         except Exception as error:  # whatever it is, the run is no worse for it
             log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
+
+
+def _fit(
+    result: Result,
+    trainer: Trainer,
+    model: LightningModule,
+    data: LightningDataModule,
+    checkpoint: Path | None,
+    start: Start,
+) -> None:
+    try:
+        with threads_as_here(), restoring(checkpoint, start, trainer.loggers):
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except DivergenceError as error:
+        result.status, result.reason = "diverged", str(error)
+    except Interrupted as interrupted:
+        _interrupt(result, interrupted.number)
 
 
 def _interrupt(result: Result, number: int) -> None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from descent.config.metric import SPLITS, Metric, monitors_of, same_of
+from descent.config.metric import SPLITS, Metric, monitors_of, quantities_of, same_of
 from descent.errors import UserError
 from descent.files import write_atomically
 from descent.run.result import read_result
@@ -72,6 +72,10 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
     if any(name.startswith("test/") for name in logged):
         console.print(f"best first by {monitor.name} after the last step; test/* are of the best checkpoint")
+    if len(kinds := quantities_of((result for _, result in runs), monitor.name)) > 1:
+        others = ", ".join(kinds[1:])
+        note = f"note: {monitor.name} is {kinds[0]} in some runs and {others} in others, which no order can compare"
+        console.print(note, soft_wrap=True)
     for run, result in runs:
         if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)

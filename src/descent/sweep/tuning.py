@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
+from descent.config.metric import quantities_of
 from descent.errors import UserError, invalid
 from descent.run.result import read_result
 from descent.run.run_dirs import job_label
@@ -45,23 +46,43 @@ def best_of_each(
 
     A setting is what jobs have in common that differ in nothing but the keys of ``then``. One of which a job has not
     completed is not chosen.
+
+    Raises:
+        UserError: ``choose_by`` is another quantity in some runs than in those that it is compared with.
     """
+    results: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for job in jobs:
         setting = tuple(override for override in job if key_of(override) not in then)
         group = next(override for override in job if key_of(override) == for_each)
         result = read_result(sweep_dir / job_label(job))
+        results.setdefault(group, []).append(result)
         value = result["metrics"].get(choose_by) if result["status"] == "completed" else None
         found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
     choose = max if mode == "max" else min
     best = []
     for group, settings in found.items():
+        _check_quantity(choose_by, results[group], group)
         means = {setting: fmean(values) for setting, values in settings.items() if not any(map(isnan, values))}
         if means:
             best.append(choose(means, key=means.__getitem__))
         else:
             print(f"{group} is not repeated: none of its settings has completed with {choose_by}")
     return best
+
+
+def _check_quantity(choose_by: str, results: Sequence[Mapping[str, Any]], group: str) -> None:
+    kinds = quantities_of(results, choose_by)
+    if len(kinds) < 2:
+        return
+    split = choose_by.partition("/")[0]
+    logged = sorted({name for result in results for name in result["metrics"] if name.startswith(f"{split}/")})
+    same = [name for name in logged if len(quantities_of(results, name)) < 2]
+    cure = f"; {', '.join(same)} {'is' if len(same) == 1 else 'are'} the same in all" if same else ""
+    raise UserError(
+        f"hydra.sweeper.choose_by must be the same quantity in all runs of {group}, got {choose_by!r}, which is"
+        f" {kinds[0]} in some and {', '.join(kinds[1:])} in others{cure}"
+    )
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

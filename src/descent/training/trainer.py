@@ -164,8 +164,9 @@ def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list
 
 def _take_fast_steps(trainer: Trainer) -> None:
     try:
-        from descent.fast.epoch_loop import EpochLoop
-    except ImportError:  # the room is optional
+        # the room is optional, for mypy as well
+        from descent.fast.epoch_loop import EpochLoop  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
         return
     trainer.fit_loop.epoch_loop = EpochLoop(trainer)
 

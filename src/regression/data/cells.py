@@ -70,7 +70,11 @@ def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> Us
             continue
         if feature.category is not None:
             known = ", ".join(categories[feature.column])
-            return invalid(where, f"a category of the run's training rows ({known}) in data row {row + 1}", cell)
+            error = invalid(where, f"a category of the run's training rows ({known}) in data row {row + 1}", cell)
+            unseen = numbers[features.index(feature)].is_nan().sum()
+            count = frame.select(unseen).collect(engine="streaming").item()
+            rows = "1 row has" if count == 1 else f"{count:,} rows have"
+            return UserError(f"{error}; {rows} none of them: leave such rows out, or train with rows that have theirs")
         if np.isfinite(value):
             rule = f"a number up to {LARGEST:g}, whose square can be summed, in data row {row + 1}"
             return invalid(where, rule, cell)
