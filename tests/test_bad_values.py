@@ -1,5 +1,7 @@
 """Bad input: one line that names the key, the rule and the value, before anything trains. Whole messages."""
 
+import re
+
 import pytest
 from conftest import config_of, needs_sweep
 from hydra.errors import HydraException
@@ -196,7 +198,14 @@ def test_bad_input_is_one_line_that_names_the_key(override: str, message: str) -
 
 
 @needs_sweep
+def test_a_launcher_whose_plugin_is_not_installed_names_the_extra() -> None:
+    options = "Available options in 'hydra/launcher':\n\tbasic\n\tresuming\nConfig search path:\n\tprovider=hydra"
+    error = HydraException(f"Could not find 'hydra/launcher/submitit_local'\n\n{options}")
+    assert one_line(error) == "launcher=submitit_local needs a plugin: pip install -c constraints.txt -e '.[submitit]'"
+
+
+@needs_sweep
 def test_a_launcher_that_does_not_exist_is_one_line_with_the_choices() -> None:
     with pytest.raises(HydraException) as raised:
         config_of("hydra/launcher=foo")
-    assert one_line(raised.value) == "hydra/launcher must be one of basic, resuming, got 'foo'"
+    assert re.fullmatch("hydra/launcher must be one of basic, .*resuming.*, got 'foo'", one_line(raised.value))

@@ -1,5 +1,6 @@
 """What the options of ``conf/`` are set to, as people rely on it. An option that is new needs no line here."""
 
+import importlib.util
 import math
 import re
 import shutil
@@ -203,7 +204,7 @@ def defaults() -> dict[str, Any]:
     return flat_hparams(config_of())
 
 
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "launcher")
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
@@ -220,6 +221,15 @@ def test_every_option_composes_into_a_valid_config_with_the_values_it_had(
         assert config.trainer.max_epochs == config.stopping.max_epochs
     if f"{group}={option}" in SETS:
         check_experiment(f"{group}={option}", config, defaults)
+
+
+@needs_sweep
+@pytest.mark.parametrize("option", options("launcher"))
+def test_a_launcher_changes_nothing_of_a_run(option: str) -> None:
+    plugin = option.partition("_")[0]
+    if plugin != "serial" and importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
+        pytest.skip(f"needs hydra-{plugin}-launcher")
+    assert config_of(f"launcher={option}") == config_of()
 
 
 def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> None:

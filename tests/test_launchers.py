@@ -129,10 +129,15 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.mark.parametrize(
     ("launcher", "expected"),
-    [({"n_jobs": 3}, 3), ({"n_jobs": -1}, os.cpu_count()), ({"array_parallelism": 4}, 4), ({"_target_": "x"}, 1)],
+    [
+        *(({"n_jobs": 3}, 3), ({"n_jobs": -1}, os.cpu_count()), ({"n_jobs": None}, 1), ({"n_jobs": -100}, 1)),
+        *(({"array_parallelism": 4, "submitit_folder": "x"}, 4), ({"_target_": "x"}, 1)),
+        ({"submitit_folder": "x"}, os.cpu_count()),
+    ],
 )
 def test_a_search_asks_for_as_many_trials_as_there_are_workers(launcher: dict[str, Any], expected: int) -> None:
     assert workers(launcher) == expected
+    assert workers(launcher, most=1) == 1
 
 
 LAUNCHERS = [

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,9 +67,11 @@ def delete(room: str, copy: Path) -> None:
     shutil.rmtree(copy / "src/descent" / room)
     if room == "sweep":
         shutil.rmtree(copy / "src/hydra_plugins")
+        shutil.rmtree(copy / "conf/launcher")
         config = copy / "conf/train.yaml"
         lines = config.read_text().splitlines()
-        config.write_text("\n".join(line for line in lines if "override hydra/" not in line) + "\n")
+        rest = [line for line in lines if not re.search("override hydra/|- launcher:", line)]
+        config.write_text("\n".join(rest) + "\n")
         for path in (copy / "conf/experiment").glob("*.yaml"):
             if "sweeper:" in path.read_text():
                 path.unlink()

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}  # each with its extra
+
 # torch makes one message of a worker's whole traceback, at whose end the error stands
 IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker.*\n(?:\S+\.)?(\1\b.*)", re.DOTALL)
 
@@ -26,8 +28,7 @@ def one_line(error: BaseException) -> str:
         return _joined(str(cause))  # a column's name may have a line feed
     text = _joined(str(error))
     if found := re.search(r"Could not find '(.*?)' Available options in '(.+?)': (.+?) Config search", text):
-        path, group, options = found.groups()
-        return f"{group} must be one of {', '.join(options.split())}, got {path.removeprefix(f'{group}/')!r}"
+        return _no_option(*found.groups())
     if found := re.search(r"Could not find '([\w/-]+)/([^/']*)'", text):
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
@@ -50,6 +51,12 @@ def one_line(error: BaseException) -> str:
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
     where = _own_method(error)
     return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
+
+
+def _no_option(path: str, group: str, options: str) -> str:
+    if (name := path.removeprefix("hydra/launcher/")) in LAUNCHERS:
+        return f"launcher={name} needs a plugin: pip install -c constraints.txt -e '.[{LAUNCHERS[name]}]'"
+    return f"{group} must be one of {', '.join(options.split())}, got {path.removeprefix(f'{group}/')!r}"
 
 
 def _own_method(error: BaseException) -> str | None:

@@ -42,10 +42,22 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
             print(f"{run_dir.name} has ended without a result")
 
 
-def workers(launcher: Mapping[str, Any]) -> int:
-    """How many jobs a launcher does at once, by its node of the config: joblib's and submitit's, or else one."""
-    count = int(launcher.get("n_jobs") or launcher.get("array_parallelism") or 1)
-    return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
+def workers(launcher: Mapping[str, Any], most: int | None = None) -> int:
+    """How many jobs a launcher does at once.
+
+    Args:
+        launcher: its node of the config: joblib's, submitit's, or of one that does one job after another.
+        most: where the sweep hands on so many together.
+    """
+    cores = os.cpu_count() or 1
+    if "n_jobs" in launcher:  # joblib: -1 is all cores, -2 all but one
+        jobs = int(launcher["n_jobs"] or 1)
+        count = jobs if jobs > 0 else cores + 1 + jobs
+    elif "array_parallelism" in launcher:  # a cluster's
+        count = int(launcher["array_parallelism"])
+    else:  # submitit's on this machine starts them all
+        count = cores if "submitit_folder" in launcher else 1
+    return max(1, min(count, most or count))
 
 
 def _written(run_dir: Path) -> int | None:

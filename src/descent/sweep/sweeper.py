@@ -143,7 +143,7 @@ class ResumingSweeper(Sweeper):
         assert self.space is not None
         check = getattr(self.launcher, "check", lambda job: None)  # Hydra's basic launcher has none
         given = arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
-        self.best = search(*given, at_once=workers(self.config.hydra.launcher))
+        self.best = search(*given, at_once=workers(self.config.hydra.get("launcher", {}), self.max_batch_size))
         return returns
 
     def _second_round(self, sweep_dir: Path, repeats: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
