@@ -132,12 +132,12 @@ def test_of_schedulers_one_after_another_each_is_as_long_as_its_part() -> None:
     made = scheduler_of(20, 4, "SequentialLR", schedulers=given, milestones=[3, 7, 13])["scheduler"]
     first, second, third, last = made._schedulers
     assert (first.total_iters, second.step_size, third.total_iters, last.T_max) == (3, 2, 6, 7)
-    for milestones in ([3, 7], [3, 7, 13, 14], [7, 3, 13], [3, 7, 21]):
+    for milestones in ([3, 7], [3, 7, 13, 14], [7, 3, 13], [3, 7, 20], [0, 7, 13], [3, 3, 13]):
         with pytest.raises(UserError) as raised:
             scheduler_of(20, 4, "SequentialLR", schedulers=given, milestones=milestones)
         assert str(raised.value) == (
-            "scheduler.milestones must be one fewer than scheduler.schedulers, rising and below 20, the length of the"
-            f" run, got {milestones}"
+            "scheduler.milestones must be one fewer than scheduler.schedulers, rising, above 0 and below 20, the length"
+            f" of the run, got {milestones}"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import config_of, needs_sweep
 
+from descent.config.hparams import flat_hparams
 from descent.run.console import print_choices, print_line, print_result
 from descent.run.result import Result
 from regression.callbacks.parameters import Parameters
@@ -65,6 +66,14 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
     written = capsys.readouterr()
     assert written.err == ""
     return "".join(f"{line.rstrip()}\n" for line in written.out.splitlines())
+
+
+def test_several_options_of_a_group_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of("callbacks=[swa,lr_monitor]")
+    print_choices(config, Path("logs/x"))
+    row = next(line for line in shown(capsys).splitlines() if line.startswith(" callbacks"))
+    assert [option for option in ("swa", "lr_monitor") if option not in row] == []
+    assert flat_hparams(config)["callbacks"] == config.choices["callbacks"] == "swa,lr_monitor"
 
 
 @needs_sweep  # as the experiment does

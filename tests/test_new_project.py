@@ -107,6 +107,12 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
 
 
+def test_a_blank_project_may_have_the_name_of_one_of_the_templates_test_projects() -> None:
+    with pytest.raises(SystemExit, match=r"digits is in tests/projects/$"):
+        check_name("digits", ROOT)
+    check_name("digits", ROOT, blank=True)
+
+
 def test_git_tells_the_files_and_without_it_all_but_the_ignored_ones_are_taken(archive: Path) -> None:
     for name in ("src/descent/__pycache__/x.pyc", "src/mine.egg-info/PKG-INFO", "own.txt", "logs/runs/x/result.json"):
         (archive / name).parent.mkdir(parents=True, exist_ok=True)

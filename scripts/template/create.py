@@ -33,7 +33,7 @@ def create(directory: Path, package: str, title: str, blank: bool, root: Path = 
         raise SystemExit(f"error: {directory} must be outside the template, {root}")
     if not title.strip() or not title.isprintable():
         raise SystemExit(f"error: --name must be a line of text, got {title!r}")
-    check_name(package, root)
+    check_name(package, root, blank)
     names = project_files(root, blank)
     if not blank and not ruff():
         raise SystemExit("error: ruff must be there, to sort the renamed imports: `make lint` installs it in .venv")

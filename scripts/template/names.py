@@ -14,17 +14,17 @@ ALWAYS = ("descent", "hydra_plugins", "torch", "lightning", "torchmetrics", "hyd
 YAML = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # other values than these texts
 
 
-def check_name(name: str, root: Path) -> None:
+def check_name(name: str, root: Path, blank: bool = False) -> None:
     """Raises:
     SystemExit: the package cannot have the name, or another package has it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in YAML:
         raise SystemExit(f"error: --package must be a name in lowercase that Python and YAML can have, got {name!r}")
-    if taken := _taken_by(name, root):
+    if taken := _taken_by(name, root, blank):
         raise SystemExit(f"error: --package must be a name that nothing else has: {name} is {taken}")
 
 
-def _taken_by(name: str, root: Path) -> str:
+def _taken_by(name: str, root: Path, blank: bool) -> str:
     if name in ALWAYS or name in packages_distributions() or _normal(name) in _pinned(root):
         return "the example's" if name == EXAMPLE else "a library's"
     if (root / name).is_dir():
@@ -33,7 +33,7 @@ def _taken_by(name: str, root: Path) -> str:
         return "of the standard library"
     if name == EXAMPLE:
         return "the example's"
-    for place in ("scripts", "tests", "tests/projects"):
+    for place in ("scripts", "tests", *([] if blank else ["tests/projects"])):
         if (root / place / name).is_dir() or (root / place / f"{name}.py").is_file():
             return f"in {place}/"
     if (root / "conf/callbacks" / f"{name}.yaml").is_file():

@@ -11,7 +11,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from descent.batches.in_memory import Batch, InMemoryBatches
 from descent.fast.optimizer_step import OptimizerStep
-from descent.fast.unsupported import OTHER_BATCHES, has_epoch_hooks, overrides_epoch_hooks, unsupported
+from descent.fast.unsupported import has_epoch_hooks, overrides_epoch_hooks, unsupported
 from descent.training.sparse_callback import SparseCallback
 from descent.training.validation_schedule import validation_schedule
 
@@ -69,7 +69,8 @@ class EpochLoop(_TrainingEpochLoop):
     def _note(self, reason: str | None) -> None:
         self.reason = reason
         if reason is not None and not self.trainer.fast_dev_run:
-            level = logging.INFO if reason.startswith(OTHER_BATCHES) else logging.WARNING  # most projects have a loader
+            in_memory = type(self.trainer.train_dataloader) is InMemoryBatches  # or there is no other way to go
+            level = logging.WARNING if in_memory else logging.INFO
             log.log(level, "note: every training step goes through Lightning's own loop, because %s", reason)
 
     def _take_steps(self) -> None:

@@ -132,6 +132,8 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     chosen = {
         group: option for group, option in choices.items() if group.partition("/")[0] not in ("hydra", "launcher")
     }
+    several_chosen = {group: ",".join(map(str, cfg[group])) for group in ("callbacks", "logger") if cfg.get(group)}
+    chosen = several_chosen | chosen
     for group in (*GROUPS, "experiment", "debug"):
         several = group in ("callbacks", "logger")  # callbacks=[regression,swa]: each file has one by its name
         if group not in runtime.choices and not several and (group in cfg or group not in GROUPS):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from inspect import isclass
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
@@ -66,8 +67,8 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
 def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, optimizer: Optimizer) -> list[LRScheduler]:
     """The schedulers that follow each other, from one milestone to the next."""
     ends = [*milestones, length]
-    if len(specs) != len(ends) or sorted(ends) != ends:
-        rule = f"one fewer than scheduler.schedulers, rising and below {length}, the length of the run"
+    if len(specs) != len(ends) or any(first >= last for first, last in pairwise([0, *ends])):
+        rule = f"one fewer than scheduler.schedulers, rising, above 0 and below {length}, the length of the run"
         raise invalid("scheduler.milestones", rule, milestones)
     parts = []
     for spec, first, last in zip(specs, [0, *milestones], ends, strict=True):
