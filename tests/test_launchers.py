@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import posix, save_config
+from conftest import config_of, posix, save_config
 from test_launcher import Launch, launch, loggers  # noqa: F401  # fixtures
 from test_process import own_handlers  # noqa: F401  # a fixture for all
 from test_survival import wait_for
 
 from descent.run.result import Result, read_result
+from descent.run.run_dirs import job_label
+from descent.run.train import train
 from descent.signals import deferred, stop_mark
 from descent.sweep.elsewhere import handed_on, workers
 from descent.training.checkpoint_io import read_checkpoint
@@ -140,15 +142,16 @@ def test_a_search_asks_for_as_many_trials_as_there_are_workers(launcher: dict[st
     assert workers(launcher, most=1) == 1
 
 
-LAUNCHERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"needs {module}"), id=name
-    )
-    for name, module in (("joblib", "joblib"), ("submitit_local", "submitit"))
-]
-SWEEP = (
-    *("-m", "name=s", "optimizer=sgd,adam,momentum", "figures=false", "data.num_samples=100"),
-    *("trainer.max_epochs=4000", "trainer.precision=64-true", "trainer.enable_progress_bar=false"),
+def launcher_of(name: str, *marks: pytest.MarkDecorator) -> Any:
+    module = name.partition("_")[0]
+    is_missing = importlib.util.find_spec(module) is None
+    return pytest.param(name, marks=[pytest.mark.skipif(is_missing, reason=f"needs {module}"), *marks])
+
+
+JOBS = "optimizer=sgd", "optimizer=adam"
+SET = (
+    *("figures=False", "data.num_samples=100", "trainer.max_epochs=1500"),
+    *("trainer.precision=64-true", "trainer.enable_progress_bar=False"),
 )
 
 
@@ -164,13 +167,14 @@ def outcome(sweep_dir: Path) -> dict[str, Any]:
 
 
 @posix
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [launcher_of("joblib"), launcher_of("submitit_local", pytest.mark.soak)])
 def test_a_sweep_elsewhere_is_stopped_goes_on_and_is_that_of_one_job_after_another(
     launcher: str, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     two = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    command = "-m", "name=s", "optimizer=sgd,adam", *SET, f"launcher={launcher}", *two
     sweep_dir = tmp_path / "logs/sweeps/s"
-    stopped = start("train.py", *SWEEP, f"launcher={launcher}", *two)
+    stopped = start("train.py", *command)
     wait_for(sweep_dir, "*/checkpoints/last.ckpt")
     stopped.send_signal(signal.SIGTERM)  # to the parent alone
     output, _ = stopped.communicate(timeout=120)
@@ -178,14 +182,13 @@ def test_a_sweep_elsewhere_is_stopped_goes_on_and_is_that_of_one_job_after_anoth
     assert "interrupted; not finished:" in output
     running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
     assert running == ""
-    statuses = {result["status"] for result in map(read_result, (p.parent for p in sweep_dir.glob("*/result.json")))}
-    assert "interrupted" in statuses
-    again = start("train.py", *SWEEP, f"launcher={launcher}", *two)
+    assert "interrupted" in {read_result(path.parent)["status"] for path in sweep_dir.glob("*/result.json")}
+    again = start("train.py", *command)
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
-    serial = start("train.py", *SWEEP, "launcher=serial")
-    first = sweep_dir.rename(tmp_path / "elsewhere")
-    assert serial.communicate(timeout=300)
-    assert len(outcome(sweep_dir)) == 3
-    assert outcome(first) == outcome(sweep_dir)
-    assert {path.name for path in first.iterdir() if path.is_dir()} - {".submitit"} == {*outcome(first)}
+    for job in JOBS:
+        overrides = [job, *SET]
+        train(config_of(*overrides), tmp_path / "serial" / job_label(overrides), in_sweep=True)
+    assert len(outcome(sweep_dir)) == len(JOBS)
+    assert outcome(sweep_dir) == outcome(tmp_path / "serial")
+    assert {path.name for path in sweep_dir.iterdir() if path.is_dir()} - {".submitit"} == {*outcome(sweep_dir)}

@@ -85,9 +85,10 @@ def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(
     jobs: list[tuple[int, list[str]]] = []
     checked: list[list[str]] = []
 
-    def launch(job: list[str], number: int) -> None:
+    def launch(asked: list[list[str]], number: int) -> None:
+        (job,) = asked
         jobs.append((number, job))
-        launcher(tmp_path, losses)(job, number)
+        launcher(tmp_path, losses)(asked, number)
 
     space = dict(reversed(PLANE.items()))
     best = search(["seed=1", "batch=full"], launch, tmp_path, space, 2, "val/loss", 0, checked.append)

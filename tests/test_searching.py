@@ -124,6 +124,32 @@ def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
+def test_a_search_of_several_trials_at_once_ends_the_same_wherever_it_is_interrupted(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def searched(sweep_dir: Path, stops: int) -> str:
+        def launch(jobs: list[list[str]], first: int) -> None:
+            asked.append([job_label(job) for job in jobs])
+            for number, job in enumerate(jobs):
+                launcher(sweep_dir)([job], first + number)
+                if number == 1 and asked.count(asked[-1]) == 1 and len(asked) <= stops:
+                    raise SystemExit(143)
+
+        sweep_dir.mkdir()
+        while True:
+            with suppress(SystemExit):
+                return search([], launch, sweep_dir, PLANE, 14, "val/loss", 0, at_once=4)
+
+    whole = searched(tmp_path / "whole", 0)
+    assert [len(jobs) for jobs in asked] == [4, 4, 4, 2]
+    assert len({job for jobs in asked for job in jobs}) == 14
+    asked.clear()
+    assert searched(tmp_path / "stopped", 3) == whole
+    assert len(asked) == 6  # twice it was interrupted in the midst of four
+    assert trials_of(tmp_path / "stopped") == trials_of(tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
 def test_a_search_in_parts_is_the_one_in_one(tmp_path: Path) -> None:
     for name, parts in (("whole", [12]), ("parts", [3, 11, 12])):
         (tmp_path / name).mkdir()
