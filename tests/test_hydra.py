@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,8 @@ from conftest import CONF, config_of
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -178,7 +180,6 @@ def command_line(**given: Any) -> argparse.Namespace:
 def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``install`` puts in place of Hydra's own is taken out again."""
     monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
-    monkeypatch.setattr(Hydra, "get_mode", Hydra.get_mode)
     monkeypatch.setattr(composing.Loader, "conf", CONF, raising=False)
     monkeypatch.setattr(composing.Loader, "is_sweep", False, raising=False)
 
@@ -230,7 +231,6 @@ def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
     given = command_line(multirun=multirun, config_path="conf", overrides=[longest, deepest])
     composing.install(CONF / "x", given)
     assert internals.ConfigLoaderImpl is composing.Loader  # type: ignore[attr-defined]
-    assert Hydra.get_mode is composing._mode
     assert (composing.Loader.conf, composing.Loader.is_sweep) == (CONF / "x", multirun)
 
 
@@ -243,14 +243,15 @@ class Counting(composing.Loader):
 
 
 @pytest.fixture
-def hydra(hydras_own: None) -> Any:
-    loader = Counting(create_automatic_config_search_path(None, None, str(CONF)))
-    return SimpleNamespace(config_loader=loader)
+def hydra(hydras_own: None) -> Iterator[Hydra]:
+    made = Hydra(task_name="x", config_loader=Counting(create_automatic_config_search_path(None, None, str(CONF))))
+    yield made
+    GlobalHydra.instance().clear()
 
 
 def test_the_config_of_a_single_run_is_composed_once_and_used_once(hydra: Any) -> None:
     loader, overrides = hydra.config_loader, ["seed=5"]
-    assert composing._mode(hydra, "train", overrides) is None
+    assert hydra.get_mode("train", overrides) is None
     assert loader.composed == 1
     given = ["seed=5", "hydra.mode=RUN"]
     assert loader.load_configuration("train", given, RunMode.RUN).seed == 5
@@ -261,23 +262,26 @@ def test_the_config_of_a_single_run_is_composed_once_and_used_once(hydra: Any) -
         ("train", ["seed=6", "hydra.mode=RUN"], RunMode.RUN),
         ("train", ["seed=5", "hydra.mode=RUN"], RunMode.MULTIRUN),
     ):
-        composing._mode(hydra, "train", overrides)
+        hydra.get_mode("train", overrides)
         before = loader.composed
         found = loader.load_configuration(name, changed, mode)
         assert loader.composed == before + 1 and found.seed == int(changed[0][-1])
 
 
 def test_the_mode_is_the_one_that_the_config_asks_for(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert composing._mode(hydra, "train", ["hydra.mode=RUN"]) == RunMode.RUN
+    assert hydra.get_mode("train", ["hydra.mode=RUN"]) == RunMode.RUN
     hydra.config_loader.kept = None
-    assert composing._mode(hydra, "train", ["hydra.mode=MULTIRUN", "optimizer=sgd"]) == RunMode.MULTIRUN
+    assert hydra.get_mode("train", ["hydra.mode=MULTIRUN", "optimizer=sgd"]) == RunMode.MULTIRUN
     assert hydra.config_loader.kept is None  # its jobs are composed one by one
-    with pytest.raises(UserError) as raised:
-        composing._mode(hydra, "train", ["+hydra.sweeper.a=3"])
-    assert str(raised.value) == "hydra.sweeper.a needs a sweep: -m"
+    composed = hydra.config_loader.composed
+    for bad, message in (("+hydra.sweeper.a=3", r"^hydra\.sweeper\.a needs a sweep: -m$"), ("a.b=1", "a.b")):
+        assert hydra.get_mode("train", [bad]) is None  # Hydra hides the error, and the run has it
+        with pytest.raises((UserError, HydraException), match=message):
+            hydra.config_loader.load_configuration("train", [bad, "hydra.mode=RUN"], RunMode.RUN)
+    assert hydra.config_loader.composed == composed + 2
     monkeypatch.setattr(composing.Loader, "is_sweep", True)
     composed = hydra.config_loader.composed
-    assert composing._mode(hydra, "train", []) is None  # -m has said so
+    assert hydra.get_mode("train", []) is None  # -m has said so
     assert hydra.config_loader.composed == composed
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import hydra._internal.hydra as hydra_internals  # Hydra's plugins see a config only after it has acted on it
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
@@ -57,7 +56,6 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
             )
     Loader.conf, Loader.is_sweep = conf, arguments.multirun
     hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
-    Hydra.get_mode = _mode  # type: ignore[assignment, method-assign]
 
 
 def _depth(text: str) -> int:
@@ -71,7 +69,7 @@ class Loader(ConfigLoaderImpl):
 
     conf: Path
     is_sweep: bool  # by -m
-    kept: tuple[Any, DictConfig] | None = None
+    kept: tuple[Any, DictConfig | Exception] | None = None  # what a run is to be composed from, and what came of it
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -91,8 +89,12 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
+        if run_mode == RunMode.MULTIRUN and not validate_sweep_overrides:  # Hydra's get_mode alone asks for that
+            return OmegaConf.create({"hydra": {"mode": self._mode(config_name, overrides)}})
         kept, self.kept = self.kept, None
         if kept is not None and kept[0] == (config_name, [*overrides[:-1]], run_mode):
+            if isinstance(kept[1], Exception):
+                raise kept[1]
             return kept[1]  # the last override is the mode, which Hydra adds
         config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         if config_name is not None:  # a help text of Hydra's own has none
@@ -100,22 +102,26 @@ class Loader(ConfigLoaderImpl):
             check_resolves(config, overrides)
         return config
 
-
-def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """The mode that the config asks for; ``None``: none. Hydra's own hides errors, and composes once more."""
-    loader: Any = hydra.config_loader
-    if Loader.is_sweep:
-        return None
-    config = loader.load_configuration(config_name, overrides, RunMode.RUN, validate_sweep_overrides=False)
-    mode: RunMode | None = config.hydra.mode
-    if mode != RunMode.MULTIRUN:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
-        for override in parsed:
-            if override.key_or_group.startswith("hydra.sweeper."):
-                raise UserError(f"{override.key_or_group} needs a sweep: -m")
-        loader.kept = (config_name, [*overrides], RunMode.RUN), config
-    return mode
+    def _mode(self, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        """The mode that the config asks for; ``None``: none, or it cannot be composed, which the run will say."""
+        if Loader.is_sweep:
+            return None
+        key = config_name, [*overrides], RunMode.RUN
+        try:
+            config = self.load_configuration(config_name, overrides, RunMode.RUN, validate_sweep_overrides=False)
+            mode: RunMode | None = config.hydra.mode
+            if mode == RunMode.MULTIRUN:
+                return mode
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+            for override in parsed:
+                if override.key_or_group.startswith("hydra.sweeper."):
+                    raise UserError(f"{override.key_or_group} needs a sweep: -m")
+        except Exception as error:  # Hydra hides it, and would compose once more
+            self.kept = key, error
+            return None
+        self.kept = key, config
+        return mode
 
 
 def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
