@@ -39,7 +39,10 @@ def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
 @posix
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.soak)],  # as in test_stopping
+    [
+        ("SIGINT", 130),
+        *(pytest.param(name, code, marks=pytest.mark.soak) for name, code in (("SIGTERM", 143), ("SIGHUP", 129))),
+    ],  # as in test_stopping, and SIGTERM in test_launchers
 )
 def test_a_signal_in_training_saves_and_says_how_to_go_on(
     name: str, code: int, start: Any, script: Script, tmp_path: Path
