@@ -150,8 +150,8 @@ def launcher_of(name: str, *marks: pytest.MarkDecorator) -> Any:
 
 JOBS = "optimizer=sgd", "optimizer=adam"
 SET = (
-    *("figures=False", "data.num_samples=100", "trainer.max_epochs=1500"),
-    *("trainer.precision=64-true", "trainer.enable_progress_bar=False"),
+    *("figures=False", "data.num_samples=100", "trainer.max_epochs=4000"),
+    *("trainer.precision=64-true", "trainer.enable_progress_bar=False", "checkpoint.every_seconds=0.2"),
 )
 
 
