@@ -15,7 +15,7 @@ from test_resume import SMALL, SignalAt
 from descent.config.identity import config_digest, flat_config
 from descent.errors import UserError, as_yaml
 from descent.run.result import Result, read_result
-from descent.run.resume import check_unchanged, resume
+from descent.run.resume import check_unchanged, files_of, resume
 from descent.run.train import train
 from regression.model import LinearRegression
 
@@ -292,3 +292,12 @@ def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -
             f"{path} must have the rows that {run_dir} was trained on: its rows or their split have"
             " changed; name=... begins anew"
         )
+
+
+def test_a_file_that_data_are_given_is_known_by_its_path_from_here_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    spec = {"_target_": "mine.data.Data", "path": "rows.csv", "other": str(tmp_path / "gone.csv"), "size": 3}
+    assert files_of(spec) == [Path("rows.csv"), tmp_path / "gone.csv"]

@@ -80,8 +80,9 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
 
 
 def files_of(spec: Mapping[str, Any]) -> list[Path]:
-    """The files that a data module is given."""
-    return [Path(value) for value in spec.values() if isinstance(value, str) and Path(value).is_absolute()]
+    """The files that a data module is given, those of a project relative to the current directory too."""
+    paths = [Path(value) for value in spec.values() if isinstance(value, str)]
+    return [path for path in paths if path.is_absolute() or path.is_file()]
 
 
 _checksums: dict[str, int] = {}
