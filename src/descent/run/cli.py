@@ -28,6 +28,8 @@ from descent.signals import asked_to_stop, stop_mark
 if TYPE_CHECKING:
     from descent.config.schema import Config
 
+SEVERAL = ("callbacks", "logger")  # groups of which several options may be chosen, each with a node of its own
+
 
 def run(main: Callable[[], None], conf: Path) -> None:
     """Runs a Hydra command, with a ``--help`` of the project's own.
@@ -87,13 +89,13 @@ def _ended_before(run_dir: Path) -> Status | None:
     A job of a sweep that was killed may still be at work: it is waited for.
     """
     mark, waits = stop_mark(run_dir.parent), False
-    while (is_asked := asked_to_stop(mark) is not None) or is_locked(run_dir):
-        if is_asked:
-            return "interrupted"
+    while asked_to_stop(mark) is None and is_locked(run_dir):
         if not waits:
             print(f"waiting for {run_dir.name}, at work in another process", flush=True)
         waits = True
         time.sleep(1)
+    if asked_to_stop(mark) is not None:
+        return "interrupted"
     return read_result(run_dir)["status"] if waits and is_finished(run_dir) else None
 
 
@@ -132,11 +134,9 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     chosen = {
         group: option for group, option in choices.items() if group.partition("/")[0] not in ("hydra", "launcher")
     }
-    several_chosen = {group: ",".join(map(str, cfg[group])) for group in ("callbacks", "logger") if cfg.get(group)}
-    chosen = several_chosen | chosen
+    chosen = {group: ",".join(map(str, cfg[group])) for group in SEVERAL if cfg.get(group)} | chosen
     for group in (*GROUPS, "experiment", "debug"):
-        several = group in ("callbacks", "logger")  # callbacks=[regression,swa]: each file has one by its name
-        if group not in runtime.choices and not several and (group in cfg or group not in GROUPS):
+        if group not in runtime.choices and group not in SEVERAL and (group in cfg or group not in GROUPS):
             # Hydra takes optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     if lacking := [key for key in keys_of(Config, needed=True) if key not in cfg]:
