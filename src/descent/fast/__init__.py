@@ -1,1 +1,1 @@
-"""Training steps without Lightning's overhead."""
+"""Training steps without Lightning's overhead, and the rest of what needs private parts of Lightning."""

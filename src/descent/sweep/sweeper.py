@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -82,7 +81,8 @@ class ResumingSweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
         context: Any = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launcher = Plugins.instance().instantiate_launcher(**context)
-        if not isinstance(self.launcher, ResumingLauncher | BasicLauncher):
+        basic = str(config.hydra.launcher.get("_target_")).endswith(".BasicLauncher")  # Hydra's own, which resumes none
+        if not basic and not isinstance(self.launcher, ResumingLauncher):
             self.launcher = ResumingLauncher(self.launcher)
             self.launcher.setup(**context)
 

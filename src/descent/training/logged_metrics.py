@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,27 +13,32 @@ from torchmetrics import Metric, MetricCollection
 
 from descent.training.sparse_callback import SparseCallback
 
+# the room is optional
+lightning_results: Any = import_module("descent.fast.lightning_results") if find_spec("descent.fast") else None
+
 log = logging.getLogger(__name__)
 
 
-def results_of(trainer: Trainer) -> Mapping[str, Any]:
-    """What ``self.log`` has been given in this epoch, by hook and name; Lightning has no public name for it."""
-    return getattr(trainer, "_results", None) or {}
+def is_logged(trainer: Trainer, name: str, by_loggers: bool = False) -> bool:
+    """Whether ``self.log`` has been given a metric in this epoch; ``by_loggers``: with ``logger=True``."""
+    if lightning_results is None:
+        return name in (trainer.logged_metrics if by_loggers else trainer.callback_metrics)
+    results = lightning_results.results_of(trainer)
+    of_name = [value for key, value in results.items() if key.endswith(f".{name}")]
+    return any(value.meta.logger for value in of_name) if by_loggers else bool(of_name)
 
 
 def log_step_metrics(trainer: Trainer) -> None:
-    """Writes what ``self.log`` was given in this step, for a checkpoint that is written in its last hook.
-
-    Lightning does it after that hook, and has no public name for it either.
-    """
-    trainer._logger_connector.update_train_step_metrics()
+    """Writes what ``self.log`` was given in this step, for a checkpoint that is written in its last hook."""
+    if lightning_results is not None:
+        lightning_results.log_step_metrics(trainer)
 
 
 class LoggedMetrics(SparseCallback):
     """Keeps in checkpoints the latest metrics, what an epoch that is not over has summed up, and torchmetrics' states.
 
     So a run that is resumed within an epoch logs the same means of it, bit for bit, and one that is resumed at its
-    end still knows its metrics.
+    end still knows its metrics. Without ``descent.fast`` only the latter; a note says so.
     """
 
     def __init__(self) -> None:
@@ -43,10 +50,17 @@ class LoggedMetrics(SparseCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # an older version wrote none
         self.metrics, self.sums, self.states = (saved.get(key, {}) for key in ("metrics", "sums", "states"))
+        self.is_within = saved.get("is_within", False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.callback_metrics.update(self.metrics)
-        _set_metric_states(pl_module, self.states)
+        if lightning_results is not None:
+            _set_metric_states(pl_module, self.states)
+        elif self.is_within:
+            log.warning(
+                "note: the means of epoch %d are of its steps from here on, because descent.fast has been deleted",
+                trainer.current_epoch + 1,
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,17 +83,23 @@ class LoggedMetrics(SparseCallback):
             return
         if self.is_within:
             self._add_sums(trainer)
-        sums = {key: dict(result.metric_state) for key, result in results_of(trainer).items() if result.meta.on_epoch}
+        results = _results_of(trainer)
+        sums = {key: dict(result.metric_state) for key, result in results.items() if result.meta.on_epoch}
         checkpoint["logged"] = {
+            "is_within": self.is_within,
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
             "states": _metric_states(pl_module),
         }
 
     def _add_sums(self, trainer: Trainer) -> None:
-        results = results_of(trainer)
+        results = _results_of(trainer)
         for key in [key for key in self.sums if key in results]:
             _add(results[key], self.sums.pop(key))
+
+
+def _results_of(trainer: Trainer) -> Mapping[str, Any]:
+    return {} if lightning_results is None else lightning_results.results_of(trainer)
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:
@@ -109,7 +129,7 @@ def _set_metric_states(pl_module: LightningModule, states: Mapping[str, Mapping[
         assert isinstance(metric, Metric)
         for key, value in saved["state"].items():
             setattr(metric, key, _copied(value, metric.device))
-        metric._update_count = saved["updates"]  # it has no setter
+        lightning_results.set_update_count(metric, saved["updates"])
 
 
 def copied_states(metric: Metric) -> dict[str, Any]:

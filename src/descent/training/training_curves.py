@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from descent.training.logged_metrics import results_of
+from descent.training.logged_metrics import is_logged
 from descent.training.logger import RunLogger
 from descent.training.step_metrics import StepMetrics
 from descent.training.training_loss import LOSS, loss_unit
@@ -35,8 +35,7 @@ class TrainingCurves(StepMetrics):
         super().on_train_start(trainer, pl_module)
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
-        own = (value for key, value in results_of(trainer).items() if key.endswith(f".{LOSS}"))
-        self.is_logged = self.is_logged or any(value.meta.logger for value in own)
+        self.is_logged = self.is_logged or is_logged(trainer, LOSS, by_loggers=True)
         points = {} if loss is None or self.is_logged else {LOSS: loss * loss_unit(pl_module)}
         points["train/seconds"] = self.seconds()
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

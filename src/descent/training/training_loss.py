@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.logged_metrics import copied_states, results_of
+from descent.training.logged_metrics import copied_states, is_logged
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.validation_schedule import monitored, validation_schedule
 
@@ -107,8 +107,7 @@ class TrainingLoss(SparseCallback):
         if not self._is_monitored(trainer):
             return
         if not has_full_loss(trainer):
-            is_logged = any(key.endswith(f".{LOSS}") for key in results_of(trainer))  # by the module itself
-            if self.count and not is_logged:
+            if self.count and not is_logged(trainer, LOSS):  # by the module itself
                 trainer.callback_metrics[LOSS] = torch.as_tensor(self.sum) / self.count
         elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
             with torch.no_grad():
