@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signals._received.clear()
     yield
     signals._received.clear()
+    signals._exit_code.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -275,3 +277,23 @@ def test_the_log_of_a_run_has_all_and_the_console_what_matters(
     assert len(lines) == 2
     assert re.fullmatch(rf"{time}\[mine\.of_test\]\[INFO\] - größer", lines[0])
     assert re.fullmatch(rf"{time}\[mine\.of_test\]\[WARNING\] - large", lines[1])
+
+
+@pytest.mark.parametrize(("ending", "code"), [("None", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("1 / 0", 1)])
+def test_a_command_leaves_with_its_code_after_what_libraries_do_at_the_end(ending: str, code: int) -> None:
+    script = f"""
+import sys
+from descent import signals
+signals.install()
+import atexit
+from descent.run.command import command
+class Module:
+    def __del__(self): print("taken apart")
+module = Module()
+atexit.register(print, "library")
+print("buffered")
+command(lambda: {ending})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (code, "buffered\nlibrary\n")
+    assert done.stderr == {"sys.exit('why')": "why\n", "1 / 0": "error: ZeroDivisionError: division by zero\n"}.get(ending, "")

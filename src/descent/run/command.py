@@ -29,6 +29,15 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
     Args:
         prints: what it is for is its output, so that it fails where that cannot be written.
     """
+    try:
+        _run(main, prints)
+    except SystemExit as ended:
+        signals.leave_with(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise
+    signals.leave_with(0)
+
+
+def _run(main: Callable[[], None], prints: bool) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
     streams.protect()
     logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
