@@ -296,4 +296,6 @@ command(lambda: {ending})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (code, "buffered\nlibrary\n")
-    assert done.stderr == {"sys.exit('why')": "why\n", "1 / 0": "error: ZeroDivisionError: division by zero\n"}.get(ending, "")
+    assert done.stderr == {"sys.exit('why')": "why\n", "1 / 0": "error: ZeroDivisionError: division by zero\n"}.get(
+        ending, ""
+    )
