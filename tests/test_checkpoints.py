@@ -175,6 +175,7 @@ class LogsSteps(Callback):
         pl_module.log("steps", float(trainer.global_step), on_step=True, on_epoch=False)
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(run: Run, tmp_path: Path) -> None:
     options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
     for step in (7, 8):  # the points are after each second one
@@ -185,6 +186,7 @@ def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(r
         assert curve(run_dir, "steps") == {step: step for step in (2, 4, 6, 8, 10, 12)}
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoint_was_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +205,8 @@ def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoi
     assert curve(tmp_path, "steps") == {step: step for step in range(1, 13)}
 
 
-@pytest.mark.parametrize("fast", [pytest.param("true", marks=needs_fast), "false"])
+@needs_fast  # which logs what Lightning logs after the last hook
+@pytest.mark.parametrize("fast", ["true", "false"])
 def test_what_is_logged_of_a_step_is_there_where_the_process_was_killed_after_its_checkpoint(
     fast: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, needs_fast
 from test_resume import SignalAt
 from test_stepping import SMALL, curve
 from torch import Tensor
@@ -51,6 +51,7 @@ def test_the_loss_of_a_part_that_differs_between_epochs_is_of_all_rows(run: Run)
     assert result.metrics["train/loss"] == pytest.approx(sum(squares) / 4, rel=1e-12)
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import needs_fast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, train_project
 
@@ -26,6 +27,7 @@ class Means(Callback):
             self.losses.clear()
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_of_a_loader_the_monitored_training_loss_is_each_epochs_mean_over_its_batches(tmp_path: Path) -> None:
     means, options = Means(), ("monitor.metric=train/loss", "trainer.max_epochs=2")
     whole = train_project("lengths", tmp_path / "whole", *options, callbacks=[means])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import needs_fast
 from digits.model import Digits
 from lengths.data import padded, rows
 from lengths.model import Reader
@@ -36,7 +37,9 @@ def callback(name: str) -> list[str]:
     return [f"+callbacks.own._target_=lightning.pytorch.callbacks.{name}", *given]
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_fast) if name == "EarlyStopping" else name for name in CALLBACKS]
+)
 def test_lightnings_callbacks_work_and_resume(name: str, tmp_path: Path) -> None:
     expected = train_project("digits", tmp_path / "whole", *FEW, *callback(name))
     assert expected.status == "completed"
@@ -135,6 +138,7 @@ def test_a_monitor_that_was_never_logged_is_an_error_that_lists_what_was(tmp_pat
     )
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_the_curve_of_a_loss_that_the_module_logs_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def training_step(self: Reader, batch: Any, batch_idx: int) -> Any:
         self.log("train/loss", torch.tensor(7.0), on_step=False, on_epoch=True, batch_size=1)

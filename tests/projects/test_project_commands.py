@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import needs_compare, needs_sweep, posix
+from conftest import needs_compare, needs_fast, needs_sweep, posix
 from running import HERE, NAMES, QUICK, advised, command, train_project
 from test_train import events
 
@@ -81,6 +81,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
     assert kept == {tests[0]: result["metrics"][tests[0]]}  # to the last bit
 
 
+@needs_fast  # which keeps the sums of an epoch
 @needs_sweep
 @pytest.mark.parametrize("name", QUICK)
 def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None:

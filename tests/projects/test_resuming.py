@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import posix
+from conftest import needs_fast, posix
 from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
 from running import NAMES, SignalAt, Trace, advised, batches_trained, equal, in_child, train_project
@@ -69,6 +69,7 @@ def assert_same(run_dir: Path, expected_dir: Path) -> None:
     assert points(run_dir) == points(expected_dir)
 
 
+@needs_fast  # which keeps the sums of an epoch
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
     expected_dir, expected_trace = whole(name)
@@ -83,6 +84,7 @@ def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole
     assert_same(tmp_path / "run", expected_dir)
 
 
+@needs_fast  # which keeps the sums of an epoch
 @posix
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
@@ -100,6 +102,7 @@ def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_
     assert_same(tmp_path / "run", expected_dir)
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +130,7 @@ class Thaw(Callback):
         layers.get_submodule("1").train(trainer.current_epoch < 2)
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_layers_that_an_epochs_start_freezes_stay_so_in_a_run_resumed_within_it(tmp_path: Path) -> None:
     options = "data.num_workers=0", "data.num_rows=200"
     first = train_project("digits", tmp_path / "whole", *options, callbacks=[Thaw()])
@@ -165,6 +169,7 @@ def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
     assert notes("saved by hand") == []
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +187,7 @@ def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
     ]
 
 
+@needs_fast  # which keeps the sums of an epoch
 def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

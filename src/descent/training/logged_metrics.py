@@ -19,13 +19,12 @@ lightning_results: Any = import_module("descent.fast.lightning_results") if find
 log = logging.getLogger(__name__)
 
 
-def is_logged(trainer: Trainer, name: str, by_loggers: bool = False) -> bool:
-    """Whether ``self.log`` has been given a metric in this epoch; ``by_loggers``: with ``logger=True``."""
-    if lightning_results is None:
-        return name in (trainer.logged_metrics if by_loggers else trainer.callback_metrics)
-    results = lightning_results.results_of(trainer)
-    of_name = [value for key, value in results.items() if key.endswith(f".{name}")]
-    return any(value.meta.logger for value in of_name) if by_loggers else bool(of_name)
+def is_logged(trainer: Trainer, name: str) -> bool:
+    """Whether ``self.log`` has been given a metric for loggers; without ``descent.fast`` known at the epoch's end."""
+    results = _results_of(trainer).items()
+    return name in trainer.logged_metrics or any(
+        value.meta.logger for key, value in results if key.endswith(f".{name}")
+    )
 
 
 def log_step_metrics(trainer: Trainer) -> None:

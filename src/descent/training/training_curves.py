@@ -35,7 +35,7 @@ class TrainingCurves(StepMetrics):
         super().on_train_start(trainer, pl_module)
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
-        self.is_logged = self.is_logged or is_logged(trainer, LOSS, by_loggers=True)
+        self.is_logged = self.is_logged or is_logged(trainer, LOSS)
         points = {} if loss is None or self.is_logged else {LOSS: loss * loss_unit(pl_module)}
         points["train/seconds"] = self.seconds()
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
-from descent.training.logged_metrics import copied_states, is_logged
+from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.validation_schedule import monitored, validation_schedule
 
@@ -92,6 +92,7 @@ class TrainingLoss(SparseCallback):
         self.metrics, self.every_epoch = metrics, every_epoch
         self.sum: Any = 0.0  # of the epoch's batches, where there is no loss of all rows
         self.count = 0
+        self.latest: float | None = None  # mean, by which a value is told from one that the module logs itself
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sum, self.count = 0.0, 0
@@ -107,18 +108,20 @@ class TrainingLoss(SparseCallback):
         if not self._is_monitored(trainer):
             return
         if not has_full_loss(trainer):
-            if self.count and not is_logged(trainer, LOSS):  # by the module itself
-                trainer.callback_metrics[LOSS] = torch.as_tensor(self.sum) / self.count
+            known = trainer.callback_metrics.get(LOSS)
+            if self.count and (known is None or float(known) == self.latest):
+                mean = trainer.callback_metrics[LOSS] = torch.as_tensor(self.sum) / self.count
+                self.latest = float(mean)
         elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
             pl_module.log(LOSS, loss, logger=False)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sum": float(self.sum), "count": self.count}
+        return {"sum": float(self.sum), "count": self.count, "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.sum, self.count = state_dict["sum"], state_dict["count"]
+        self.sum, self.count, self.latest = state_dict["sum"], state_dict["count"], state_dict.get("latest")
 
     def _is_monitored(self, trainer: Trainer) -> bool:
         has_validation = validation_schedule(trainer).has_validation
