@@ -34,6 +34,21 @@ def test_the_machinery_never_imports_the_example(path: Path) -> None:
     assert not [name for name in imported(path) if name.split(".")[0] == "regression"]
 
 
+# not Lightning's: of torch's modules and tensors, of TensorBoard's file names, of Hydra's loader, and a public one
+OTHERS = {"_buffers", "_non_persistent_buffers_set", "_version", "_global_uid", "_process_config_searchpath", "_exit"}
+
+
+def test_lightnings_private_names_stand_in_fast_alone() -> None:
+    found: dict[str, set[str]] = {}
+    for path in MACHINERY:
+        attributes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Attribute)]
+        names = {n.attr for n in attributes if not (isinstance(n.value, ast.Name) and n.value.id in ("self", "cls"))}
+        names |= {name.rpartition(".")[2] for name in imported(path) if name.startswith("lightning.")}
+        found.setdefault(room_of(path), set()).update(name for name in names if re.match("_[a-z]", name))
+    assert found.pop("fast", {"_results"}) - OTHERS
+    assert set().union(*found.values()) <= OTHERS
+
+
 @pytest.mark.parametrize("room", OPTIONAL)
 def test_no_other_room_needs_an_optional_one(room: str) -> None:
     for path in MACHINERY:
