@@ -84,6 +84,17 @@ def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run:
         works_or_refuses(run, optimizer, scheduler, batch, clip)
 
 
+@pytest.mark.parametrize("trainer", options("trainer"))
+def test_every_trainer_works_or_says_what_this_machine_lacks(trainer: str, run: Run) -> None:
+    try:
+        result = run(f"trainer={trainer}", *SMALL)
+    except UserError as error:
+        assert str(error).startswith(("trainer.accelerator must be one", "trainer.precision must be one"))
+    else:
+        assert result.status == "completed"
+        assert result.metrics["val/loss"] < 5
+
+
 @pytest.mark.parametrize("data", [option for option in options("data") if option not in NEEDED])
 def test_every_data_set_trains_with_the_defaults(data: str, run: Run) -> None:
     result = run(f"data={data}")

@@ -114,7 +114,14 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
         "patience": {"max_epochs": 1000, "patience": 5},
         "converged": {"max_epochs": 10000, "gradient_norm": 1e-4, "loss_change": 1e-6},
     },
-    "trainer": {"default": {}, "float64": {"precision": "64-true", "accelerator": "cpu"}},
+    "trainer": {
+        "default": {},
+        "float64": {"precision": "64-true", "accelerator": "cpu"},
+        "gpu": {"accelerator": "cuda"},
+        "mps": {"accelerator": "mps"},
+        "mixed": {"accelerator": "cuda", "precision": "16-mixed"},
+        "bf16": {"precision": "bf16-mixed"},
+    },
 }
 
 

@@ -47,7 +47,7 @@ def test_training_is_deterministic_where_that_is_asked_for(wanted: bool, run: Ru
             "trainer.precision=16-mixed",
             "trainer.precision must be one that this machine has (16-mixed needs CUDA), got '16-mixed'",
         ),
-        ("trainer.accelerator=gpu", "trainer: No supported gpu backend found!"),
+        ("trainer.accelerator=gpu", "trainer.accelerator must be one that this machine has, got 'gpu'"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused_in_one_line(override: str, message: str, run: Run) -> None:

@@ -47,6 +47,11 @@ from descent.training.weight_averaging import LayersBeforeAveraging
 
 log = logging.getLogger(__name__)
 
+AVAILABLE: dict[str, Callable[[], bool]] = {
+    "gpu": lambda: torch.cuda.is_available() or torch.backends.mps.is_available(),
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -85,6 +90,8 @@ def build_trainer(
         on_start: called right before the first step.
     """
     options = config.trainer
+    if not AVAILABLE.get(options.accelerator, lambda: True)():
+        raise invalid("trainer.accelerator", "one that this machine has", options.accelerator)
     if options.precision == "16-mixed" and not torch.cuda.is_available():  # Lightning would use bfloat16
         raise invalid("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
