@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,7 @@ def test_the_full_copy_is_the_template_under_another_name(tmp_path: Path) -> Non
     assert "regression.model" not in words_of(tmp_path) and "DESCENT_LOGS" not in words_of(tmp_path)
     assert (tmp_path / "src/mine/model.py").read_text().startswith('"""The models: linear regression, ')
     assert yaml.safe_load((tmp_path / "conf/train.yaml").read_text())["packages"][-1] == "mine"
+    assert f"Copyright (c) {date.today().year} the mine authors\n" in (tmp_path / "LICENSE").read_text()
 
 
 def test_a_blank_project_has_at_most_150_lines_of_its_own(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_machinery_is_the_newer_and_nothing_else_changes(project: Path, newe
     (project / "src/descent/__pycache__").mkdir()
     (project / "src/descent/__pycache__/x.pyc").touch()  # no change of anybody's
     said = upgrade(project, False, newer)
-    assert said.endswith(": the machinery goes from version 0.1.0 to 9.0.1.0")
+    assert said.endswith(": the machinery goes from version 0.1.0 to 9.0.1.0; files that differ: 4")
     after = contents(project)
     assert machinery(after) == machinery(contents(newer))
     assert {n: d for n, d in after.items() if not n.startswith("src/")} == {
@@ -72,7 +72,7 @@ def test_changed_files_are_named_and_kept_unless_forced(project: Path, newer: Pa
     with pytest.raises(SystemExit, match=rf"^error: changed in .*p: {named}; --force overwrites them$"):
         upgrade(project, False, newer)
     assert contents(project) == before
-    assert upgrade(project, True, newer).endswith("to 9.0.1.0; changes to 3 files are overwritten")
+    assert upgrade(project, True, newer).endswith("; files that differ: 7; changes to 3 files are overwritten")
     assert machinery(contents(project)) == machinery(contents(newer))
 
 
@@ -81,6 +81,12 @@ def test_without_digests_any_file_that_differs_may_have_been_changed(project: Pa
     with pytest.raises(SystemExit, match=r"src/descent/__init__\.py, src/descent/drawing\.py, src/hydra_plugins"):
         upgrade(project, False, newer)
     assert upgrade(project, True, newer)
+
+
+def test_of_one_and_the_same_version_it_is_said_how_many_files_differ(project: Path, newer: Path) -> None:
+    main = newer / "src/descent/__init__.py"
+    main.write_text(main.read_text().replace('__version__ = "9.', '__version__ = "'))
+    assert upgrade(project, False, newer).endswith(": the machinery of version 0.1.0 is newer; files that differ: 3")
 
 
 def test_line_ends_that_git_has_changed_are_no_change(project: Path) -> None:

@@ -65,6 +65,8 @@ def _write(staging: Path, names: list[str], package: str, title: str, blank: boo
             new = edits.train_yaml(new, package, title)
         elif name == ".github/workflows/ci.yaml" and blank:
             new = edits.workflow(new)
+        elif name == "LICENSE":
+            new = edits.license_text(new, package)
         elif name == "Makefile":
             new = edits.makefile(new, blank)
         if name.endswith(".py") and imports_example(new):

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from datetime import date
 
 SOAK = (r" -m 'not soak'", r"^markers = \[\"soak: .*\n")  # the long trials
 
@@ -24,6 +25,11 @@ def pyproject(text: str, package: str, title: str, blank: bool) -> str:
         for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *SOAK):
             text = _once(pattern, "", text, "pyproject.toml")
     return text
+
+
+def license_text(text: str, package: str) -> str:
+    """``LICENSE`` in the name of the project's authors, as ``pyproject.toml`` has it."""
+    return _once(r"(?<=\) )(\d{4}) the \w+ authors$", f"{date.today().year} the {package} authors", text, "LICENSE")
 
 
 def train_yaml(text: str, package: str, title: str) -> str:

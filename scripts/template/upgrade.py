@@ -22,7 +22,7 @@ def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
         root: the template's directory.
 
     Returns:
-        a line that says which versions.
+        a line that says which versions, and how many files differ.
 
     Raises:
         SystemExit: there is no machinery, or it was changed there.
@@ -54,7 +54,9 @@ def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
     shutil.rmtree(project / DONE, ignore_errors=True)  # else by the next
     undone = " (one that was cut off was undone first)" if recovered else ""
     lost = f"; changes to {len(edited)} files are overwritten" if edited else ""
-    return f"{project}: the machinery goes from version {before} to {after}{lost}{undone}"
+    versions = f"goes from version {before} to {after}" if before != after else f"of version {after} is newer"
+    count = sum(now.get(name) != new.get(name) for name in {*now, *new})
+    return f"{project}: the machinery {versions}; files that differ: {count}{lost}{undone}"
 
 
 def _stage(project: Path, names: list[str], root: Path) -> None:
