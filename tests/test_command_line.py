@@ -55,7 +55,10 @@ def test_what_would_run_code_or_write_elsewhere_is_refused_in_any_spelling(overr
     check(hydra_node("optimizer=adam", "hydra.mode=RUN", "hydra.verbose=true"), CONF)
     with pytest.raises(UserError) as raised:
         check(hydra_node(override), CONF)
-    rule = "must stay as conf/train.yaml sets it: output goes below logs/, name=... names it"
+    rule = (
+        "must stay as conf/train.yaml sets it: output goes below logs/, name=... names it, the environment variable"
+        " DESCENT_LOGS moves logs/"
+    )
     if key == "hydra.job.name":
         rule = "must be app, which names the log file, got '../../x'"
     elif key.endswith("_target_"):

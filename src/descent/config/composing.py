@@ -5,6 +5,7 @@ what would run code, however it is spelled.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -139,8 +140,10 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
         if different := next(_differences(f"hydra.{key}", expected, given[key]), None):
             if config_name != "train":
                 raise invalid("--config-name", "a config that has conf/train.yaml among its defaults", config_name)
+            variable = re.search(r"(\w+)\}$", _expected(conf)["run"].get("dir", ""))
+            moves = f", the environment variable {variable[1]} moves logs/" if variable else ""
             raise UserError(
-                f"{different} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it"
+                f"{different} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it{moves}"
             )
     name = JobRuntime().get("name")
     if given["job"]["name"] != name:
