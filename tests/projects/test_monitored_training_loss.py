@@ -1,4 +1,4 @@
-"""The training loss that is monitored where batches come from a loader."""
+"""The training loss where batches come from a loader."""
 
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,23 @@ def test_of_a_loader_the_monitored_training_loss_is_each_epochs_mean_over_its_ba
         found = train_project("lengths", tmp_path / "r", *options, callbacks=[at], resume=batch == 0)
         assert found.status == ("interrupted" if batch else "completed")
     assert (found.metrics, found.best, found.samples) == (whole.metrics, whole.best, whole.samples)
+
+
+def test_of_a_loader_the_training_loss_is_in_the_result_where_nothing_monitors_it_too(tmp_path: Path) -> None:
+    means = Means()
+    result = train_project("lengths", tmp_path, "trainer.max_epochs=2", callbacks=[means])
+    assert result.best is not None and result.best["metric"] != "train/loss"
+    assert result.metrics["train/loss"] == pytest.approx(means.means[-1], rel=1e-5)
+
+
+def test_of_a_loader_too_the_training_loss_is_in_the_units_of_the_module(tmp_path: Path) -> None:
+    class Tenfold(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.loss_unit = 10.0  # type: ignore[assignment]
+
+    means = Means()
+    result = train_project("lengths", tmp_path, "trainer.max_epochs=1", callbacks=[means, Tenfold()])
+    assert result.metrics["train/loss"] == pytest.approx(10 * means.means[-1], rel=1e-5)
 
 
 def test_what_needs_the_loss_of_all_rows_is_refused_without_one(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ PROJECTS: dict[str, Any] = {
     "gan": ("model.GAN", ("train/d_loss", "train/g_loss", "val/distance"), "model.lr", "model.width=8,16"),
     "lengths": (
         "model.Reader",
-        ("train/error", "train/error_epoch", "train/error_step", "val/mae"),
+        ("train/error", "train/error_epoch", "train/error_step", "train/loss", "val/mae"),
         "model.lr",
         "model.width=4,8",
     ),
-    "stream": ("model.Net", ("val/l1",), "optimizer.lr", "model.width=4,8"),
+    "stream": ("model.Net", ("train/loss", "val/l1"), "optimizer.lr", "model.width=4,8"),
 }
 MODES = {
     "digits": ("val/acc", "max"),
@@ -76,7 +76,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
     assert {"lr", "grad/norm"} <= tags
     code, output = command(tmp_path, "evaluate.py", str(run_dir))
     assert code == 0, output
-    assert output.split() == [tests[0], f"{result['metrics'][tests[0]]:.6g}"]
+    assert output.splitlines()[0].split() == [tests[0], f"{result['metrics'][tests[0]]:.6g}"]
     kept = json.loads((run_dir / "evaluation.json").read_text())["metrics"]
     assert kept == {tests[0]: result["metrics"][tests[0]]}  # to the last bit
 

@@ -77,11 +77,11 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 class TrainingLoss(SparseCallback):
-    """Makes ``train/loss`` known to checkpoints, schedulers and stopping rules.
+    """Makes ``train/loss`` known to checkpoints, schedulers, stopping rules and the result.
 
-    Needed where it is monitored: because it is asked for, or because there is no validation. Of batches in memory it is
-    the loss of all training rows at the epoch's last weights, and not the mean over the epoch's batches, which belong
-    to as many different weights. Elsewhere it is that mean, unless the module logs a loss of that name itself.
+    Of batches in memory it is the loss of all training rows at the epoch's last weights, and not the mean over the
+    epoch's batches, which belong to as many different weights; computed where it is monitored, because it is asked for
+    or because there is no validation. Elsewhere it is that mean, unless the module logs a loss of that name itself.
 
     Args:
         metrics: that are monitored.
@@ -101,18 +101,19 @@ class TrainingLoss(SparseCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = None if has_full_loss(trainer) else loss_of(trainer, outputs)
-        if loss is not None and self._is_monitored(trainer):
+        if loss is not None:
             self.sum, self.count = self.sum + loss.detach(), self.count + 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._is_monitored(trainer):
-            return
         if not has_full_loss(trainer):
             known = trainer.callback_metrics.get(LOSS)
             if self.count and (known is None or float(known) == self.latest):
-                mean = trainer.callback_metrics[LOSS] = torch.as_tensor(self.sum) / self.count
+                mean = torch.as_tensor(self.sum) / self.count * loss_unit(pl_module)
+                trainer.callback_metrics[LOSS] = mean
                 self.latest = float(mean)
-        elif self.every_epoch or validation_schedule(trainer).is_evaluated(trainer):
+            return
+        is_seen = self.every_epoch or validation_schedule(trainer).is_evaluated(trainer)
+        if is_seen and self._is_monitored(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
             pl_module.log(LOSS, loss, logger=False)
