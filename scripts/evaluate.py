@@ -1,4 +1,4 @@
-"""Test metrics of a finished run's best checkpoint; also kept in its evaluation.json."""
+"""Test metrics of a finished run's best checkpoint; also kept in its evaluation.json, beside those of other rows."""
 
 from descent import signals
 
@@ -29,6 +29,7 @@ def main() -> None:
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
     for name, value in metrics.items():
         print(f"{name:<10} {value:.6g}")
+    print(f"kept in {arguments.run_dir / 'evaluation.json'}")
 
 
 if __name__ == "__main__":

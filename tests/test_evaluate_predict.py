@@ -563,6 +563,37 @@ def test_evaluation_json_says_what_was_evaluated(run_dir: Path, table: pl.DataFr
         assert (kept["checkpoint"], kept["data"], kept["rows"]) == (checkpoint, said, rows)
 
 
+def test_evaluation_json_keeps_the_last_of_each_checkpoint_and_rows(
+    run_dir: Path, table: pl.DataFrame, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for number, path in enumerate(files):
+        table.head(50 + number).write_csv(path)
+    (run_dir / "evaluation.json").write_text("[]")  # broken: nothing to keep
+    for data in (None, *files, None, files[0]):
+        evaluate(run_dir, data=data)
+    evaluate(run_dir, "last", files[0])
+    kept = json.loads((run_dir / "evaluation.json").read_text())
+    others = kept.pop("others")
+    assert [(one["checkpoint"], one["data"], one["rows"]) for one in (kept, *others)] == [
+        *(("last", str(files[0]), 50), ("best", str(files[0]), 50), ("best", "test", 44), ("best", str(files[1]), 51)),
+    ]
+    assert all(one["metrics"].keys() == {"test/loss", "test/mae", "test/r2"} for one in others)
+
+
+@pytest.mark.parametrize("error", [UserError("data.path must have rows"), ValueError("no rows")], ids=repr)
+def test_an_error_of_a_project_in_a_file_that_is_evaluated_names_the_file(
+    error: Exception, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def file_dataloader(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("regression.data.module.RegressionData.file_dataloader", file_dataloader)
+    with pytest.raises(UserError, match=rf"^--data {tmp_path}/x\.csv: .*rows$") as raised:
+        evaluate(run_dir, data=tmp_path / "x.csv")
+    assert "\n" not in str(raised.value)
+
+
 def test_the_input_is_not_overwritten_under_another_spelling_of_its_path(run_dir: Path, table: pl.DataFrame) -> None:
     source, link = run_dir / "rows.csv", run_dir / "link.csv"
     table.write_csv(source)

@@ -118,7 +118,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["--checkpoint", "best", "r"], (Path("r"), "best", None)),
     ],
 )
-def test_evaluate_prints_a_metric_a_line(
+def test_evaluate_prints_a_metric_a_line_and_where_it_keeps_them(
     arguments: list[str],
     call: tuple[Any, ...],
     main: Any,
@@ -133,7 +133,8 @@ def test_evaluate_prints_a_metric_a_line(
     monkeypatch.setattr("descent.run.evaluate.evaluate", evaluate)
     main("evaluate.py", *arguments)
     assert calls == [("result", Path("r")), ("evaluate", *call)]
-    assert capsys.readouterr().out == "test/loss  123.457\ntest/r2    1\ntest/a_long_name -1e-09\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["test/loss  123.457", "test/r2    1", "test/a_long_name -1e-09", "kept in r/evaluation.json"]
 
 
 @pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
@@ -201,7 +202,7 @@ options:
  --target-metric TARGET_METRIC of which --target is a value instead: val/loss""",
     "evaluate.py": """\
 usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
-Test metrics of a finished run's best checkpoint; also kept in its evaluation.json.
+Test metrics of a finished run's best checkpoint; also kept in its evaluation.json, beside those of other rows.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
 options:

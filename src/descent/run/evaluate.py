@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from descent.config.messages import one_line
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
@@ -20,6 +23,8 @@ from descent.training.build import build_data
 
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
     """What the module logs in ``trainer.test``, with the run's own classes; kept in ``evaluation.json``.
+
+    The file has under ``others`` what earlier evaluations gave, the last of each checkpoint and rows.
 
     Args:
         run_dir: of a finished run.
@@ -46,7 +51,8 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             seed_everything(config.seed, verbose=False)  # as the run did
         else:
             _take_rows_of(data, module, model, trained)
-        found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
+        with _naming(data):
+            found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
@@ -55,8 +61,31 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             where = data or "the test rows"
             raise invalid(f"{name} of {where} with {trained.path}", "a finite number", value)
     kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": rows.count, "metrics": values}
+    kept["others"] = _others(run_dir, kept)
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
+
+
+def _others(run_dir: Path, kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """What ``evaluation.json`` has of another checkpoint or other rows."""
+    try:
+        before = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
+        every = [before, *before.pop("others", [])]
+        return [other for other in every if any(other[key] != kept[key] for key in ("checkpoint", "data"))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # there is none, or it is broken
+        return []
+
+
+@contextmanager
+def _naming(data: Path | None) -> Iterator[None]:
+    """Errors within it name the file, where one is given: a project's own may name the config's key for its rows."""
+    try:
+        yield
+    except Exception as error:
+        said = one_line(error)
+        if data is None or str(data) in said or said.startswith("--data"):
+            raise
+        raise UserError(f"--data {data}: {said}") from error
 
 
 class Rows(Callback):
@@ -100,6 +129,7 @@ def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
     trained.prepare_for_file(module)
-    loader = module.file_dataloader(path, model, trained.result)
+    with _naming(path):
+        loader = module.file_dataloader(path, model, trained.result)
     module.test_dataloader = lambda: loader
     module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows
