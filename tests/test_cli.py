@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_what_a_class_gets_by_interpolation_is_a_hyperparameter_once() -> None:
     assert Path(composed["data.path"]).name == "auto.csv"  # of several values, or of none of the config's
     assert composed["data.target"] == os.environ["HOME"]
     assert flat["model._target_"] == "regression.model.LinearRegression"  # its own is there
+
+
+def test_what_the_model_gets_of_a_key_of_the_projects_own_is_a_hyperparameter() -> None:
+    config = config_of()
+    assert "model.bias" in flat_hparams(config) and config.extra
+    for links, shown in (
+        ({"model.bias": "width"}, True),
+        ({"model.bias": "width.of"}, True),
+        ({"model.bias": "seed"}, False),
+    ):
+        own = replace(config, extra=config.extra | {"width": {"of": 3}}, links=links)
+        assert ("model.bias" in flat_hparams(own)) == shown
 
 
 def test_help_lists_every_option(script: Script) -> None:

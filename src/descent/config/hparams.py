@@ -20,17 +20,23 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
     found: dict[str, Any] = {"seed": config.seed}
     tree = tree_of(config)
     unused = unused_groups(config)
+    linked = [key for key, source in config.links.items() if source and not _is_of_own_key(key, source, config)]
     for group in GROUPS:
         if group in unused:
             continue
         if group in config.choices:
             found[group] = config.choices[group]
-        left_out = [key for key, source in config.links.items() if source] if group in OF_CLASSES else ()
+        left_out = linked if group in OF_CLASSES else ()
         found |= flat({group: tree[group]}, left_out=left_out)
     for group in ("experiment", "debug"):
         if group in config.choices:
             found[group] = config.choices[group]
     return found
+
+
+def _is_of_own_key(key: str, source: str, config: "Config") -> bool:
+    """Whether model or data get it of a key of the project's own at the top of ``train.yaml``, which is no group."""
+    return source.partition(".")[0] in config.extra and key.startswith(("data.", "model."))
 
 
 def flat(node: Mapping[str, Any], path: str = "", left_out: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
