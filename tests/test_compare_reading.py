@@ -210,8 +210,10 @@ def test_a_reader_that_fails_is_named_with_its_words(tmp_path: Path, monkeypatch
 
 
 def test_the_data_set_of_most_runs_is_compared_and_a_diverged_run_may_end_anywhere(tmp_path: Path) -> None:
-    for name, checksum in (("a", 2), ("b", 1), ("c", 1)):
-        write(tmp_path / name, checksum=checksum, **({"status": "diverged", "steps": 7} if name == "c" else {}))
+    for seed, (name, checksum) in enumerate((("a", 2), ("b", 1), ("c", 1))):
+        write(
+            tmp_path / name, seed=seed, checksum=checksum, **({"status": "diverged", "steps": 7} if name == "c" else {})
+        )
     write(tmp_path / "d", steps=101)
     runs, left_out = read_runs([tmp_path])
     assert [run.path.name for run in runs] == ["b", "c"]

@@ -1,6 +1,7 @@
 """What a comparison reads of runs, one by one: their results, their data and their directories."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ def test_most_runs_are_of_the_same_data_whatever_the_order_of_their_settings(tmp
     assert [run.path.name for run in runs] == ["b1", "b2", "b3", "b4"]
     differ = {"a1": "data.x, data.y", "a2": "data.x, data.y", "c1": "data.z", "c2": "data.x, data.y"}
     assert left_out == [f"{tmp_path}/{name}: another data set (by its {keys})" for name, keys in differ.items()]
+
+
+def test_of_runs_with_one_config_and_seed_the_newest_is_compared(tmp_path: Path) -> None:
+    for number, (name, given) in enumerate(
+        (
+            *(("a", {}), ("b", {"seconds": 2.0}), ("c", {"seconds": 3.0}), ("seed", {"seed": 1})),
+            *(("rate", {"hparams": {"optimizer.lr": 0.3}}), ("digest", {"config_digest": "1"})),
+        )
+    ):
+        write(tmp_path / name, **given)  # type: ignore[arg-type]
+        seconds = {"b": 100}.get(name, number)  # "b" is the newest
+        os.utime(tmp_path / name / "result.json", (seconds, seconds))
+    runs, left_out = read_runs([tmp_path])
+    assert [run.path.name for run in runs] == ["b", "digest", "rate", "seed"]
+    assert left_out == [f"{tmp_path}/{n}: {tmp_path}/b is newer, of the same config and seed" for n in ("a", "c")]
 
 
 def test_runs_are_found_at_any_depth_and_named_as_they_were_first(

@@ -52,6 +52,11 @@ class Run:
         return {key: value for key, value in settings.items() if key.split(".")[-1] not in READING}
 
     @cached_property
+    def sample(self) -> str:
+        """What a second run would only repeat: the config and the seed."""
+        return json.dumps([self.result.get("config_digest"), self.hparams, self.result["seed"]], sort_keys=True)
+
+    @cached_property
     def curves(self) -> dict[str, Points]:
         """The scalars of the event files, by TensorBoard's own reader, each step once and in order."""
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -99,8 +104,8 @@ def read_runs(
 ) -> tuple[list[Run], list[str]]:
     """The runs below ``directories`` that can be compared, and why others are left out.
 
-    A run is left out that is broken, failed or was interrupted, that is a copy of another, or whose data are not those
-    of most.
+    A run is left out that is broken, failed or was interrupted, that is a copy of another, whose data are not those of
+    most, or of whose config and seed there is a newer one: a repetition is no further sample.
 
     Args:
         problem: the project's own check of a result.
@@ -135,7 +140,15 @@ def read_runs(
             left_out.append(f"{run.path}: another data set (by its {', '.join(differ)})")
         else:
             kept.append(run)
-    return kept, left_out
+    newest: dict[str, Run] = {}
+    for run in sorted(kept, key=lambda run: (run.path / "result.json").stat().st_mtime):
+        newest[run.sample] = run
+    left_out += [
+        f"{run.path}: {newest[run.sample].path} is newer, of the same config and seed"
+        for run in kept
+        if newest[run.sample] is not run
+    ]
+    return [run for run in kept if newest[run.sample] is run], left_out
 
 
 def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
