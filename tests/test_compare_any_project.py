@@ -254,7 +254,7 @@ def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_
     mode: str, first: str, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at its end
-    ranked = "ranked by the share of runs that diverged{}, then by the others' mean of val/acc, the"
+    ranked = "ranked by the share of runs that diverged{}, then by the others' mean of val/acc after the last step, the"
     assert ranking(compare([study], metric="val/acc", mode=mode))[::2] == [first, "model.width=8"]
     printed = capsys.readouterr().out
     assert ranked.format(" or have no val/acc") in printed

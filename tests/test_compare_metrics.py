@@ -83,7 +83,10 @@ def test_the_examples_own_metrics_rank_from_their_best(tmp_path: Path, capsys: p
     for metric, expected, first in (*(("mae", up, "smallest"), ("loss", up, "smallest"), ("r2", up[::-1], "largest")),):
         out = compare([tmp_path], x="steps", metric=f"val/{metric}")
         assert pl.read_csv(out / "settings.csv")["setting"].to_list() == expected
-        assert f"then by the others' mean of val/{metric}, the {first} first\n" in capsys.readouterr().out
+        assert (
+            f"then by the others' mean of val/{metric} after the last step, the {first} first\n"
+            in capsys.readouterr().out
+        )
 
 
 @pytest.mark.parametrize(
@@ -114,21 +117,40 @@ def test_the_goal_of_a_curve_is_said_as_its_mode_is() -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("better", [4.0, 0.25])
+def test_a_setting_that_was_best_of_all_before_its_end_is_named(
+    better: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lr, last, value in ((0.1, 1.0, 0.5), (0.2, 5.0, better), (0.3, 2.0, 0.75)):
+        best = {"step": 9, "metric": "val/loss", "value": value}
+        write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics={"val/loss": last}, best=best)
+    compare([tmp_path], x="steps")
+    notes = [line for line in capsys.readouterr().out.splitlines() if "best checkpoints are" in line]
+    assert notes == ["the best checkpoints are of lr=0.2: val/loss 0.25 on average"] * (better < 0.5)
+
+
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("codes", "note"),
     [
-        (({"mine": "a"}, {"mine": "b"}, {"mine": "a"}), "the code of mine is not the same in all runs"),
-        (({"b": "1", "a": "1"}, {"a": "2", "b": "2"}), "the code of a and b is not the same in all runs"),
+        (
+            ({"mine": "a"}, {"mine": "b"}, {"mine": "a"}),
+            "mine is not the same in all runs: another than in most in {0}/1",
+        ),
+        (
+            ({"b": "1", "a": "1"}, {"a": "2", "b": "2"}),
+            "a and b is not the same in all runs: another than in most in {0}/0",
+        ),
         (({"mine": "a"}, {"mine": "a"}), None),
         (({"mine": "a"}, {"other": "b"}, None), None),  # another model of another package; a run of an older version
     ],
 )
-def test_runs_of_different_code_are_ranked_with_a_note_that_names_the_package(
+def test_runs_of_different_code_are_ranked_with_a_note_that_names_the_package_and_the_runs(
     codes: tuple[dict[str, str] | None, ...], note: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed, code in enumerate(codes):
         write(tmp_path / str(seed), seed=seed, **({} if code is None else {"code": code}))
     out = compare([tmp_path], x="steps")
     printed = [line for line in capsys.readouterr().out.splitlines() if "the code of" in line]
-    assert printed == [line for line in [note] if line]
+    assert printed == [f"the code of {line.format(tmp_path)}" for line in [note] if line]
     assert pl.read_csv(out / "runs.csv").height == len(codes)

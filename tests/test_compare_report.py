@@ -68,7 +68,7 @@ def test_all_that_is_written_of_a_ranking(study: Path, capsys: pytest.CaptureFix
         " sgd, lr=0.1              0      2 ± 1          0.02      2/2      30",
         " [b]<am>, lr=0.1          1       0.25        0.0025      1/2     100",
         "",
-        f"{RANKED} val/loss, the smallest first",
+        f"{RANKED} val/loss after the last step, the smallest first",
         f"target: a training loss at most 1% above the optimum's; {MEDIANS}",
         "steps to the target are as fine as the logged points before it: 40 to 50 apart",
         "left out: a & b/stopped: interrupted",
@@ -164,12 +164,12 @@ def test_all_that_is_written_of_the_best_of_each(study: Path, capsys: pytest.Cap
     ]
 
 
-def test_a_comparison_of_one_run_says_no_more_than_there_is(
+def test_a_comparison_of_one_setting_says_no_more_than_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, seconds in (("first", 1.0), ("second", 2.0)):
-        write(Path(name), {"optimum/excess_loss": []}, optimum=None, best=None, seconds=seconds)
+    for seed, name in enumerate(("first", "second")):
+        write(Path(name), {"optimum/excess_loss": []}, optimum=None, best=None, seed=seed)
     assert compare([Path("second"), Path("first")]) == Path("second/compare")
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "",
@@ -177,7 +177,7 @@ def test_a_comparison_of_one_run_says_no_more_than_there_is(
         " ─────────────────────",
         " all runs        1 ± 0",
         "",
-        f"{RANKED} train/loss, the smallest first",
+        f"{RANKED} train/loss after the last step, the smallest first",
         "tables and figures: second/compare/report.html",
     ]
     page = Path("second/compare/report.html").read_text()

@@ -122,6 +122,29 @@ def test_an_order_by_what_is_another_quantity_in_some_runs_says_so(capsys: pytes
     assert notes == [[], [], ["note: val/loss is mae in some runs and mse in others, which no order can compare"]]
 
 
+def test_runs_by_another_code_than_most_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(15):
+        write(f"k={number:02}", metrics={"val/loss": 1.0}, code={"mine": "old" if number < 7 else "new"})
+    summarize(Path("my sweep"))
+    (note,) = [line for line in printed(capsys) if line.startswith("note")]
+    assert note == (
+        "note: the code of mine is not the same in all runs: another than in most in k=00, k=01, k=02, k=03, k=04,"
+        " 2 more"
+    )
+
+
+@pytest.mark.parametrize("better", [0.5, 0.05])
+def test_a_run_that_was_best_of_all_before_its_end_is_named(better: float, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, last, value in (("k=a", 0.1, 0.1), ("k=b", 3.0, better), ("k=c", 2.0, None)):
+        best = {"step": 1200, "metric": "val/loss", "value": value}
+        write(name, metrics={"val/loss": last}, best=best, monitor={"metric": "val/loss", "mode": "min"})
+    summarize(Path("my sweep"))
+    lines = printed(capsys)
+    assert "best first by val/loss after the last step" in lines
+    notes = [line for line in lines if line.startswith("note")]
+    assert notes == ["note: the best checkpoint is of k=b: val/loss 0.05 at step 1,200"] * (better < 0.1)
+
+
 def test_the_largest_is_first_where_the_monitor_says_so_then_by_name_and_what_is_not_finite_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

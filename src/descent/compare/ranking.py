@@ -21,6 +21,7 @@ from descent.config.metric import Metric, monitors_of, same_of
 from descent.drawing import png_of
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
+from descent.run.code import other_code_note
 
 DPI = 110
 
@@ -103,7 +104,8 @@ def compare(
         (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
-    notes = [*_notes(runs, monitors, group, chooser, reported), *_curve_notes(runs, table, aimed, axes)]
+    notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
+    notes += _curve_notes(runs, table, aimed, axes)
     counted = f"{len(runs)} runs, {len(every)} settings"
     text = "\n".join(page(counted, table, figures.values(), notes, left_out))
     write_atomically(out / "report.html", text.encode())
@@ -140,16 +142,15 @@ def _notes(
     whole = [run.result["metrics"] for run in runs if not run.diverged]
     lacking = {name: sum(found.get(name) is None for found in whole) for name in (metric.name, chooser.name)}
     which = f"diverged or have no {metric.name}" if lacking[metric.name] else "diverged"
-    yield f"ranked by the share of runs that {which}, then by the others' mean of {metric.name}, the {first} first"
+    at = "" if metric.name.startswith("test/") else " after the last step"
+    yield f"ranked by the share of runs that {which}, then by the others' mean of {metric.name}{at}, the {first} first"
     for name, without in lacking.items():
         if without:
             yield f"runs that did not diverge and have no {name}: {without}"
     if len(monitors) > 1:
         yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
-    codes = [run.result.get("code", {}) for run in runs]
-    names = sorted({name for code in codes for name in code})
-    if differ := [name for name in names if len({code[name] for code in codes if name in code}) > 1]:
-        yield f"the code of {' and '.join(differ)} is not the same in all runs"
+    if note := other_code_note([run.result for run in runs], [str(run.path) for run in runs]):
+        yield note
     if any(run.result.get("checksum") is None for run in runs):
         yield "the rows have no checksum: runs are compared whose data have the same settings"
     if group:
@@ -162,6 +163,15 @@ def _notes(
         yield f"reported: {metric.name}, of the rows that chose"
     if group:
         yield "of seeds that did not choose the setting, where it has such"
+
+
+def _best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:
+    """Names the setting with the best checkpoints where another one is first."""
+    column = f"best {metric.name} mean"
+    means = table[column].cast(pl.Float64) if column in table.columns else pl.Series([None])
+    best = means.arg_max() if metric.mode == "max" else means.arg_min()
+    if best and metric.merit(means[best]) > metric.merit(means[0]):
+        yield f"the best checkpoints are of {table['setting'][best]}: {metric.name} {means[best]:.4g} on average"
 
 
 def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Sequence[str]) -> Iterator[str]:

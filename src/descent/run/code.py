@@ -1,6 +1,8 @@
 """Whether a project's own code is what a run began with. Imports nothing of it."""
 
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -27,6 +29,31 @@ def note_changes(before: Any, config: Config, since: str) -> None:
     changed = [name for name, digest in code_digests(config).items() if known.get(name, digest) != digest]
     if changed:
         _note(f"the code of {' and '.join(changed)} has changed since {since}")
+
+
+def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
+    """Which packages were not the same in all of these runs, and which runs had another code than most.
+
+    Args:
+        names: of the runs.
+
+    Returns:
+        a line; ``None``: all were made by one code.
+    """
+    codes = [result.get("code") or {} for result in results]  # older versions wrote none
+    packages, others = [], dict[str, None]()
+    for package in sorted({package for code in codes for package in code}):
+        given = {name: code[package] for name, code in zip(names, codes, strict=True) if package in code}
+        (most, _), *rest = Counter(reversed(given.values())).most_common()  # of as many the last
+        if rest:
+            packages.append(package)
+            others |= dict.fromkeys(name for name, digest in given.items() if digest != most)
+    if not packages:
+        return None
+    shown = [*others][:5] + ([f"{len(others) - 5} more"] if len(others) > 5 else [])
+    return (
+        f"the code of {' and '.join(packages)} is not the same in all runs: another than in most in {', '.join(shown)}"
+    )
 
 
 @cache  # once for all jobs of a sweep

@@ -52,6 +52,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     from rich.console import Console
     from rich.table import Table
 
+    from descent.run.code import other_code_note
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
     logged = sorted({name for _, result in runs for name in result["metrics"]})
@@ -60,7 +62,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     for column in (*metrics, "steps", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
-    for run, result in sorted(runs, key=lambda run: _rank(run[1], monitor))[:MOST_ROWS]:
+    ranked = sorted(runs, key=lambda run: _rank(run[1], monitor))
+    for run, result in ranked[:MOST_ROWS]:
         own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
         name = own if result["status"] == "completed" else f"{own} ({result['status']})"
         values = [result["metrics"].get(metric) for metric in metrics]
@@ -70,12 +73,18 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(table)
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
-    if any(name.startswith("test/") for name in logged):
-        console.print(f"best first by {monitor.name} after the last step; test/* are of the best checkpoint")
+    tested = any(name.startswith("test/") for name in logged)
+    if tested or len(runs) > 1:
+        of_tests = "; test/* are of the best checkpoint" if tested else ""
+        console.print(f"best first by {monitor.name} after the last step{of_tests}", soft_wrap=True)
+    if note := _better_before_its_end(ranked, monitor):
+        console.print(note, soft_wrap=True)
     if len(kinds := quantities_of((result for _, result in runs), monitor.name)) > 1:
         others = ", ".join(kinds[1:])
         note = f"note: {monitor.name} is {kinds[0]} in some runs and {others} in others, which no order can compare"
         console.print(note, soft_wrap=True)
+    if note := other_code_note([result for _, result in runs], [run.name for run, _ in runs]):
+        console.print(f"note: {note}", soft_wrap=True)
     for run, result in runs:
         if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
@@ -90,6 +99,18 @@ def _shown(monitor: Metric, logged: list[str]) -> list[str]:
     same = [same_of(split, monitor.name) for split in SPLITS]
     losses = [name for name in logged if name.endswith("/loss")]
     return [name for name in dict.fromkeys([monitor.name, *same, *losses]) if name in logged][:MOST_METRICS]
+
+
+def _better_before_its_end(ranked: list[tuple[Path, dict[str, Any]]], monitor: Metric) -> str | None:
+    """Names the run with the best checkpoint of all where another one is first."""
+    bests = [(run, result["best"]) for run, result in ranked if result["status"] == "completed" and result["best"]]
+    known = [(run, best) for run, best in bests if best.get("metric") == monitor.name and best.get("value") is not None]
+    if not known:
+        return None
+    run, best = max(known, key=lambda found: monitor.merit(found[1]["value"]))  # the first of equals
+    if run == ranked[0][0]:
+        return None
+    return f"note: the best checkpoint is of {run.name}: {monitor.name} {best['value']:.5g} at step {best['step']:,}"
 
 
 def _rank(result: dict[str, Any], monitor: Metric) -> tuple[bool, float]:
