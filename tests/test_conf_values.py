@@ -196,6 +196,7 @@ SETS: dict[str, dict[str, Any]] = {
     "debug=fast_dev_run": {"trainer.fast_dev_run": True},
     "debug=profiler": {"trainer.profiler": "simple"},
     "debug=overfit": {"batch.size": 2, "batch.shuffle": False, "callbacks": "none"}
+    | {"callbacks.overfit._target_": "descent.training.overfit.Overfit"}
     | {"stopping": "patience", "stopping.patience": 50, "stopping.monitor": "train/loss", "trainer.overfit_batches": 1}
     | {"stopping.max_epochs": 1000, "trainer.max_epochs": 1000},
 }

@@ -1,0 +1,40 @@
+"""What debug=overfit says at its end."""
+
+from typing import Any
+
+import pytest
+from conftest import Run
+
+from descent.run.console import print_line
+from descent.training.overfit import Overfit
+
+PERFECT = "data=line", "data.inputs=[[1],[2],[3]]", "data.targets=[1,2,30]", "data.val_fraction=0"
+
+
+def said(result: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    print_line(result)
+    return [line for line in capsys.readouterr().out.splitlines() if "learnt" in line]
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (["optimizer.lr=0.05"], "the rows were learnt: train/loss 2.5 -> "),
+        (["optimizer.lr=1e-5", "trainer.max_epochs=3"], "the rows were not learnt: train/loss 2.5 -> 2.499, "),
+    ],
+)
+def test_whether_the_rows_were_learnt_and_from_which_loss_to_which(
+    given: list[str], verdict: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = "model.init_weight=0", "model.init_bias=0", "data.standardize=false"
+    result = run("debug=overfit", "trainer.max_epochs=400", *PERFECT, *start, *given)
+    (line,) = said(result, capsys)
+    assert line.startswith(verdict)  # (1 + 4) / 2
+
+
+def test_a_run_that_goes_on_remembers_its_first_loss_and_one_without_a_loss_says_nothing() -> None:
+    begun, resumed = Overfit(), Overfit()
+    begun.first = 2.0
+    resumed.load_state_dict(begun.state_dict())
+    assert [*resumed.tables({"metrics": {"train/loss": 0.02}})] == ["the rows were learnt: train/loss 2 -> 0.02"]
+    assert [*resumed.tables({"metrics": {}})] == [*Overfit().tables({"metrics": {"train/loss": 1.0}})] == []
