@@ -76,6 +76,13 @@ def test_several_options_of_a_group_are_all_shown(capsys: pytest.CaptureFixture[
     assert flat_hparams(config)["callbacks"] == config.choices["callbacks"] == "swa,lr_monitor"
 
 
+def test_schedulers_in_sequence_are_shown_by_their_names_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_choices(config_of("scheduler=warmup_cosine"), Path("logs/x"))
+    row = next(line for line in shown(capsys).splitlines() if line.startswith(" scheduler"))
+    parts = "LinearLR(start_factor=0.1, total_iters=10), CosineAnnealingLR(T_max=null)"
+    assert f"schedulers={parts}  milestones=[10]" in row
+
+
 @needs_sweep  # as the experiment does
 def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     print_choices(config_of("experiment=paths", "optimizer=adam", "callbacks=none", "seed=7"), Path("logs/[x]"))

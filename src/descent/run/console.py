@@ -122,5 +122,15 @@ def _count(number: int, unit: str) -> str:
 def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        return ", ".join(map(_parts, value))
     text = value if isinstance(value, str) else as_yaml(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _parts(value: Any) -> str:
+    """``LinearLR(total_iters=10)`` for a class with its arguments, as in a scheduler that is several in sequence."""
+    if not isinstance(value, dict):
+        return cell(value)
+    arguments = ", ".join(f"{key}={cell(entry)}" for key, entry in value.items() if key != "_target_")
+    return f"{str(value.get('_target_', '')).rpartition('.')[2]}({arguments})"
