@@ -1,7 +1,9 @@
 """What a comparison takes for a run, what it calls a setting, and where a curve's points stand."""
 
+import logging
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 from test_compare_by_hand import LOSS, OPTIMUM, compare, result_of, run_of, runs_of, write
+from torch.utils.tensorboard import SummaryWriter
 
 from descent.compare.checks import why_not_comparable
-from descent.compare.runs import read_runs
+from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, name_of, settings_of
 from descent.compare.tables import table_of, to_target
 from descent.config.metric import Metric
@@ -207,6 +210,23 @@ def test_a_reader_that_fails_is_named_with_its_words(tmp_path: Path, monkeypatch
     monkeypatch.setattr(EventAccumulator, "Reload", broken)
     with pytest.raises(UserError, match=r"run: its event file cannot be read \(OverflowError: x\)"):
         read_runs([tmp_path])
+
+
+def test_points_after_the_checkpoint_that_a_killed_run_went_on_from_are_left_out_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "run")
+    for first, last in ((0, 9), (5, 8)):  # killed at 9, gone on from 5
+        time.sleep(0.01)  # files are read by their names, which have the time
+        writer = SummaryWriter(str(tmp_path / "other"), purge_step=first or None, filename_suffix=f".{first}")
+        for step in range(first, last):
+            writer.add_scalar("a", float(first), step)
+        writer.close()
+    steps, values = Run(tmp_path / "other", {}).curve("a")
+    assert (steps.tolist(), values.tolist()) == ([*range(8)], [0.0] * 5 + [5.0] * 3)
+    assert not caplog.messages
+    logging.getLogger("tensorboard").warning("another")
+    assert caplog.messages == ["another"]
 
 
 def test_the_data_set_of_most_runs_is_compared_and_a_diverged_run_may_end_anywhere(tmp_path: Path) -> None:

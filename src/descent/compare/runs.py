@@ -1,6 +1,7 @@
 """Runs read back from their directories: results and curves, and which of them cannot be compared."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,14 @@ Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 
 # Arguments of torch's DataLoader that say how rows are read, and not which.
 READING = ("batch_size", "shuffle", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last")
+
+
+def _is_no_restart(record: logging.LogRecord) -> bool:
+    """Not TensorBoard's message that a run was killed and has gone on, whose points from before it leaves out."""
+    return "out of order event.step" not in record.getMessage()
+
+
+logging.getLogger("tensorboard").addFilter(_is_no_restart)
 
 
 @dataclass(frozen=True)
