@@ -158,7 +158,8 @@ def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -
     for name in ("hydra.yaml", "config.yaml"):
         (finished / ".hydra" / name).unlink()
         assert refused(lambda: resume(finished)) == (
-            f"RUN_DIR must be the directory of a run, got {finished}: it has no .hydra/{name}"
+            f"RUN_DIR must be the directory of a run, got {finished}: it has no .hydra/{name}, which train.py writes,"
+            " and load_config(conf, overrides, run_dir)"
         )
 
 

@@ -1,5 +1,6 @@
 """What the README says is true: its commands run, its lists are complete."""
 
+import inspect
 import os
 import re
 import shlex
@@ -9,14 +10,23 @@ import textwrap
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import CONF, ROOT, Run, options, posix, save_config
+from conftest import CONF, ROOT, Run, config_of, options, posix, save_config
 from forked import run_forked
+from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from descent.run.evaluate import evaluate
 from descent.run.result import read_result
+from descent.run.resume import resume
+from descent.training.callback import ResultCallback
+from regression.data.module import RegressionData
+from template.create import create
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -62,7 +72,10 @@ def test_the_notebook_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     namespace: dict[str, object] = {}
     exec(textwrap.dedent(lines), namespace)
     assert namespace["result"].status == "completed"  # type: ignore[attr-defined]
-    assert (tmp_path / "logs/runs/notebook/result.json").is_file()
+    run_dir = tmp_path / "logs/runs/notebook"
+    assert evaluate(run_dir)["test/loss"] == read_result(run_dir)["metrics"]["test/loss"]
+    resume(run_dir, ["trainer.max_epochs=21"])
+    assert read_result(run_dir)["epochs"] == 21
 
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -172,3 +185,43 @@ def test_every_link_within_the_readme_leads_to_a_heading() -> None:
     headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", README)}
     links = re.findall(r"\]\(#(.+?)\)", README)
     assert links and {*links} <= headings
+
+
+def test_the_methods_that_the_readme_names_have_these_arguments() -> None:
+    for method in (ResultCallback.after_result, RegressionData.file_dataloader):
+        names = [name for name in inspect.signature(method).parameters if name != "self"]
+        own = ["self"] if method is ResultCallback.after_result else []
+        assert f"`{method.__name__}({', '.join([*own, *names])})`" in README
+
+
+def test_a_figure_gets_into_tensorboards_images_as_the_readme_says(run: Run, tmp_path: Path) -> None:
+    (line,) = re.findall(r"`(trainer\.logger\.experiment\..+?)`", README)
+
+    class Drawing(ResultCallback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            exec(line.replace('"mine"', '"during"'), {"trainer": trainer, "figure": Figure()})
+
+        def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
+            assert run_dir == Path(trainer.default_root_dir) == tmp_path / "r"  # which the README says as well
+            exec(line, {"trainer": trainer, "figure": Figure()})
+
+    result = run("trainer.max_epochs=1", callbacks=[Drawing()], run_dir=tmp_path / "r")
+    events = EventAccumulator(str(tmp_path / "r")).Reload()
+    assert {"during", "mine"} <= {*events.Tags()["images"]}
+    assert [image.step for image in events.Images("mine")] == [result.steps]
+
+
+def test_a_relative_path_of_data_starts_where_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "houses.csv").write_text("x,price\n1,2\n")
+    (given,) = re.findall(r"`(data=table .*?)`", README)
+    assert config_of(*given.split()).data["path"] == str(tmp_path / "houses.csv")
+
+
+def test_a_projects_pyproject_has_the_table_for_libraries_without_types(tmp_path: Path) -> None:
+    (table,) = re.findall(r"`\[\[(tool\.mypy\.\w+)\]\]`", README)
+    create(tmp_path / "p", "mine", "Mine", True)
+    found: Any = tomllib.loads((tmp_path / "p/pyproject.toml").read_text())
+    for key in table.split("."):
+        found = found[key]
+    assert found[0]["ignore_missing_imports"]

@@ -20,7 +20,7 @@ from descent.config import composing
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
 from descent.errors import UserError
-from descent.files import is_locked
+from descent.files import is_locked, write_atomically
 from descent.run.command import command, run_safely
 from descent.run.result import Result, Status, is_finished, read_result
 from descent.signals import asked_to_stop, stop_mark
@@ -99,12 +99,14 @@ def _ended_before(run_dir: Path) -> Status | None:
     return read_result(run_dir)["status"] if waits and is_finished(run_dir) else None
 
 
-def load_config(conf: Path, overrides: Sequence[str]) -> "Config":
+def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = None) -> "Config":
     """The checked config of a command line, for tests, notebooks and other programs.
 
     Args:
         conf: the directory of the config groups.
         overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
+        run_dir: of the run that is to have it: kept there in ``.hydra``, as ``train.py`` does, for ``evaluate.py``,
+            ``predict.py`` and ``resume.py``.
 
     Raises:
         UserError: a value breaks its rule.
@@ -112,8 +114,14 @@ def load_config(conf: Path, overrides: Sequence[str]) -> "Config":
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
-    keys = [str(key) for key in composed if key != "hydra"]
-    return to_config(OmegaConf.masked_copy(composed, keys), composed.hydra.runtime, overrides)
+    tree = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    config = to_config(tree, composed.hydra.runtime, overrides)
+    if run_dir is not None:
+        runtime = {key: composed.hydra.runtime[key] for key in ("choices", "cwd")}
+        for name, node in (("config", tree), ("hydra", OmegaConf.create({"hydra": {"runtime": runtime}}))):
+            (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
+            write_atomically(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(node).encode())
+    return config
 
 
 def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), saved: bool = False) -> "Config":

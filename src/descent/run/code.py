@@ -32,7 +32,7 @@ def note_changes(before: Any, config: Config, since: str) -> None:
 
 
 def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    """Which packages were not the same in all of these runs, and which runs had another code than most.
+    """Which packages were not the same in all of these runs, and which runs had another code than most, or the last.
 
     Args:
         names: of the runs.
@@ -41,19 +41,17 @@ def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) 
         a line; ``None``: all were made by one code.
     """
     codes = [result.get("code") or {} for result in results]  # older versions wrote none
-    packages, others = [], dict[str, None]()
+    packages, others = [], set[int]()
     for package in sorted({package for code in codes for package in code}):
-        given = {name: code[package] for name, code in zip(names, codes, strict=True) if package in code}
-        (most, _), *rest = Counter(reversed(given.values())).most_common()  # of as many the last
+        (most, _), *rest = Counter(code[package] for code in reversed(codes) if package in code).most_common()
         if rest:
             packages.append(package)
-            others |= dict.fromkeys(name for name, digest in given.items() if digest != most)
+            others |= {number for number, code in enumerate(codes) if code.get(package, most) != most}
     if not packages:
         return None
-    shown = [*others][:5] + ([f"{len(others) - 5} more"] if len(others) > 5 else [])
-    return (
-        f"the code of {' and '.join(packages)} is not the same in all runs: another than in most in {', '.join(shown)}"
-    )
+    named = [names[number] for number in sorted(others)]
+    shown = "; ".join(named[:5]) + (f"; {len(named) - 5} more" if len(named) > 5 else "")
+    return f"the code of {' and '.join(packages)} is not the same in all runs: another than in most in {shown}"
 
 
 @cache  # once for all jobs of a sweep

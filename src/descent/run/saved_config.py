@@ -45,7 +45,10 @@ def _load(run_dir: Path, name: str) -> DictConfig:
         loaded = OmegaConf.load(path)
         OmegaConf.to_container(loaded, resolve=name == "config.yaml")
     except FileNotFoundError:
-        raise UserError(f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}") from None
+        raise UserError(
+            f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}, which train.py writes,"
+            " and load_config(conf, overrides, run_dir)"
+        ) from None
     except Exception as error:  # YAML's, OmegaConf's, and the disk's
         reason = " ".join(str(error).split())
         raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error

@@ -62,10 +62,10 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     for column in (*metrics, "steps", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
+    names = {run: ", ".join(part for part in run.name.split(",") if part not in shared) or run.name for run, _ in runs}
     ranked = sorted(runs, key=lambda run: _rank(run[1], monitor))
     for run, result in ranked[:MOST_ROWS]:
-        own = ", ".join(part for part in run.name.split(",") if part not in shared) or run.name
-        name = own if result["status"] == "completed" else f"{own} ({result['status']})"
+        name = names[run] if result["status"] == "completed" else f"{names[run]} ({result['status']})"
         values = [result["metrics"].get(metric) for metric in metrics]
         cells = ["" if value is None else f"{value:.5g}" for value in values]
         table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
@@ -77,13 +77,13 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     if tested or len(runs) > 1:
         of_tests = "; test/* are of the best checkpoint" if tested else ""
         console.print(f"best first by {monitor.name} after the last step{of_tests}", soft_wrap=True)
-    if note := _better_before_its_end(ranked, monitor):
+    if note := _better_before_its_end(ranked, monitor, names):
         console.print(note, soft_wrap=True)
     if len(kinds := quantities_of((result for _, result in runs), monitor.name)) > 1:
         others = ", ".join(kinds[1:])
         note = f"note: {monitor.name} is {kinds[0]} in some runs and {others} in others, which no order can compare"
         console.print(note, soft_wrap=True)
-    if note := other_code_note([result for _, result in runs], [run.name for run, _ in runs]):
+    if note := other_code_note([result for _, result in runs], [*names.values()]):
         console.print(f"note: {note}", soft_wrap=True)
     for run, result in runs:
         if result["status"] != "completed":
@@ -101,7 +101,9 @@ def _shown(monitor: Metric, logged: list[str]) -> list[str]:
     return [name for name in dict.fromkeys([monitor.name, *same, *losses]) if name in logged][:MOST_METRICS]
 
 
-def _better_before_its_end(ranked: list[tuple[Path, dict[str, Any]]], monitor: Metric) -> str | None:
+def _better_before_its_end(
+    ranked: list[tuple[Path, dict[str, Any]]], monitor: Metric, names: dict[Path, str]
+) -> str | None:
     """Names the run with the best checkpoint of all where another one is first."""
     bests = [(run, result["best"]) for run, result in ranked if result["status"] == "completed" and result["best"]]
     known = [(run, best) for run, best in bests if best.get("metric") == monitor.name and best.get("value") is not None]
@@ -110,7 +112,7 @@ def _better_before_its_end(ranked: list[tuple[Path, dict[str, Any]]], monitor: M
     run, best = max(known, key=lambda found: monitor.merit(found[1]["value"]))  # the first of equals
     if run == ranked[0][0]:
         return None
-    return f"note: the best checkpoint is of {run.name}: {monitor.name} {best['value']:.5g} at step {best['step']:,}"
+    return f"note: the best checkpoint is of {names[run]}: {monitor.name} {best['value']:.5g} at step {best['step']:,}"
 
 
 def _rank(result: dict[str, Any], monitor: Metric) -> tuple[bool, float]:
