@@ -5,7 +5,7 @@ import re
 import tomllib
 from datetime import date
 
-SOAK = (r" -m 'not soak'", r"^markers = \[\"soak: .*\n")  # the long trials
+SOAK = (r" -m 'not soak'", r"^    \"soak: .*\n")  # the long trials
 
 
 def pyproject(text: str, package: str, title: str, blank: bool) -> str:
