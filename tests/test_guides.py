@@ -66,6 +66,7 @@ def model(run: Trained) -> None:
     assert run.last["state_dict"]["layers.0.weight"].shape == (32, 5)
     assert (run.result["steps"], run.result["samples"]) == (50, 1600)  # 800 of 1,000 rows, 32 a batch
     assert all(run.points(tag) for tag in ("train/loss", "lr", "grad/norm"))
+    assert 0 < run.metrics["train/loss"] < run.points("train/loss")[0]
 
 
 def one_batch(run: Trained) -> None:

@@ -1,6 +1,7 @@
 """`new_project.py`: what it copies, what it calls it, and what it refuses."""
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -202,6 +203,17 @@ def test_a_blank_project_has_at_most_150_lines_of_its_own(tmp_path: Path) -> Non
     assert (tmp_path / "p/README.md").read_text().startswith("# Prices\n")
     main = yaml.safe_load((tmp_path / "p/conf/train.yaml").read_text())
     assert {"data": "mine"} in main["defaults"] and {"callbacks": "none"} in main["defaults"]
+
+
+def test_the_data_of_a_blank_project_have_a_checksum_by_which_others_are_told(tmp_path: Path) -> None:
+    create(tmp_path / "p", "mine", "Mine", True)
+    data = runpy.run_path(str(tmp_path / "p/src/mine/data.py"))["Data"]
+    checksums = []
+    for num_rows in (100, 100, 101):
+        rows = data(32, True, num_rows)
+        rows.setup("fit")
+        checksums.append(rows.checksum)
+    assert checksums[0] == checksums[1] != checksums[2] and isinstance(checksums[0], int)
 
 
 def test_a_blank_project_has_nothing_that_only_the_examples_tests_and_data_need(tmp_path: Path) -> None:
