@@ -564,13 +564,14 @@ def test_evaluation_json_says_what_was_evaluated(run_dir: Path, table: pl.DataFr
 
 
 def test_evaluation_json_keeps_the_last_of_each_checkpoint_and_rows(
-    run_dir: Path, table: pl.DataFrame, tmp_path: Path
+    run_dir: Path, table: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     files = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for number, path in enumerate(files):
         table.head(50 + number).write_csv(path)
     (run_dir / "evaluation.json").write_text("[]")  # broken: nothing to keep
-    for data in (None, *files, None, files[0]):
+    for data in (None, Path("a.csv"), files[1], None, files[0]):  # "a.csv" of another directory is another
         evaluate(run_dir, data=data)
     evaluate(run_dir, "last", files[0])
     kept = json.loads((run_dir / "evaluation.json").read_text())

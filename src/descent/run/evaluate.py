@@ -60,7 +60,8 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
         if not math.isfinite(value):
             where = data or "the test rows"
             raise invalid(f"{name} of {where} with {trained.path}", "a finite number", value)
-    kept = {"checkpoint": checkpoint, "data": str(data) if data else "test", "rows": rows.count, "metrics": values}
+    name = str(data.absolute()) if data else "test"
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "data": name, "rows": rows.count, "metrics": values}
     kept["others"] = _others(run_dir, kept)
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
