@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from forked import run_forked
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -159,6 +160,28 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@lru_cache
+def _cluster_answers() -> bool:
+    try:
+        command = ["sinfo", "--noheader"]
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("slurm") and not _cluster_answers():
+        pytest.skip("needs a Slurm cluster: sinfo does not answer; tests/slurm_cluster up DIR starts one")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The cluster for one test alone: a job of another would take its nodes."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "slurm.lock"):
+        yield
+        subprocess.run(["scancel", "--me"], check=False)
 
 
 def pytest_collection_finish() -> None:

@@ -31,6 +31,9 @@ class Elsewhere:
     def __init__(self, does: Callable[[Sequence[Sequence[str]]], Any]) -> None:
         self.does, self.given = does, list[tuple[int, list[str]]]()
 
+    def setup(self, **context: Any) -> None:
+        pass
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         self.given += [(initial_job_idx, list(job)) for job in job_overrides]
         return self.does(job_overrides)

@@ -17,6 +17,9 @@ from types import FrameType
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+# By it submitit is told to queue a job again that is to end, at its time limit for example.
+REQUEUE = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
+
 POLL_SECONDS = 0.5  # between two looks for the mark of a sweep that is to end
 
 _received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
@@ -82,6 +85,12 @@ def _is_by_nohup(number: int) -> bool:
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
 
 
+def _deferrable() -> list[int]:
+    """The signals that a run ends by; that to be queued again only where somebody listens to it."""
+    listened = [REQUEUE] if REQUEUE is not None and callable(signal.getsignal(REQUEUE)) else []
+    return [*(number for number in HANDLED if not _is_by_nohup(number)), *listened]
+
+
 class Deferred:
     """Notes the first signal that comes in; a second one ends the process at once."""
 
@@ -95,12 +104,13 @@ class Deferred:
     def listen(self) -> None:
         """Puts itself in the place of whatever handles the signals now."""
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            for number in HANDLED:
-                if not _is_by_nohup(number):
-                    signal.signal(number, self._note)
+            for number in _deferrable():
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
+            if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:  # Slurm sends it, and so does its srun
+                return
             raise SystemExit(128 + number)
         self.number = number
         with suppress(OSError):  # the terminal may be gone
@@ -141,7 +151,7 @@ def deferred(mark: Path | None = None) -> Iterator[Deferred]:
         mark: of the sweep that the run is a job of; where it appears, it is as if the signal had come in here.
     """
     exit_if_received()
-    before = {number: signal.getsignal(number) for number in HANDLED}
+    before = {number: signal.getsignal(number) for number in _deferrable()}
     pending, is_over = Deferred(), threading.Event()
     pending.listen()
 

@@ -86,7 +86,8 @@ def run_job(cfg: DictConfig) -> Result:
 def _ended_before(run_dir: Path) -> Status | None:
     """How a job of a sweep has ended before it began here; ``None``: it begins.
 
-    A job of a sweep that was killed may still be at work: it is waited for.
+    A job of a sweep that was killed may still be at work: it is waited for. One that a cluster queues again may have
+    ended in the last moment.
     """
     mark, waits = stop_mark(run_dir.parent), False
     while asked_to_stop(mark) is None and is_locked(run_dir):
@@ -96,7 +97,7 @@ def _ended_before(run_dir: Path) -> Status | None:
         time.sleep(1)
     if asked_to_stop(mark) is not None:
         return "interrupted"
-    return read_result(run_dir)["status"] if waits and is_finished(run_dir) else None
+    return read_result(run_dir)["status"] if is_finished(run_dir) else None
 
 
 def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = None) -> "Config":

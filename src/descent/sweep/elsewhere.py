@@ -5,16 +5,36 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
+from hydra.types import TaskFunction
+from omegaconf import DictConfig
 
 from descent.config.messages import one_line
 from descent.run.result import is_finished
 from descent.signals import HANDLED, stop_mark
+from descent.sweep.cluster import Requeued, is_submitit, waited_for
+
+
+class WithoutBar:
+    """The task of a job that draws no progress bar: those of several jobs would overlap."""
+
+    def __init__(self, task: TaskFunction) -> None:
+        self.task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported; the run's config and result stay the same
+        return self.task(config)
+
+
+def task_elsewhere(launcher: Launcher, task: TaskFunction) -> TaskFunction:
+    """What a job of the launcher does in a process of its own."""
+    quiet = WithoutBar(task)
+    return Requeued(quiet) if is_submitit(launcher) else quiet
 
 
 def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int, run_dirs: Sequence[Path]) -> None:
@@ -32,7 +52,9 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
         SystemExit: a signal has come in.
     """
     before = [_written(run_dir) for run_dir in run_dirs]
-    with handed_on(run_dirs[0].parent):
+    sweep_dir = run_dirs[0].parent
+    waiting = waited_for(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
+    with handed_on(sweep_dir), waiting:
         try:
             launcher.launch(jobs, initial_job_idx=first)
         except Exception as error:  # a worker was killed, for example; the other jobs may have ended well

@@ -17,7 +17,7 @@ from descent.errors import UserError
 from descent.run.cli import to_config
 from descent.run.result import Result, is_finished
 from descent.run.run_dirs import job_label
-from descent.sweep.elsewhere import launch_elsewhere
+from descent.sweep.elsewhere import launch_elsewhere, task_elsewhere
 
 if TYPE_CHECKING:
     from descent.config.schema import Config
@@ -35,6 +35,9 @@ class ResumingLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        if self.launcher is not None:
+            task = task_elsewhere(self.launcher, task_function)
+            self.launcher.setup(hydra_context=hydra_context, task_function=task, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()

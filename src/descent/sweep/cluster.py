@@ -1,0 +1,76 @@
+"""Jobs of a sweep that submitit starts: a cluster queues them, preempts them, and cancels them by itself."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.types import TaskFunction
+from omegaconf import DictConfig
+
+from descent import signals
+from descent.run.result import Result
+
+
+def is_submitit(launcher: Launcher) -> bool:
+    return type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher.")
+
+
+class Requeued:
+    """The task of a job, in its own process: where a signal has ended it, the process ends without a return value.
+
+    So nobody takes the job for done whom the cluster queues again, and a cancelled job is done when it has left the
+    queue. What it has reached is in its directory.
+    """
+
+    def __init__(self, task: TaskFunction) -> None:
+        self.task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        signals.install()  # submitit's own handler of SIGTERM does nothing
+        result = self.task(config)
+        if isinstance(result, Result) and result.signal is not None:
+            if result.signal == signals.REQUEUE:
+                signal.raise_signal(result.signal)  # once more, to submitit: it queues the job again, if it may
+            raise SystemExit(result.exit_code)
+        return result
+
+
+@contextmanager
+def waited_for(mark: Path) -> Iterator[None]:
+    """Within it submitit waits until every job has ended, whether or not the first ones have left a return value.
+
+    Whether a job of a cluster has ended is asked of ``squeue``: ``sacct`` needs accounting, which not all have.
+
+    Args:
+        mark: where it appears, jobs that are queued are cancelled.
+    """
+    from submitit.core.core import Job
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+    class Queue(SlurmInfoWatcher):
+        def _make_command(self) -> list[str]:
+            return ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            queued = (string.decode() if isinstance(string, bytes) else string).split()
+            return {job: {"State": "RUNNING" if job in queued else "COMPLETED"} for job in self._registered}
+
+    def results(job: Job[Any]) -> list[None]:
+        while not job.done(force_check=(stops := signals.asked_to_stop(mark) is not None)):
+            if stops and isinstance(job, SlurmJob):
+                array = job.job_id.partition("_")[0]
+                subprocess.run(["scancel", "--state=PENDING", array], stderr=subprocess.DEVNULL, check=False)
+            time.sleep(1)
+        return [None]  # what became of it is in its result.json
+
+    before = Job.results, SlurmJob.watcher
+    Job.results, SlurmJob.watcher = results, Queue(delay_s=60)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Job.results, SlurmJob.watcher = before  # type: ignore[method-assign]
