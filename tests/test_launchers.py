@@ -137,6 +137,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     [
         *(({"n_jobs": 3}, 3), ({"n_jobs": -1}, os.cpu_count()), ({"n_jobs": None}, 1), ({"n_jobs": -100}, 1)),
         *(({"array_parallelism": 4, "submitit_folder": "x"}, 4), ({"_target_": "x"}, 1)),
+        ({"ray": {}}, os.cpu_count()),
         ({"submitit_folder": "x"}, os.cpu_count()),
     ],
 )
@@ -173,7 +174,13 @@ def outcome(sweep_dir: Path) -> dict[str, Any]:
 
 
 @posix
-@pytest.mark.parametrize("launcher", [launcher_of("joblib"), launcher_of("submitit_local", pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        launcher_of("joblib"),
+        *(launcher_of(name, pytest.mark.soak) for name in ("submitit_local", "ray")),
+    ],
+)
 def test_a_sweep_elsewhere_is_stopped_goes_on_and_is_that_of_one_job_after_another(
     launcher: str, start: Callable[..., subprocess.Popen[str]], script: Script, tmp_path: Path
 ) -> None:

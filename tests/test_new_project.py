@@ -223,7 +223,7 @@ def test_a_blank_project_has_nothing_that_only_the_examples_tests_and_data_need(
     assert not re.findall(gone, words_of(tmp_path / "p"))
     project = tomllib.loads((tmp_path / "p/pyproject.toml").read_text())
     assert {*project["project"]["optional-dependencies"]} == {
-        *("figures", "optuna", "wandb", "mlflow", "joblib", "submitit", "dev")
+        *("figures", "optuna", "wandb", "mlflow", "joblib", "submitit", "ray", "dev")
     }
     assert project["project"]["optional-dependencies"]["dev"][0] == "mine[figures,optuna]"
     assert project["tool"]["pytest"]["ini_options"]["addopts"] == "-ra --strict-markers -n auto --dist worksteal"

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
-LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}  # each with its extra
+# each with its extra
+LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
 # torch makes one message of a worker's whole traceback, at whose end the error stands
 IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker.*\n(?:\S+\.)?(\1\b.*)", re.DOTALL)

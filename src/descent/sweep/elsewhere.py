@@ -53,6 +53,10 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
     """
     before = [_written(run_dir) for run_dir in run_dirs]
     sweep_dir = run_dirs[0].parent
+    if type(launcher).__module__.startswith("hydra_plugins.hydra_ray_launcher."):
+        from hydra_plugins.hydra_ray_launcher._launcher_util import start_ray
+
+        start_ray(launcher.ray_cfg.init)  # type: ignore[attr-defined]  # it sets a handler of SIGTERM of its own
     waiting = waited_for(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
     with handed_on(sweep_dir), waiting:
         try:
@@ -77,8 +81,8 @@ def workers(launcher: Mapping[str, Any], most: int | None = None) -> int:
         count = jobs if jobs > 0 else cores + 1 + jobs
     elif "array_parallelism" in launcher:  # a cluster's
         count = int(launcher["array_parallelism"])
-    else:  # submitit's on this machine starts them all
-        count = cores if "submitit_folder" in launcher else 1
+    else:  # submitit's on this machine starts them all, Ray's one a core
+        count = cores if "submitit_folder" in launcher or "ray" in launcher else 1
     return max(1, min(count, most or count))
 
 

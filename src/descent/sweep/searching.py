@@ -12,8 +12,8 @@ from descent.config.schema import Mode
 from descent.config.types import Boolean, Number, PositiveInteger, Seed
 from descent.config.types import check as check_value
 from descent.errors import UserError, as_yaml, extra, invalid
-from descent.run.result import read_result
 from descent.run.run_dirs import job_label
+from descent.sweep.tuning import ended_result
 
 Direction = Literal["minimize", "maximize"]
 RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
@@ -95,7 +95,7 @@ def search(
         jobs = [job_at(point) for point in points]
         launch(jobs, len(ended))
         run_dirs = [sweep_dir / job_label(job) for job in jobs]
-        results = [_ended(run_dir) for run_dir in run_dirs]
+        results = [ended_result(run_dir) for run_dir in run_dirs]
         for params, run_dir, result in zip(points, run_dirs, results, strict=True):
             state, value, status = _outcome(result, choose_by)
             study.add_trial(
@@ -132,18 +132,6 @@ def _next_points(
     study = optuna.create_study(direction=direction, sampler=sampler)
     study.add_trials(ended)
     return [study.ask({**distributions}).params for _ in range(count)]
-
-
-def _ended(run_dir: Path) -> dict[str, Any]:
-    """The result of a trial's job.
-
-    Raises:
-        UserError: it has not ended by itself.
-    """
-    result = read_result(run_dir) if (run_dir / "result.json").is_file() else {"status": "interrupted"}
-    if result["status"] == "interrupted":
-        raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
-    return result
 
 
 def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | None, str]:

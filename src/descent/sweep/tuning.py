@@ -48,14 +48,15 @@ def best_of_each(
     completed is not chosen.
 
     Raises:
-        UserError: ``choose_by`` is another quantity in some runs than in those that it is compared with.
+        UserError: ``choose_by`` is another quantity in some runs than in those that it is compared with, or a job has
+            not ended, as one whose process was killed.
     """
     results: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for job in jobs:
         setting = tuple(override for override in job if key_of(override) not in then)
         group = next(override for override in job if key_of(override) == for_each)
-        result = read_result(sweep_dir / job_label(job))
+        result = ended_result(sweep_dir / job_label(job))
         results.setdefault(group, []).append(result)
         value = result["metrics"].get(choose_by) if result["status"] == "completed" else None
         found.setdefault(group, {}).setdefault(setting, []).append(nan if value is None else value)
@@ -69,6 +70,18 @@ def best_of_each(
         else:
             print(f"{group} is not repeated: none of its settings has completed with {choose_by}")
     return best
+
+
+def ended_result(run_dir: Path) -> dict[str, Any]:
+    """The result of a job that others depend on.
+
+    Raises:
+        UserError: it has not ended by itself.
+    """
+    result = read_result(run_dir) if (run_dir / "result.json").is_file() else {"status": "interrupted"}
+    if result["status"] == "interrupted":
+        raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
+    return result
 
 
 def _check_quantity(choose_by: str, results: Sequence[Mapping[str, Any]], group: str) -> None:

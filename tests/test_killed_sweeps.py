@@ -1,0 +1,73 @@
+"""Sweeps in several processes that are killed again and again, and end as those that were not."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import posix
+from test_launchers import launcher_of, outcome
+
+pytestmark = [pytest.mark.soak, posix]
+
+COMMON = (
+    *("figures=false", "data.num_samples=100", "trainer.max_epochs=2000", "trainer.precision=64-true"),
+    *("trainer.enable_progress_bar=false", "checkpoint.every_seconds=0.1"),
+)
+RATES = ("optimizer=sgd,adam", "optimizer.lr=0.01,0.02")
+SWEEPS = {
+    "plain": RATES,
+    "tuned": (*RATES, "hydra.sweeper.for_each=optimizer", "hydra.sweeper.then={seed: '1,2'}"),
+    "search": ("hydra.sweeper.space={optimizer.lr: {low: 0.001, high: 0.1, log: true}}", "hydra.sweeper.n_trials=4"),
+}
+
+
+def processes(logs: Path) -> set[int]:
+    """Those that write below ``logs``."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"DESCENT_LOGS={logs}\0".encode() in (process / "environ").read_bytes():
+                found.add(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("kind", [*SWEEPS])
+@pytest.mark.parametrize("launcher", [launcher_of("joblib"), launcher_of("submitit_local")])
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    launcher: str, kind: str, start: Callable[..., subprocess.Popen[str]], script: Any, tmp_path: Path
+) -> None:
+    chosen, logs = random.Random(kind), tmp_path / "logs"
+    # a search asks for as many trials at once as there are workers, so it is compared with one of as many
+    alone = [f"launcher={launcher}"] if kind == "search" else []
+    assert script("train.py", "-m", "name=alone", *SWEEPS[kind], *COMMON, *alone, timeout=600).returncode == 0
+    command = "-m", "name=s", *SWEEPS[kind], *COMMON, f"launcher={launcher}"
+    kills = {"parent": 0, "worker": 0, "both": 0}
+    for who in [*kills, *kills]:
+        sweep = start("train.py", *command)
+        deadline = time.monotonic() + 6 + chosen.uniform(0, 8)
+        while sweep.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        others = sorted(processes(logs) - {sweep.pid})
+        targets = [sweep.pid] * (who != "worker") + chosen.sample(others, min(len(others), 1)) * (who != "parent")
+        if sweep.poll() is None:
+            for target in targets:
+                with suppress(OSError):
+                    os.kill(target, signal.SIGKILL)
+            kills[who] += 1
+        sweep.communicate(timeout=300)
+    last = start("train.py", *command)
+    output, errors = last.communicate(timeout=600)
+    print(kills)
+    assert last.returncode == 0, output + errors
+    found, expected = outcome(logs / "sweeps/s"), outcome(logs / "sweeps/alone")
+    assert found == expected
+    assert len(found) == {"plain": 4, "tuned": 8, "search": 4}[kind]
+    assert sum(kills.values()) >= 3
