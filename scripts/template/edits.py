@@ -5,7 +5,7 @@ import re
 import tomllib
 from datetime import date
 
-SOAK = (r" -m 'not soak'", r"^    \"soak: .*\n")  # the long trials
+SOAK = (r" -m 'not soak'", r"^    \"soak: .*\n", r"^    \"slurm: .*\n")  # the long trials, and those on a cluster
 
 
 def pyproject(text: str, package: str, title: str, blank: bool) -> str:

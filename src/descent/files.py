@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOLCK
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,34 +60,31 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def is_locked(directory: Path) -> bool:
     """Whether a process has locked it, be it on another machine that shares the file system."""
-    lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(blocking=False)
+        with FileLock(directory / ".lock").acquire(blocking=False):
+            return False
     except Timeout:
         return True
     except OSError:  # which whoever locks it will say
         return False
-    lock.release()
-    return False
 
 
 @contextmanager
 def locked(directory: Path, what: str) -> Iterator[None]:
     """Within it nobody else can lock the directory. A process that is killed leaves it unlocked.
 
+    It is ``flock``, which holds between machines on NFS too, and on Lustre where it is mounted so.
+
     Raises:
-        UserError: somebody else has it, or the lock's file cannot be written.
+        UserError: somebody else has it, or the lock's file cannot be written, or the file system has no locks.
     """
     path = directory / ".lock"
-    lock = FileLock(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock = FileLock(path).acquire(blocking=False)
     except Timeout:
         raise UserError(f"{what} {directory} is at work in another process") from None
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    try:
+        raise UserError(f"cannot {'lock' if error.errno == ENOLCK else 'write'} {path}: {error.strerror}") from error
+    with lock:
         yield
-    finally:
-        lock.release()

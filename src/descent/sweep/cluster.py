@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def waited_for(mark: Path) -> Iterator[None]:
     Args:
         mark: where it appears, jobs that are queued are cancelled.
     """
-    from submitit.core.core import Job
-    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+    core: Any = import_module("submitit.core.core")  # an extra, which mypy need not find
+    slurm: Any = import_module("submitit.slurm.slurm")
 
-    class Queue(SlurmInfoWatcher):
+    class Queue(slurm.SlurmInfoWatcher):  # type: ignore[misc]
         def _make_command(self) -> list[str]:
             return ["squeue", "--me", "--noheader", "--array", "--format=%i"]
 
@@ -60,17 +61,17 @@ def waited_for(mark: Path) -> Iterator[None]:
             queued = (string.decode() if isinstance(string, bytes) else string).split()
             return {job: {"State": "RUNNING" if job in queued else "COMPLETED"} for job in self._registered}
 
-    def results(job: Job[Any]) -> list[None]:
+    def results(job: Any) -> list[None]:
         while not job.done(force_check=(stops := signals.asked_to_stop(mark) is not None)):
-            if stops and isinstance(job, SlurmJob):
+            if stops and isinstance(job, slurm.SlurmJob):
                 array = job.job_id.partition("_")[0]
                 subprocess.run(["scancel", "--state=PENDING", array], stderr=subprocess.DEVNULL, check=False)
             time.sleep(1)
         return [None]  # what became of it is in its result.json
 
-    before = Job.results, SlurmJob.watcher
-    Job.results, SlurmJob.watcher = results, Queue(delay_s=60)  # type: ignore[method-assign, assignment]
+    before = core.Job.results, slurm.SlurmJob.watcher
+    core.Job.results, slurm.SlurmJob.watcher = results, Queue(delay_s=60)
     try:
         yield
     finally:
-        Job.results, SlurmJob.watcher = before  # type: ignore[method-assign]
+        core.Job.results, slurm.SlurmJob.watcher = before

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -54,9 +55,9 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
     before = [_written(run_dir) for run_dir in run_dirs]
     sweep_dir = run_dirs[0].parent
     if type(launcher).__module__.startswith("hydra_plugins.hydra_ray_launcher."):
-        from hydra_plugins.hydra_ray_launcher._launcher_util import start_ray
-
-        start_ray(launcher.ray_cfg.init)  # type: ignore[attr-defined]  # it sets a handler of SIGTERM of its own
+        ray: Any = import_module("hydra_plugins.hydra_ray_launcher._launcher_util")
+        given: Any = launcher
+        ray.start_ray(given.ray_cfg.init)  # before the handlers below: it sets one of SIGTERM
     waiting = waited_for(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
     with handed_on(sweep_dir), waiting:
         try:
