@@ -17,8 +17,8 @@ from test_launchers import launcher_of, outcome
 pytestmark = [pytest.mark.soak, posix]
 
 COMMON = (
-    *("figures=false", "data.num_samples=100", "trainer.max_epochs=2000", "trainer.precision=64-true"),
-    *("trainer.enable_progress_bar=false", "checkpoint.every_seconds=0.1"),
+    *("figures=false", "data.num_samples=100", "trainer.max_epochs=10000", "trainer.precision=64-true"),
+    *("trainer.enable_progress_bar=false", "checkpoint.every_seconds=0.3"),
 )
 RATES = ("optimizer=sgd,adam", "optimizer.lr=0.01,0.02")
 SWEEPS = {
@@ -52,7 +52,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(
     kills = {"parent": 0, "worker": 0, "both": 0}
     for who in [*kills, *kills]:
         sweep = start("train.py", *command)
-        deadline = time.monotonic() + 6 + chosen.uniform(0, 8)
+        deadline = time.monotonic() + 4 + chosen.uniform(0, 7)
         while sweep.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         others = sorted(processes(logs) - {sweep.pid})
