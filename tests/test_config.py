@@ -60,7 +60,11 @@ def test_keys_that_do_not_go_together_are_refused(overrides: list[str], message:
     [
         (["model.bias=false", "model.init_bias=1"], "model", "model.init_bias must be null when model.bias is false, "),
         (["data=line", "data.targets=[1]"], "data", r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
-        (["data=table", "data.path=no.csv", "data.target=y"], "data", "data.path must be a CSV or Parquet file, got"),
+        (
+            ["data=table", "data.path=no.csv", "data.target=y"],
+            "data",
+            "data.path must be an existing CSV or Parquet file, got",
+        ),
     ],
 )
 def test_values_that_only_the_class_can_judge_are_refused_as_it_is_made(

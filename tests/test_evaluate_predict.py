@@ -123,7 +123,7 @@ def test_a_missing_column_or_a_bad_cell_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
-        ("no.csv", "out.csv", "INPUT must be a CSV or Parquet file, got '.*no.csv'"),
+        ("no.csv", "out.csv", "INPUT must be an existing CSV or Parquet file, got '.*no.csv'"),
         ("in.csv", "out.txt", "OUTPUT must be a file named .csv or .parquet, got '.*out.txt'"),
         ("in.csv", "in.csv", "OUTPUT must be another file than INPUT"),
         ("in.csv", "no/out.csv", "cannot predict from .* to .*no/out.csv"),
@@ -452,9 +452,9 @@ def test_a_file_name_is_no_pattern(
     for other in (f"a{path.suffix}", f"ab{path.suffix}", f"home/a{path.suffix}"):
         Path(other).parent.mkdir(exist_ok=True)
         write(table.with_columns(bmi=pl.col("bmi") + 1), other)
-    with pytest.raises(UserError, match="must be a CSV or Parquet file, got"):
+    with pytest.raises(UserError, match="must be an existing CSV or Parquet file, got"):
         evaluate(run_dir, data=path)
-    with pytest.raises(UserError, match="INPUT must be a CSV or Parquet file, got"):
+    with pytest.raises(UserError, match="INPUT must be an existing CSV or Parquet file, got"):
         predict_file(run_dir, path, Path("out.csv"))
     path.parent.mkdir(exist_ok=True)
     write(table, path.absolute())  # to polars a leading ~ is the home directory

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ class Trained:
         short = [] if "debug=" in command else ["trainer.max_epochs=2"]
         # fewer epochs and no pictures; what the command says comes last, and counts
         self.config = load_config(project / "conf", [*QUIET, *short, *given])
-        self.directory = project / "logs/run"
+        self.directory = project / "logs" / str(len([*project.glob("logs/*")]))
         train(self.config, self.directory)
         self.result: dict[str, Any] = json.loads((self.directory / "result.json").read_text())
         self.metrics: dict[str, float] = self.result["metrics"]
@@ -158,6 +159,19 @@ def test_the_guides_have_these_files_and_no_others() -> None:
 def test_each_command_of_the_guides_has_its_check() -> None:
     given = [command for name in SEVEN for command in re.findall(COMMAND, GUIDES[name])]
     assert [" ".join(command.split()) for command in given] == [*CHECKS]
+
+
+def test_what_the_guides_say_is_clean_by_the_projects_own_linter(project: Path) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "src/mine"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.soak  # mypy takes as long as ten other tests
+def test_what_the_guides_say_is_clean_by_the_projects_own_type_checker(project: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "src/mine"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # on workers

@@ -194,7 +194,7 @@ def test_a_missing_category_is_the_fraction_of_each_in_the_training_rows(tmp_pat
 def test_a_column_of_too_many_categories_is_refused_by_name(tmp_path: Path) -> None:
     names = [f"n{i}" for i in range(101)]
     path = written(pl.DataFrame({"name": names, "x": range(0, 202, 2), "price": range(101)}), tmp_path / "rows.csv")
-    rule = "must be at most 100 categories; data.exclude=[name] leaves it out, got 101"
+    rule = "must be one with at most 100 categories (data.exclude=[name] leaves it out), got 101"
     assert refusal(path, "data.categorical=onehot") == f"column name of {path} {rule}"
     assert module(path, "data.categorical=onehot", "data.exclude=[name]").rows.feature_names == ("x",)
     written(pl.read_csv(path).head(100), path)

@@ -9,7 +9,7 @@ import torch
 from conftest import Run
 from torch.autograd.functional import hessian
 
-from regression.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, r_factor
+from regression.optimum import BLOCK, Optimum, excess_loss, largest_stable_lr, r_factor, to_nearest
 from regression.optimum import least_squares as least_squares_of
 
 
@@ -68,6 +68,17 @@ def test_a_repeated_column_is_not_a_unique_optimum() -> None:
     assert abs(eigenvalues[0] / eigenvalues[1]) < 1e-9  # the direction that changes nothing
     assert found.condition_number == pytest.approx((eigenvalues[-1] / eigenvalues[1]).item(), rel=1e-6)
     assert found.best_lr == pytest.approx(2 / (eigenvalues[-1] + eigenvalues[1]).item(), rel=1e-10)
+
+
+def test_the_distance_to_several_solutions_is_that_to_the_nearest() -> None:
+    x, y = problem()
+    x = torch.cat([x, x[:, :1]], 1)
+    a = torch.cat([x, torch.ones(50, 1, dtype=x.dtype)], 1)
+    difference = torch.tensor([3.0, 0.0, 0.0, 0.0, -3.0, 0.0], dtype=x.dtype)  # the loss stays the same along it
+    assert to_nearest(r_factor(x, y, bias=True), difference).norm().item() < 1e-12
+    any_point = torch.arange(1.0, 7.0, dtype=x.dtype)
+    expected = torch.linalg.pinv(a) @ (a @ any_point)  # the projection onto the rows of A
+    assert to_nearest(r_factor(x, y, bias=True), any_point).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -7,6 +7,15 @@ from datetime import date
 
 SOAK = (r" -m 'not soak'", r"^    \"soak: .*\n", r"^    \"slurm: .*\n")  # the long trials, and those on a cluster
 
+UNTYPED = """[[tool.mypy.overrides]]
+module = ["PACKAGE.*"] # types are checked where you write them
+disallow_any_generics = false
+disallow_incomplete_defs = false
+disallow_untyped_calls = false
+disallow_untyped_defs = false
+
+"""
+
 
 def pyproject(text: str, package: str, title: str, blank: bool) -> str:
     """``pyproject.toml`` under the project's name; without what the example's data and tests need."""
@@ -24,6 +33,8 @@ def pyproject(text: str, package: str, title: str, blank: bool) -> str:
     if blank:
         for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *SOAK):
             text = _once(pattern, "", text, "pyproject.toml")
+        untyped = UNTYPED.replace("PACKAGE", package)
+        text = _once(r"(?=^\[tool\.pytest\.ini_options\]$)", untyped, text, "pyproject.toml")
     return text
 
 

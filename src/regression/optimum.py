@@ -122,6 +122,20 @@ def excess_loss(r: Tensor, n: int, difference: Tensor) -> float:
     return (r[:, :-1] @ difference).square().sum().item() / n
 
 
+def to_nearest(r: Tensor, difference: Tensor) -> Tensor:
+    """The difference to the nearest of all solutions, where the one that ``difference`` starts at is not unique.
+
+    Without what does not change the loss: the projection onto the rows of A.
+
+    Args:
+        r: from ``r_factor``.
+        difference: (d [+ 1],) float64, weights and then the bias.
+    """
+    _, s, vt = torch.linalg.svd(r[:, :-1], full_matrices=False)
+    rows = vt[s > SINGULAR * s[0]]
+    return rows.T @ (rows @ difference)
+
+
 def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = False, decay: float = 0.0) -> float:
     """Above which SGD on all rows diverges: ``2 (1 + momentum) / (L + decay)`` with heavy-ball momentum.
 

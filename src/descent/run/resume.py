@@ -131,5 +131,7 @@ def _check_unfinished(run_dir: Path, config: Config) -> None:
         if result["steps"] == config.trainer.max_steps:
             raise UserError(f"{run_dir} is finished: it has made the {result['steps']} steps of trainer.max_steps")
         if result["epochs"] >= config.trainer.max_epochs:
-            done = result["epochs"]
-            raise UserError(f"{run_dir} is finished: {LENGTH}=N with N above {done} makes it longer")
+            done = f"{run_dir} is finished"
+            if _is_laid_out(config):  # another length would be another schedule
+                raise UserError(f"{done}: scheduler={config.choices.get('scheduler')} ends with its {LENGTH}")
+            raise UserError(f"{done}: {LENGTH}=N with N above {result['epochs']} makes it longer")

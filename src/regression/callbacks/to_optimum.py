@@ -14,7 +14,7 @@ from descent.run.console import cell
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics, flat
 from regression.callbacks.of import data_of, least_squares_of, linear_of
-from regression.optimum import excess_loss
+from regression.optimum import excess_loss, to_nearest
 from regression.terms import powers
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ class ToOptimum(StepMetrics, ResultCallback):
     """Writes ``optimum/excess_loss`` and ``optimum/distance``, both in the data's own units.
 
     The first is how far the loss of all training rows is above the smallest possible, the second the Euclidean
-    distance of weights and bias from the least-squares solution. Neither looks at the data again: the R of
-    their QR decomposition is enough, so a point costs the same for any number of rows. Of a model that is not linear in
-    its parameters, and of another loss than the mean squared error, there is nothing of this.
+    distance of weights and bias from the least-squares solution, the nearest if there are several. Neither looks at
+    the data again: the R of their QR decomposition is enough, so a point costs the same for any number of rows. Of a
+    model that is not linear in its parameters, and of another loss than the mean squared error, there is nothing.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -35,7 +35,7 @@ class ToOptimum(StepMetrics, ResultCallback):
             if not optimum.unique:
                 log.warning(
                     "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
-                    " reported"
+                    " reported, optimum/distance is that to the nearest of all"
                 )
             if optimum.lower_by > 1e-6 * optimum.loss:
                 log.warning(
@@ -52,7 +52,7 @@ class ToOptimum(StepMetrics, ResultCallback):
         r, optimum = found
         least = [*optimum.weight, *([] if optimum.bias is None else [optimum.bias])]
         difference = flat(model.linear.parameters()) - torch.tensor(least, dtype=torch.float64)
-        values = difference.tolist()
+        values = (difference if optimum.unique else to_nearest(r, difference)).tolist()
         of_weight, of_bias = (values, None) if optimum.bias is None else (values[:-1], values[-1])
         weight, bias = model.units.own_difference(of_weight, of_bias)
         return {

@@ -22,7 +22,7 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
     if path.suffix.lower() not in SUFFIXES:
         raise invalid(key, "a file named .csv or .parquet", str(path))
     if not path.is_file():
-        raise invalid(key, "a CSV or Parquet file", str(path))
+        raise invalid(key, "an existing CSV or Parquet file", str(path))
     whole = path.absolute()  # polars takes a leading ~ for the home directory
     if path.suffix.lower() == ".parquet":
         return pl.scan_parquet(whole, glob=False, hive_partitioning=False)

@@ -135,7 +135,7 @@ class TableData(RegressionData):
         self.path, self.target, self.features = Path(path), target, features
         self.exclude, self.missing, self.categorical = exclude or [], missing, categorical
         if not is_file(self.path):
-            raise invalid("data.path", "a CSV or Parquet file", str(path))
+            raise invalid("data.path", "an existing CSV or Parquet file", str(path))
         if self.path.suffix.lower() not in (".csv", ".parquet"):
             raise invalid("data.path", "a file named .csv or .parquet", str(path))
         if features is not None and target in features:

@@ -176,7 +176,7 @@ def _categories(frame: pl.LazyFrame, name: str, path: Path) -> list[str]:
     cells = filled(name, frame.collect_schema()[name]).drop_nulls().unique().sort()
     found: list[str] = frame.select(cells).collect(engine="streaming").to_series().to_list()
     if len(found) > MOST_CATEGORIES:
-        rule = f"at most {MOST_CATEGORIES} categories; data.exclude=[{name}] leaves it out"
+        rule = f"one with at most {MOST_CATEGORIES} categories (data.exclude=[{name}] leaves it out)"
         raise invalid(f"column {name} of {path}", rule, len(found))
     return found
 
