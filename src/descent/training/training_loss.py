@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.validation_schedule import monitored, validation_schedule
@@ -41,6 +42,12 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     loss = output["loss"] if isinstance(output, Mapping) else output
     assert isinstance(loss, Tensor)
     return loss
+
+
+def full_loss_value(trainer: Trainer, pl_module: LightningModule) -> float:
+    """Its value. Of several processes each has the first one's, so that all decide alike."""
+    with torch.no_grad():
+        return float(of_first(full_loss(trainer, pl_module).item()))
 
 
 @contextmanager
@@ -116,7 +123,7 @@ class TrainingLoss(SparseCallback):
         if is_seen and self._is_monitored(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
-            pl_module.log(LOSS, loss, logger=False)
+            pl_module.log(LOSS, loss.new_tensor(of_first(loss.item())), logger=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sum": float(self.sum), "count": self.count, "latest": self.latest}

@@ -1,0 +1,80 @@
+"""Two processes on the CPU train as one does: the same weights to rounding, one directory, exact resuming."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import posix
+from ranks import OF_PROJECT, SMALL, in_two
+from torch import Tensor
+
+from descent.run.result import read_result
+from descent.training.checkpoint_io import read_checkpoint
+
+pytestmark = posix
+TWO = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
+# of 80 training rows the last batch has one
+ONE_LEFT = ("batch.size=79", "trainer.max_epochs=3")
+CASES = {
+    "adam, clipping, perceptron": ("optimizer=adam", "clip=norm", "clip.gradient_clip_val=0.3", "model=mlp", *ONE_LEFT),
+    "sgd": ("batch.size=9", "trainer.max_epochs=4"),
+    "lbfgs": ("optimizer=lbfgs", "batch=full", "trainer.max_epochs=2", "+optimizer.max_iter=4"),
+    "a schedule of steps": ("scheduler=one_cycle", "batch.size=7", "trainer.max_epochs=3"),
+    "a number of steps": ("trainer.max_steps=13", "batch.size=9", "scheduler=cosine", "scheduler.interval=step"),
+    "gradients added up": ("trainer.accumulate_grad_batches=3", "batch.size=9", "trainer.max_epochs=3"),
+    "a budget of gradients": ("stopping.max_gradient_evaluations=11", "batch.size=9"),
+    "a budget of rows": ("stopping.max_samples=150", "batch.size=9"),
+    "until it has converged": ("stopping=converged", "batch=full", "stopping.gradient_norm=0.01", "optimizer.lr=0.3"),
+    "patience": ("stopping=patience", "stopping.patience=2", "stopping.min_delta=0.01", "batch.size=9"),
+    "value, momentum": ("optimizer=momentum", "clip=value", "clip.gradient_clip_val=0.05", "batch.size=10"),
+}
+
+
+def run_dir_of(tmp_path: Path) -> Path:
+    (run_dir,) = (tmp_path / "logs/runs").iterdir()
+    return run_dir
+
+
+def weights(run_dir: Path, checkpoint: str = "last") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = read_checkpoint(run_dir / f"checkpoints/{checkpoint}.ckpt")["state_dict"]
+    return found
+
+
+def assert_trains_as_one(overrides: Sequence[str], tmp_path: Path) -> None:
+    both = in_two(tmp_path, "train.py", *overrides, *TWO)
+    assert [process.returncode for process in both] == [0, 0], both
+    assert (both[1].stdout, both[1].stderr) == ("", "")
+    two = run_dir_of(tmp_path)
+    (alone,) = in_two(tmp_path / "one", "train.py", *overrides, "trainer.accelerator=cpu", world=1)
+    assert alone.returncode == 0, alone
+    one = run_dir_of(tmp_path / "one")
+    assert {path.name.partition(".tfevents")[0] for path in two.iterdir()} == {
+        *(path.name.partition(".tfevents")[0] for path in one.iterdir())
+    }
+    for checkpoint in ("best", "last"):
+        for name, weight in weights(one, checkpoint).items():
+            torch.testing.assert_close(weights(two, checkpoint)[name], weight, rtol=0, atol=1e-12)
+    found, expected = read_result(two), read_result(one)
+    for key in ("status", "stopped", "steps", "epochs", "samples", "gradient_evaluations", "checksum"):
+        assert found[key] == expected[key], key
+    assert found["best"]["step"] == expected["best"]["step"]
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "case", [name if number == 0 else pytest.param(name, marks=pytest.mark.soak) for number, name in enumerate(CASES)]
+)
+def test_two_processes_train_as_one(case: str, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    assert_trains_as_one([*SMALL, *CASES[case]], tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("more", [(), ("data.workers=2", "data.batch_size=4"), ("data.rows=1",)], ids=str)
+def test_rows_of_a_dataloader_are_shared_out_and_all_that_is_logged_is_of_all_of_them(
+    more: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    assert_trains_as_one([*OF_PROJECT, "trainer.max_epochs=3", *more], tmp_path)
+    assert read_result(run_dir_of(tmp_path))["metrics"]["val/rows"] == 11
