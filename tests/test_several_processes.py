@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import posix
+from projects.running import equal
 from ranks import OF_PROJECT, SMALL, in_two
 from torch import Tensor
 
@@ -78,3 +79,63 @@ def test_rows_of_a_dataloader_are_shared_out_and_all_that_is_logged_is_of_all_of
     (tmp_path / "one").mkdir()
     assert_trains_as_one([*OF_PROJECT, "trainer.max_epochs=3", *more], tmp_path)
     assert read_result(run_dir_of(tmp_path))["metrics"]["val/rows"] == 11
+
+
+def stop(step: int, rank: int = 1, name: str = "SIGTERM") -> tuple[str, ...]:
+    given = {"_target_": "several.callback.SignalAt", "step": step, "rank": rank, "name": name}
+    return tuple(f"+callbacks.stop.{key}={value}" for key, value in given.items())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("step", [6, 9], ids=["within an epoch", "at the end of one"])
+def test_a_run_that_a_signal_to_one_process_ended_resumes_bit_for_bit(step: int, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    given = (*OF_PROJECT, "model.dropout=0.5", "trainer.max_epochs=3", *TWO)
+    whole = in_two(tmp_path / "whole", "train.py", *given, *stop(999))
+    ended = in_two(tmp_path, "train.py", *given, *stop(step))
+    assert [process.returncode for process in (*whole, *ended)] == [0, 0, 143, 143], ended
+    run_dir = run_dir_of(tmp_path)
+    result = read_result(run_dir)
+    assert (result["status"], result["reason"]) == ("interrupted", "interrupted by SIGTERM")
+    assert 0 < result["steps"] < 15
+    resumed = in_two(tmp_path, "resume.py", str(run_dir))
+    assert [process.returncode for process in resumed] == [0, 0], resumed
+    one, other = (
+        read_checkpoint(run_dir_of(tmp_path / "whole") / "checkpoints/last.ckpt"),
+        read_checkpoint(run_dir / "checkpoints/last.ckpt"),
+    )
+    for key in ("state_dict", "optimizer_states", "random_state", "random_states"):
+        assert equal(one[key], other[key]), key
+    assert len(one["random_states"]) == 2 and not equal(*one["random_states"])
+    assert read_result(run_dir)["metrics"] == read_result(run_dir_of(tmp_path / "whole"))["metrics"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SIGKILL", "another process of this run has ended"),
+        ("RAISE", "another process of this run has ended"),
+    ],
+)
+def test_where_one_process_ends_the_other_ends_with_a_message(name: str, said: str, tmp_path: Path) -> None:
+    given = (*SMALL, "packages=[regression,several]", "checkpoint.every_steps=2", *TWO)
+    first, second = in_two(tmp_path, "train.py", *given, *stop(5, name=name))
+    assert first.returncode == 1
+    assert first.stderr.splitlines()[-1].startswith(f"error: {said}")
+    if name == "RAISE":
+        assert second.stderr.startswith("process 1: ValueError: on one of them\nTraceback")
+    run_dir = run_dir_of(tmp_path)
+    assert read_result(run_dir)["status"] == "failed"
+    assert read_checkpoint(run_dir / "checkpoints/last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.soak
+def test_another_number_of_processes_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    given = (*SMALL, "trainer.max_epochs=3", "packages=[regression,several]", *stop(3, rank=0))
+    assert in_two(tmp_path, "train.py", *given, *TWO)[0].returncode == 143
+    (alone,) = in_two(tmp_path, "resume.py", str(run_dir_of(tmp_path)), world=1)
+    assert alone.returncode == 1
+    assert alone.stderr.endswith(
+        "error: trainer.devices=2 times trainer.num_nodes=1 must be 1, the processes that torchrun started, got 2\n"
+    )
