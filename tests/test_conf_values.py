@@ -122,7 +122,7 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
         "mps": {"accelerator": "mps"},
         "mixed": {"accelerator": "cuda", "precision": "16-mixed"},
         "bf16": {"precision": "bf16-mixed"},
-        "ddp": {"accelerator": "gpu", "devices": "auto", "strategy": "ddp"},
+        "ddp": {"accelerator": "cuda", "devices": "auto", "strategy": "ddp"},
         "ddp_cpu": {"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     },
 }

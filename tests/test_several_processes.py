@@ -112,6 +112,28 @@ def test_a_run_that_a_signal_to_one_process_ended_resumes_bit_for_bit(step: int,
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
+    ("given", "code", "status"),
+    [
+        (("optimizer.lr=1e6",), 3, "diverged"),
+        (("stopping.max_seconds=0.5", "trainer.max_epochs=100000"), 0, "completed"),
+        (("trainer.max_epochs=1", "trainer.fast_dev_run=true"), 0, "completed"),
+        (
+            ("trainer.val_check_interval=2", "batch.size=10", "stopping=patience"),
+            0,
+            "completed",
+        ),
+        (("callbacks=[swa,lr_monitor,device_stats]", "trainer.max_epochs=3", "scheduler=plateau"), 0, "completed"),
+    ],
+    ids=str,
+)
+def test_both_end_alike(given: tuple[str, ...], code: int, status: str, tmp_path: Path) -> None:
+    both = in_two(tmp_path, "train.py", *SMALL, *TWO, *given)
+    assert [process.returncode for process in both] == [code, code], both
+    assert read_result(run_dir_of(tmp_path))["status"] == status
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("SIGKILL", "another process of this run has ended"),

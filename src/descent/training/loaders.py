@@ -115,11 +115,10 @@ def _shared(given: Callable[[], Any], name: str, config: Config, trainer: Any) -
 def _check_shareable(loader: Any, name: str) -> None:
     """Raises an error where it is not known which rows a batch has."""
     inner = getattr(loader, "loader", loader)
-    kind = type(inner).__name__
+    kind = " of ".join(type(thing).__name__ for thing in (inner, getattr(inner, "dataset", None)) if thing is not None)
     if not hasattr(type(loader), "share") or not has_length(loader):
         raise UserError(
-            f"{SEVERAL} loaders whose batches can be shared out, with indices and a length; {name} gives a {kind} of"
-            f" {type(getattr(inner, 'dataset', inner)).__name__}"
+            f"{SEVERAL} loaders whose batches can be shared out, with indices and a length; {name} gives a {kind}"
         )
     if getattr(loader, "batch_sampler", None) is None and isinstance(inner, DataLoader) and inner.batch_sampler is None:
         raise UserError(f"{SEVERAL} batches of several rows: the DataLoader of {name} has batch_size=None")

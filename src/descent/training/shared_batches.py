@@ -19,6 +19,7 @@ from descent.batches.share import Share
 from descent.signals import Deferred
 from descent.training.collectives import gathered, reduced
 from descent.training.logged_metrics import copied_states
+from descent.training.mean_loss import note_other_losses
 from descent.training.random_state import random_state, set_random_state
 from descent.training.sparse_callback import SparseCallback
 
@@ -46,6 +47,7 @@ class SharedBatches(SparseCallback):
         self.seed, self.signals = seed, signals
         self.share: Share | None = None  # while a step is on its way
         self.random_state: dict[str, Any] | None = None
+        self.is_first = True  # batch of training
         self.noted = set[str]()  # values that a process has of its own
         self.kept: list[tuple[Metric, dict[str, Any]]] = []  # of a step that leaves no trace
 
@@ -72,6 +74,9 @@ class SharedBatches(SparseCallback):
     on_test_start = on_validation_start
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.is_first and trainer.is_global_zero:
+            note_other_losses(pl_module, batch, trainer.train_dataloader.share.own)  # type: ignore[union-attr]
+        self.is_first = False
         self._begin(trainer.train_dataloader, 0, pl_module)
 
     def on_train_batch_end(
