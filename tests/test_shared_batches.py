@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 from descent.batches.exact import exact, parts
 from descent.batches.in_memory import InMemoryBatches
 from descent.batches.share import Share
+from descent.config.hparams import ONE_PROCESS, flat_hparams
+from descent.config.identity import config_digest
 from descent.errors import UserError
 from descent.processes import Started, common_name, is_main, started
 from descent.training.launch import check_started
@@ -208,3 +210,10 @@ def test_a_sweep_has_jobs_of_one_process(run: Any, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"^a job of a sweep must have one process"):
         train(config_of("trainer=ddp_cpu", "figures=false"), tmp_path / "job", in_sweep=True)
+
+
+def test_several_processes_are_hyperparameters_and_one_is_none() -> None:
+    one, two = flat_hparams(config_of()), flat_hparams(config_of("trainer=ddp_cpu"))
+    assert not [key for key in one if key in ONE_PROCESS]
+    assert {key: two[key] for key in ONE_PROCESS if key in two} == {"trainer.devices": 2, "trainer.strategy": "ddp"}
+    assert config_digest(config_of("trainer.accelerator=cpu")) != config_digest(config_of("trainer=ddp_cpu"))

@@ -149,10 +149,8 @@ def _train(
                 )
             describe(result, trainer, model, data)
             if result.status == "completed":
-                best = (
-                    None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"
-                )  # which it has not
-                test(result, trainer, model, data, best)
+                best = run_dir / "checkpoints" / "best.ckpt"
+                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)  # which has none
                 if signals.number is not None:
                     _interrupt(result, signals.number)
             if is_main():

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 
 from descent.config.schema import TrainerConfig
 from descent.errors import UserError
-from descent.processes import started
+from descent.processes import Started, started
 
 
 def check_started(options: TrainerConfig) -> None:
@@ -24,12 +24,7 @@ def check_started(options: TrainerConfig) -> None:
         )
     if found is None or found.world is None or options.devices == "auto":
         return
-    asked = options.devices * options.num_nodes
-    if asked != found.world:
-        raise UserError(
-            f"trainer.devices={options.devices} times trainer.num_nodes={options.num_nodes} must be {found.world}, the"
-            f" processes that {found.by} started, got {asked}"
-        )
+    _check_number(found, options.devices, options.num_nodes)
 
 
 def check_world(trainer: Trainer) -> None:
@@ -39,12 +34,22 @@ def check_world(trainer: Trainer) -> None:
         UserError: it takes this process for another one than it was started as.
     """
     found = started()
+    if found is not None and found.world is not None:
+        _check_number(found, trainer.num_devices, trainer.num_nodes)
     rank, world = (0, trainer.world_size) if found is None else (found.rank, found.world or trainer.world_size)
     if (trainer.global_rank, trainer.world_size) != (rank, world):
         by = "nothing that is known" if found is None else found.by
         raise UserError(
             f"Lightning must be started by torchrun, by srun, or by itself: it takes this process for number"
             f" {trainer.global_rank} of {trainer.world_size}, and by {by} it is number {rank} of {world}"
+        )
+
+
+def _check_number(found: Started, devices: int, num_nodes: int) -> None:
+    if devices * num_nodes != found.world:
+        raise UserError(
+            f"trainer.devices={devices} times trainer.num_nodes={num_nodes} must be {found.world}, the processes that"
+            f" {found.by} started, got {devices * num_nodes}"
         )
 
 

@@ -35,7 +35,8 @@ class SharedBatches(SparseCallback):
       that their mean over the processes, which Lightning's strategy takes, is the gradient of that.
     - What a step logs with ``self.log`` is reduced over the processes at once, a mean by its rows. So each process has
       the same numbers, and decides by them as the others do.
-    - Metrics of torchmetrics keep the rows of their process, and are reduced by themselves when they are computed.
+    - Metrics of torchmetrics keep the rows of their process, and are reduced by themselves when they are computed; what
+      they give for a single step is of the first process's rows.
     - A process without a row in a batch takes one of another's, and leaves no trace of it.
 
     Args:
