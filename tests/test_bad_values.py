@@ -7,6 +7,7 @@ from conftest import config_of, needs_sweep
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
+from descent.config.schema import STRATEGIES
 from descent.errors import UserError
 
 OPTIMIZERS = (
@@ -91,14 +92,17 @@ BAD = [
         "trainer.arguments is not a key: the keys here are trainer.accelerator, trainer.precision, "
         "trainer.max_epochs, trainer.max_steps, trainer.log_every_n_steps, trainer.check_val_every_n_epoch,"
         " trainer.deterministic, trainer.fast_dev_run, trainer.profiler, trainer.enable_progress_bar, "
-        "trainer.fast, trainer.num_threads, trainer.min_epochs, trainer.min_steps, trainer.limit_train_batches, "
+        "trainer.fast, trainer.num_threads, trainer.devices, trainer.num_nodes, trainer.strategy, "
+        "trainer.min_epochs, trainer.min_steps, trainer.limit_train_batches, "
         "trainer.limit_val_batches, trainer.limit_test_batches, trainer.limit_predict_batches, "
         "trainer.overfit_batches, trainer.val_check_interval, trainer.accumulate_grad_batches, "
-        "trainer.benchmark, trainer.inference_mode, trainer.detect_anomaly, "
+        "trainer.benchmark, trainer.inference_mode, trainer.detect_anomaly, trainer.sync_batchnorm, "
         "trainer.reload_dataloaders_every_n_epochs, trainer.enable_autolog_hparams, trainer.model_registry",
     ),
-    ("+trainer.devices=2", "trainer.devices must be 1: a run has one device, got 2"),
-    ("+trainer.strategy=ddp", "trainer.strategy must be auto: a run has one device, got 'ddp'"),
+    ("trainer.devices=0", "trainer.devices must be a positive integer or auto, got 0"),
+    ("trainer.devices=[0,1]", "trainer.devices must be a positive integer or auto, got [0, 1]"),
+    ("trainer.num_nodes=0", "trainer.num_nodes must be a positive integer, got 0"),
+    ("trainer.strategy=fsdp", f"trainer.strategy must be {STRATEGIES}, got 'fsdp'"),
     ("+trainer.logger=true", "trainer.logger must not be set: logger=... chooses what logs"),
     (
         "+trainer.gradient_clip_val=1",

@@ -32,7 +32,8 @@ COMMON = {
     "trainer": {"accelerator": "auto", "precision": "32-true", "max_epochs": 20, "log_every_n_steps": 50}
     | {"max_steps": None, "check_val_every_n_epoch": None, "profiler": None}
     | {"deterministic": False, "fast_dev_run": False, "enable_progress_bar": True}
-    | {"fast": True, "num_threads": None, "arguments": {}},
+    | {"fast": True, "num_threads": None, "arguments": {}}
+    | {"devices": 1, "num_nodes": 1, "strategy": "auto"},
 }
 LISTED = "regression.data.sources.ListedData"
 SPLIT = {"val_fraction": 0.1, "test_fraction": 0.1}
@@ -121,6 +122,8 @@ VALUES: dict[str, dict[str, dict[str, Any]]] = {
         "mps": {"accelerator": "mps"},
         "mixed": {"accelerator": "cuda", "precision": "16-mixed"},
         "bf16": {"precision": "bf16-mixed"},
+        "ddp": {"accelerator": "cuda", "devices": "auto", "strategy": "ddp"},
+        "ddp_cpu": {"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     },
 }
 

@@ -22,7 +22,7 @@ from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
 from descent.config.parse import parse
 from descent.config.schema import TrainerConfig, keys_of
-from descent.config.trainer import ELSEWHERE, ONE_DEVICE
+from descent.config.trainer import ELSEWHERE
 from descent.errors import UserError
 from descent.run import cli
 from descent.run.run_dirs import job_label
@@ -231,7 +231,7 @@ def test_arguments_of_the_optimizer_class_may_be_added() -> None:
 
 
 def test_further_arguments_of_the_trainer_are_hyperparameters_where_they_are_not_lightnings_defaults() -> None:
-    config = config_of("trainer.accumulate_grad_batches=4", "trainer.precision=bf16-true", "+trainer.devices=1")
+    config = config_of("trainer.accumulate_grad_batches=4", "trainer.precision=bf16-true", "trainer.devices=1")
     assert config.trainer.arguments == {"accumulate_grad_batches": 4}
     found = flat_hparams(config)
     assert found["trainer.accumulate_grad_batches"] == 4 and found["trainer.precision"] == "bf16-true"
@@ -243,7 +243,7 @@ def test_further_arguments_of_the_trainer_are_hyperparameters_where_they_are_not
 def test_every_argument_of_lightnings_trainer_is_a_key_or_has_its_place_elsewhere() -> None:
     arguments = inspect.signature(Trainer.__init__).parameters
     written = yaml.safe_load((CONF / "trainer/default.yaml").read_text())
-    assert {*arguments} - {"self"} == ({*written} - {"fast", "num_threads"}) | {*ELSEWHERE} | {*ONE_DEVICE}
+    assert {*arguments} - {"self"} == ({*written} - {"fast", "num_threads"}) | {*ELSEWHERE}
     further = {key: value for key, value in written.items() if key not in keys_of(TrainerConfig)}
     assert further == {key: arguments[key].default for key in further}
 

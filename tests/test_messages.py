@@ -92,7 +92,6 @@ def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str
             "trainer.num_sanity_val_steps",
             "trainer.num_sanity_val_steps must not be set: trainer.fast_dev_run=true tries validation before",
         ),
-        ("trainer.devices", "trainer.devices must not be set: a run has one device"),
         ("clip.a", "clip.a is not a key of the clip option chosen here, which has _target_"),  # no class
         ("stopping.a", "stopping.a is not a key of the stopping option chosen here, which has _target_"),
         ("trainer.max_epoch", "trainer.max_epoch is not a key: did you mean trainer.max_epochs?"),

@@ -165,6 +165,7 @@ def test_a_config_has_its_keys_as_they_are_composed() -> None:
     packages = ["torch", "lightning", "torchmetrics", "descent", "whole_of_test"]
     expected = changed(seed=4, packages=packages, stopping__mode=None) | filled | {"choices": {}, "links": {}}
     expected["trainer"] |= {"fast": True, "fast_dev_run": False, "num_threads": None}
+    expected["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     del expected["trainer"]["min_epochs"]  # Lightning's own default
     assert tree_of(config) == expected
     assert config.extra == {"classes": [1]}

@@ -9,7 +9,7 @@ import pytest
 from descent.config.optimizers import check_spec, unfilled
 from descent.config.source import Argument, read_module
 from descent.config.targets import check_finite, check_nested, check_target, is_default, nested_targets
-from descent.config.trainer import ELSEWHERE, ONE_DEVICE, refusal
+from descent.config.trainer import ELSEWHERE, refusal
 from descent.config.types import check
 from descent.errors import UserError
 
@@ -125,7 +125,7 @@ SUMMARY = "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary 
 
 
 def test_an_argument_of_the_trainer_that_is_set_elsewhere_says_where() -> None:
-    assert {name: refusal(name) for name in [*ELSEWHERE, *ONE_DEVICE, "max_epochs", "zzz"]} == {
+    assert {name: refusal(name) for name in [*ELSEWHERE, "max_epochs", "devices", "zzz"]} == {
         name: why and f"trainer.{name} must not be set: {why}"
         for name, why in {
             "logger": "logger=... chooses what logs",
@@ -139,8 +139,7 @@ def test_an_argument_of_the_trainer_that_is_set_elsewhere_says_where() -> None:
             "enable_model_summary": SUMMARY,
             "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
             "barebones": "a run keeps checkpoints and logs",
-            **dict.fromkeys(("use_distributed_sampler", "sync_batchnorm", *ONE_DEVICE), "a run has one device"),
-            **{"max_epochs": None, "zzz": None},
+            "use_distributed_sampler": "each batch is shared out over the processes, each row to one of them",
+            **{"max_epochs": None, "devices": None, "zzz": None},
         }.items()
     }
-    assert ONE_DEVICE == {"devices": 1, "num_nodes": 1, "strategy": "auto"}

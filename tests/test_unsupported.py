@@ -123,7 +123,7 @@ LISTENS = "the callback Mine listens to each ({})"
         (ByTheIterator, {}, "training_step takes the iterator of batches"),
         (Brought, {"profiler": "simple"}, "the profiler listens to each"),
         (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in each"),
-        (Brought, {"strategy": Strategy("cpu")}, "it trains on several devices, or by a strategy of its own"),
+        (Brought, {"strategy": Strategy("cpu")}, "it trains by a strategy of its own"),
         (Brought, {"accumulate_grad_batches": 2}, "it accumulates gradients, or leaves some out"),
         (Brought, {"callbacks": [LeavesOut()]}, "it accumulates gradients, or leaves some out"),
         (Brought, {"max_steps": 9}, "Trainer has a max_steps of its own, and not the callback MaxSteps"),
@@ -225,7 +225,12 @@ OF_MODULES = [
 
 
 def why_not(module: Any = None, datamodule: Any = None, callbacks: Any = ()) -> str | None:
-    parts = {"lightning_module": module or LightningModule(), "datamodule": datamodule, "callbacks": callbacks}
+    parts = {
+        "lightning_module": module or LightningModule(),
+        "datamodule": datamodule,
+        "callbacks": callbacks,
+        "world_size": 1,
+    }
     return unsupported(SimpleNamespace(**parts))  # type: ignore[arg-type]
 
 

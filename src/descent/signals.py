@@ -10,16 +10,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+from descent.processes import is_main, started
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 # By it submitit is told to queue a job again that is to end, at its time limit for example.
 REQUEUE = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
 
+ONE_REQUEST = 2.0  # seconds; srun and torchrun hand a signal on, and the whole group has it as well
 POLL_SECONDS = 0.5  # between two looks for the mark of a sweep that is to end
 
 _received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
@@ -95,6 +99,7 @@ class Deferred:
     """Notes the first signal that comes in; a second one ends the process at once."""
 
     number: int | None = None
+    noted_at = 0.0
 
     def check(self) -> None:
         """Raises ``Interrupted`` if a signal has come in."""
@@ -109,10 +114,13 @@ class Deferred:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
-            if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ:  # Slurm sends it, and so does its srun
+            at_once = started() is not None and time.monotonic() - self.noted_at < ONE_REQUEST
+            if at_once or (number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ):  # Slurm and its srun send two
                 return
             raise SystemExit(128 + number)
-        self.number = number
+        self.number, self.noted_at = number, time.monotonic()
+        if not is_main():
+            return
         with suppress(OSError):  # the terminal may be gone
             print("\nstopping at the next step from which training can go on; once more: at once", file=sys.stderr)
 

@@ -133,7 +133,8 @@ def to_nearest(r: Tensor, difference: Tensor) -> Tensor:
     """
     _, s, vt = torch.linalg.svd(r[:, :-1], full_matrices=False)
     rows = vt[s > SINGULAR * s[0]]
-    return rows.T @ (rows @ difference)
+    nearest: Tensor = rows.T @ (rows @ difference)
+    return nearest
 
 
 def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = False, decay: float = 0.0) -> float:

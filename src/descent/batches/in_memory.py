@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from descent.batches.share import Share
+
 Batch = tuple[Tensor, ...]
 
 
@@ -21,7 +23,12 @@ class InMemoryBatches:
         size: rows a batch; the last batch of an epoch may be smaller. ``None``: all rows.
         shuffle: whether each epoch has a new order.
         seed: of the orders; ``None``: the run's.
+
+    Attributes:
+        share: of this process, where several train one model; the run sets it.
     """
+
+    share: Share | None = None
 
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
 
@@ -76,14 +83,23 @@ class InMemoryBatches:
         """
         if self.count == 1:
             self.position = 1
-            return [self.tensors] * count
+            return [self._own(self.tensors)] * count
         self.position += count
         return self._batches(self.position - count, count)
 
     def _batches(self, position: int, count: int) -> list[Batch]:
         repeat, first = divmod(position, self.count)
         rows = slice(first * self.size, (first + count) * self.size)
-        return list(zip(*(torch.split(tensor[rows], self.size) for tensor in self._in_order(repeat)), strict=True))
+        parts = (torch.split(tensor[rows], self.size) for tensor in self._in_order(repeat))
+        return [self._own(batch) for batch in zip(*parts, strict=True)]
+
+    def _own(self, batch: Batch) -> Batch:
+        """All of a batch, or the part of this process."""
+        share = self.share
+        if share is None:
+            return batch
+        share.count(len(batch[0]))
+        return tuple(share.of(tensor) for tensor in batch)
 
     def _in_order(self, repeat: int) -> Batch:
         if not self.shuffle:

@@ -1,6 +1,7 @@
 """A DataLoader over rows that have indices, from any position and with random numbers of each batch's own."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils.data import (
 
 from descent.batches.position import ExactLoader, has_length, tell_epoch
 from descent.batches.seeding import Generator, first_key, generators_in, in_keyed_steps, seeded
+from descent.batches.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +35,26 @@ class MapStyleLoader(ExactLoader):
 
     Each batch is fetched and collated with torch, NumPy, ``random`` and the generators that the dataset, its
     transforms and the collate function own seeded by (seed, epoch, number of the batch), in a worker or not.
+
+    Attributes:
+        share: of this process, where several train one model; the run sets it. The random numbers are then the
+            process's own, too.
     """
+
+    share: Share | None = None
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         super().__init__(loader, seed)
         self._plan = _Plan()
+        self._rows: deque[int] = deque()  # of the batches that are planned and were not handed out
         self._is_noted = False  # that a sampler counts for itself
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         key = first_key(self.seed, epoch, BATCH, self.repeat)
-        self._plan.items = ((key + number, index) for number, index in enumerate(self._indices(epoch, first), first))
+        if self.share is not None and self.share.rank:
+            key = first_key(key, self.share.rank, BATCH)
+        self._plan.items = ((key + number, index) for number, index in enumerate(self._own(epoch, first), first))
+        self._rows.clear()
         if self._iterator is None or not self.loader.persistent_workers:
             self._iterator = None  # its workers end before others start
             self._keyed = self._keyed_loader()
@@ -50,7 +62,20 @@ class MapStyleLoader(ExactLoader):
         started = (0, WORKER) if self.loader.persistent_workers else (epoch, WORKER, self.repeat)
         self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, *started))
         self._iterator = iter(self._keyed)
-        yield from self._iterator
+        for batch in self._iterator:
+            if self.share is not None:
+                self.share.count(self._rows.popleft())
+            yield batch
+
+    def _own(self, epoch: int, first: int) -> Iterator[Any]:
+        """What each batch, or the part of it that is this process's, is fetched with."""
+        for index in self._indices(epoch, first):
+            if self.share is None:
+                yield index
+            else:
+                rows = index if isinstance(index, list) else list(index)
+                self._rows.append(len(rows))
+                yield self.share.of(rows)
 
     def _keyed_loader(self) -> DataLoader[Any]:
         loader = self.loader

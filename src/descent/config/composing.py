@@ -19,13 +19,15 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from descent.errors import UserError, invalid
+from descent.processes import is_main, started
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
 DIRECTORY = "directories on the command line: a package would be imported"
+BY_LIGHTNING = ("run", "output_subdir")  # what it sets, with the job's name, for the processes that it starts
 LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice as many
 DEEPEST = 50  # brackets within brackets
 
@@ -101,6 +103,8 @@ class Loader(ConfigLoaderImpl):
         if config_name is not None:  # a help text of Hydra's own has none
             check(config.hydra, self.conf, config_name)
             check_resolves(config, overrides)
+            if not is_main():
+                _write_nothing(config.hydra)
         return config
 
     def _mode(self, config_name: str | None, overrides: list[str]) -> RunMode | None:
@@ -136,8 +140,10 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
         UserError: with the key.
     """
     given: Any = OmegaConf.to_container(hydra, resolve=False)
+    found = started()
+    launched = BY_LIGHTNING if found is not None and found.by == "Lightning" and found.rank else ()
     for key, expected in _expected(conf).items():
-        if different := next(_differences(f"hydra.{key}", expected, given[key]), None):
+        if key not in launched and (different := next(_differences(f"hydra.{key}", expected, given[key]), None)):
             if config_name != "train":
                 raise invalid("--config-name", "a config that has conf/train.yaml among its defaults", config_name)
             variable = re.search(r"(\w+)\}$", _expected(conf)["run"].get("dir", ""))
@@ -146,12 +152,21 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
                 f"{different} must stay as conf/train.yaml sets it: output goes below logs/, name=... names it{moves}"
             )
     name = JobRuntime().get("name")
-    if given["job"]["name"] != name:
+    if given["job"]["name"] != name and not launched:
         raise invalid("hydra.job.name", f"{name}, which names the log file", given["job"]["name"])
     for group in ("sweeper", "launcher"):
         for path, target in _targets(given[group], f"hydra.{group}"):
             if not str(target).startswith(PLUGINS):
                 raise invalid(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
+
+
+def _write_nothing(hydra: DictConfig) -> None:
+    """Of several processes of a run the first writes its files; what goes wrong in another is on the console."""
+    with read_write(hydra), open_dict(hydra):
+        hydra.output_subdir = None
+        hydra.job_logging.handlers.pop("file", None)
+        hydra.job_logging.root.handlers = ["console"]
+        hydra.job_logging.handlers.console.level = "ERROR"
 
 
 def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:

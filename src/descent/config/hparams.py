@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from descent.config.schema import Config
 
 GROUPS = ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer", "callbacks", "logger")
+# Left out, so that results of one process have the hyperparameters that they had before there could be several.
+ONE_PROCESS = {"trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto"}
 OF_CLASSES = ("data", "model", "callbacks", "logger")  # of these, what is another key's value is left out
 
 
@@ -31,7 +33,7 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
     for group in ("experiment", "debug"):
         if group in config.choices:
             found[group] = config.choices[group]
-    return found
+    return {key: value for key, value in found.items() if key not in ONE_PROCESS or value != ONE_PROCESS[key]}
 
 
 def _is_of_own_key(key: str, source: str, config: "Config") -> bool:

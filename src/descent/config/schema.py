@@ -31,6 +31,11 @@ Mode = Literal["min", "max"]  # whether the smallest or the largest value of a m
 
 NOT_SET = ("choices", "links", "unused", "extra", "arguments")  # what a Config has beside the keys of its config
 
+STRATEGIES = (
+    "auto, ddp, ddp_find_unused_parameters_true or ddp_find_unused_parameters_false: each process has the whole model,"
+    " and so does a checkpoint (with fsdp a process has a part, and Lightning has no fsdp on a CPU)"
+)
+
 PACKAGES = ("torch", "lightning", "torchmetrics", "descent")
 
 
@@ -90,7 +95,7 @@ class MonitorConfig:
 
 @dataclass(frozen=True, config=LATER, kw_only=True)
 class TrainerConfig:
-    """Lightning's own names, one device."""
+    """Lightning's own names."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     precision: str | int  # what Lightning takes
@@ -104,6 +109,11 @@ class TrainerConfig:
     enable_progress_bar: Boolean
     fast: Boolean = True  # steps without Lightning's overhead, where nothing stands in their way
     num_threads: Annotated[PositiveInteger | None, OrNull("as many as are worth it")] = None  # torch's, on a CPU
+    devices: Annotated[PositiveInteger | Literal["auto"], Rule("a positive integer or auto")] = 1  # of each node
+    num_nodes: PositiveInteger = 1
+    strategy: Annotated[
+        Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"], Rule(STRATEGIES)
+    ] = "auto"
     arguments: Keys = field(default_factory=dict)  # Lightning's others, by name, where they are not its defaults
 
 

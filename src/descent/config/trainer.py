@@ -5,7 +5,7 @@ from typing import Any
 from descent.config.schema import TrainerConfig, keys_of
 from descent.config.source import find, signature_of
 from descent.config.targets import check_finite, check_value, is_default
-from descent.errors import UserError, invalid, unknown_key
+from descent.errors import UserError, unknown_key
 
 TRAINER = "lightning.pytorch.Trainer"
 
@@ -21,15 +21,13 @@ ELSEWHERE = {
     "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
     "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
     "barebones": "a run keeps checkpoints and logs",
-    "use_distributed_sampler": "a run has one device",
-    "sync_batchnorm": "a run has one device",
+    "use_distributed_sampler": "each batch is shared out over the processes, each row to one of them",
 }
-ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 def refusal(name: str) -> str | None:
     """Why an argument of the Trainer is no key of the config; ``None``: it is one, or there is no such argument."""
-    why = ELSEWHERE.get(name) or ("a run has one device" if name in ONE_DEVICE else None)
+    why = ELSEWHERE.get(name)
     return why and f"trainer.{name} must not be set: {why}"
 
 
@@ -50,16 +48,12 @@ def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
         key, argument = f"trainer.{name}", signature.arguments.get(name)
         if name in ELSEWHERE:
             raise UserError(refusal(name))
-        if name in ONE_DEVICE:
-            if value != ONE_DEVICE[name]:
-                raise invalid(key, f"{ONE_DEVICE[name]}: a run has one device", value)
-        elif argument is None:
+        if argument is None:
             known = keys_of(TrainerConfig)
             others = [entry for entry in signature.arguments if entry not in known and not refusal(entry)]
             raise unknown_key(key, [*known, *others])
-        else:
-            check_finite(value, key)
-            check_value(value, key, argument)
-            if not is_default(value, argument):
-                checked[name] = value
+        check_finite(value, key)
+        check_value(value, key, argument)
+        if not is_default(value, argument):
+            checked[name] = value
     return checked

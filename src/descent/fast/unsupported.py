@@ -25,6 +25,8 @@ OTHER_BATCHES = "the batches come from a"
 
 def unsupported(trainer: Trainer) -> str | None:
     """Why each step must go through Lightning's own loop; ``None``: nothing is against taking it without."""
+    if trainer.world_size > 1:
+        return "several processes train the model"
     return _in_hooks(trainer) or _in_settings(trainer) or _in_batches(trainer)
 
 
@@ -54,7 +56,7 @@ def _in_settings(trainer: Trainer) -> str | None:
     if type(trainer.precision_plugin) not in (Precision, DoublePrecision):
         return f"precision {trainer.precision_plugin.precision} scales or casts in each"
     if type(trainer.strategy) is not SingleDeviceStrategy:
-        return "it trains on several devices, or by a strategy of its own"
+        return "it trains by a strategy of its own"
     if trainer.accumulate_grad_batches != 1 or fit_loop._skip_backward:
         return "it accumulates gradients, or leaves some out"
     if trainer.max_steps != -1:

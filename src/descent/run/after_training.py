@@ -1,11 +1,11 @@
 """What a result says of training once it is over: metrics, counts, why it stopped, what callbacks add."""
 
+import logging
 import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
@@ -24,8 +24,10 @@ from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_curves import TrainingCurves
-from descent.training.training_loss import full_loss, has_full_loss, loss_unit
+from descent.training.training_loss import full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import validation_schedule
+
+log = logging.getLogger(__name__)
 
 
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
@@ -45,8 +47,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
         logged = before.metrics | logged  # of before, where a resumed run had nothing left to do
     result.metrics |= {name: value.item() for name, value in logged.items()}
     if in_memory:
-        with torch.no_grad():
-            loss = full_loss(trainer, model).item()
+        loss = full_loss_value(trainer, model)
         result.metrics["train/loss"] = loss * loss_unit(model)
         (divergence,) = callbacks_of(trainer, Divergence)
         if result.status == "completed" and not loss <= divergence.limit:
@@ -102,6 +103,35 @@ def log_final(trainer: Trainer, result: Result) -> None:
             logger.log_hyperparams(shown, final, step=result.steps)
         else:
             logger.log_hyperparams(shown)
+
+
+def write(
+    result: Result, trainer: Trainer, run_dir: Path, in_sweep: bool, is_unchanged: bool, is_trial: bool | int
+) -> None:
+    """What a run leaves beside its checkpoints and curves.
+
+    Args:
+        in_sweep: whether it is a job of a sweep.
+        is_unchanged: whether its weights are the first ones.
+        is_trial: with ``trainer.fast_dev_run``, of which nobody draws a picture.
+    """
+    if result.status == "completed" and is_unchanged:
+        log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
+    if result.status != "interrupted":
+        log_final(trainer, result)
+    result.write(run_dir)
+    if result.status == "completed" and not is_trial:
+        _call_after_result(trainer, result, run_dir, in_sweep)
+
+
+def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep: bool) -> None:
+    for callback in callbacks_of(trainer, ResultCallback):
+        if in_sweep and not callback.in_sweeps:
+            continue
+        try:
+            callback.after_result(trainer, result.as_dict(), run_dir)
+        except Exception as error:  # whatever it is, the run is no worse for it
+            log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
 
 
 def _diverged(result: Result) -> None:

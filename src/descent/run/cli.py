@@ -21,6 +21,7 @@ from descent.config.help import help_text
 from descent.config.hparams import GROUPS
 from descent.errors import UserError
 from descent.files import is_locked, write_atomically
+from descent.processes import common_name
 from descent.run.command import command, run_safely
 from descent.run.result import Result, Status, is_finished, read_result
 from descent.signals import asked_to_stop, stop_mark
@@ -77,7 +78,11 @@ def run_job(cfg: DictConfig) -> Result:
     overrides = hydra.overrides.task
     if sweep and (ended := _ended_before(run_dir)):
         return Result(ended, cfg.seed, line)
-    result = run_safely(lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep, brief=sweep)
+    # torchrun and Slurm start a run once more in its own directory, after a failure or a preemption
+    again = common_name() is not None and (run_dir / "checkpoints/last.ckpt").is_file()
+    result = run_safely(
+        lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep or again, brief=sweep
+    )
     if not sweep and result.status != "completed":
         sys.exit(result.exit_code)
     return result

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from descent import signals
 from descent.config.messages import one_line
 from descent.errors import UserError
+from descent.processes import is_main, started
 from descent.run import streams
 from descent.run.result import Result
 
@@ -87,19 +88,25 @@ def run_safely(
         if new:
             gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
         gc.enable()  # scripts/train.py does without it until here
-        if not brief:
+        if not brief and is_main():
             print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start, in_sweep=brief)
     except Exception as error:
         signals.exit_if_received()
         result = Result("failed", config.seed if config else None, command, one_line(error))
-        if config is None:  # or else train has written what there is to be said
+        if config is None and is_main():  # or else train has written what there is to be said
             with suppress(UserError):  # the disk may be what failed
                 result.write_unless_trained(run_dir)
+        if (process := started()) is not None and process.rank:
+            # who has no log file
+            log.error("process %d: %s", process.rank, result.reason, exc_info=not isinstance(error, UserError))
+            return result
         log.error("error: %s", result.reason)
         log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
         if not isinstance(error, UserError):
             log.error("the traceback is in %s", run_dir / "train.log")
+        return result
+    if not is_main():
         return result
     if brief:
         print_line(result)
@@ -112,6 +119,9 @@ def run_safely(
 
 def log_to(run_dir: Path) -> None:
     """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
+    if not is_main():
+        logging.basicConfig(level=logging.ERROR, format="%(message)s")
+        return
     console, file = logging.StreamHandler(), logging.FileHandler(run_dir / "train.log", encoding="utf-8")
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(message)s"))

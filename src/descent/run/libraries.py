@@ -13,6 +13,8 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     (r".*LeafSpec.*", FutureWarning),
     # Lightning says it wherever Slurm is installed, as on a login node.
     (r"The `srun` command is available on your system but is not used", UserWarning),
+    # What is logged is reduced over the processes before Lightning sees it.
+    (r"It is recommended to use `self.log\(.*sync_dist=True", UserWarning),
     # Of a ModelCheckpoint beside the project's own checkpoints.
     (r"Checkpoint directory .* exists and is not empty", UserWarning),
     # The curves have a point after each of the first epochs.

@@ -12,6 +12,7 @@ from descent.config.optimizers import unfilled
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
+from descent.processes import is_main
 from descent.run import cli
 from descent.run.code import note_changes
 from descent.run.command import run_safely
@@ -40,6 +41,8 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
     _check_unfinished(run_dir, config)
 
     def keep_length() -> None:
+        if not is_main():
+            return
         write_atomically(run_dir / ".hydra" / "config.yaml", OmegaConf.to_yaml(saved).encode())
 
     command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])

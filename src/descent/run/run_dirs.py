@@ -10,6 +10,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from descent.processes import common_name
+
 MAX_LENGTH = 120  # of a directory's name; file systems end at 255
 
 
@@ -28,7 +30,7 @@ def register(logs: Path) -> None:
 
     def run_dir(name: str | int | None, overrides: list[str], variable: str = "DESCENT_LOGS") -> str:
         label = _checked(name) if name is not None else job_label(overrides)
-        return str(below(variable) / "runs" / f"{label}_{unique}")
+        return str(below(variable) / "runs" / f"{label}_{common_name() or unique}")
 
     def sweep_dir(name: str | int | None, variable: str = "DESCENT_LOGS") -> str:
         return str(below(variable) / "sweeps" / (_checked(name) if name is not None else unique))

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -16,17 +16,19 @@ from descent.config.messages import one_line
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
-from descent.run.after_training import describe, log_final, test
+from descent.processes import is_main
+from descent.run.after_training import describe, test, write
 from descent.run.code import code_digests, note_changes
 from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
+from descent.run.other_processes import other_processes
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred, stop_mark
 from descent.training.build import build, build_data
-from descent.training.callback import ResultCallback
 from descent.training.divergence import DivergenceError
 from descent.training.loaders import make_exact
 from descent.training.logger import RunLogger
-from descent.training.restoring import Start, check_callbacks, check_checkpoint, restoring
+from descent.training.restoring import Start, check_callbacks, check_checkpoint, check_processes, restoring
+from descent.training.shared_batches import SharedBatches
 from descent.training.sparse_callback import callbacks_of
 from descent.training.threads import threads_as_here
 from descent.training.trainer import build_trainer
@@ -67,7 +69,7 @@ def train(
     """
     run_dir = Path(run_dir)
     start, open_run, exit_code = Start(on_start), wandb_run(), 1
-    with libraries_as_here(), locked(run_dir, "the run"):
+    with libraries_as_here(), locked(run_dir, "the run") if is_main() else nullcontext():
         try:
             result = _train(config, run_dir, command, callbacks, resume, longer, start, in_sweep)
             exit_code = result.exit_code
@@ -79,8 +81,7 @@ def train(
                 shown = UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}")
             result = _new_result(config, command)
             result.status, result.reason = "failed", one_line(shown)
-            with suppress(UserError):  # the disk may be what failed
-                result.write(run_dir) if start.made else result.write_unless_trained(run_dir)
+            _write_unfinished(result, run_dir, start)
             if shown is error:
                 raise
             raise shown from error
@@ -117,45 +118,55 @@ def _train(
     unchanged = UnchangedWeights()
     with deferred(stop_mark(run_dir.parent) if in_sweep else None) as signals:
         trainer = build_trainer(config, run_dir, [*callbacks, unchanged], signals, resumed_at, identity, start)
+        if in_sweep and trainer.world_size > 1:
+            raise UserError("a job of a sweep must have one process: trainer.devices=1, trainer.num_nodes=1")
         if loaded:
+            check_processes(trainer, last, loaded)
             check_callbacks(trainer, last, loaded)
         make_exact(data, config, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)
+        for shared in callbacks_of(trainer, SharedBatches):
+            shared.attach(model)
         result = _new_result(config, command)
         result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
-        if resume and not in_sweep:
+        if resume and not in_sweep and is_main():
             print(f"resuming at step {resumed_at or 0:,} of {run_dir}", flush=True)
-        _fit(result, trainer, model, data, checkpoint, start)
-        if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
-            raise UserError("training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none")
-        describe(result, trainer, model, data)
-        if result.status == "completed":
-            best = None if config.trainer.fast_dev_run else run_dir / "checkpoints" / "best.ckpt"  # which it has not
-            test(result, trainer, model, data, best)
-            if signals.number is not None:
-                _interrupt(result, signals.number)
-        if result.status == "completed" and unchanged.holds_of(model):
-            log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
-        if result.status != "interrupted":
-            log_final(trainer, result)
-        result.write(run_dir)
-        if result.status == "completed" and not config.trainer.fast_dev_run:
-            _call_after_result(trainer, result, run_dir, in_sweep)
-        for logger in loggers:
-            if isinstance(logger, RunLogger):  # fast_dev_run has another
-                logger.close()
+
+        def on_lost(reason: str, number: int | None) -> int:
+            lost = _new_result(config, command)
+            lost.status, lost.reason = "failed", reason
+            if number := signals.number or number:
+                _interrupt(lost, number)
+            _write_unfinished(lost, run_dir, start)
+            return lost.exit_code
+
+        with other_processes(trainer, on_lost):
+            _fit(result, trainer, model, data, checkpoint, start)
+            if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
+                raise UserError(
+                    "training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none"
+                )
+            describe(result, trainer, model, data)
+            if result.status == "completed":
+                best = run_dir / "checkpoints" / "best.ckpt"
+                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)  # which has none
+                if signals.number is not None:
+                    _interrupt(result, signals.number)
+            if is_main():
+                write(result, trainer, run_dir, in_sweep, unchanged.holds_of(model), config.trainer.fast_dev_run)
+                for logger in loggers:
+                    if isinstance(logger, RunLogger):  # fast_dev_run has another
+                        logger.close()
     return result
 
 
-def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep: bool) -> None:
-    for callback in callbacks_of(trainer, ResultCallback):
-        if in_sweep and not callback.in_sweeps:
-            continue
-        try:
-            callback.after_result(trainer, result.as_dict(), run_dir)
-        except Exception as error:  # whatever it is, the run is no worse for it
-            log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
+def _write_unfinished(result: Result, run_dir: Path, start: Start) -> None:
+    """What became of a run that did not come to describe itself."""
+    if not is_main():
+        return
+    with suppress(UserError):  # the disk may be what failed
+        result.write(run_dir) if start.made else result.write_unless_trained(run_dir)
 
 
 def _fit(

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.config.schema import MonitorConfig
-from descent.training.training_loss import LOSS, full_loss, has_full_loss
+from descent.training.collectives import of_first
+from descent.training.training_loss import LOSS, full_loss_value, has_full_loss
 from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 STATE = ("metric", "best_value", "best_step", "compared_step")  # in a checkpoint
@@ -52,15 +52,14 @@ class BestWeights:
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.metric == LOSS and has_full_loss(trainer) and self.compared_step != trainer.global_step:
-            with torch.no_grad():
-                self.compare(trainer, pl_module, full_loss(trainer, pl_module).item())
+            self.compare(trainer, pl_module, full_loss_value(trainer, pl_module))
         if not math.isfinite(self.best_value):  # nothing has been evaluated: the run was shorter than an epoch
             self.keep(trainer, pl_module, self.best_value)
 
     def compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:
         """Keeps the weights of now if ``value`` is the best; ``None``: the metric as it was logged."""
         if value is None:
-            value = logged(trainer, self.metric).item()
+            value = of_first(logged(trainer, self.metric).item())
         self.compared_step = trainer.global_step
         if self.sign * value < self.sign * self.best_value:
             self.keep(trainer, pl_module, value)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
 from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.training.collectives import largest
 from descent.training.sparse_callback import SparseCallback
 
 
@@ -40,7 +41,7 @@ class Budget(SparseCallback):
         self.started, self.seen_step = time.monotonic(), trainer.global_step
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
-        self.samples += batch_size(batch)
+        self.samples += rows_of(trainer, batch)
         if step == self.seen_step:  # gradients are added up
             return False
         self.seen_step = step
@@ -49,6 +50,8 @@ class Budget(SparseCallback):
             "gradient evaluations": gradient_evaluations(trainer),
             "seconds": self._seconds(),
         }
+        if self.limits["seconds"] is not None:
+            spent["seconds"] = largest(spent["seconds"])[0]  # the clocks of several processes differ
         for unit, limit in self.limits.items():
             if limit is not None and spent[unit] >= limit:
                 self.reason = f"its budget of {limit:,} {unit} is spent"
@@ -89,7 +92,7 @@ class SampleCounter(SparseCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not isinstance(trainer.train_dataloader, InMemoryBatches):
-            self.samples += batch_size(batch)
+            self.samples += rows_of(trainer, batch)
 
     def state_dict(self) -> dict[str, Any]:
         return {"samples": self.samples}
@@ -109,6 +112,12 @@ def gradient_evaluations(trainer: Trainer) -> int:
     if trainer.accumulate_grad_batches == 1:
         return counted
     return counted + trainer.fit_loop.epoch_loop.total_batch_idx + 1 - trainer.global_step
+
+
+def rows_of(trainer: Trainer, batch: Any) -> int:
+    """How many rows a batch of training has, where several processes share it out all of it."""
+    share = getattr(trainer.train_dataloader, "share", None)
+    return batch_size(batch) if share is None else int(share.rows)
 
 
 def batch_size(batch: Any) -> int:

@@ -16,9 +16,10 @@ from torch import Tensor
 from descent.batches.in_memory import Batch
 from descent.config.schema import MonitorConfig
 from descent.errors import UserError
-from descent.signals import Deferred
+from descent.signals import Deferred, Interrupted
 from descent.training.best_weights import STATE, BestWeights
-from descent.training.divergence import Divergence
+from descent.training.collectives import gathered, largest, own_of, several
+from descent.training.divergence import Divergence, DivergenceError
 from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
 from descent.training.restoring import check_length, restore_dtypes
@@ -81,6 +82,8 @@ class Checkpoints(SparseCallback, Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
+        if "random_states" in checkpoint:
+            self.random_state = own_of(checkpoint["random_states"])
         self.began_with, self.checksum = checkpoint["run"].get("config", {}), checkpoint["run"].get("checksum")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,6 +92,8 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.written_step = self.seen_step = trainer.global_step
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
+        if trainer.world_size > 1:
+            self.identity["processes"] = trainer.world_size
         if self.checksum not in (None, self.identity["checksum"]):
             raise UserError(
                 "data must be what the run began with to be resumed: the checksum of the"
@@ -168,7 +173,8 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         vars(pl_module).pop("on_train_batch_end", None)
-        self.best.write(trainer, self.directory / "best.ckpt", self.identity)
+        if not several() or isinstance(exception, Interrupted | DivergenceError):  # others come alone to a process
+            self.best.write(trainer, self.directory / "best.ckpt", self.identity)
 
     def write(self, trainer: Trainer) -> None:
         """Brings both files up to date, and the loggers' up to the same step."""
@@ -179,6 +185,8 @@ class Checkpoints(SparseCallback, Checkpoint):
             logger.save()
         self.best.write(trainer, self.directory / "best.ckpt", self.identity)
         own: dict[str, Any] = {"run": self.identity, "random_state": random_state()}
+        if several():
+            own["random_states"] = gathered(own["random_state"])
         if self.epoch_end is not None:
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
@@ -205,14 +213,18 @@ class Checkpoints(SparseCallback, Checkpoint):
             set_random_state(self.random_state)
 
     def _safe_point(self, trainer: Trainer, ends_step: bool = False) -> None:
-        if self._is_due(trainer.global_step):
+        number, due = largest(self.signals.number or 0, self._is_due(trainer.global_step))  # of all processes
+        if due:
             if ends_step:
                 log_step_metrics(trainer)
             began = time.monotonic()
             self.write(trainer)
             if self.signals.number is None and self.every_seconds:
                 self._space_out(self.written_at - began)
-            self.signals.check()
+            if not several():
+                self.signals.check()
+            elif number:  # of one that came in since the others do not know
+                raise Interrupted(int(number))
 
     def _space_out(self, took: float) -> None:
         """Has the next write wait until this one is a small share of the time."""

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from descent.errors import UserError
+from descent.training.collectives import of_first
 from descent.training.training_loss import full_loss, has_full_loss
 
 
@@ -34,7 +35,7 @@ class Converged(Callback):
             trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
             gradient = torch.autograd.grad(full, trained, allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradient if g is not None]).norm().item()
-        loss, previous = full.item(), self.previous
+        (norm, loss), previous = of_first((norm, full.item())), self.previous
         self.previous = loss
         if self.gradient_norm is not None and norm < self.gradient_norm:
             self.reason = f"gradient norm {norm:.3g} below {self.gradient_norm:g}"

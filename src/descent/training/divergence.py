@@ -4,14 +4,13 @@ import math
 import sys
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from descent.batches.in_memory import Batch
 from descent.training.intervals import Intervals
 from descent.training.sparse_callback import SparseCallback, loss_of
-from descent.training.training_loss import full_loss, has_full_loss
+from descent.training.training_loss import full_loss_value, has_full_loss
 
 
 class DivergenceError(Exception):
@@ -46,8 +45,7 @@ class Divergence(SparseCallback):
         """The loss before the first step, of all rows where they are in memory; ``None``: that of the first step."""
         if not has_full_loss(trainer):
             return None
-        with torch.no_grad():
-            return full_loss(trainer, pl_module).item()
+        return full_loss_value(trainer, pl_module)
 
     def advice(self, trainer: Trainer) -> str:
         """What might help."""

@@ -1,18 +1,24 @@
 """The data module's loaders as a run takes them: in an exact order, and as the config says."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from descent.batches.exact import exact, is_shuffled, load_positions, parts
+from descent.batches.map_style import MapStyleLoader
+from descent.batches.position import has_length
+from descent.batches.share import Share
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
 
 log = logging.getLogger(__name__)
+
+SEVERAL = "several devices (trainer.devices, trainer.num_nodes) need"
 
 
 def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, Any] | None, trainer: Any) -> None:
@@ -25,7 +31,8 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if is_overridden(name, data):
             is_fit = name != "test_dataloader"
-            setattr(data, name, _checked(getattr(data, name), name, config, overfits and is_fit))
+            checked = _checked(getattr(data, name), name, config, overfits and is_fit)
+            setattr(data, name, checked if name == "train_dataloader" else _shared(checked, name, config, trainer))
     given: Callable[[], Any] = data.train_dataloader
     notes, positions = set[str](), [checkpoint]
 
@@ -38,7 +45,8 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
             load_positions(loader, loaded)
         return loader
 
-    data.train_dataloader = train_dataloader  # type: ignore[method-assign]
+    own = _shared(train_dataloader, "train_dataloader", config, trainer)
+    data.train_dataloader = own  # type: ignore[method-assign]
 
 
 def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool) -> Callable[[], Any]:
@@ -74,3 +82,46 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
         return loader
 
     return checked
+
+
+def _shared(given: Callable[[], Any], name: str, config: Config, trainer: Any) -> Callable[[], Any]:
+    """A loader whose batches are shared out over the processes of the run, where there are several."""
+
+    def share_out(loader: Any) -> Any:
+        if isinstance(loader, Mapping):
+            return {key: share_out(part) for key, part in loader.items()}
+        if isinstance(loader, list | tuple):
+            return [share_out(part) for part in loader]
+        if isinstance(loader, CombinedLoader):
+            loader.flattened = [share_out(part) for part in loader.flattened]
+            return loader
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            loader = MapStyleLoader(loader, config.seed)
+        _check_shareable(loader, name)
+        loader.share = Share(trainer.global_rank, trainer.world_size)
+        return loader
+
+    def shared() -> Any:
+        loader = given()
+        if trainer.world_size == 1:
+            return loader
+        if name == "train_dataloader" and len(parts(loader)) > 1:
+            raise UserError(f"{SEVERAL} a {name} that gives one loader: a loss of several has no weight for its share")
+        return share_out(loader)
+
+    return shared
+
+
+def _check_shareable(loader: Any, name: str) -> None:
+    """Raises an error where it is not known which rows a batch has."""
+    inner = getattr(loader, "loader", loader)
+    kind = " of ".join(type(thing).__name__ for thing in (inner, getattr(inner, "dataset", None)) if thing is not None)
+    if not hasattr(type(loader), "share") or not has_length(loader):
+        raise UserError(
+            f"{SEVERAL} loaders whose batches can be shared out, with indices and a length; {name} gives a {kind}"
+        )
+    if getattr(loader, "batch_sampler", None) is None and isinstance(inner, DataLoader) and inner.batch_sampler is None:
+        raise UserError(f"{SEVERAL} batches of several rows: the DataLoader of {name} has batch_size=None")
+    samplers = (getattr(inner, "sampler", None), getattr(getattr(inner, "batch_sampler", None), "sampler", None))
+    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
+        raise UserError(f"{SEVERAL} a {name} without DistributedSampler: a run shares out each batch by itself")

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from descent.training.collectives import gathered, own_of, several
 from descent.training.sparse_callback import SparseCallback
 
 # the room is optional
@@ -49,6 +50,8 @@ class LoggedMetrics(SparseCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # an older version wrote none
         self.metrics, self.sums, self.states = (saved.get(key, {}) for key in ("metrics", "sums", "states"))
+        if "states_of_processes" in saved:
+            self.states = own_of(saved["states_of_processes"])
         self.is_within = saved.get("is_within", False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,6 +93,8 @@ class LoggedMetrics(SparseCallback):
             "sums": {**self.sums, **sums} if self.is_within else {},
             "states": _metric_states(pl_module),
         }
+        if several():
+            checkpoint["logged"]["states_of_processes"] = gathered(checkpoint["logged"]["states"])
 
     def _add_sums(self, trainer: Trainer) -> None:
         results = _results_of(trainer)

@@ -102,6 +102,15 @@ def check_callbacks(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> 
         )
 
 
+def check_processes(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another number of processes: each has its own random numbers in it, and its metrics."""
+    began_with = loaded["run"].get("processes", 1)
+    if began_with != trainer.world_size:
+        raise UserError(
+            f"{last} must be resumed by as many processes as wrote it, {began_with}, got {trainer.world_size}"
+        )
+
+
 def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Of a run that has become longer: what was laid out for the length that it began with is refused, or said.
 

@@ -17,10 +17,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
+from descent.processes import is_main
 from descent.signals import Deferred
 from descent.training.budget import Budget, SampleCounter
 from descent.training.build import build
@@ -30,12 +32,14 @@ from descent.training.converged import Converged
 from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
 from descent.training.intervals import Intervals
+from descent.training.launch import check_started, check_world, cluster_plugins
 from descent.training.logged_metrics import LoggedMetrics
 from descent.training.logger import RunLogger, count_all_steps
 from descent.training.max_steps import MaxSteps
 from descent.training.module_flags import ModuleFlags
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
+from descent.training.shared_batches import SharedBatches
 from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
 from descent.training.threads import Threads
@@ -109,6 +113,7 @@ def build_trainer(
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
         every = 1  # something waits for it
+    check_started(options)
     intervals = Intervals(options.log_every_n_steps, every)
     loggers = build_loggers(config, run_dir, resumed_at)
     checkpoints = Checkpoints(
@@ -118,7 +123,10 @@ def build_trainer(
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
-            devices=1,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            use_distributed_sampler=False,
             precision=options.precision,  # type: ignore[arg-type]  # one of Lightning's own, as parse has checked
             max_epochs=options.max_epochs,
             check_val_every_n_epoch=every or 1,  # ValidationSchedule sees to it; a callback asks before that
@@ -133,7 +141,7 @@ def build_trainer(
             if options.profiler
             else NoProfiler(),
             logger=loggers,
-            plugins=AtomicCheckpointIO(),
+            plugins=[AtomicCheckpointIO(), *cluster_plugins()],
             callbacks=[
                 *_own_callbacks(config, intervals, given),
                 *([] if options.fast_dev_run else [checkpoints]),
@@ -145,6 +153,10 @@ def build_trainer(
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    check_world(trainer)
+    if trainer.world_size > 1:
+        own: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
+        own.insert(0, SharedBatches(config.seed, signals or Deferred()))
     for logger in loggers:
         count_all_steps(logger, trainer)
     if options.fast:
@@ -154,6 +166,8 @@ def build_trainer(
 
 def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
     """The loggers of the config. A ``save_dir`` that is null is the run's directory."""
+    if not is_main():
+        return [DummyLogger()] if config.logger else []
     loggers: list[Logger] = []
     for name, spec in config.logger.items():
         given = {**spec, "save_dir": run_dir} if "save_dir" in spec and spec["save_dir"] is None else spec
@@ -217,7 +231,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         )
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
-    if config.trainer.enable_progress_bar:
+    if config.trainer.enable_progress_bar and is_main():
         last.append(RunProgressBar(intervals))
     callbacks = [*first, *given, *last]
     for callback in callbacks:

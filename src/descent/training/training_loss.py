@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.validation_schedule import monitored, validation_schedule
@@ -34,22 +36,36 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     assert isinstance(batches, InMemoryBatches)
     count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
     rows = tuple(tensor[:count].to(pl_module.device) for tensor in batches.all())
-    with _left_as_it_is(pl_module), isolate_rng():
+    with isolate_rng():
+        return evaluated_loss(pl_module, rows)
+
+
+def evaluated_loss(pl_module: LightningModule, batch: Any) -> Tensor:
+    """The training step's loss on a batch, in evaluation mode; nothing is logged or left behind."""
+    with _left_as_it_is(pl_module):
         pl_module.eval()
         vars(pl_module).update(log=_nothing, log_dict=_nothing)
-        output = pl_module.training_step(rows, 0)
+        output = pl_module.training_step(batch, 0)
     loss = output["loss"] if isinstance(output, Mapping) else output
     assert isinstance(loss, Tensor)
     return loss
+
+
+def full_loss_value(trainer: Trainer, pl_module: LightningModule) -> float:
+    """Its value. Of several processes each has the first one's, so that all decide alike."""
+    with torch.no_grad():
+        return float(of_first(full_loss(trainer, pl_module).item()))
 
 
 @contextmanager
 def _left_as_it_is(pl_module: LightningModule) -> Iterator[None]:
     """Works on copies of buffers and metrics, and gives all attributes back, counters of the module's own for instance.
 
-    Only what a step adds to a list or dictionary of the module's own stays there.
+    So is what a list, a set or a dictionary of the module's own holds, but not what those within it hold.
     """
     attributes = [(module, dict(vars(module))) for module in pl_module.modules()]
+    own = [value for _, before in attributes for name, value in before.items() if not name.startswith("_")]
+    filled: list[Any] = [(value, copy(value)) for value in own if type(value) in (list, set, dict)]
     buffers = [(m, name, buffer) for m in pl_module.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in buffers:
         setattr(module, name, buffer.clone())
@@ -59,6 +75,9 @@ def _left_as_it_is(pl_module: LightningModule) -> Iterator[None]:
     try:
         yield
     finally:
+        for value, before in filled:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
         for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
@@ -116,7 +135,7 @@ class TrainingLoss(SparseCallback):
         if is_seen and self._is_monitored(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
-            pl_module.log(LOSS, loss, logger=False)
+            pl_module.log(LOSS, loss.new_tensor(of_first(loss.item())), logger=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sum": float(self.sum), "count": self.count, "latest": self.latest}

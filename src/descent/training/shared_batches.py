@@ -1,0 +1,195 @@
+"""Several processes that train one model: what each does with its share of a batch is made that of the whole batch."""
+
+import functools
+import inspect
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+from descent.batches.exact import parts
+from descent.batches.seeding import first_key
+from descent.batches.share import Share
+from descent.signals import Deferred
+from descent.training.collectives import gathered, reduced
+from descent.training.logged_metrics import copied_states
+from descent.training.mean_loss import note_other_losses
+from descent.training.random_state import random_state, set_random_state
+from descent.training.sparse_callback import SparseCallback
+
+log = logging.getLogger(__name__)
+
+PROCESS = 6  # what a key is for: the random numbers of a process
+
+
+class SharedBatches(SparseCallback):
+    """Has losses, gradients and logged values be those of whole batches, up to rounding, on every process.
+
+    - A loss is the mean over the rows of a batch. Its value becomes that of all rows, and its gradient is weighted so
+      that their mean over the processes, which Lightning's strategy takes, is the gradient of that.
+    - What a step logs with ``self.log`` is reduced over the processes at once, a mean by its rows. So each process has
+      the same numbers, and decides by them as the others do.
+    - Metrics of torchmetrics keep the rows of their process, and are reduced by themselves when they are computed; what
+      they give for a single step is of the first process's rows.
+    - A process without a row in a batch takes one of another's, and leaves no trace of it.
+
+    Args:
+        seed: of the run. The first weights are drawn alike in all processes, later numbers (dropout) are their own.
+        signals: that are listened to; Lightning's own handler would talk to the other processes at any moment.
+    """
+
+    def __init__(self, seed: int, signals: Deferred) -> None:
+        self.seed, self.signals = seed, signals
+        self.share: Share | None = None  # while a step is on its way
+        self.random_state: dict[str, Any] | None = None
+        self.is_first = True  # batch of training
+        self.noted = set[str]()  # values that a process has of its own
+        self.kept: list[tuple[Metric, dict[str, Any]]] = []  # of a step that leaves no trace
+
+    def attach(self, pl_module: LightningModule) -> None:
+        """Before ``fit``: takes the place of the module's ``training_step``, ``manual_backward`` and ``log``."""
+        pl_module.training_step = self._whole_loss(pl_module.training_step)  # type: ignore[method-assign]
+        pl_module.manual_backward = self._weighted(pl_module.manual_backward)  # type: ignore[method-assign]
+        pl_module.log = self._reduced_log(pl_module, pl_module.log)  # type: ignore[method-assign]
+        self.random_state = random_state()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.random_state is not None:
+            set_random_state(self.random_state)  # Lightning has begun them anew, before the module makes its layers
+            self.random_state = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+        if trainer.global_rank:
+            _begin_random_numbers(first_key(self.seed, trainer.global_rank, PROCESS))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+
+    on_test_start = on_validation_start
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.is_first and trainer.is_global_zero:
+            note_other_losses(pl_module, batch, trainer.train_dataloader.share.own)  # type: ignore[union-attr]
+        self.is_first = False
+        self._begin(trainer.train_dataloader, 0, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._end()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._begin(trainer.val_dataloaders, dataloader_idx, pl_module)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._end()
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._begin(trainer.test_dataloaders, dataloader_idx, pl_module)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._end()
+
+    def _begin(self, loaders: Any, number: int, pl_module: LightningModule) -> None:
+        self.share = parts(loaders)[number].share
+        assert self.share is not None
+        if self.share.own == 0:
+            metrics = [metric for metric in pl_module.modules() if isinstance(metric, Metric)]
+            self.kept = [(metric, copied_states(metric)) for metric in metrics]
+
+    def _end(self) -> None:
+        self.share = None
+        for metric, states in self.kept:
+            for name, state in states.items():
+                setattr(metric, name, state)
+        self.kept = []
+
+    def _whole_loss(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A ``training_step`` whose loss has the value of the whole batch, and the gradient of the share, weighted."""
+
+        @functools.wraps(step)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            output, share = step(*args, **kwargs), self.share
+            if share is None:  # of all rows at once
+                return output
+            if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
+                return {**output, "loss": _of_all(output["loss"], share)}
+            return _of_all(output, share) if isinstance(output, Tensor) else output
+
+        return training_step
+
+    def _weighted(self, backward: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(backward)
+        def manual_backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            backward(loss if self.share is None else loss * self.share.weight, *args, **kwargs)
+
+        return manual_backward
+
+    def _reduced_log(self, pl_module: LightningModule, log_value: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(log_value)
+
+        @functools.wraps(log_value)
+        def log(*args: Any, **kwargs: Any) -> None:
+            given = signature.bind(*args, **kwargs).arguments
+            if isinstance(given["value"], Tensor | int | float) and not given.get("rank_zero_only"):
+                value = torch.as_tensor(given["value"], device=pl_module.device).detach()
+                given |= self._of_step(value, given) if self.share else self._of_hook(value, given["name"])
+                given["sync_dist"] = False
+            log_value(**given)
+
+        return log
+
+    def _of_step(self, value: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the processes logged in a step, as one that had all rows would have logged it."""
+        share, how = self.share, getattr(given.get("reduce_fx", "mean"), "__name__", given.get("reduce_fx", "mean"))
+        assert share is not None
+        if not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+        if how in ("max", "min"):
+            return {"value": reduced(value, how)}  # the row that an idle process has is one of the batch's
+        weight = 1 if how == "sum" else given.get("batch_size") or share.own
+        if share.own == 0:
+            value, weight = torch.zeros_like(value), 0
+        if how == "sum":
+            return {"value": reduced(value)}
+        total = reduced(torch.stack([value.double() * weight, torch.full_like(value, weight, dtype=torch.float64)]))
+        rows = share.rows if given.get("batch_size") is None else int(total[1])
+        return {"value": (total[0] / total[1]).to(value.dtype), "batch_size": rows}
+
+    def _of_hook(self, value: Tensor, name: str) -> dict[str, Any]:
+        """A value of no batch, an epoch's say: what all processes have, or the mean of what they have."""
+        values = gathered(value.item())
+        if len({*map(repr, values)}) == 1:
+            return {}
+        if name not in self.noted:
+            self.noted.add(name)
+            log.warning(
+                "note: %s is the mean of %d values, because each process has its own, of its share of the rows;"
+                " self.log in the step, or a metric of torchmetrics, would have it of all rows",
+                *(name, len(values)),
+            )
+        return {"value": value.new_tensor(sum(values) / len(values))}
+
+
+def _of_all(loss: Tensor, share: Share) -> Tensor:
+    """The loss of the whole batch by its value, and by its gradient the weighted one of this share."""
+    part = loss * share.weight
+    counted = part if share.own else torch.zeros_like(part)
+    return reduced(counted.double()).to(part.dtype) / share.world + (part - part.detach())
+
+
+def _begin_random_numbers(key: int) -> None:
+    random.seed(key)
+    torch.manual_seed(random.getrandbits(63))
+    np.random.seed(random.getrandbits(32))

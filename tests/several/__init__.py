@@ -1,0 +1,1 @@
+"""What a project may bring to a run of several processes."""

@@ -1,0 +1,20 @@
+"""Something happens to one of the processes, right before a step."""
+
+import os
+import signal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class SignalAt(Callback):
+    """Sends a process a signal as the step after ``step`` begins; an error stands for ``RAISE``."""
+
+    def __init__(self, step: int, rank: int, name: str = "SIGTERM") -> None:
+        self.step, self.rank, self.name = step, rank, name
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if (trainer.global_step, trainer.global_rank) != (self.step, self.rank):
+            return
+        if self.name == "RAISE":
+            raise ValueError("on one of them")
+        os.kill(os.getpid(), getattr(signal, self.name))
