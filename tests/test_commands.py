@@ -279,23 +279,37 @@ def test_the_log_of_a_run_has_all_and_the_console_what_matters(
     assert re.fullmatch(rf"{time}\[mine\.of_test\]\[WARNING\] - large", lines[1])
 
 
-@pytest.mark.parametrize(("ending", "code"), [("None", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("1 / 0", 1)])
-def test_a_command_leaves_with_its_code_after_what_libraries_do_at_the_end(ending: str, code: int) -> None:
-    script = f"""
-import sys
+LEAVING = """
+import atexit, gc, sys
+if "earlier" in sys.argv:
+    atexit.register(print, "earlier")
 from descent import signals
 signals.install()
-import atexit
 from descent.run.command import command
-class Module:
-    def __del__(self): print("taken apart")
-module = Module()
+class LeftOpen:
+    def __init__(self): self.itself = self
+    def __del__(self): print("closed")
+def main():
+    gc.freeze()
+    LeftOpen()
+    ENDING
 atexit.register(print, "library")
 print("buffered")
-command(lambda: {ending})
+gc.disable()
+command(main)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (code, "buffered\nlibrary\n")
-    assert done.stderr == {"sys.exit('why')": "why\n", "1 / 0": "error: ZeroDivisionError: division by zero\n"}.get(
-        ending, ""
-    )
+
+
+@pytest.mark.parametrize(("ending", "code"), [("pass", 0), ("sys.exit(3)", 3), ("sys.exit('why')", 1), ("1 / 0", 1)])
+def test_a_command_leaves_with_its_code_after_what_libraries_do_at_the_end(ending: str, code: int) -> None:
+    command = [sys.executable, "-c", LEAVING.replace("ENDING", ending)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (code, "buffered\nlibrary\nclosed\n")
+    said = {"sys.exit('why')": "why\n", "1 / 0": "error: ZeroDivisionError: division by zero\n"}
+    assert done.stderr == said.get(ending, "")
+
+
+def test_a_command_leaves_in_pythons_own_way_where_something_else_listens_to_its_end() -> None:
+    command = [sys.executable, "-c", LEAVING.replace("ENDING", "pass"), "earlier"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "buffered\nlibrary\nearlier\nclosed\n")

@@ -206,6 +206,21 @@ def test_a_trial_of_a_step_has_the_metrics_of_a_run(run: Run, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", "result.json"}
 
 
+def test_a_trial_of_a_step_finds_a_monitor_that_nobody_logs(run: Run) -> None:
+    with pytest.raises(
+        UserError, match=r"monitor.metric must be one that was logged \(train/loss, .*got 'val/accuracy'"
+    ):
+        run(*SMALL, "trainer.fast_dev_run=true", "monitor.metric=val/accuracy")
+
+
+def test_a_second_run_in_a_directory_is_refused_and_the_first_stays(run: Run, tmp_path: Path) -> None:
+    run(*SMALL, run_dir=tmp_path / "r")
+    before = (tmp_path / "r/result.json").read_bytes()
+    with pytest.raises(UserError, match="r has a run: resume=True goes on with it, another directory begins anew"):
+        run(*SMALL, "seed=1", run_dir=tmp_path / "r")
+    assert (tmp_path / "r/result.json").read_bytes() == before
+
+
 def test_a_file_that_cannot_be_written_names_itself_and_the_cause(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before")
     with pytest.raises(UserError) as raised:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, config_of, needs_sweep, save_config
+from conftest import CONF, Run, config_of, needs_sweep, save_config
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
 from descent.config.identity import config_digest, flat_config
 from descent.errors import UserError, as_yaml
+from descent.run.cli import load_config
 from descent.run.result import Result, read_result
 from descent.run.resume import check_unchanged, files_of, resume
 from descent.run.train import train
@@ -152,6 +153,13 @@ def test_resuming_says_from_which_step_it_goes_on(interrupted: Path, capsys: pyt
     (interrupted / "result.json").unlink()
     assert resume(interrupted).steps == 20
     assert f"\nresuming at step 0 of {interrupted}\n" in capsys.readouterr().out
+
+
+def test_the_config_of_a_finished_run_is_not_replaced(finished: Path) -> None:
+    before = (finished / ".hydra/config.yaml").read_bytes()
+    message = refused(lambda: load_config(CONF, [*OWN, "seed=5"], finished))
+    assert message == f"run_dir must be a directory without a finished run of another config, got '{finished}'"
+    assert (finished / ".hydra/config.yaml").read_bytes() == before
 
 
 def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -> None:

@@ -5,6 +5,7 @@ SIGHUP says that the terminal was closed; Windows has no such signal.
 """
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.5  # between two looks for the mark of a sweep that is to end
 
 _received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
 _exit_code: list[int] = []  # of a finished command
+LOGGING = 1  # how many functions Python calls at its end for ``logging``
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
@@ -55,7 +57,9 @@ def exit_if_received() -> None:
 
 def install() -> None:
     """From now on a signal ends the process at once; for scripts, first thing."""
-    atexit.register(_leave)  # first registered, last called
+    # first registered, last called; after one of whoever started Python it would not be the last
+    if getattr(atexit, "_ncallbacks", lambda: 0)() == LOGGING:
+        atexit.register(_leave)
     for number in HANDLED:
         if not _is_by_nohup(number):
             signal.signal(number, exit_at_once)
@@ -76,7 +80,8 @@ def leave_with(code: int) -> None:
 
 
 def _leave() -> None:
-    if _exit_code:
+    if _exit_code and gc.get_freeze_count():  # or else what is in memory is not told from the libraries
+        gc.collect()  # closes files that somebody has left open
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):

@@ -168,9 +168,11 @@ def _notes(
 def _best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:
     """Names the setting with the best checkpoints where another one is first."""
     column = f"best {metric.name} mean"
-    means = table[column].cast(pl.Float64) if column in table.columns else pl.Series([None])
+    if column not in table.columns:
+        return
+    means = table[column].cast(pl.Float64)
     best = means.arg_max() if metric.mode == "max" else means.arg_min()
-    if best and metric.merit(means[best]) > metric.merit(means[0]):
+    if best and means[0] is not None and metric.merit(means[best]) > metric.merit(means[0]):
         yield f"the best checkpoints are of {table['setting'][best]}: {metric.name} {means[best]:.4g} on average"
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.metric import without_split
-from descent.errors import UserError
+from descent.errors import UserError, invalid
 from descent.run.result import Result
 from descent.training.budget import Budget, SampleCounter, gradient_evaluations
 from descent.training.callback import ResultCallback
@@ -25,7 +25,7 @@ from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import full_loss_value, has_full_loss, loss_unit
-from descent.training.validation_schedule import validation_schedule
+from descent.training.validation_schedule import monitored, validation_schedule
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
             _diverged(result)
     elif result.status == "completed" and not all(weight.isfinite().all() for weight in model.parameters()):
         _diverged(result)
+    if not callbacks_of(trainer, Checkpoints):  # fast_dev_run; a real run finds it out after its first epoch
+        metric = monitored(result.monitor["metric"], schedule.has_validation)
+        if metric not in result.metrics:
+            raise invalid("monitor.metric", f"one that was logged ({', '.join(result.metrics)})", metric)
     for kept in callbacks_of(trainer, Checkpoints):  # none with fast_dev_run
         if callbacks_of(trainer, StochasticWeightAveraging):  # the last weights were averaged after their validation
             schedule.validated_step = kept.best.compared_step = -1

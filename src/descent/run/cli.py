@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from descent.config import composing
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
-from descent.errors import UserError
+from descent.errors import UserError, invalid
 from descent.files import is_locked, write_atomically
 from descent.processes import common_name
 from descent.run.command import command, run_safely
@@ -115,17 +115,21 @@ def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = Non
             ``predict.py`` and ``resume.py``.
 
     Raises:
-        UserError: a value breaks its rule.
+        UserError: a value breaks its rule, or ``run_dir`` has a finished run of another config.
         HydraException: an unknown option or key.
     """
+    from descent.config.identity import config_digest
+
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     tree = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     config = to_config(tree, composed.hydra.runtime, overrides)
     if run_dir is not None:
+        if is_finished(run_dir) and read_result(run_dir).get("config_digest") != config_digest(config):
+            raise invalid("run_dir", "a directory without a finished run of another config", str(run_dir))
+        (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
         runtime = {key: composed.hydra.runtime[key] for key in ("choices", "cwd")}
         for name, node in (("config", tree), ("hydra", OmegaConf.create({"hydra": {"runtime": runtime}}))):
-            (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
             write_atomically(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(node).encode())
     return config
 

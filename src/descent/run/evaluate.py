@@ -45,14 +45,13 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = Rows()
-    with libraries_as_here(), isolate_rng():
+    with libraries_as_here(), isolate_rng(), _naming(data):
         if data is None:
             _take_own_rows(module, trained, run_dir)
             seed_everything(config.seed, verbose=False)  # as the run did
         else:
             _take_rows_of(data, module, model, trained)
-        with _naming(data):
-            found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
+        found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
@@ -60,19 +59,21 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
         if not math.isfinite(value):
             where = data or "the test rows"
             raise invalid(f"{name} of {where} with {trained.path}", "a finite number", value)
-    name = str(data.absolute()) if data else "test"
+    name = str(data.resolve()) if data else "test"
     kept: dict[str, Any] = {"checkpoint": checkpoint, "data": name, "rows": rows.count, "metrics": values}
+    kept["of"] = [trained.result.get(key) for key in ("config_digest", "steps")]
     kept["others"] = _others(run_dir, kept)
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
 
 
 def _others(run_dir: Path, kept: dict[str, Any]) -> list[dict[str, Any]]:
-    """What ``evaluation.json`` has of another checkpoint or other rows."""
+    """What ``evaluation.json`` has of another checkpoint or other rows, and of the run as it is."""
     try:
         before = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
         every = [before, *before.pop("others", [])]
-        return [other for other in every if any(other[key] != kept[key] for key in ("checkpoint", "data"))]
+        others = [other for other in every if any(other[key] != kept[key] for key in ("checkpoint", "data"))]
+        return [other for other in others if other.get("of") == kept["of"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # there is none, or it is broken
         return []
 
@@ -130,7 +131,6 @@ def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
     trained.prepare_for_file(module)
-    with _naming(path):
-        loader = module.file_dataloader(path, model, trained.result)
+    loader = module.file_dataloader(path, model, trained.result)
     module.test_dataloader = lambda: loader
     module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from descent.config.schema import MonitorConfig
 from descent.training.collectives import of_first
-from descent.training.training_loss import LOSS, full_loss_value, has_full_loss
+from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
 
 STATE = ("metric", "best_value", "best_step", "compared_step")  # in a checkpoint
@@ -52,7 +52,7 @@ class BestWeights:
 
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.metric == LOSS and has_full_loss(trainer) and self.compared_step != trainer.global_step:
-            self.compare(trainer, pl_module, full_loss_value(trainer, pl_module))
+            self.compare(trainer, pl_module, full_loss_value(trainer, pl_module) * loss_unit(pl_module))
         if not math.isfinite(self.best_value):  # nothing has been evaluated: the run was shorter than an epoch
             self.keep(trainer, pl_module, self.best_value)
 

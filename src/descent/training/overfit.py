@@ -36,7 +36,7 @@ class Overfit(SparseCallback, ResultCallback):
         last = result["metrics"].get(LOSS)
         if self.first is not None and last is not None:
             fell = f"{LOSS} {self.first:.4g} -> {last:.4g}"
-            if last <= ENOUGH * self.first:
+            if last <= self.first - (1 - ENOUGH) * abs(self.first):
                 yield f"the rows were learnt: {fell}"
             else:
                 yield f"the rows were not learnt: {fell}, not a hundredth: look at model, loss, data and learning rate"

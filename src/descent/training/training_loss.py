@@ -111,10 +111,13 @@ class TrainingLoss(SparseCallback):
         self.metrics, self.every_epoch = metrics, every_epoch
         self.sum: Any = 0.0  # of the epoch's batches, where there is no loss of all rows
         self.count = 0
-        self.latest: float | None = None  # mean, by which a value is told from one that the module logs itself
+        self.before: Tensor | None = None  # the epoch; another is what the module has logged itself since
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = trainer.callback_metrics.get(LOSS)  # LoggedMetrics has put it back
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.sum, self.count = 0.0, 0
+        self.sum, self.count, self.before = 0.0, 0, trainer.callback_metrics.get(LOSS)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -125,23 +128,22 @@ class TrainingLoss(SparseCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not has_full_loss(trainer):
-            known = trainer.callback_metrics.get(LOSS)
-            if self.count and (known is None or float(known) == self.latest):
-                mean = torch.as_tensor(self.sum) / self.count * loss_unit(pl_module)
-                trainer.callback_metrics[LOSS] = mean
-                self.latest = float(mean)
+            if self.count and trainer.callback_metrics.get(LOSS) is self.before:
+                mean = torch.as_tensor(self.sum) / self.count
+                trainer.callback_metrics[LOSS] = mean * loss_unit(pl_module)
             return
         is_seen = self.every_epoch or validation_schedule(trainer).is_evaluated(trainer)
         if is_seen and self._is_monitored(trainer):
             with torch.no_grad():
                 loss = full_loss(trainer, pl_module)
-            pl_module.log(LOSS, loss.new_tensor(of_first(loss.item())), logger=False)
+            value = of_first(loss.item()) * loss_unit(pl_module)
+            pl_module.log(LOSS, loss.new_tensor(value), logger=False)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sum": float(self.sum), "count": self.count, "latest": self.latest}
+        return {"sum": float(self.sum), "count": self.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.sum, self.count, self.latest = state_dict["sum"], state_dict["count"], state_dict.get("latest")
+        self.sum, self.count = state_dict["sum"], state_dict["count"]
 
     def _is_monitored(self, trainer: Trainer) -> bool:
         has_validation = validation_schedule(trainer).has_validation
