@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.batches.rows import Batch
 from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
@@ -113,15 +114,23 @@ class TrainingLoss(SparseCallback):
         self.count = 0
         self.latest: float | None = None  # mean, by which a value is told from one that the module logs itself
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_mean, self.epoch = not has_full_loss(trainer), trainer.current_epoch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.sum, self.count = 0.0, 0
+        self.sum, self.count, self.epoch = 0.0, 0, trainer.current_epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = None if has_full_loss(trainer) else loss_of(trainer, outputs)
-        if loss is not None:
+        self.on_step(trainer, trainer.global_step, batch, loss_of(trainer, outputs))
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
+        if self.is_mean and loss is not None:
+            if trainer.current_epoch != self.epoch:  # whose start was not heard of
+                self.on_train_epoch_start(trainer, trainer.lightning_module)
             self.sum, self.count = self.sum + loss.detach(), self.count + 1
+        return False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not has_full_loss(trainer):
