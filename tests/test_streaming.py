@@ -2,6 +2,8 @@
 
 import logging
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import Run, config_of, data_module, save_config
+from conftest import CONF, Run, config_of, data_module, save_config
 from test_resume import SignalAt, Trace
 
 from descent.errors import UserError
@@ -324,3 +326,28 @@ def test_columns_that_are_no_numbers_are_left_out_and_named(
         caplog.clear()
         assert [feature.name for feature in streamed_data(path).train.table.features] == ["a", "b", "c"]
         assert [record.getMessage() for record in caplog.records] == ["not numeric and left out: kind"]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from descent.run.cli import load_config
+from descent.run.train import train
+given = [f"data.path='{sys.argv[1]}'", "data=table", "data.target=y", "data.streaming=true", "batch.size=4096",
+         "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "figures=false"]
+train(load_config(Path(sys.argv[2]), given), Path(sys.argv[3]))
+print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])  # kB; ru_maxrss begins with the parent's
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (500_000, 5_000_000):
+        x = np.random.default_rng(0).normal(size=(rows, 11)).astype(np.float32)
+        names = [*(f"x{i}" for i in range(10)), "y"]
+        pl.DataFrame(x, schema=names).write_parquet(tmp_path / "rows.parquet", row_group_size=100_000)
+        command = [sys.executable, "-c", PEAK, str(tmp_path / "rows.parquet"), str(CONF), str(tmp_path / str(rows))]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 100_000  # kB; the additional rows have twice as much in single precision

@@ -53,8 +53,8 @@ class Columns:
             return 1.0
         scale = float(np.sqrt(self.squares[column] / self.rows + (mean - center) ** 2))
         if scale < 0.999 * largest / np.sqrt(self.rows):
-            rule = "numbers whose squares can be summed, which data.streaming=true does in double precision"
-            raise invalid(f"column {column + 1} of the features and the target", rule, largest)
+            rule = "numbers whose squares are above 0 in double precision, for its deviation"
+            raise invalid(f"column {column + 1} of features and target", rule, largest)
         return scale
 
 
