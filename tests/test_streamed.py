@@ -14,6 +14,7 @@ from torch import Tensor
 from descent.batches.exact import exact
 from descent.batches.parquet import ParquetBlocks, slices
 from descent.batches.row_groups import row_groups
+from descent.batches.share import Share
 from descent.batches.streamed import StreamedBatches
 from descent.errors import UserError
 
@@ -119,6 +120,17 @@ def test_a_repeat_beside_a_longer_loader_has_an_order_of_its_own() -> None:
     assert first != second and sorted(first) == sorted(second)
 
 
+def test_processes_share_out_each_batch() -> None:
+    shares = []
+    for rank in range(3):
+        batches = streamed()
+        batches.share = Share(rank, 3)
+        shares.append([(part, batches.share.own) for part in (batch[1].tolist() for batch in batches)])
+    for whole, *parts in zip(numbers(streamed()), *shares, strict=True):
+        assert [part for part, own in parts if own] == [whole[rank::3] for rank in range(3) if rank < len(whole)]
+        assert all(part == whole[:1] for part, own in parts if not own)
+
+
 def test_blocks_without_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="blocks must have rows, got none"):
         StreamedBatches(Blocks(0, 0), size=3)
@@ -196,11 +208,11 @@ def test_columns_become_tensors(frame: pl.DataFrame, tmp_path: Path) -> None:
 CANNOT: list[tuple[Callable[[Path], Any], str]] = [
     (
         lambda d: ParquetBlocks(d / "none.parquet", ["a"]),
-        "path must be a file, a directory or a pattern of .parquet fil",
+        "path must be an existing file, a directory or a pattern of .parquet fil",
     ),
     (
         lambda d: ParquetBlocks(d / "*.csv", ["a"]),
-        "path must be a file, a directory or a pattern of .parquet files, got",
+        "path must be an existing file, a directory or a pattern of .parquet files, got",
     ),
     (lambda d: ParquetBlocks(d, ["a", "q"]), "part.parquet must have the columns a, q; it has no q"),
     (lambda d: ParquetBlocks(d, ["text"]).read(0), "column text must be numbers, or arrays of them of one length, got"),

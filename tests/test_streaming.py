@@ -221,7 +221,10 @@ REFUSED = [
     (["data.exclude=[q]"], "data.exclude must name columns of"),
     (["data.val_fraction=0.5", "data.test_fraction=0.5"], "data.val_fraction + data.test_fraction must be below 1"),
     (["data.val_fraction=0.0001"], "data.val_fraction must be 0 or at least 2 of the 2000 rows, got 0.0001"),
-    (["data.path=none.parquet"], "data.path must be a file, a directory or a pattern of .csv or .parquet files, got"),
+    (
+        ["data.path=none.parquet"],
+        "data.path must be an existing file, a directory or a pattern of .csv or .parquet files, got",
+    ),
     (["stopping=converged"], "stopping=converged needs batches in memory"),
 ]
 

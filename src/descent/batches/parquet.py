@@ -85,7 +85,7 @@ def files_at(path: str, key: str, suffixes: Sequence[str]) -> list[Path]:
     Raises:
         UserError: there is none, or they have other suffixes; ``key`` begins the message.
     """
-    given, rule = Path(path), f"a file, a directory or a pattern of {' or '.join(suffixes)} files"
+    given, rule = Path(path), f"an existing file, a directory or a pattern of {' or '.join(suffixes)} files"
     if given.is_dir():
         found = [file for file in given.iterdir() if file.suffix.lower() in suffixes]
     elif given.exists() or not glob.has_magic(path):

@@ -28,7 +28,6 @@ class RowBatches:
     """
 
     share: Share | None = None
-
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
     tensors: Batch
 
