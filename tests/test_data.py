@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.errors import UserError
-from regression.data.sources import check_size, needed_bytes
+from regression.data.memory import check_size, needed_bytes
 from regression.data.standardization import Standardization
 from regression.data.table import read_table
 

@@ -11,7 +11,8 @@ from conftest import config_of, load, split
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.errors import UserError
-from regression.data.sources import ListedData, check_size, memory_bytes, needed_bytes
+from regression.data.memory import check_size, memory_bytes, needed_bytes
+from regression.data.sources import ListedData
 from regression.data.standardization import Standardization
 
 SYNTHETIC = ("data.num_samples=7", "data.num_features=3", "data.condition_number=4", "data.noise_std=0.5")

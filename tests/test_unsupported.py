@@ -130,8 +130,16 @@ LISTENS = "the callback Mine listens to each ({})"
         (Brought, {"min_steps": 9}, "Trainer has min_steps or min_epochs"),
         (Brought, {"min_epochs": 2}, "Trainer has min_steps or min_epochs"),
         (PlateauAtEachStep, {}, "a scheduler watches a metric at each"),
-        (Brought, {"batches": LOADER}, "the batches come from a DataLoader, not from InMemoryBatches"),
-        (Brought, {"batches": Ours(X, X[:, 0], size=8)}, "the batches come from a Ours, not from InMemoryBatches"),
+        (
+            Brought,
+            {"batches": LOADER},
+            "the batches come from a DataLoader, not from InMemoryBatches or StreamedBatches",
+        ),
+        (
+            Brought,
+            {"batches": Ours(X, X[:, 0], size=8)},
+            "the batches come from a Ours, not from InMemoryBatches or StreamedBatches",
+        ),
         (Brought, {"limit_train_batches": 3}, "it trains on a part of each epoch's batches"),
         (Brought, {"val_check_interval": 2}, "it validates within an epoch"),
         (Brought, {"val_check_interval": timedelta(days=1)}, "it validates within an epoch"),

@@ -13,7 +13,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricColl
 
 from descent.config.types import PositiveInteger
 from descent.training.build import build_optimizer, build_scheduler
-from regression.data.standardization import Standardization, scale_about
+from regression.data.standardization import Standardization
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": mse_loss, "mae": l1_loss, "huber": huber_loss}
 POWERS = {"mse": 2, "mae": 1, "huber": 2}  # of the target's unit, in each loss
@@ -69,12 +69,12 @@ class RegressionModel(LightningModule):
         if hasattr(self, "units"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
-        center = float(data.train.y.mean())
+        center, scale = data.train.target_spread()
         self.hparams.update(
             num_features=len(data.rows.feature_names),
             standardization=asdict(data.standardization),
             target_center=center,
-            target_scale=scale_about(data.train.y, center),
+            target_scale=scale,
         )
         self._make(self.hparams["num_features"])
 

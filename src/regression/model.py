@@ -79,8 +79,7 @@ class Polynomial(LinearRegression):
         if not hasattr(self, "linear"):
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
             degree, names = self.hparams["degree"], data.rows.feature_names
-            parts = [part.x for part in (data.train, data.val, data.test) if len(part)]
-            largest = max(max(float(x.max()), -float(x.min())) for x in parts)
+            largest = max(part.largest_input() for part in (data.train, data.val, data.test) if len(part))
             if largest > 1 and degree * np.log(largest) > np.log(LARGEST):
                 rule = (
                     f"such that powers of features up to {largest:.4g} (data.standardize=true makes them smaller) are"

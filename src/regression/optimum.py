@@ -47,7 +47,7 @@ class Optimum:
     lower_by: float = 0.0
 
 
-def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1) -> Tensor:
+def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1, before: Tensor | None = None) -> Tensor:
     """``R`` of ``[A, y] = Q R``, of ``A = [x, 1]``, or ``A = x`` without bias; float64, (d [+ 1] + 1) squared.
 
     Of a polynomial x are all its terms, see ``regression.terms.powers``, and d their number.
@@ -60,9 +60,10 @@ def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1) -> Tensor:
         y: (n,) targets.
         bias: whether the model has one.
         degree: the highest power of each input in A.
+        before: R of other rows, whose R with these it then is.
     """
     terms = x.shape[1] * degree
-    r = x.new_empty(0, terms + bias + 1, dtype=torch.float64)
+    r = x.new_empty(0, terms + bias + 1, dtype=torch.float64) if before is None else before
     rows = max(BLOCK // terms, terms)
     for inputs, targets in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
         ones = [inputs.new_ones(len(inputs), 1)] if bias else []

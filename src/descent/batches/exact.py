@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-from descent.batches.in_memory import InMemoryBatches
 from descent.batches.map_style import BATCH, LOADER, MapStyleLoader
 from descent.batches.position import ExactLoader, has_length, tell_epoch
+from descent.batches.rows import RowBatches
 from descent.batches.seeding import first_key, generators_in, in_keyed_steps, seeded
 
 
@@ -24,7 +24,7 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
     # an empty one is a loader of its own to Lightning
     if isinstance(loader, CombinedLoader) or (isinstance(loader, Mapping | list | tuple) and loader):
         return _all_exact(loader, seed)
-    if isinstance(loader, InMemoryBatches) and loader.seed is None:
+    if isinstance(loader, RowBatches) and loader.seed is None:
         loader.seed = seed
     if _is_exact(loader) or not hasattr(loader, "__iter__"):
         return loader, None
@@ -88,7 +88,7 @@ def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def _is_exact(loader: Any) -> bool:
-    return isinstance(loader, InMemoryBatches | ExactLoader)
+    return isinstance(loader, RowBatches | ExactLoader)
 
 
 def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:

@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
-from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.batches.rows import Batch, RowBatches
 from descent.fast.optimizer_step import OptimizerStep
-from descent.fast.unsupported import has_epoch_hooks, overrides_epoch_hooks, unsupported
+from descent.fast.unsupported import OWN_BATCHES, has_epoch_hooks, overrides_epoch_hooks, unsupported
 from descent.training.sparse_callback import SparseCallback
 from descent.training.validation_schedule import validation_schedule
 
@@ -50,7 +50,7 @@ class EpochLoop(_TrainingEpochLoop):
         if reason != self.reason:
             self._note(reason)
         if reason is None:
-            self.batches = cast(InMemoryBatches, trainer.train_dataloader)
+            self.batches = cast(RowBatches, trainer.train_dataloader)
             self.sparse = [c for c in trainer.callbacks if isinstance(c, SparseCallback)]
             self.on_step_callbacks = [c for c in self.sparse if type(c).on_step is not SparseCallback.on_step]
             self.epochs_are_heard = has_epoch_hooks(trainer)
@@ -69,8 +69,8 @@ class EpochLoop(_TrainingEpochLoop):
     def _note(self, reason: str | None) -> None:
         self.reason = reason
         if reason is not None and not self.trainer.fast_dev_run:
-            in_memory = type(self.trainer.train_dataloader) is InMemoryBatches  # or there is no other way to go
-            level = logging.WARNING if in_memory else logging.INFO
+            own = type(self.trainer.train_dataloader) in OWN_BATCHES  # or there is no other way to go
+            level = logging.WARNING if own else logging.INFO
             log.log(level, "note: every training step goes through Lightning's own loop, because %s", reason)
 
     def _take_steps(self) -> None:

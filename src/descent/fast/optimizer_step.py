@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from descent.batches.in_memory import Batch
+from descent.batches.rows import Batch
 from descent.training.sparse_callback import SparseCallback
 
 NOTHING: AbstractContextManager[None] = nullcontext()

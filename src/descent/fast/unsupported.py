@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.batches.streamed import StreamedBatches
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 SPARSE_HOOKS = {"on_before_optimizer_step", "on_train_batch_end"}  # of a SparseCallback, where it wants them
@@ -20,6 +21,7 @@ MODULE_HOOKS = (STEP_HOOKS | TRANSFER_HOOKS) | {
     *("configure_gradient_clipping", "clip_gradients"),
 }
 EPOCH_HOOKS = {"on_train_epoch_start", "on_train_epoch_end"}
+OWN_BATCHES = InMemoryBatches, StreamedBatches
 OTHER_BATCHES = "the batches come from a"
 
 
@@ -69,10 +71,10 @@ def _in_settings(trainer: Trainer) -> str | None:
 
 
 def _in_batches(trainer: Trainer) -> str | None:
-    batches = trainer.train_dataloader
-    if type(batches) is not InMemoryBatches:
+    batches: Any = trainer.train_dataloader
+    if type(batches) not in OWN_BATCHES:
         given = getattr(batches, "loader", batches)  # the project's own, where another takes its place
-        return f"{OTHER_BATCHES} {type(given).__name__}, not from InMemoryBatches"
+        return f"{OTHER_BATCHES} {type(given).__name__}, not from InMemoryBatches or StreamedBatches"
     if trainer.num_training_batches != len(batches):
         return "it trains on a part of each epoch's batches"
     if trainer.val_check_batch != len(batches) or getattr(trainer, "_val_check_time_interval", None):

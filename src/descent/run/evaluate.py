@@ -15,7 +15,7 @@ from descent.config.messages import one_line
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
 from descent.run.libraries import libraries_as_here
-from descent.run.load import CheckpointName, Trained, read_trained, trainer_of
+from descent.run.load import CheckpointName, Trained, load_state_before_setup, read_trained, trainer_of
 from descent.run.resume import files_of
 from descent.training.budget import batch_size
 from descent.training.build import build_data
@@ -104,6 +104,7 @@ class Rows(Callback):
 def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
     """Gives the data module its state once it is set up, and checks that the rows are those of training."""
     setup = module.setup
+    load_state_before_setup(module, trained.checkpoint)
 
     def checked_setup(stage: str) -> None:
         setup(stage)

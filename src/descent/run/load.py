@@ -1,5 +1,6 @@
 """A trained model from its checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +71,15 @@ class Trained:
                 f"{type(data).__name__}.load_state_dict must work without setup, which is not called for the rows of a"
                 f" file: {reason}"
             ) from error
+
+
+def load_state_before_setup(data: LightningDataModule, checkpoint: Mapping[str, Any]) -> None:
+    """Spares a data module with ``load_state_before_setup`` what its ``setup`` found before, in a pass over files say.
+
+    ``load_state_dict`` is called as well, after ``setup``, as Lightning does.
+    """
+    if load := getattr(data, "load_state_before_setup", None):
+        load(checkpoint.get(type(data).__qualname__, {}))
 
 
 def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,7 +76,7 @@ def check_unchanged(run_dir: Path, config: Config) -> None:
     if result is None or result["checksum"] is None:
         return  # training looks at its rows for itself
     for file in files_of(config.data):
-        if _checksum(config, file) != result["checksum"]:
+        if _checksum(config, file, run_dir) != result["checksum"]:
             raise UserError(
                 f"{file} must have the rows that {run_dir} was trained on: its rows or their split have"
                 " changed; name=... begins anew"
@@ -91,16 +92,26 @@ def files_of(spec: Mapping[str, Any]) -> list[Path]:
 _checksums: dict[str, int] = {}
 
 
-def _checksum(config: Config, file: Path) -> int:
-    """Of the rows and their split as they are now. A file is read once, and again where it has changed."""
-    if not file.is_file():
+def _checksum(config: Config, file: Path, run_dir: Path) -> int:
+    """Of the rows and their split as they are now. A file is read once, and again where it has changed.
+
+    Args:
+        file: or a directory of files, or a pattern of their names.
+        run_dir: of a run that was trained on it.
+    """
+    found = [file] if file.is_file() else [*file.iterdir()] if file.is_dir() else map(Path, glob(str(file)))  # noqa: PTH207  # absolute
+    about = [(path.name, (stat := path.stat()).st_ino, stat.st_size, stat.st_mtime_ns) for path in sorted(found)]
+    if not about:
         raise UserError(f"{file} must be there: a run was trained on it")
-    about = file.stat()
-    key = repr((config.seed, config.data, about.st_ino, about.st_size, about.st_mtime_ns))
+    key = repr((config.seed, config.data, about))
     if key not in _checksums:
-        from descent.training.build import build_data  # torch comes in here
+        from descent.run.load import load_state_before_setup  # torch comes in here
+        from descent.training.build import build_data
+        from descent.training.checkpoint_io import read_checkpoint
 
         data: Any = build_data(config)
+        if (last := run_dir / "checkpoints" / "last.ckpt").is_file():
+            load_state_before_setup(data, read_checkpoint(last))
         data.setup("fit")
         _checksums[key] = data.checksum
     return _checksums[key]

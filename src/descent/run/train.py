@@ -20,6 +20,7 @@ from descent.processes import is_main
 from descent.run.after_training import describe, test, write
 from descent.run.code import code_digests, note_changes
 from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
+from descent.run.load import load_state_before_setup
 from descent.run.other_processes import other_processes
 from descent.run.result import Result
 from descent.signals import Interrupted, deferred, stop_mark
@@ -125,6 +126,7 @@ def _train(
         if loaded:
             check_processes(trainer, last, loaded)
             check_callbacks(trainer, last, loaded)
+            load_state_before_setup(data, loaded)
         make_exact(data, config, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from descent.batches.in_memory import Batch, InMemoryBatches
+from descent.batches.rows import Batch, RowBatches
 from descent.training.collectives import largest
 from descent.training.sparse_callback import SparseCallback
 
@@ -32,7 +32,7 @@ class Budget(SparseCallback):
         """Fewer where a step computes several gradients, or the seconds are spent before."""
         samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
         limits = [sys.maxsize if evaluations is None else int(evaluations)]
-        if samples is not None and isinstance(batches, InMemoryBatches):
+        if samples is not None and isinstance(batches, RowBatches):
             passes, rest = divmod(int(samples), batches.rows)
             limits.append(passes * len(batches) + ceil(rest / batches.size))
         return min(limits)
@@ -82,7 +82,7 @@ class SampleCounter(SparseCallback):
     def total(self, trainer: Trainer) -> int:
         """Of the whole run, once it is over."""
         batches = trainer.train_dataloader
-        if not isinstance(batches, InMemoryBatches):
+        if not isinstance(batches, RowBatches):
             return self.samples
         per_epoch = int(trainer.num_training_batches)  # limit_train_batches may leave some
         passes, rest = divmod(trainer.fit_loop.epoch_loop.total_batch_idx + 1, per_epoch)
@@ -91,7 +91,7 @@ class SampleCounter(SparseCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not isinstance(trainer.train_dataloader, InMemoryBatches):
+        if not isinstance(trainer.train_dataloader, RowBatches):
             self.samples += rows_of(trainer, batch)
 
     def state_dict(self) -> dict[str, Any]:

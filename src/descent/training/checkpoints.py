@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from descent.batches.in_memory import Batch
+from descent.batches.rows import Batch
 from descent.config.schema import MonitorConfig
 from descent.errors import UserError
 from descent.signals import Deferred, Interrupted

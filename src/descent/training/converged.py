@@ -27,9 +27,11 @@ class Converged(Callback):
         self.settled = 0  # epochs in succession whose loss has hardly changed
         self.reason: str | None = None  # why it stopped, once it has
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not has_full_loss(trainer):
             raise UserError("stopping=converged needs batches in memory, and a module that does not optimize by hand")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with torch.enable_grad():
             full = full_loss(trainer, pl_module)
             trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from descent.batches.in_memory import Batch
+from descent.batches.rows import Batch
 from descent.training.intervals import Intervals
 from descent.training.sparse_callback import SparseCallback, loss_of
 from descent.training.training_loss import full_loss_value, has_full_loss

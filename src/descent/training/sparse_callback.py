@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from descent.batches.in_memory import Batch
+from descent.batches.rows import Batch
 
 T = TypeVar("T")
 

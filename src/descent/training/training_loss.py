@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.batches.rows import Batch
 from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
@@ -114,17 +115,24 @@ class TrainingLoss(SparseCallback):
         self.before: Tensor | None = None  # the epoch; another is what the module has logged itself since
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_mean, self.epoch = not has_full_loss(trainer), trainer.current_epoch
         self.before = trainer.callback_metrics.get(LOSS)  # LoggedMetrics has put it back
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.sum, self.count, self.before = 0.0, 0, trainer.callback_metrics.get(LOSS)
+        self.sum, self.count, self.epoch = 0.0, 0, trainer.current_epoch
+        self.before = trainer.callback_metrics.get(LOSS)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = None if has_full_loss(trainer) else loss_of(trainer, outputs)
-        if loss is not None:
+        self.on_step(trainer, trainer.global_step, batch, loss_of(trainer, outputs))
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
+        if self.is_mean and loss is not None:
+            if trainer.current_epoch != self.epoch:  # whose start was not heard of
+                self.on_train_epoch_start(trainer, trainer.lightning_module)
             self.sum, self.count = self.sum + loss.detach(), self.count + 1
+        return False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not has_full_loss(trainer):

@@ -18,7 +18,8 @@ from regression.base import RegressionModel
 from regression.callbacks.of import data_of, least_squares_of, linear_of, model_of
 from regression.callbacks.parameters import Parameters
 from regression.data.module import RegressionData
-from regression.data.rows import Array, Part
+from regression.data.part import AnyPart
+from regression.data.rows import Array
 from regression.terms import powers
 
 log = logging.getLogger(__name__)
@@ -99,10 +100,10 @@ class Figures(ResultCallback):
             yield "path", paths_over_contours(paths, center, optimum["hessian"], (names[0], names[1]))
 
 
-def _own_units(data: RegressionData, part: Part) -> tuple[Array, Array]:
+def _own_units(data: RegressionData, part: AnyPart) -> tuple[Array, Array]:
     """Rows of a split in the data's own units, as many as are worth drawing."""
-    some = slice(None, None, -(-len(part) // MOST_POINTS))
-    return data.standardization.own_inputs(part.x[some]), data.standardization.own_targets(part.y[some])
+    some = part.some(MOST_POINTS)
+    return data.standardization.own_inputs(some.x), data.standardization.own_targets(some.y)
 
 
 def _predictions(model: RegressionModel, x: Array) -> Array:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.divergence import Divergence
 from regression.callbacks.of import data_of, least_squares_of, model_of
+from regression.data.part import Part
 from regression.optimum import largest_stable_lr
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,11 @@ class StableRate(Divergence):
         super().on_train_start(trainer, pl_module)
 
     def first_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        loss = super().first_loss(trainer, pl_module)
-        targets = torch.from_numpy(data_of(trainer).train.y)
-        return None if loss is None else max(loss, model_of(pl_module).loss(torch.zeros_like(targets), targets).item())
+        loss, train = super().first_loss(trainer, pl_module), data_of(trainer).train
+        if loss is None or not isinstance(train, Part):
+            return loss
+        targets = torch.from_numpy(train.y)
+        return max(loss, model_of(pl_module).loss(torch.zeros_like(targets), targets).item())
 
     def advice(self, trainer: Trainer) -> str:
         advice = super().advice(trainer)

@@ -78,8 +78,11 @@ def _optimum(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | N
     own: dict[str, Any] = {key: getattr(found, key) * model.loss_unit for key in ("loss", "lower_by")}
     own |= {"weight": weight, "bias": bias}
     if len(weight) + (bias is not None) == 2:  # for the contours of the loss
-        a = powers(torch.from_numpy(data.standardization.own_inputs(data.train.x)), model.degree)
-        if bias is not None:
-            a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
-        own["hessian"] = (2 * a.T @ a / len(a)).tolist()
+        hessian = torch.zeros(2, 2, dtype=torch.float64)
+        for part in data.train.blocks():
+            a = powers(torch.from_numpy(data.standardization.own_inputs(part.x)), model.degree)
+            if bias is not None:
+                a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
+            hessian += 2 * a.T @ a / len(data.train)
+        own["hessian"] = hessian.tolist()
     return asdict(found) | own

@@ -13,11 +13,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.batches.rows import RowBatches
 from descent.config.types import BelowOne, OrNull, PositiveInteger, Seed
 from descent.errors import UserError, invalid
 from descent.run.load import CheckpointName
 from regression.data.encoding import Encoding, column_names
-from regression.data.rows import LARGEST, Part, Rows
+from regression.data.part import AnyPart, Part
+from regression.data.rows import LARGEST, Rows
 from regression.data.split import split
 from regression.data.standardization import Standardization
 from regression.optimum import MOST_WORK, Optimum, least_squares, r_factor, work
@@ -47,9 +49,9 @@ class RegressionData(LightningDataModule):
     rows: Rows  # the names; the parts have the numbers
     checksum: int
     standardization: Standardization
-    train: Part
-    val: Part
-    test: Part
+    train: AnyPart
+    val: AnyPart
+    test: AnyPart
 
     def __init__(
         self,
@@ -107,21 +109,25 @@ class RegressionData(LightningDataModule):
             checksum = crc32(np.ascontiguousarray(part.y).data, crc32(np.ascontiguousarray(part.x).data, checksum))
         self.train, self.val, self.test = parts = self.encoded(parts)
         if self.standardize:
-            self.standardization = Standardization.fit(self.train.x, self.train.y, self.bias)
+            self.standardization = Standardization.fit(parts[0].x, parts[0].y, self.bias)
         else:
             self.standardization = Standardization.identity(len(self.rows.feature_names))
         for part in parts:
             self.standardization.inputs(part.x, out=part.x)
             self.standardization.targets(part.y, out=part.y)
-        for name in ("val", "test"):
-            if not len(getattr(self, name)):  # Lightning then leaves out what has no loader
-                setattr(self, f"{name}_dataloader", getattr(super(), f"{name}_dataloader"))
+        self.hide_loaders_without_rows()
         self.checksum = checksum
         if self.batch_size is not None and self.batch_size > len(self.train):
             log.warning(
                 "note: batch.size=%d is more than the %d training rows: every batch is all of them",
                 *(self.batch_size, len(self.train)),
             )
+
+    def hide_loaders_without_rows(self) -> None:
+        """Lightning then leaves out the validation, or the test."""
+        for name in ("val", "test"):
+            if not len(getattr(self, name)):
+                setattr(self, f"{name}_dataloader", getattr(super(), f"{name}_dataloader"))
 
     def least_squares(self, degree: int = 1) -> tuple[Tensor, Optimum] | None:
         """Of the training rows, in the units of training: R, and the optimum; ``None`` where it would take too long.
@@ -134,15 +140,23 @@ class RegressionData(LightningDataModule):
         return self.solved[degree]
 
     def _least_squares(self, degree: int) -> tuple[Tensor, Optimum] | None:
-        rows, terms = self.train.x.shape[0], self.train.x.shape[1] * degree
+        rows, terms = len(self.train), len(self.rows.feature_names) * degree
         if work(rows, terms) > MOST_WORK:
             log.warning(
                 "note: the least-squares solution of %d rows and %d %s would take minutes, and is left out",
                 *(rows, terms, "features" if degree == 1 else "powers of features"),
             )
             return None
-        r = r_factor(torch.from_numpy(self.train.x), torch.from_numpy(self.train.y), self.bias, degree)
+        r = self.r_factor(degree)
         return r, least_squares(r, rows, self.bias)
+
+    def r_factor(self, degree: int) -> Tensor:
+        """See ``regression.optimum.r_factor``."""
+        r: Tensor | None = None
+        for part in self.train.blocks():
+            r = r_factor(torch.from_numpy(part.x), torch.from_numpy(part.y), self.bias, degree, r)
+        assert r is not None
+        return r
 
     def state_dict(self) -> dict[str, Any]:
         """So that a run is resumed on the data it began with."""
@@ -156,14 +170,24 @@ class RegressionData(LightningDataModule):
         if any(own.get(key) != state_dict[key] for key in ("checksum", "columns") if key in state_dict):
             raise UserError("data must be what the run began with to be resumed: its rows or columns have changed")
 
-    def train_dataloader(self) -> InMemoryBatches:
-        return InMemoryBatches(*self._tensors(self.train), size=self.batch_size, shuffle=self.shuffle)
+    def batches(self, part: Any, size: int | None, shuffle: bool = False) -> RowBatches:
+        """The rows in the model's precision, moved to its device once and not batch by batch."""
+        like = self.like()
+        return InMemoryBatches(*(torch.from_numpy(a).to(like) for a in (part.x, part.y)), size=size, shuffle=shuffle)
 
-    def val_dataloader(self) -> InMemoryBatches:
-        return InMemoryBatches(*self._tensors(self.val), size=EVALUATION_BATCH)
+    def like(self) -> Tensor:
+        """A tensor on the device and in the precision of the model."""
+        assert self.trainer is not None
+        return next(self.trainer.lightning_module.parameters())
 
-    def test_dataloader(self) -> InMemoryBatches:
-        return InMemoryBatches(*self._tensors(self.test), size=EVALUATION_BATCH)
+    def train_dataloader(self) -> RowBatches:
+        return self.batches(self.train, self.batch_size, self.shuffle)
+
+    def val_dataloader(self) -> RowBatches:
+        return self.batches(self.val, EVALUATION_BATCH)
+
+    def test_dataloader(self) -> RowBatches:
+        return self.batches(self.test, EVALUATION_BATCH)
 
     def file_dataloader(self, path: Path, model: Any, result: Mapping[str, Any]) -> InMemoryBatches:
         """The rows of a table with the run's columns, in the units that ``model`` was trained in."""
@@ -184,9 +208,3 @@ class RegressionData(LightningDataModule):
         from regression.predict import predict_file  # which needs the model, which needs the data
 
         predict_file(run_dir, source, output, checkpoint)
-
-    def _tensors(self, part: Part) -> tuple[Tensor, Tensor]:
-        """The rows in the model's precision, moved to its device once and not batch by batch."""
-        assert self.trainer is not None
-        like = next(self.trainer.lightning_module.parameters())
-        return torch.from_numpy(part.x).to(like), torch.from_numpy(part.y).to(like)

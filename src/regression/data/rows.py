@@ -1,4 +1,4 @@
-"""Rows in memory: as a source loads them, and as training sees them."""
+"""Rows as a source loads them."""
 
 from dataclasses import dataclass
 
@@ -21,17 +21,6 @@ class Rows:
     true_weight: tuple[float, ...] | None = None  # of the process that made the data, where it is known
     true_bias: float | None = None
     missing: bool = False  # whether nan in inputs stands for a missing cell
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one split in the units of training, float64, on the CPU."""
-
-    x: Array  # (rows, features)
-    y: Array  # (rows,)
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 def numbered(num_features: int) -> tuple[str, ...]:

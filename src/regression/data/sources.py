@@ -1,7 +1,6 @@
 """Where rows come from: a class a source."""
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,15 +21,13 @@ from descent.config.types import (
 )
 from descent.errors import UserError, extra, invalid
 from regression.data.encoding import Encoding, Missing
+from regression.data.memory import check_size
 from regression.data.module import RegressionData
-from regression.data.rows import Part, Rows, numbered
+from regression.data.part import Part
+from regression.data.rows import Rows, numbered
+from regression.data.streamed import StreamableData
 
 log = logging.getLogger(__name__)
-
-# The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
-MOST_FEATURES = 7_000
-# Where the platform does not tell how much memory it has
-USUAL_MEMORY = 64 * 2**30  # bytes
 
 
 class SyntheticData(RegressionData):
@@ -103,7 +100,7 @@ class DiabetesData(RegressionData):
         )
 
 
-class TableData(RegressionData):
+class TableData(StreamableData):
     """The user's own CSV or Parquet file.
 
     With ``categorical=onehot`` a column of text becomes a feature for each category of the training rows, 1 where a
@@ -134,9 +131,11 @@ class TableData(RegressionData):
         super().__init__(**common)
         self.path, self.target, self.features = Path(path), target, features
         self.exclude, self.missing, self.categorical = exclude or [], missing, categorical
-        if not is_file(self.path):
+        if self.streaming:
+            self._check_streamed()
+        elif not is_file(self.path):
             raise invalid("data.path", "an existing CSV or Parquet file", str(path))
-        if self.path.suffix.lower() not in (".csv", ".parquet"):
+        elif self.path.suffix.lower() not in (".csv", ".parquet"):
             raise invalid("data.path", "a file named .csv or .parquet", str(path))
         if features is not None and target in features:
             raise invalid("data.features", f"without the target '{target}'", features)
@@ -144,6 +143,20 @@ class TableData(RegressionData):
             raise invalid("data.exclude", "null where data.features names all the columns that are used", exclude)
         if target in self.exclude:
             raise invalid("data.exclude", f"without the target '{target}', which is no feature", exclude)
+
+    def _check_streamed(self) -> None:
+        if self.categorical is not None:
+            rule = "null with data.streaming=true: categories are those of all training rows"
+            raise invalid("data.categorical", rule, self.categorical)
+        if self.missing == "mean":
+            raise invalid("data.missing", "error or drop with data.streaming=true", self.missing)
+
+    def table(self) -> Any:
+        from regression.data.streamed_table import StreamedTable
+
+        table = StreamedTable(self.path, self.target, self.features, self.exclude, self.missing)
+        self.encoding = Encoding(table.features, self.missing)
+        return table
 
     def load(self) -> Rows:
         from regression.data.table import read_table  # polars, a third of a second, is for tables alone
@@ -180,35 +193,3 @@ class TableData(RegressionData):
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"encoding": self.encoding.state()}
-
-
-def check_size(num_samples: int, num_features: int) -> None:
-    """Refuses data that cannot be drawn in the memory of this machine, or not within minutes.
-
-    Raises:
-        UserError: too many features, or too many numbers.
-    """
-    if num_features > MOST_FEATURES:
-        rule = f"at most {MOST_FEATURES}: the rotation of more features would take minutes"
-        raise invalid("data.num_features", rule, num_features)
-    needed, there = needed_bytes(num_samples, num_features), memory_bytes()
-    if needed > there:
-        rule = (
-            f"such that the data fit into memory: {num_samples} x {num_features} numbers take"
-            f" {needed / 2**30:.1f} GiB while they are drawn, and there are {there / 2**30:.1f} GiB"
-        )
-        raise invalid("data.num_samples", rule, num_samples)
-
-
-def needed_bytes(num_samples: int, num_features: int) -> int:
-    """At the peak: the table and its rotated copy, and four squares of the rotation, all in double precision."""
-    return 8 * (2 * num_samples * (num_features + 1) + 4 * num_features**2)
-
-
-def memory_bytes() -> int:
-    """The physical memory of this machine; ``USUAL_MEMORY`` where the platform does not tell."""
-    try:
-        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX platform, or one that does not tell
-        return USUAL_MEMORY
-    return page * pages if min(page, pages) > 0 else USUAL_MEMORY

@@ -64,20 +64,20 @@ def read_table(
         schema = frame.collect_schema()
         if target not in schema:
             raise invalid("data.target", f"a column of {path} ({', '.join(schema)})", target)
-        _check_known(exclude, list(schema), path)
+        check_known(exclude, list(schema), path)
         others = [name for name in schema if name != target and name not in exclude]
         names = list(features or (name for name in others if is_numeric(schema[name]) or is_text(schema[name])))
         choosing = features is None or onehot
         plain = [Feature(name) for name in names if not (choosing and _is_enumerated(schema[name]))]
         cells = [*as_numbers(frame, plain, path), *as_numbers(frame, [Feature(target)], path)]
         numbers = frame.select(cells).collect(engine="streaming")
-        words = _words(frame, numbers, names) if choosing else set()
+        text = words(frame, numbers, names) if choosing else set()
         found: list[Feature] = []
         for name in names:
-            texts = _categories(frame, name, path) if onehot and name in words else []
+            texts = _categories(frame, name, path) if onehot and name in text else []
             if texts:
                 found += [Feature(name, text) for text in texts]
-            elif name not in words or features is not None:
+            elif name not in text or features is not None:
                 found.append(Feature(name))
         if features is None:
             left_out = [name for name in others if name not in {feature.column for feature in found}]
@@ -88,7 +88,7 @@ def read_table(
         every = [*found, Feature(target)]
         if twice := {name for name, count in Counter(feature.name for feature in every).items() if count > 1}:
             raise UserError(f"the features of {path} must have different names, got {', '.join(twice)} twice")
-        numbers = numbers.drop(cs.by_name(words, require_all=False))
+        numbers = numbers.drop(cs.by_name(text, require_all=False))
         encoded = [feature for feature in found if feature.name not in numbers.columns]
         numbers = numbers.hstack(frame.select(as_numbers(frame, encoded, path)).collect(engine="streaming"))
         numbers = numbers.select(cs.by_name([feature.name for feature in every]))
@@ -148,7 +148,7 @@ def _complete(
     return kept
 
 
-def _words(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
+def words(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
     """The columns of text of which less than half is numbers; where it is more, the rest are mistakes."""
     schema = frame.collect_schema()
     enumerated = {name for name in names if name not in numbers.columns}
@@ -181,7 +181,7 @@ def _categories(frame: pl.LazyFrame, name: str, path: Path) -> list[str]:
     return found
 
 
-def _check_known(names: Sequence[str], known: Sequence[str], path: Path) -> None:
+def check_known(names: Sequence[str], known: Sequence[str], path: Path) -> None:
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
