@@ -106,7 +106,13 @@ def as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize(
     ("change", "bias"),
-    [(as_it_is, True), (sorted_by_target, True), (far_away, True), (with_a_constant, True), (far_away, False)],
+    [
+        *((as_it_is, True), (far_away, False)),
+        *(
+            pytest.param(change, True, marks=pytest.mark.soak)
+            for change in (sorted_by_target, far_away, with_a_constant)
+        ),
+    ],
 )
 def test_means_scales_and_least_squares_are_those_of_the_rows_in_memory(
     change: Callable[[pl.DataFrame], pl.DataFrame], bias: bool, parquet: Path
@@ -159,14 +165,16 @@ def test_every_form_of_a_table_gives_the_same_rows(parquet: Path, tmp_path: Path
     csv = tmp_path / "rows.csv"
     text = frame.write_csv().splitlines()
     csv.write_text("\n".join([*text[:7], "", *text[7:]]))  # a blank line in between, and no newline at the end
-    for path in (folder, folder / "*.parquet", csv):
+    checksums = set()
+    for path in (folder, csv):
         data = streamed_data(path)
         found = rows_of(data.train)
         if path != csv:  # where later lines have other numbers
             np.testing.assert_allclose(found[0], expected[0], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(found[1], expected[1], rtol=1e-12, atol=1e-12)
         assert len(data.train) + len(data.val) + len(data.test) == ROWS
-    assert len({streamed_data(path).checksum for path in (parquet, folder, csv)}) == 3
+        checksums.add(data.checksum)
+    assert len(checksums) == 2
 
 
 def test_rows_with_a_missing_cell_are_left_out_or_refused(parquet: Path) -> None:
@@ -280,15 +288,6 @@ def test_the_fast_steps_are_lightnings_and_see_each_row_once_an_epoch(parquet: P
     np.testing.assert_array_equal(targets[0], own)
 
 
-def test_a_model_of_streamed_rows_finds_least_squares(parquet: Path, run: Run) -> None:
-    result = run(*STREAMING, f"data.path='{parquet}'", "batch.size=256", "trainer.max_epochs=2", "predict_at=[[1,1,1]]")
-    (x, y), *_ = parts(table(), ["a", "b", "c"])
-    best, *_ = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y)
-    optimum = result.entries["optimum"]
-    np.testing.assert_allclose([*optimum["weight"], optimum["bias"]], best, rtol=1e-7)
-    assert result.metrics["optimum/excess_loss"] < 0.1 * y.var()
-
-
 def test_a_run_is_evaluated_predicts_and_is_refused_with_other_files(
     parquet: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +297,10 @@ def test_a_run_is_evaluated_predicts_and_is_refused_with_other_files(
     settings = (*STREAMING, f"data.path='{folder}'", *FLOAT64, "trainer.enable_progress_bar=false", "figures=false")
     save_config(run_dir, *settings)
     result = run(*settings, run_dir=run_dir)
-    assert result.checksum is not None
+    (x, y), *_ = parts(table(), ["a", "b", "c"])
+    best, *_ = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y)
+    optimum = result.entries["optimum"]
+    np.testing.assert_allclose([*optimum["weight"], optimum["bias"]], best, rtol=1e-7)
     streamed._summaries.clear()
     with monkeypatch.context() as patched:
         patched.setattr(summary.Summary, "of", None)
