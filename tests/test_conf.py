@@ -84,7 +84,8 @@ def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run:
         works_or_refuses(run, optimizer, scheduler, batch, clip)
 
 
-@pytest.mark.parametrize("trainer", options("trainer"))
+# ddp_cpu starts another process of the same command, see test_several_processes.py
+@pytest.mark.parametrize("trainer", [option for option in options("trainer") if option != "ddp_cpu"])
 def test_every_trainer_works_or_says_what_this_machine_lacks(trainer: str, run: Run) -> None:
     try:
         result = run(f"trainer={trainer}", *SMALL)
