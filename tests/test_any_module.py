@@ -247,7 +247,7 @@ def test_a_callback_that_goes_through_the_training_rows_changes_nothing(
     run: Run, fast: str, within: bool, in_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train_dataloader(self: RegressionData) -> Any:
-        return DataLoader(TensorDataset(*self._tensors(self.train)), batch_size=8, shuffle=True)
+        return DataLoader(TensorDataset(*self.batches(self.train, None).tensors), batch_size=8, shuffle=True)
 
     class Reads(Callback):
         def on_validation_end(self, trainer: Any, *_: Any) -> None:
@@ -270,7 +270,7 @@ def test_a_callback_that_goes_through_the_training_rows_changes_nothing(
 
 def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def val_dataloader(self: RegressionData) -> Any:
-        rows = TensorDataset(*self._tensors(self.val))
+        rows = TensorDataset(*self.batches(self.val, None).tensors)
         return DataLoader(rows, batch_size=2, shuffle=shuffle)
 
     seen: list[Any] = []

@@ -213,12 +213,15 @@ def test_a_trial_of_a_step_finds_a_monitor_that_nobody_logs(run: Run) -> None:
         run(*SMALL, "trainer.fast_dev_run=true", "monitor.metric=val/accuracy")
 
 
-def test_a_second_run_in_a_directory_is_refused_and_the_first_stays(run: Run, tmp_path: Path) -> None:
+def test_a_second_run_in_a_directory_says_that_it_replaces_the_first_and_leaves_no_evaluation_of_it(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(*SMALL, run_dir=tmp_path / "r")
-    before = (tmp_path / "r/result.json").read_bytes()
-    with pytest.raises(UserError, match="r has a run: resume=True goes on with it, another directory begins anew"):
-        run(*SMALL, "seed=1", run_dir=tmp_path / "r")
-    assert (tmp_path / "r/result.json").read_bytes() == before
+    (tmp_path / "r/evaluation.json").write_text("{}")
+    assert "replaced" not in caplog.text
+    run(*SMALL, run_dir=tmp_path / "r")
+    assert f"the run in {tmp_path / 'r'} is replaced; resume=True would go on with it" in caplog.text
+    assert not (tmp_path / "r/evaluation.json").exists()
 
 
 def test_a_file_that_cannot_be_written_names_itself_and_the_cause(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_evaluation_json_is_written_value_by_value(run_dir: Path) -> None:
     r2 = 1 - (1 + 4) / sum((y - mean) ** 2 for y in (12.5, 26.5, 7))
     assert found == pytest.approx({"test/loss": 5 / 3, "test/mae": 1, "test/r2": r2}, rel=1e-6)
     text = (run_dir / "evaluation.json").read_text()
+    result = json.loads((run_dir / "result.json").read_text())
     kept = {"checkpoint": "best", "data": str(source), "rows": 3, "metrics": found}
+    kept |= {"of": [result["config_digest"], result["steps"]], "others": []}
     assert text == json.dumps(kept, indent=2) + "\n"
     assert evaluate(run_dir, "last", source)["test/mae"] == pytest.approx((2.5 + 16.5 + 3) / 3, rel=1e-6)
     source.write_text("x,y,z\n1,2,3\n")
@@ -140,7 +142,7 @@ def test_the_words_of_paths_that_cannot_be_used(run_dir: Path) -> None:
     (here / "folder.csv").mkdir()
     cases = [
         (here / "none.csv", "out.txt", f"OUTPUT must be a file named .csv or .parquet, got '{here}/out.txt'"),
-        (here / "none.csv", "out.csv", f"INPUT must be a CSV or Parquet file, got '{here}/none.csv'"),
+        (here / "none.csv", "out.csv", f"INPUT must be an existing CSV or Parquet file, got '{here}/none.csv'"),
         (rows, "rows.csv", f"OUTPUT must be another file than INPUT, got '{here}/rows.csv'"),
         (here / "taken.csv", "out.csv", f"{here}/taken.csv must not have a column prediction yet"),
         (here / "short.csv", "out.csv", f"{here}/short.csv must have the columns x, z; z missing"),

@@ -179,6 +179,8 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
         *(
             "data.path",
             "data.missing",
+            "data.streaming",
+            "data.chunk_rows",
             "data.target",
             "model",
             "model._target_",

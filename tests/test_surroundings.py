@@ -53,7 +53,7 @@ class Noisy(InMemoryBatches):
 
 
 def noisy(self: RegressionData) -> Noisy:
-    return Noisy(*self._tensors(self.train), size=self.batch_size, shuffle=self.shuffle)
+    return Noisy(*self.batches(self.train, None).tensors, size=self.batch_size, shuffle=self.shuffle)
 
 
 @pytest.mark.parametrize("through_lightning", [False, True])

@@ -123,12 +123,12 @@ def test_columns_are_refused_in_these_words(tmp_path: Path) -> None:
         refusal(lambda: read_table(empty, "y", None))
         == f"data.path must be a file with rows of data, got none in {empty}"
     )
-    for other, rule in (("rows.txt", "a file named .csv or .parquet"), ("no.csv", "a CSV or Parquet file")):
+    for other, rule in (("rows.txt", "a file named .csv or .parquet"), ("no.csv", "an existing CSV or Parquet file")):
         with pytest.raises(UserError) as raised:
             read_columns(tmp_path / other, "IN", ["x", "y"])
         assert str(raised.value) == f"IN must be {rule}, got '{tmp_path / other}'"
     (tmp_path / "folder.csv").mkdir()
-    assert "IN must be a CSV or Parquet file" in refusal(
+    assert "IN must be an existing CSV or Parquet file" in refusal(
         lambda: read_columns(tmp_path / "folder.csv", "IN", ["x", "y"])
     )
 

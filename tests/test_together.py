@@ -141,8 +141,8 @@ def test_messages_name_the_option_that_was_chosen(tree: dict[str, Any]) -> None:
     [
         ({}, None),
         ({"path": "ROWS.PARQUET"}, None),
-        ({"path": "none.csv"}, "data.path must be a CSV or Parquet file, got 'DIR/none.csv'"),
-        ({"path": "folder.csv"}, "data.path must be a CSV or Parquet file, got 'DIR/folder.csv'"),
+        ({"path": "none.csv"}, "data.path must be an existing CSV or Parquet file, got 'DIR/none.csv'"),
+        ({"path": "folder.csv"}, "data.path must be an existing CSV or Parquet file, got 'DIR/folder.csv'"),
         ({"path": "rows.txt"}, "data.path must be a file named .csv or .parquet, got 'DIR/rows.txt'"),
         ({"features": ["x", "y"]}, "data.features must be without the target 'y', got ['x', 'y']"),
         ({"features": ["x"]}, None),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from descent.config import types
 from descent.config.parse import parse
-from descent.config.schema import Config, TrainerConfig
+from descent.config.schema import STRATEGIES, Config, TrainerConfig
 from descent.errors import UserError, invalid
 
 BELOW = math.nextafter(1e30, 0)
@@ -149,6 +149,9 @@ EVERY_KEY = {
     "trainer.fast_dev_run": f"{SWITCH}, or a number of batches",
     "trainer.profiler": "one of simple, advanced or null (off)",
     "trainer.num_threads": f"{INTEGER} or null (as many as are worth it)",
+    "trainer.devices": f"{INTEGER} or auto",
+    "trainer.num_nodes": INTEGER,
+    "trainer.strategy": STRATEGIES,
     "trainer.enable_progress_bar": SWITCH,
     "checkpoint.every_seconds": f"{FROM_0} or null (no such interval)",
     "checkpoint.every_steps": f"{INTEGER} or null (no such interval)",
@@ -188,6 +191,7 @@ def message_for(tree: dict[str, Any], key: str, value: Any) -> str:
 
 WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stopping.mode", "callbacks", "logger"}
 WITH_DEFAULT |= {"trainer.fast_dev_run", "trainer.num_threads"}
+WITH_DEFAULT |= {"trainer.devices", "trainer.num_nodes", "trainer.strategy"}
 OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
     "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
     "model": {"_target_", "loss", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},

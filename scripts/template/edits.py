@@ -5,7 +5,11 @@ import re
 import tomllib
 from datetime import date
 
-SOAK = (r" -m 'not soak'", r"^    \"soak: .*\n", r"^    \"slurm: .*\n")  # the long trials, and those on a cluster
+SOAK = (
+    r" -m 'not soak and not slurm'",
+    r"^    \"soak: .*\n",
+    r"^    \"slurm: .*\n",
+)  # the long trials, and those on a cluster
 
 UNTYPED = """[[tool.mypy.overrides]]
 module = ["PACKAGE.*"] # types are checked where you write them

@@ -45,13 +45,14 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = Rows()
-    with libraries_as_here(), isolate_rng(), _naming(data):
+    with libraries_as_here(), isolate_rng():
         if data is None:
             _take_own_rows(module, trained, run_dir)
             seed_everything(config.seed, verbose=False)  # as the run did
         else:
             _take_rows_of(data, module, model, trained)
-        found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
+        with _naming(data):
+            found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
@@ -85,7 +86,7 @@ def _naming(data: Path | None) -> Iterator[None]:
         yield
     except Exception as error:
         said = one_line(error)
-        if data is None or str(data) in said or said.startswith("--data"):
+        if data is None or str(data) in said or said.startswith(("--data", "result.json")):
             raise
         raise UserError(f"--data {data}: {said}") from error
 
@@ -132,6 +133,7 @@ def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
     trained.prepare_for_file(module)
-    loader = module.file_dataloader(path, model, trained.result)
+    with _naming(path):
+        loader = module.file_dataloader(path, model, trained.result)
     module.test_dataloader = lambda: loader
     module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows

@@ -112,9 +112,10 @@ def _train(
     data = build_data(config)
     identity = {"config_digest": config_digest(config), "config": flat_config(config), "code": code_digests(config)}
     last = run_dir / "checkpoints" / "last.ckpt"
-    if last.is_file() and not resume:
-        raise UserError(f"{run_dir} has a run: resume=True goes on with it, another directory begins anew")
-    checkpoint = last if last.is_file() else None
+    checkpoint = last if resume and last.is_file() else None
+    if last.is_file() and not resume and is_main():
+        log.warning("note: the run in %s is replaced; resume=True would go on with it", run_dir)
+        (run_dir / "evaluation.json").unlink(missing_ok=True)  # of its weights
     loaded = check_checkpoint(last, identity, longer) if checkpoint else None
     resumed_at = int(loaded["global_step"]) if loaded else None
     note_changes(loaded["run"].get("code") if loaded else None, config, f"the last checkpoint of {run_dir}")
