@@ -235,7 +235,7 @@ def test_every_option_composes_into_a_valid_config_with_the_values_it_had(
 
 
 @needs_sweep
-@pytest.mark.parametrize("option", options("launcher"))
+@pytest.mark.parametrize("option", options("launcher") or [None])  # none without sweep/
 def test_a_launcher_changes_nothing_of_a_run(option: str) -> None:
     plugin = option.partition("_")[0]
     if plugin != "serial" and importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
