@@ -161,10 +161,8 @@ def test_torchrun_starts_both_in_one_directory(begin: Begin, tmp_path: Path) -> 
 
 
 @pytest.mark.slurm
-@pytest.mark.skipif(shutil.which("srun") is None, reason="needs a Slurm cluster")
+@pytest.mark.usefixtures("cluster")
 def test_srun_starts_one_process_on_each_of_two_nodes_and_a_requeued_job_goes_on(begin: Begin, tmp_path: Path) -> None:
-    if subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20, check=False).returncode:
-        pytest.skip("needs a Slurm cluster: sinfo does not answer")
     nodes = ("--nodes=2", "--ntasks-per-node=1", "--exclusive")
     given = (*SMALL, "trainer.accelerator=cpu", "trainer.num_nodes=2", "name=mine")
     process = begin("srun", *nodes, *TRAIN, *given, "trainer.max_epochs=3")

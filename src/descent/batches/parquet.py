@@ -126,6 +126,7 @@ def slices(files: Iterable[Path], columns: int) -> Iterator[Slice]:
 
 def scan_parquet(file: Path) -> pl.LazyFrame:
     """Exactly this file, and nothing that its path says."""
+    # absolute, because polars takes a leading ~ for the home directory
     return pl.scan_parquet(file.absolute(), glob=False, hive_partitioning=False)
 
 

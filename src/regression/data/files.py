@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from descent.batches.parquet import scan_parquet
 from descent.errors import UserError, invalid
 
 SUFFIXES = (".csv", ".parquet")
@@ -23,9 +24,9 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
         raise invalid(key, "a file named .csv or .parquet", str(path))
     if not path.is_file():
         raise invalid(key, "an existing CSV or Parquet file", str(path))
-    whole = path.absolute()  # polars takes a leading ~ for the home directory
     if path.suffix.lower() == ".parquet":
-        return pl.scan_parquet(whole, glob=False, hive_partitioning=False)
+        return scan_parquet(path)
+    whole = path.absolute()  # polars takes a leading ~ for the home directory
     with whole.open(encoding="utf-8-sig", newline="") as file:
         header = next((row for row in csv.reader(file) if row), [])
     repeated = [name for name in header if header.count(name) > 1]
