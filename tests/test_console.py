@@ -162,12 +162,12 @@ def test_a_completed_run_is_shown_with_parameters_metrics_and_predictions(capsys
 rows: train 8,000, val 1,000, test 999
 loss at least squares: 0.75
 
- metric               train   val       test
- ───────────────────────────────────────────────
+ metric               train   val       test   value
+ ───────────────────────────────────────────────────
  loss               1.23457     2   0.333333
  mae                          0.5       0.25
  r2                           0.9        0.8
- optimum/distance                              1
+ optimum/distance                                  1
 
 test: with the best checkpoint (step 1,234); the others: with the last weights
 
@@ -212,11 +212,14 @@ r
 @pytest.mark.parametrize(
     ("metrics", "lines"),
     [
-        ({"val/acc": 0.5, "lr-Adam": 0.1}, [" metric    val", " acc       0.5", " lr-Adam         0.1"]),
-        ({"count/tokens": 7.0, "train": 2.0}, [" metric", " count/tokens   7", " train          2"]),
+        ({"val/acc": 0.5, "lr-Adam": 0.1}, [" metric    val   value", " acc       0.5", " lr-Adam           0.1"]),
+        (
+            {"count/tokens": 7.0, "train": 2.0},
+            [" metric         value", " count/tokens       7", " train              2"],
+        ),
     ],
 )
-def test_a_metric_of_no_rows_stands_in_the_column_of_none(
+def test_a_metric_of_no_split_has_a_column_of_its_own(
     metrics: dict[str, float], lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_result(replace(TWO, metrics=metrics, callbacks=[]), Path("r"))

@@ -141,9 +141,11 @@ def _notes(
     first = "largest" if metric.mode == "max" else "smallest"
     whole = [run.result["metrics"] for run in runs if not run.diverged]
     lacking = {name: sum(found.get(name) is None for found in whole) for name in (metric.name, chooser.name)}
-    which = f"diverged or have no {metric.name}" if lacking[metric.name] else "diverged"
+    which = ["diverged"] if len(whole) < len(runs) else []
+    which += [f"have no {metric.name}"] if lacking[metric.name] else []
     at = "" if metric.name.startswith("test/") else " after the last step"
-    yield f"ranked by the share of runs that {which}, then by the others' mean of {metric.name}{at}, the {first} first"
+    share = f"share of runs that {' or '.join(which)}, then by the others' " if which else ""
+    yield f"ranked by the {share}mean of {metric.name}{at}, the {first} first"
     for name, without in lacking.items():
         if without:
             yield f"runs that did not diverge and have no {name}: {without}"
@@ -162,7 +164,7 @@ def _notes(
     elif group:
         yield f"reported: {metric.name}, of the rows that chose"
     if group:
-        yield "of seeds that did not choose the setting, where it has such"
+        yield "a setting that has seeds which did not choose it is measured on those alone"
 
 
 def _best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:
@@ -181,7 +183,7 @@ def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: S
     if without := sum(not run.has_event_file for run in runs):
         yield f"runs without an event file of TensorBoard, in the tables but in no figure of curves: {without}"
     if "samples" in axes and any(run.result["steps"] and run.result["samples"] % run.result["steps"] for run in runs):
-        yield "batches differ in size: samples seen are taken as many each step, as on average over the run"
+        yield "some batches are smaller: the samples axis counts the average batch size for each step"
     if curve.target is None:
         return
     yield f"target: {curve.goal()}; medians of the runs that came to it, the others are misses"

@@ -88,10 +88,10 @@ def _ending(result: Result) -> str:
 
 
 def _metrics(result: Result) -> Table:
-    """A row a metric, a column a part of the data; metrics of no part at the end, in a column of their own."""
+    """A row a metric, a column a part of the data; metrics of no part have a column ``value``."""
     used = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in result.metrics)]
     others = [name for name in result.metrics if without_split(name) == name]
-    table = table_of("metric", *used, *([""] if others else []))
+    table = table_of("metric", *used, *(["value"] if others else []))
     for name in dict.fromkeys(map(without_split, result.metrics)):
         values = [result.metrics.get(f"{split}/{name}") for split in used]
         if any(value is not None for value in values):

@@ -135,7 +135,7 @@ def _train(
             shared.attach(model)
         result = _new_result(config, command)
         result.monitor = {"metric": config.monitor.metric, "mode": config.monitor.mode}
-        if resume and not in_sweep and is_main():
+        if resume and (resumed_at is not None or not in_sweep) and is_main():
             print(f"resuming at step {resumed_at or 0:,} of {run_dir}", flush=True)
 
         def on_lost(reason: str, number: int | None) -> int:
