@@ -1,6 +1,7 @@
 """Between Hydra's command line and a run: what is printed, refused, handed on, and which exit code a job has."""
 
 import argparse
+import pickle
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from descent.config import composing
+from descent.config import loader
 from descent.config.schema import Config, tree_of
 from descent.errors import UserError
 from descent.run import cli
@@ -54,7 +55,7 @@ def test_what_is_there_to_print_is_known_as_such(
     monkeypatch.setattr(cli, "command", run)
     monkeypatch.setattr(cli, "help_text", lambda conf: f"help of {conf}")
     monkeypatch.setattr(
-        "descent.config.composing.install", lambda conf, given: done.append(("install", conf, given.overrides))
+        "descent.config.loader.install", lambda conf, given: done.append(("install", conf, given.overrides))
     )
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     cli.run(lambda: done.append(("main",)), CONF)
@@ -82,7 +83,7 @@ def test_flags_may_be_in_the_midst_of_the_overrides(
     arguments: list[str], overrides: list[str], multirun: bool, cfg: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[argparse.Namespace] = []
-    monkeypatch.setattr("descent.config.composing.install", lambda conf, given: done.append(given))
+    monkeypatch.setattr("descent.config.loader.install", lambda conf, given: done.append(given))
     monkeypatch.setattr(cli, "command", lambda main, prints: main())
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     cli.run(lambda: done.append(get_args_parser().parse_args()), CONF)  # as hydra.main does it
@@ -180,8 +181,8 @@ def command_line(**given: Any) -> argparse.Namespace:
 def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``install`` puts in place of Hydra's own is taken out again."""
     monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
-    monkeypatch.setattr(composing.Loader, "conf", CONF, raising=False)
-    monkeypatch.setattr(composing.Loader, "is_sweep", False, raising=False)
+    monkeypatch.setattr(loader.Loader, "conf", CONF, raising=False)
+    monkeypatch.setattr(loader.Loader, "is_sweep", False, raising=False)
 
 
 @pytest.mark.usefixtures("hydras_own")
@@ -216,7 +217,7 @@ def test_what_is_never_done_is_refused(given: dict[str, Any], message: str) -> N
     import hydra._internal.hydra as internals
 
     with pytest.raises(UserError) as raised:
-        composing.install(CONF, command_line(**given))
+        loader.install(CONF, command_line(**given))
     assert str(raised.value) == message
     assert internals.ConfigLoaderImpl is ConfigLoaderImpl  # type: ignore[attr-defined]
 
@@ -229,12 +230,12 @@ def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
     longest = f"name={'x' * 9_995}"
     deepest = f"a={'[{' * 25}1{'}]' * 25},[{{}}]"
     given = command_line(multirun=multirun, config_path="conf", overrides=[longest, deepest])
-    composing.install(CONF / "x", given)
-    assert internals.ConfigLoaderImpl is composing.Loader  # type: ignore[attr-defined]
-    assert (composing.Loader.conf, composing.Loader.is_sweep) == (CONF / "x", multirun)
+    loader.install(CONF / "x", given)
+    assert internals.ConfigLoaderImpl is loader.Loader  # type: ignore[attr-defined]
+    assert (loader.Loader.conf, loader.Loader.is_sweep) == (CONF / "x", multirun)
 
 
-class Counting(composing.Loader):
+class Counting(loader.Loader):
     """Counts how often it composes."""
 
     def _load_configuration_impl(self, *given: Any, **named: Any) -> Any:
@@ -279,10 +280,64 @@ def test_the_mode_is_the_one_that_the_config_asks_for(hydra: Any, monkeypatch: p
         with pytest.raises((UserError, HydraException), match=message):
             hydra.config_loader.load_configuration("train", [bad, "hydra.mode=RUN"], RunMode.RUN)
     assert hydra.config_loader.composed == composed + 2
-    monkeypatch.setattr(composing.Loader, "is_sweep", True)
+    monkeypatch.setattr(hydra.config_loader, "is_sweep", True)
     composed = hydra.config_loader.composed
     assert hydra.get_mode("train", []) is None  # -m has said so
     assert hydra.config_loader.composed == composed
+
+
+JOBS = (
+    (["optimizer=adam", "optimizer.lr=0.1", "seed=1"], 1),
+    (["optimizer=adam", "optimizer.lr=1", "seed=1"], 0),  # an integer, as Hydra has it
+    (["optimizer=adam", "optimizer.lr=-1e-3", "seed=2"], 0),
+    (["optimizer=adam", "optimizer.lr=null", "seed=2"], 1),
+    (["optimizer=adam", "optimizer.lr=true", "seed=2"], 1),  # Python's True is a number
+    (["optimizer=adam", "optimizer.lr='0.1'", "seed=2"], 1),
+    (["optimizer=sgd", "optimizer.lr=0.1", "seed=2"], 1),
+    (["optimizer=sgd", "optimizer.lr=0.1", "seed=3", "name=7"], 1),
+    (["optimizer=sgd", "optimizer.lr=0.1", "seed=3", "name=8"], 0),
+    (["optimizer=sgd", "optimizer.lr=0.1", "+optimizer.foreach=8"], 1),
+    (["optimizer=sgd", "optimizer.lr=0.1", "+optimizer.foreach=9"], 1),
+    (["trainer.max_epochs=1", "trainer.max_epochs=2"], 1),
+    (["trainer.max_epochs=3", "trainer.max_epochs=4"], 0),
+    (["optimizer=adam", "optimizer.lr=0.2", "seed=9"], 0),  # as the first
+)
+
+
+def test_jobs_that_differ_in_numbers_are_composed_once_and_as_each_alone(hydra: Any) -> None:
+    loader, mode = hydra.config_loader, RunMode.RUN
+    alone = type(loader)(create_automatic_config_search_path(None, None, str(CONF)))
+    loader.is_sweep, loader.composed = True, 0
+    for job, composed in JOBS:
+        before = loader.composed
+        given = [*job, "hydra.mode=RUN"]
+        found, expected = (of.load_configuration("train", given, mode) for of in (loader, alone))
+        assert loader.composed - before == composed, job
+        same = [OmegaConf.to_container(config, resolve=False) for config in (found, expected)]
+        assert same[0] == same[1] and repr(same[0]) == repr(same[1])  # 1 is no 1.0 here
+        assert OmegaConf.is_struct(found)
+        found.seed = 99  # what a job changes is its own
+
+
+def test_no_more_templates_are_kept_than_there_is_room_for_and_none_is_sent_to_a_worker(
+    hydra: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "TEMPLATES", 1)
+    found = hydra.config_loader
+    found.is_sweep = True
+    for job, composed in ((["seed=1"], 1), (["name=1"], 2), (["name=2"], 2), (["seed=2"], 3)):
+        found.load_configuration("train", job, RunMode.RUN)
+        assert (found.composed, len(found.templates)) == (composed, 1)
+    assert pickle.loads(pickle.dumps(found)).templates == {}
+
+
+@pytest.mark.parametrize("job", ["nope=1", "optimizer.nope=1", "batch=3", "optimizer=3"])
+def test_a_number_for_what_is_no_value_is_refused_each_time(job: str, hydra: Any) -> None:
+    loader = hydra.config_loader
+    loader.is_sweep = True
+    for number in ("", "1"):
+        with pytest.raises((HydraException, ValueError)):
+            loader.load_configuration("train", [f"{job}{number}"], RunMode.RUN)
 
 
 def test_the_loader_refuses_what_a_config_may_not_say(hydra: Any) -> None:

@@ -13,17 +13,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import hydra._internal.hydra as hydra_internals  # Hydra's plugins see a config only after it has acted on it
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from descent.errors import UserError, invalid
-from descent.processes import is_main, started
+from descent.processes import started
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
 DIRECTORY = "directories on the command line: a package would be imported"
@@ -32,15 +27,14 @@ LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and 
 DEEPEST = 50  # brackets within brackets
 
 
-def install(conf: Path, arguments: argparse.Namespace) -> None:
-    """Makes Hydra's command line use ``Loader``.
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuses a command line that asks for what is never done.
 
     Args:
-        conf: the directory of the config groups; its ``train.yaml`` says where output goes.
-        arguments: the command line, as Hydra's own parser reads it.
+        arguments: as Hydra's own parser reads them.
 
     Raises:
-        UserError: the command line asks for what is never done.
+        UserError: with the flag or the key.
     """
     if arguments.experimental_rerun is not None:
         raise UserError(
@@ -57,76 +51,12 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
                 f"at most {LONGEST:,} characters long on the command line; a YAML file in conf/ may hold more",
                 f"{override[:40]}...",
             )
-    Loader.conf, Loader.is_sweep = conf, arguments.multirun
-    hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
 
 
 def _depth(text: str) -> int:
     """Of the brackets in an override."""
     steps = ((character in "[{") - (character in "]}") for character in text)
     return max(accumulate(steps), default=0)
-
-
-class Loader(ConfigLoaderImpl):
-    """Hydra's loader, with a check of every config that it composes. Composes the config of a single run only once."""
-
-    conf: Path
-    is_sweep: bool  # by -m
-    kept: tuple[Any, DictConfig | Exception] | None = None  # what a run is to be composed from, and what came of it
-
-    def __init__(self, config_search_path: ConfigSearchPath) -> None:
-        super().__init__(config_search_path)
-        self.conf = Loader.conf  # of this one as well: a sweep's workers get it, and their class has none
-
-    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
-        for override in parsed_overrides:
-            if override.get_key_element() == "hydra.searchpath" and "pkg:" in str(override.value()):
-                raise invalid("hydra.searchpath", DIRECTORY, override.value())
-        super()._process_config_searchpath(config_name, parsed_overrides, repo)
-
-    def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> DictConfig:
-        if run_mode == RunMode.MULTIRUN and not validate_sweep_overrides:  # Hydra's get_mode alone asks for that
-            return OmegaConf.create({"hydra": {"mode": self._mode(config_name, overrides)}})
-        kept, self.kept = self.kept, None
-        if kept is not None and kept[0] == (config_name, [*overrides[:-1]], run_mode):
-            if isinstance(kept[1], Exception):
-                raise kept[1]
-            return kept[1]  # the last override is the mode, which Hydra adds
-        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        if config_name is not None:  # a help text of Hydra's own has none
-            check(config.hydra, self.conf, config_name)
-            check_resolves(config, overrides)
-            if not is_main():
-                _write_nothing(config.hydra)
-        return config
-
-    def _mode(self, config_name: str | None, overrides: list[str]) -> RunMode | None:
-        """The mode that the config asks for; ``None``: none, or it cannot be composed, which the run will say."""
-        if Loader.is_sweep:
-            return None
-        key = config_name, [*overrides], RunMode.RUN
-        try:
-            config = self.load_configuration(config_name, overrides, RunMode.RUN, validate_sweep_overrides=False)
-            mode: RunMode | None = config.hydra.mode
-            if mode == RunMode.MULTIRUN:
-                return mode
-            parsed = OverridesParser.create().parse_overrides(overrides)
-            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
-            for override in parsed:
-                if override.key_or_group.startswith("hydra.sweeper."):
-                    raise UserError(f"{override.key_or_group} needs a sweep: -m")
-        except Exception as error:  # Hydra hides it, and would compose once more
-            self.kept = key, error
-            return None
-        self.kept = key, config
-        return mode
 
 
 def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
@@ -158,15 +88,6 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
         for path, target in _targets(given[group], f"hydra.{group}"):
             if not str(target).startswith(PLUGINS):
                 raise invalid(path, f"a class of a plugin (hydra/{group}=... chooses one)", target)
-
-
-def _write_nothing(hydra: DictConfig) -> None:
-    """Of several processes of a run the first writes its files; what goes wrong in another is on the console."""
-    with read_write(hydra), open_dict(hydra):
-        hydra.output_subdir = None
-        hydra.job_logging.handlers.pop("file", None)
-        hydra.job_logging.root.handlers = ["console"]
-        hydra.job_logging.handlers.console.level = "ERROR"
 
 
 def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -16,13 +16,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from descent.config import composing
+from descent.config import loader
+from descent.config.composing import main_config
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
 from descent.errors import UserError, invalid
 from descent.files import is_locked, write_atomically
 from descent.processes import common_name
 from descent.run.command import command, run_safely
+from descent.run.preloading import preload_torch
 from descent.run.result import Result, Status, is_finished, read_result
 from descent.signals import asked_to_stop, stop_mark
 
@@ -46,11 +48,14 @@ def run(main: Callable[[], None], conf: Path) -> None:
         if arguments.help:
             print(help_text(conf))
             return
-        composing.install(conf, arguments)
+        loader.install(conf, arguments)
         main()
 
     given = vars(arguments)
-    command(checked, prints=any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion")))
+    prints = any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion"))
+    if not (prints or arguments.multirun):
+        preload_torch()
+    command(checked, prints=prints)
 
 
 def _arguments() -> argparse.Namespace:
@@ -179,4 +184,4 @@ def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 def _own_keys(runtime: Any) -> list[str]:
     """What stands at the top of the project's ``train.yaml``."""
     mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
-    return [str(key) for path in mains for key in composing.main_config(Path(path).resolve())]
+    return [str(key) for path in mains for key in main_config(Path(path).resolve())]

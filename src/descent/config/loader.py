@@ -1,0 +1,148 @@
+"""Hydra's loader of configs, with a check of every config that it composes."""
+
+import argparse
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.hydra as hydra_internals  # Hydra's plugins see a config only after it has acted on it
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from descent.config.composing import DIRECTORY, check, check_arguments, check_resolves
+from descent.errors import UserError, invalid
+from descent.processes import is_main
+
+TEMPLATES = 200  # that are kept at a time: 170 kB each
+
+
+def install(conf: Path, arguments: argparse.Namespace) -> None:
+    """Makes Hydra's command line use ``Loader``.
+
+    Args:
+        conf: the directory of the config groups; its ``train.yaml`` says where output goes.
+        arguments: the command line, as Hydra's own parser reads it.
+
+    Raises:
+        UserError: the command line asks for what is never done.
+    """
+    check_arguments(arguments)
+    Loader.conf, Loader.is_sweep = conf, arguments.multirun
+    hydra_internals.ConfigLoaderImpl = Loader  # type: ignore[attr-defined]
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, with a check of every config that it composes.
+
+    It composes the config of a single run once, and of a sweep once for all jobs that differ in plain numbers alone.
+    """
+
+    conf: Path
+    is_sweep: bool  # by -m
+    kept: tuple[Any, DictConfig | Exception] | None = None  # what a run is to be composed from, and what came of it
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        # of this one as well: a sweep's workers get it, and their class has none
+        self.conf, self.is_sweep = Loader.conf, Loader.is_sweep
+        self.templates: dict[Any, DictConfig] = {}  # by what a job is composed from but for its numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"templates": {}}  # which would make each job that is sent to a worker a large one
+
+    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
+        for override in parsed_overrides:
+            if override.get_key_element() == "hydra.searchpath" and "pkg:" in str(override.value()):
+                raise invalid("hydra.searchpath", DIRECTORY, override.value())
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        if run_mode == RunMode.MULTIRUN and not validate_sweep_overrides:  # Hydra's get_mode alone asks for that
+            return OmegaConf.create({"hydra": {"mode": self._mode(config_name, overrides)}})
+        kept, self.kept = self.kept, None
+        if kept is not None and kept[0] == (config_name, [*overrides[:-1]], run_mode):
+            if isinstance(kept[1], Exception):
+                raise kept[1]
+            return kept[1]  # the last override is the mode, which Hydra adds
+        given = config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        config = self._job(*given) if self.is_sweep and run_mode == RunMode.RUN else super().load_configuration(*given)
+        if config_name is not None:  # a help text of Hydra's own has none
+            check(config.hydra, self.conf, config_name)
+            check_resolves(config, overrides)
+            if not is_main():
+                _write_nothing(config.hydra)
+        return config
+
+    def _job(self, config_name: str | None, overrides: list[str], *given: Any) -> DictConfig:
+        """The config of a job: composed, or that of another with its own numbers."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        numbers = [override for override in parsed if _sets_number(override)]
+        lines = (override.key_or_group if override in numbers else override.input_line for override in parsed)
+        key = config_name, *lines
+        if key not in self.templates:
+            if len(self.templates) >= TEMPLATES:
+                self.templates.clear()
+            config = super().load_configuration(config_name, overrides, *given)
+            self.templates[key] = deepcopy(config)
+            return config
+        config = deepcopy(self.templates[key])
+        for override in numbers:
+            OmegaConf.update(config, override.key_or_group, override.value())
+        own = [override for override in parsed if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in own]
+        names = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            own, kv_sep=names.kv_sep, item_sep=names.item_sep, exclude_keys=names.exclude_keys
+        )
+        return config
+
+    def _mode(self, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        """The mode that the config asks for; ``None``: none, or it cannot be composed, which the run will say."""
+        if self.is_sweep:
+            return None
+        key = config_name, [*overrides], RunMode.RUN
+        try:
+            config = self.load_configuration(config_name, overrides, RunMode.RUN, validate_sweep_overrides=False)
+            mode: RunMode | None = config.hydra.mode
+            if mode == RunMode.MULTIRUN:
+                return mode
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+            for override in parsed:
+                if override.key_or_group.startswith("hydra.sweeper."):
+                    raise UserError(f"{override.key_or_group} needs a sweep: -m")
+        except Exception as error:  # Hydra hides it, and would compose once more
+            self.kept = key, error
+            return None
+        self.kept = key, config
+        return mode
+
+
+def _sets_number(override: Override) -> bool:
+    """Whether it gives a key of the project's own that stands in the config a number; a group cannot have one."""
+    return (
+        override.type == OverrideType.CHANGE
+        and override.package is None
+        and not override.is_hydra_override()
+        and type(override.value()) in (int, float)
+    )
+
+
+def _write_nothing(hydra: DictConfig) -> None:
+    """Of several processes of a run the first writes its files; what goes wrong in another is on the console."""
+    with read_write(hydra), open_dict(hydra):
+        hydra.output_subdir = None
+        hydra.job_logging.handlers.pop("file", None)
+        hydra.job_logging.root.handlers = ["console"]
+        hydra.job_logging.handlers.console.level = "ERROR"
