@@ -104,7 +104,7 @@ class StreamedBatches(RowBatches):
             self._loaded = None  # free the one before
             ahead, self._ahead = self._ahead, None
             rows = ahead[1].result() if ahead and ahead[0] == wanted else self._read(*wanted)
-            self._loaded = wanted, tuple(tensor.to(self.device) for tensor in rows)
+            self._loaded = wanted, tuple(tensor.to(self.device, non_blocking=True) for tensor in rows)
             if number + 1 < len(plan.chunks):
                 self._ahead = (plan, number + 1), self._reader.submit(self._read, plan, number + 1)
         return self._loaded[1]
@@ -112,10 +112,11 @@ class StreamedBatches(RowBatches):
     def _read(self, plan: "_Plan", number: int) -> Batch:
         parts = [self.blocks.read(block) for block in plan.chunks[number]]
         rows = tuple(map(torch.cat, zip(*parts, strict=True)))
-        if not self.shuffle:
-            return rows
-        order = torch.from_numpy(order_of((*plan.key, ROWS, number), len(rows[0])))
-        return tuple(tensor.index_select(0, order) for tensor in rows)
+        if self.shuffle:
+            order = torch.from_numpy(order_of((*plan.key, ROWS, number), len(rows[0])))
+            rows = tuple(tensor.index_select(0, order) for tensor in rows)
+        is_for_gpu = self.device is not None and self.device.type == "cuda"
+        return tuple(tensor.pin_memory() for tensor in rows) if is_for_gpu else rows
 
 
 class _Plan:

@@ -31,7 +31,8 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if is_overridden(name, data):
             is_fit = name != "test_dataloader"
-            checked = _checked(getattr(data, name), name, config, overfits and is_fit)
+            pins = trainer.strategy.root_device.type == "cuda"
+            checked = _checked(getattr(data, name), name, config, overfits and is_fit, pins)
             setattr(data, name, checked if name == "train_dataloader" else _shared(checked, name, config, trainer))
     given: Callable[[], Any] = data.train_dataloader
     notes, positions = set[str](), [checkpoint]
@@ -49,7 +50,8 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     data.train_dataloader = own  # type: ignore[method-assign]
 
 
-def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool) -> Callable[[], Any]:
+def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool, pins: bool) -> Callable[[], Any]:
+    """A loader that can be trained with as the config says; with ``pins`` its batches come in pinned memory."""
     sizes = [key for key, source in config.links.items() if source in ("batch", "batch.size")]
     is_whole = config.batch.size is None and any(key.startswith("data.") for key in sizes)
     is_noted = name != "train_dataloader"  # once is enough
@@ -62,6 +64,9 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
             raise UserError(
                 f"trainer.overfit_batches needs the same batches in every epoch: shuffle must be false{where}"
             )
+        for part in parts(loader) if pins else []:
+            if isinstance(part, DataLoader):
+                part.pin_memory = True  # the copy to the GPU then goes on beside the steps
         for part in parts(loader) if is_whole else []:
             if not isinstance(part, DataLoader) or part.batch_sampler is not None:
                 continue
