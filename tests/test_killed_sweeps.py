@@ -38,6 +38,13 @@ def processes(logs: Path) -> set[int]:
     return found
 
 
+def is_at_work(logs: Path, begun: float) -> bool:
+    """Whether a job has written a checkpoint since then."""
+    with suppress(FileNotFoundError):  # one that is written anew is away for a moment
+        return any(path.stat().st_mtime > begun for path in logs.glob("sweeps/s/*/checkpoints/last.ckpt"))
+    return False
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 @pytest.mark.parametrize("kind", [*SWEEPS])
 @pytest.mark.parametrize("launcher", [launcher_of("joblib"), launcher_of("submitit_local")])
@@ -51,8 +58,11 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(
     command = "-m", "name=s", *SWEEPS[kind], *COMMON, f"launcher={launcher}"
     kills = {"parent": 0, "worker": 0, "both": 0}
     for who in [*kills, *kills]:
+        begun = time.time()
         sweep = start("train.py", *command)
-        deadline = time.monotonic() + 4 + chosen.uniform(0, 7)
+        while sweep.poll() is None and not is_at_work(logs, begun):
+            time.sleep(0.05)
+        deadline = time.monotonic() + chosen.uniform(0, 2)
         while sweep.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         others = sorted(processes(logs) - {sweep.pid})

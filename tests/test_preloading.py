@@ -1,6 +1,7 @@
 """What is loaded while the config is composed."""
 
 import ctypes
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +14,24 @@ from descent.run import cli, preloading
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
 
+MAPPED = """
+import sys
+from pathlib import Path
+from descent.run.preloading import preload_torch
+preload_torch().join(60)
+assert "torch" not in sys.modules
+print(Path("/proc/self/maps").read_text())
+import torch
+assert torch.ones(2).sum() == 2
+"""
 
-def test_torchs_own_libraries_are_loaded_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = list[tuple[Path, int]]()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name, mode: loaded.append((Path(name), mode)))
-    thread = preloading.preload_torch()
-    assert thread is not None and thread.daemon
-    thread.join(60)
-    directory = Path(torch.__file__).parent / "lib"
-    expected = [("libtorch_global_deps.so", ctypes.RTLD_GLOBAL), ("libtorch_python.so", ctypes.RTLD_LOCAL)]
-    assert loaded == [(directory / name, mode) for name, mode in expected]
-    assert all(path.is_file() for path, _ in loaded)
+
+def test_torchs_libraries_are_loaded_before_torch_is_imported_and_torch_then_works() -> None:
+    done = subprocess.run([sys.executable, "-c", MAPPED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    directory = (Path(torch.__file__).parent / "lib").resolve()
+    for name, _ in preloading.LIBRARIES:
+        assert f"{directory / name}\n" in done.stdout
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(submodule_search_locations=None)])
@@ -32,14 +40,15 @@ def test_without_torch_there_is_nothing_to_load(found: Any, monkeypatch: pytest.
     assert preloading.preload_torch() is None
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_library_that_cannot_be_loaded_is_left_to_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        preloading, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    )
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(preloading, "find_spec", lambda name: found)
     thread = preloading.preload_torch()
-    assert thread is not None
+    assert thread is not None and thread.daemon
     thread.join(60)
+    assert not thread.is_alive()
+    with pytest.raises(OSError, match="libtorch_cpu"):
+        ctypes.CDLL(str(tmp_path / "lib/libtorch_cpu.so"))
 
 
 @pytest.mark.parametrize(
