@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONF, Run, config_of, needs_sweep, save_config
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from test_resume import SMALL, SignalAt
 
@@ -125,6 +126,21 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     )
     torch.save(whole, path)
     assert train(config, interrupted, resume=True).status == "completed"
+
+
+def test_a_run_that_becomes_longer_is_not_finished_until_it_is(interrupted: Path) -> None:
+    seen = list[tuple[str, str]]()
+
+    class Look(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            result = read_result(interrupted)
+            seen.append((result["status"], result["reason"]))
+
+    assert resume(interrupted).status == "completed"
+    longer = config_of(*OWN, f"{LENGTH}=5")
+    assert train(longer, interrupted, resume=True, longer=True, callbacks=[Look()]).status == "completed"
+    assert seen == [("interrupted", "made longer, and not at its end since")]
+    assert read_result(interrupted)["status"] == "completed"
 
 
 def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(interrupted: Path) -> None:

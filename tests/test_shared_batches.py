@@ -103,7 +103,8 @@ PLAIN = TensorDataset(torch.ones(4, 1))
 def trainer_on(device: str) -> Any:
     """The second of two processes."""
     strategy = SimpleNamespace(root_device=torch.device(device))
-    return SimpleNamespace(world_size=2, global_rank=1, overfit_batches=0.0, strategy=strategy)
+    options = {"overfit_batches": 0.0, "reload_dataloaders_every_n_epochs": 0}
+    return SimpleNamespace(world_size=2, global_rank=1, strategy=strategy, **options)
 
 
 NEEDS = "several devices (trainer.devices, trainer.num_nodes) need "

@@ -132,6 +132,7 @@ NOT_ITS_CONFIG = "a run keeps to its config; a sweep tries values"
         ("BatchSizeFinder", "", NOT_ITS_CONFIG),
         ("LearningRateFinder", "", NOT_ITS_CONFIG),
         ("EMAWeightAveraging", "", NOT_EXACT),
+        ("ModelPruning", ", pruning_fn: l1_unstructured", NOT_EXACT),
         ("GradientAccumulationScheduler", ", scheduling: {0: 2}", NOT_EXACT),
     ],
 )

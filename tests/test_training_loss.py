@@ -15,6 +15,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.training_loss import has_full_loss
+from regression.data.module import RegressionData
 from regression.model import LinearRegression
 
 PLAIN = LinearRegression.training_step
@@ -114,3 +115,27 @@ def test_a_loss_that_the_module_logs_as_an_epoch_ends_has_the_curve_to_itself_fr
     run(*options, run_dir=tmp_path / "r", resume=True)
     points = curve(tmp_path / "r", "train/loss")
     assert list(points) == [*range(1, 7), 12] and points[6] == points[12] == 7
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")  # Lightning's own remark
+def test_the_loss_of_all_rows_goes_through_the_hooks_of_the_transfer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tripled(self: Any, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0], 3 * batch[1]
+
+    monkeypatch.setattr(LinearRegression, "on_after_batch_transfer", tripled)
+    rows = "data=line", "data.inputs=[[1],[2],[3],[4]]", "data.targets=[1,2,30,40]", "batch=full", "trainer=float64"
+    result = run(*rows, "trainer.max_epochs=3", "model.bias=false", "optimizer.lr=0.001", "data.val_fraction=0")
+    (weight,) = result.entries["parameters"]["weight"]
+    squares = [(weight * x - 3 * y) ** 2 for x, y in [(1, 1), (2, 2), (3, 30), (4, 40)]]
+    assert result.metrics["train/loss"] == pytest.approx(sum(squares) / 4, rel=1e-12)
+
+
+def test_rows_of_another_precision_are_converted_for_the_loss_of_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = RegressionData.train_dataloader
+
+    def single(self: RegressionData) -> Any:
+        return InMemoryBatches(*(tensor.float() for tensor in given(self).tensors), size=32)
+
+    monkeypatch.setattr(RegressionData, "train_dataloader", single)
+    result = run(*SMALL, "trainer=float64", "trainer.max_epochs=2")
+    assert result.status == "completed" and result.metrics["train/loss"] > 0

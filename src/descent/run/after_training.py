@@ -145,12 +145,14 @@ def _diverged(result: Result) -> None:
 
 def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
     """The metrics of the validation rows at the last weights; a point of the curves where the run ends for good."""
-    loggers = trainer.loggers
+    loggers, own = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
     if not logged:
         trainer.loggers = []
+    # would begin a new average, by a copy of a module that may be in the middle of a step
+    trainer.callbacks = [one for one in own if not isinstance(one, StochasticWeightAveraging)]  # type: ignore[attr-defined]
     with isolate_rng():
         trainer.validate(model, datamodule=data, verbose=False)
-    trainer.loggers = loggers
+    trainer.loggers, trainer.callbacks = loggers, own  # type: ignore[attr-defined]
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 

@@ -16,6 +16,7 @@ from descent.files import replaced
 from descent.run.libraries import libraries_as_here
 from descent.run.load import CheckpointName, read_trained, trainer_of
 from descent.training.build import build_data
+from descent.training.transfer import transferred
 
 WHOLE = "predict_file"
 PARTS = {
@@ -75,14 +76,8 @@ def _predictions(
 ) -> Iterator[Any]:
     """What ``trainer.predict`` does with batches; it would keep all predictions until the last."""
 
-    def call(hook: str, *arguments: Any) -> Any:
-        owner = data if is_overridden(hook, data) else model
-        return getattr(owner, hook)(*arguments, 0)  # of the first and only loader
-
     for number, batch in enumerate(batches):
-        inputs = call("on_before_batch_transfer", precision.convert_input(batch))
-        inputs = call("transfer_batch_to_device", inputs, model.device)
-        inputs = call("on_after_batch_transfer", inputs)
+        inputs = transferred(batch, precision, model, data)
         with precision.predict_step_context():
             predictions = model.predict_step(inputs, number)
         yield predictions

@@ -167,6 +167,13 @@ def is_finished(run_dir: Path) -> bool:
         return False
 
 
+def mark_unfinished(run_dir: Path) -> None:
+    """Before a finished run goes on: should it be killed, its result is not that of the end before."""
+    if is_finished(run_dir):
+        result = read_result(run_dir) | {"status": "interrupted", "reason": "made longer, and not at its end since"}
+        write_atomically(run_dir / "result.json", f"{json.dumps(result, indent=2, ensure_ascii=False)}\n".encode())
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}

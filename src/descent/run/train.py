@@ -22,7 +22,7 @@ from descent.run.code import code_digests, note_changes
 from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
 from descent.run.load import load_state_before_setup
 from descent.run.other_processes import other_processes
-from descent.run.result import Result
+from descent.run.result import Result, mark_unfinished
 from descent.signals import Interrupted, deferred, stop_mark
 from descent.training.build import build, build_data
 from descent.training.divergence import DivergenceError
@@ -69,7 +69,14 @@ def train(
             another process trains in ``run_dir``.
     """
     run_dir = Path(run_dir)
-    start, open_run, exit_code = Start(on_start), wandb_run(), 1
+
+    def begin() -> None:
+        if resume and is_main():
+            mark_unfinished(run_dir)
+        if on_start is not None:
+            on_start()
+
+    start, open_run, exit_code = Start(begin), wandb_run(), 1
     with libraries_as_here(), locked(run_dir, "the run") if is_main() else nullcontext():
         try:
             result = _train(config, run_dir, command, callbacks, resume, longer, start, in_sweep)

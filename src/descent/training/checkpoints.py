@@ -78,10 +78,12 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.resumed_step = 0
         self.began_with: dict[str, Any] = {}  # its config
         self.checksum: int | None = None  # of the data that it began with
+        self.gradients: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
+        self.gradients = checkpoint.get("gradients", {})
         if "random_states" in checkpoint:
             self.random_state = own_of(checkpoint["random_states"])
         self.began_with, self.checksum = checkpoint["run"].get("config", {}), checkpoint["run"].get("checksum")
@@ -110,6 +112,9 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.best.start(trainer, pl_module)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
             restore_dtypes(optimizer, saved)
+        for name, gradient in self.gradients.items():
+            parameter = pl_module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
         if self.on_start is not None:
             self.on_start()
         self._restore_random_state(trainer)
@@ -187,6 +192,9 @@ class Checkpoints(SparseCallback, Checkpoint):
         own: dict[str, Any] = {"run": self.identity, "random_state": random_state()}
         if several():
             own["random_states"] = gathered(own["random_state"])
+        if _adds_up_gradients(trainer.lightning_module):
+            gradients = ((name, parameter.grad) for name, parameter in trainer.lightning_module.named_parameters())
+            own["gradients"] = {name: gradient for name, gradient in gradients if gradient is not None}
         if self.epoch_end is not None:
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
@@ -239,6 +247,11 @@ class Checkpoints(SparseCallback, Checkpoint):
     def _is_due(self, step: int) -> bool:
         late = time.monotonic() - self.written_at >= self.interval
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
+
+
+def _adds_up_gradients(pl_module: LightningModule) -> bool:
+    """Whether gradients may be on their way from one step to the next, as no loop of Lightning's would have them."""
+    return not pl_module.automatic_optimization or is_overridden("optimizer_zero_grad", pl_module)
 
 
 def _is_more_due(trainer: Trainer, batch_idx: int) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -12,12 +13,14 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Ra
 from descent.batches.exact import exact, is_shuffled, load_positions, parts
 from descent.batches.map_style import MapStyleLoader
 from descent.batches.position import has_length
+from descent.batches.seeding import first_key, seeded
 from descent.batches.share import Share
 from descent.config.schema import Config
 from descent.errors import UserError, invalid
 
 log = logging.getLogger(__name__)
 
+MADE = 8  # what a key is for, see descent.batches.map_style for others
 SEVERAL = "several devices (trainer.devices, trainer.num_nodes) need"
 
 
@@ -38,7 +41,10 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     notes, positions = set[str](), [checkpoint]
 
     def train_dataloader() -> Any:
-        loader, note = exact(given(), config.seed)
+        # a run resumed in a later epoch makes this epoch's loader first
+        again = trainer.reload_dataloaders_every_n_epochs
+        with seeded(first_key(config.seed, trainer.current_epoch, MADE)) if again else nullcontext():
+            loader, note = exact(given(), config.seed)
         if note and note not in notes:
             log.warning("note: %s", note)
             notes.add(note)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -62,7 +63,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 REFUSED: dict[tuple[type[Callback], ...], str] = {
     (BatchSizeFinder, LearningRateFinder): "a run keeps to its config; a sweep tries values",
-    (WeightAveraging, GradientAccumulationScheduler): "a run with it does not resume exactly",
+    (WeightAveraging, GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
 }
 
 

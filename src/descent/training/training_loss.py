@@ -16,6 +16,7 @@ from descent.batches.rows import Batch
 from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
+from descent.training.transfer import transferred
 from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
@@ -30,15 +31,17 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     """The training step's loss on all rows of training at the weights as they are now; differentiable.
 
     In evaluation mode, without dropout; nothing is logged, and the module's buffers, metrics and plain attributes are
-    afterwards what they were. Only of batches in memory, see ``has_full_loss``. Where each epoch has the same part of
+    afterwards what they were. The rows come to it as a batch does: converted, moved, and through the hooks of the
+    transfer. Only of batches in memory, see ``has_full_loss``. Where each epoch has the same part of
     them (``trainer.overfit_batches``), it is the loss of that part.
     """
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
     count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
-    rows = tuple(tensor[:count].to(pl_module.device) for tensor in batches.all())
-    with isolate_rng():
-        return evaluated_loss(pl_module, rows)
+    rows = tuple(tensor[:count] for tensor in batches.all())
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+    with isolate_rng(), _left_as_it_is(pl_module):
+        return evaluated_loss(pl_module, transferred(rows, trainer.precision_plugin, pl_module, data))
 
 
 def evaluated_loss(pl_module: LightningModule, batch: Any) -> Tensor:

@@ -1,63 +1,113 @@
-"""Attributes of the module that training changes and that no checkpoint has."""
+"""What training changes and no checkpoint has."""
 
 import logging
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from descent.batches.exact import parts
+from descent.training.fingerprint import UNKNOWN, fingerprint, is_of_library
+
 log = logging.getLogger(__name__)
 
-LIBRARIES = {"torch", "lightning", "torchmetrics"}  # whose modules keep what matters in their state
+# what objects of Lightning's own classes have
+OF_MODULE, OF_DATA, OF_CALLBACK = {*vars(LightningModule())}, {*vars(LightningDataModule())}, {*vars(Callback())}
+Owned = tuple[str, str, dict[str, Any]]  # the class, what would keep its attributes, and these by name
 
 
 class UnsavedAttributes(Callback):
-    """Says once, as a checkpoint is written, which attributes a resumed run begins anew with.
+    """Says what a resumed run begins anew with, once for each object and as the first checkpoint shows it.
 
-    Numbers, strings, containers by their length, and buffers that are not persistent. Tensors and other objects are
-    left alone: most are what a step left behind for a hook.
+    It looks at the attributes of the module, of callbacks and of the data module, its datasets and samplers, where
+    their classes are the project's and have no state of their own in a checkpoint: numbers, texts, tensors, arrays,
+    generators, and what containers and objects hold of them. It cannot know whether they matter.
     """
 
     def __init__(self) -> None:
-        self.before: dict[str, Any] | None = None
-        self.is_noted = False
+        self.before = dict[str, dict[str, Any]]()
+        self.has_begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before = None if is_overridden("on_save_checkpoint", pl_module) else dict(_attributes(pl_module))
+        self.before = {owner: found for owner, _, found in _owned(trainer, pl_module)}
+        if trainer.num_training_batches == 1:
+            return  # a run of such epochs is resumed where one begins
+        for hooks in (pl_module, *_callbacks(trainer)):
+            kind = LightningModule if isinstance(hooks, LightningModule) else Callback
+            if is_overridden("on_train_epoch_start", hooks, kind):
+                log.warning(
+                    "note: a run that is resumed within an epoch may differ, because on_train_epoch_start of %s is not"
+                    " called again; on_train_batch_start, or a checkpoint, would have what it changes",
+                    type(hooks).__name__,
+                )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.has_begun:  # what others make as training starts has been made
+            self.before = {owner: found for owner, _, found in _owned(trainer, pl_module)}
+        self.has_begun = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.before is None or self.is_noted or "optimizer_states" not in checkpoint:
+        if "optimizer_states" not in checkpoint:
             return
-        now = dict(_attributes(pl_module))
-        changed = [name for name, value in self.before.items() if name in now and now[name] != value]
-        if changed:
-            self.is_noted = True
-            log.warning(
-                "note: a resumed run may differ, because training changes %s of %s, and no checkpoint has it; a buffer,"
-                " or on_save_checkpoint and on_load_checkpoint, would keep it",
-                *(", ".join(changed), type(pl_module).__name__),
-            )
+        for owner, cure, now in _owned(trainer, pl_module):
+            before = self.before.get(owner, {})
+            if changed := [name for name, value in before.items() if name in now and now[name] != value]:
+                del self.before[owner]
+                log.warning(
+                    "note: a resumed run may differ, because training changes %s of %s, and no checkpoint has it; %s,"
+                    " would keep it",
+                    *(", ".join(changed), owner, cure),
+                )
 
 
-def _attributes(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
-    known = vars(LightningModule())
+def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
+    if not is_overridden("on_save_checkpoint", pl_module):
+        cure = "a buffer, or on_save_checkpoint and on_load_checkpoint"
+        yield type(pl_module).__name__, cure, dict(_of_module(pl_module))
+    for callback in _callbacks(trainer):
+        saves = ("state_dict", "on_save_checkpoint")
+        if not any(is_overridden(hook, callback, Callback) for hook in saves):
+            yield type(callback).__name__, "its state_dict and load_state_dict", dict(_of(callback, OF_CALLBACK))
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+    if data is None or is_overridden("state_dict", data, LightningDataModule):
+        return
+    for found in (data, *_of_loaders(trainer.train_dataloader)):
+        # what follows from the epoch is given to a resumed run
+        if hasattr(found, "__dict__") and not (is_of_library(found) or hasattr(found, "set_epoch")):
+            cure = "state_dict and load_state_dict of the data module"
+            yield type(found).__name__, cure, dict(_of(found, OF_DATA, depth=0))
+
+
+def _callbacks(trainer: Trainer) -> Iterator[Callback]:
+    own: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
+    yield from (callback for callback in own if not is_of_library(callback))
+
+
+def _of_loaders(loaders: Any) -> Iterator[Any]:
+    """Datasets and samplers, and those within them; each once."""
+    waiting, seen = [getattr(part, "loader", part) for part in parts(loaders)], dict[int, Any]()
+    while waiting:
+        owner = waiting.pop()
+        if owner is not None and id(owner) not in seen:
+            seen[id(owner)] = owner
+            waiting += [getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler")]
+    yield from seen.values()
+
+
+def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(owner).items():
+        if name not in known and (found := fingerprint(value, depth)) is not UNKNOWN:
+            yield name, found
+
+
+def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
     for prefix, module in pl_module.named_modules():
-        if type(module).__module__.partition(".")[0] in LIBRARIES or _has_extra_state(module):
+        if is_of_library(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
             continue
         dot = "." if prefix else ""
-        for name, value in vars(module).items():
-            if name not in known:
-                if isinstance(value, bool | int | float | str):
-                    yield f"{prefix}{dot}{name}", value
-                elif isinstance(value, list | dict | set | deque):
-                    yield f"{prefix}{dot}{name}", len(value)
+        yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, OF_MODULE))
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
                 yield f"{prefix}{dot}{name}", (id(buffer), buffer._version)
-
-
-def _has_extra_state(module: nn.Module) -> bool:
-    return type(module).get_extra_state is not nn.Module.get_extra_state

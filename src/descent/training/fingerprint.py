@@ -1,0 +1,61 @@
+"""What is comparable of an attribute, to see later whether it has changed."""
+
+import random
+from collections import deque
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
+LONGEST = 1000  # entries of a container that are looked into
+LARGEST = 1_000_000  # bytes of an array that are
+
+UNKNOWN = object()
+
+
+def is_of_library(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in LIBRARIES
+
+
+def fingerprint(value: Any, depth: int = 1) -> Any:
+    """Equal as long as a value stays as it is; ``UNKNOWN`` of what cannot be compared.
+
+    Tensors with a graph are such, which a step leaves behind for a hook, and objects of libraries.
+
+    Args:
+        depth: how many objects within objects are looked into.
+    """
+    if value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
+        return repr(value)  # which is equal for nan
+    if isinstance(value, Tensor):
+        return UNKNOWN if value.requires_grad else _tensor(value)
+    if isinstance(value, np.ndarray):
+        return value.shape, crc32(value.tobytes()) if value.nbytes <= LARGEST else id(value)
+    if isinstance(value, torch.Generator):
+        return crc32(value.get_state().numpy().tobytes())
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, random.Random):
+        return hash(value.getstate())
+    if isinstance(value, list | tuple | deque | set | frozenset | dict):
+        return _container(value, depth)
+    if depth and not is_of_library(value) and hasattr(value, "__dict__"):
+        return {name: found for name, part in vars(value).items() if (found := fingerprint(part, depth - 1)) != UNKNOWN}
+    return UNKNOWN
+
+
+def _tensor(value: Tensor) -> Any:
+    if value.layout != torch.strided or value.nbytes > LARGEST:
+        return id(value), value._version
+    return value.shape, crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _container(value: Any, depth: int) -> Any:
+    if len(value) > LONGEST or isinstance(value, set | frozenset):
+        return len(value)
+    entries = value.items() if isinstance(value, dict) else value
+    found = [fingerprint(entry, depth) for entry in entries]
+    return [entry if entry is not UNKNOWN else None for entry in found]

@@ -1,0 +1,215 @@
+"""What a resumed run would begin anew with is said; what a checkpoint can keep, it keeps."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import needs_fast
+from digits.data import Augmented, DigitsData
+from digits.model import Digits
+from gan.model import GAN, cross_entropy
+from lightning.pytorch import Callback, LightningModule, Trainer
+from running import SignalAt, train_project
+from test_resuming import assert_same
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, Subset
+
+FEW = ("data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=2")
+PLAIN = Digits.training_step
+
+
+class Average(Callback):
+    """Of the first weights; a state that no checkpoint has."""
+
+    mean: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mean = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.mean = 0.9 * self.mean + 0.1 * next(pl_module.parameters()).mean().item()
+
+
+class Kept(Average):
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+
+class ByEpoch(Callback):
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Whatever it does."""
+
+
+class Rotating(Sampler[int]):
+    def __init__(self, rows: Any) -> None:
+        self.order = list(range(len(rows)))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        self.order = [*self.order[1:], self.order[0]]
+        return iter(self.order)
+
+
+@pytest.fixture
+def notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., list[str]]:
+    def notes(*callbacks: Callback) -> list[str]:
+        train_project("digits", tmp_path / "run", *FEW, callbacks=callbacks)
+        return [text for text in caplog.messages if "may differ" in text]
+
+    return notes
+
+
+DATA = "and no checkpoint has it; state_dict and load_state_dict of the data module, would keep it"
+
+
+def test_the_state_of_a_callback_is_noted(notes: Callable[..., list[str]]) -> None:
+    assert notes(Average()) == [
+        "note: a resumed run may differ, because training changes mean of Average, and no checkpoint has it; its"
+        " state_dict and load_state_dict, would keep it"
+    ]
+
+
+def test_that_of_a_callback_with_a_state_dict_is_not(notes: Callable[..., list[str]]) -> None:
+    assert notes(Kept()) == []
+
+
+def test_a_hook_that_a_run_resumed_within_an_epoch_misses_is_noted(notes: Callable[..., list[str]]) -> None:
+    assert notes(ByEpoch()) == [
+        "note: a run that is resumed within an epoch may differ, because on_train_epoch_start of ByEpoch is not called"
+        " again; on_train_batch_start, or a checkpoint, would have what it changes"
+    ]
+
+
+def test_the_state_of_a_sampler_is_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def rotated(self: DigitsData) -> Any:
+        return DataLoader(Augmented(self.train), batch_size=32, sampler=Rotating(self.train))
+
+    monkeypatch.setattr(DigitsData, "train_dataloader", rotated)
+    assert notes() == [f"note: a resumed run may differ, because training changes order of Rotating, {DATA}"]
+
+
+def test_the_state_of_a_dataset_is_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    get = Augmented.__getitem__
+
+    def cached(self: Any, index: int) -> Any:
+        return vars(self).setdefault("cache", {}).setdefault(index, get(self, index))
+
+    def filled(self: DigitsData) -> Any:
+        rows = Augmented(self.train)
+        vars(rows)["cache"] = {}
+        return DataLoader(rows, batch_size=32)
+
+    monkeypatch.setattr(Augmented, "__getitem__", cached)
+    monkeypatch.setattr(DigitsData, "train_dataloader", filled)
+    assert notes() == [f"note: a resumed run may differ, because training changes cache of Augmented, {DATA}"]
+
+
+def test_a_data_module_that_counts_is_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(self: DigitsData) -> None:
+        vars(self)["given"] = vars(self).get("given", 0) + 1
+
+    setup = DigitsData.setup
+
+    def set_up(self: DigitsData, stage: str) -> None:
+        setup(self, stage)
+        counted(self)
+
+    monkeypatch.setattr(DigitsData, "setup", set_up)
+    monkeypatch.setattr(Digits, "on_train_batch_start", lambda self, *_: counted(self.trainer.datamodule))
+    assert notes() == [f"note: a resumed run may differ, because training changes given of DigitsData, {DATA}"]
+
+
+def test_what_a_step_changes_of_the_module_is_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(self: Digits) -> None:
+        self.ema, self.rng, self.best = torch.zeros(()), np.random.default_rng(0), None
+        self.weights, self.same, self.left = {"a": 1.0}, torch.ones(2), None
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        self.ema = 0.9 * self.ema + 0.1 * loss.detach()
+        self.rng.random()
+        self.best = loss.item()
+        self.weights["a"] *= 0.9
+        self.left = loss  # for a hook
+        return loss
+
+    monkeypatch.setattr(Digits, "configure_model", make)
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert notes() == [
+        "note: a resumed run may differ, because training changes ema, rng, best, weights of Digits, and no checkpoint"
+        " has it; a buffer, or on_save_checkpoint and on_load_checkpoint, would keep it"
+    ]
+
+
+def assert_goes_on_exactly(name: str, path: Path, options: tuple[str, ...], batches: tuple[int, ...]) -> None:
+    train_project(name, path / "whole", *options)
+    for batch in (*batches, 0):
+        train_project(name, path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert_same(path / "run", path / "whole")
+
+
+@needs_fast  # which keeps the sums of an epoch
+def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(self: DigitsData) -> Any:
+        return DataLoader(Augmented(Subset(self.train, torch.randperm(200)[:150].tolist())), batch_size=32)
+
+    monkeypatch.setattr(DigitsData, "train_dataloader", part)
+    options = *FEW, "trainer.max_epochs=4", "trainer.reload_dataloaders_every_n_epochs=1"
+    assert_goes_on_exactly("digits", tmp_path, options, (3, 8, 14))
+
+
+@needs_fast  # which keeps the sums of an epoch
+def test_gradients_that_are_added_up_by_hand_resume_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add_up(self: GAN, batch: Any, batch_idx: int) -> None:
+        (real,) = batch
+        generator, discriminator = self.optimizers()
+        d_loss = cross_entropy(self.discriminator(real), torch.ones(len(real), 1))
+        discriminator.zero_grad()
+        self.manual_backward(d_loss)
+        discriminator.step()
+        g_loss = cross_entropy(self.discriminator(self.sample(len(real))), torch.ones(len(real), 1))
+        self.manual_backward(g_loss)
+        if self.trainer.fit_loop.total_batch_idx % 3 == 2:  # across the ends of epochs
+            generator.step()
+            generator.zero_grad()
+
+    monkeypatch.setattr(GAN, "training_step", add_up)
+    assert_goes_on_exactly("gan", tmp_path, (), (2, 4, 7, 9))
+
+
+@needs_fast  # which keeps the sums of an epoch
+def test_gradients_that_are_not_zeroed_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fade(self: Digits, *_: Any) -> None:
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5)
+
+    monkeypatch.setattr(Digits, "optimizer_zero_grad", fade)
+    assert_goes_on_exactly("digits", tmp_path, FEW, (3, 7, 9))
+
+
+def test_a_signal_within_an_epoch_of_averaged_weights_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        self.left = PLAIN(self, batch, batch_idx)  # which cannot be copied: it has a graph
+        loss: Tensor = self.left
+        return loss
+
+    monkeypatch.setattr(Digits, "training_step", step)
+    swa = ("_target_=lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1")
+    given = *FEW, *(f"+callbacks.own.{entry}" for entry in swa)
+    found = train_project("digits", tmp_path, *given, callbacks=[SignalAt(10, signal.SIGTERM)])
+    assert (found.status, found.exit_code, found.steps) == ("interrupted", 143, 10)

@@ -1,0 +1,71 @@
+"""What of an attribute is seen to change, and what is not compared."""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from descent.training.fingerprint import UNKNOWN, fingerprint
+
+
+class Plain:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+CHANGED: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (lambda: None, lambda value: 1.0),
+    (lambda: 1, lambda value: 2),
+    (lambda: "a", lambda value: "b"),
+    (lambda: torch.ones(2), lambda value: value * 0.9),
+    (lambda: torch.ones(2), lambda value: value.mul_(2)),
+    (lambda: torch.ones(2, dtype=torch.bfloat16), lambda value: value + 1),
+    (lambda: torch.tensor(1), lambda value: value + 1),
+    (lambda: torch.ones(600_000), lambda value: value.mul_(2)),
+    (lambda: np.ones(2), lambda value: value + 1),
+    (lambda: deque([1.0, 2.0], maxlen=2), lambda value: value.append(3.0)),
+    (lambda: {"a": 1.0}, lambda value: value.update(a=2.0)),
+    (lambda: {1, 2}, lambda value: value.add(3)),
+    (lambda: [0] * 2000, lambda value: value.append(1)),
+    (lambda: [torch.ones(1)], lambda value: value[0].add_(1)),
+    (torch.Generator, lambda value: value.manual_seed(3)),
+    (lambda: np.random.default_rng(0), lambda value: value.random() and None),
+    (lambda: random.Random(0), lambda value: value.random() and None),
+    (lambda: Plain(1), lambda value: setattr(value, "value", 2)),
+    (lambda: Plain([1]), lambda value: value.value.append(2)),
+]
+
+
+@pytest.mark.parametrize(("make", "change"), CHANGED)
+def test_a_change_is_seen_and_an_equal_value_is_none(make: Callable[[], Any], change: Callable[[Any], Any]) -> None:
+    value = make()
+    before = fingerprint(value)
+    assert before is not UNKNOWN and fingerprint(value) == before
+    changed = change(value)
+    assert fingerprint(value if changed is None else changed) != before
+
+
+def test_not_a_number_is_equal_to_itself() -> None:
+    assert fingerprint(float("nan")) == fingerprint(float("nan"))
+    assert fingerprint([float("nan")]) == fingerprint([float("nan")])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.ones(2, requires_grad=True) * 2, torch.nn.Linear(1, 1), lambda: None, Plain(Plain(Plain(1))).value.__init__],
+)
+def test_what_a_step_leaves_behind_and_objects_of_libraries_are_not_compared(value: Any) -> None:
+    assert fingerprint(value) is UNKNOWN
+    assert fingerprint([value]) == [None]
+
+
+def test_an_object_within_an_object_is_not_looked_into() -> None:
+    outer = Plain(Plain(1))
+    before = fingerprint(outer)
+    outer.value.value = 2
+    assert fingerprint(outer) == before == {}
+    assert fingerprint(outer, depth=2) == {"value": {"value": "2"}}
