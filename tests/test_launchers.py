@@ -154,7 +154,7 @@ def launcher_of(name: str, *marks: pytest.MarkDecorator) -> Any:
 
 JOBS = "optimizer=sgd", "optimizer=adam"
 SET = (
-    *("figures=False", "data.num_samples=100", "trainer.max_epochs=4000"),
+    *("figures=False", "data.num_samples=100", "trainer.max_epochs=2000"),
     *("trainer.precision=64-true", "trainer.enable_progress_bar=False", "checkpoint.every_seconds=0.2"),
 )
 

@@ -49,6 +49,9 @@ class SignalAt(SparseCallback):
         if where != "on_step":
             setattr(self, where, lambda trainer, *args: self._send(trainer.global_step))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # what it has sent is none of the run's
+
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
         if self.where == "on_step":
             self._send(step)

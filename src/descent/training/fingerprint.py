@@ -17,7 +17,17 @@ UNKNOWN = object()
 
 
 def is_of_library(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in LIBRARIES
+    return _is_library(type(value))
+
+
+def declared_by_libraries(kind: type) -> set[str]:
+    """The attributes that the libraries' classes among those that ``kind`` derives from declare."""
+    bases = [base for base in kind.__mro__ if _is_library(base)]
+    return {name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", {}))}
+
+
+def _is_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in LIBRARIES
 
 
 def fingerprint(value: Any, depth: int = 1) -> Any:

@@ -18,9 +18,15 @@ class StepMetrics(SparseCallback):
 
     Attributes:
         intervals: where the points are; ``build_trainer`` sets it.
+        losses: of the batches of the step, one unless gradients are added up.
+        seen_step: the last that ended.
+        written: the step of the last point, by this process or by the one that a resumed run goes on from.
     """
 
     intervals: Intervals
+    losses: list[Tensor]
+    seen_step: int
+    written: int
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
         """The values by tag, none where there is nothing to be said.
@@ -35,9 +41,7 @@ class StepMetrics(SparseCallback):
         return self.intervals.next_logged(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.losses: list[Tensor] = []  # of the step's batches, one unless gradients are added up
-        self.seen_step = trainer.global_step
-        self.written = trainer.global_step  # by this process, or by the one that a resumed run goes on from
+        self.losses, self.seen_step, self.written = [], trainer.global_step, trainer.global_step
         if trainer.global_step == 0:
             self._write(trainer, pl_module, None)
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from descent.batches.exact import parts
-from descent.training.fingerprint import UNKNOWN, fingerprint, is_of_library
+from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_of_library
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def _of_loaders(loaders: Any) -> Iterator[Any]:
 
 
 def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
+    known = known | declared_by_libraries(type(owner))
     for name, value in vars(owner).items():
         if name not in known and (found := fingerprint(value, depth)) is not UNKNOWN:
             yield name, found
