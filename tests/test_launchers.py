@@ -177,7 +177,7 @@ def outcome(sweep_dir: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "launcher",
     [
-        launcher_of("joblib"),
+        launcher_of("joblib", pytest.mark.workers),
         *(launcher_of(name, pytest.mark.soak) for name in ("submitit_local", "ray")),
     ],
 )

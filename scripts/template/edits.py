@@ -6,9 +6,10 @@ import tomllib
 from datetime import date
 
 SOAK = (
-    r" -m 'not soak and not slurm'",
+    r" -m 'not soak and not slurm and not workers'",
     r"^    \"soak: .*\n",
     r"^    \"slurm: .*\n",
+    r"^    \"workers: .*\n",
 )  # the long trials, and those on a cluster
 
 UNTYPED = """[[tool.mypy.overrides]]
