@@ -34,6 +34,7 @@ CHANGED: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: [torch.ones(1)], lambda value: value[0].add_(1)),
     (torch.Generator, lambda value: value.manual_seed(3)),
     (lambda: np.random.default_rng(0), lambda value: value.random() and None),
+    (lambda: np.random.RandomState(0), lambda value: value.random() and None),
     (lambda: random.Random(0), lambda value: value.random() and None),
     (lambda: Plain(1), lambda value: setattr(value, "value", 2)),
     (lambda: Plain([1]), lambda value: value.value.append(2)),
@@ -61,6 +62,28 @@ def test_not_a_number_is_equal_to_itself() -> None:
 def test_what_a_step_leaves_behind_and_objects_of_libraries_are_not_compared(value: Any) -> None:
     assert fingerprint(value) is UNKNOWN
     assert fingerprint([value]) == [None]
+
+
+class Broken:
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError
+
+
+def test_what_cannot_be_looked_at_is_no_error() -> None:
+    with torch.inference_mode():
+        made = torch.ones(100_000)
+    for value in (made, torch.ones(2, device="meta"), random.SystemRandom(), Broken()):
+        assert fingerprint(value) is UNKNOWN
+
+
+def test_a_container_that_holds_itself_is_compared_as_far_as_containers_are_looked_into() -> None:
+    itself: list[Any] = [1]
+    itself.append(itself)
+    before = fingerprint(itself)
+    assert before == fingerprint(itself)
+    itself[0] = 2
+    assert before != fingerprint(itself)
 
 
 def test_an_object_within_an_object_is_not_looked_into() -> None:

@@ -139,7 +139,7 @@ def test_a_run_that_becomes_longer_is_not_finished_until_it_is(interrupted: Path
     assert resume(interrupted).status == "completed"
     longer = config_of(*OWN, f"{LENGTH}=5")
     assert train(longer, interrupted, resume=True, longer=True, callbacks=[Look()]).status == "completed"
-    assert seen == [("interrupted", "made longer, and not at its end since")]
+    assert seen == [("interrupted", "it went on, and has not ended since")]
     assert read_result(interrupted)["status"] == "completed"
 
 

@@ -299,7 +299,11 @@ JOBS = (
     (["optimizer=sgd", "optimizer.lr=0.1", "+optimizer.foreach=8"], 1),
     (["optimizer=sgd", "optimizer.lr=0.1", "+optimizer.foreach=9"], 1),
     (["trainer.max_epochs=1", "trainer.max_epochs=2"], 1),
-    (["trainer.max_epochs=3", "trainer.max_epochs=4"], 0),
+    (["trainer.max_epochs=3", "trainer.max_epochs=4"], 1),  # their order matters
+    (["checkpoint.every_steps=1", "checkpoint={every_steps: null}"], 1),
+    (["checkpoint.every_steps=2", "checkpoint={every_steps: null}"], 1),
+    (["data.seed=1", "data.seed=${seed}"], 1),
+    (["data.seed=2", "data.seed=${seed}"], 1),
     (["optimizer=adam", "optimizer.lr=0.2", "seed=9"], 0),  # as the first
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from descent.run import cli, preloading
+from descent.run import preloading
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
 
@@ -36,11 +36,13 @@ def test_torchs_libraries_are_loaded_before_torch_is_imported_and_torch_then_wor
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(submodule_search_locations=None)])
 def test_without_torch_there_is_nothing_to_load(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(preloading, "find_spec", lambda name: found)
     assert preloading.preload_torch() is None
 
 
 def test_a_library_that_cannot_be_loaded_is_left_to_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
     found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr(preloading, "find_spec", lambda name: found)
     thread = preloading.preload_torch()
@@ -51,16 +53,5 @@ def test_a_library_that_cannot_be_loaded_is_left_to_the_import(tmp_path: Path, m
         ctypes.CDLL(str(tmp_path / "lib/libtorch_cpu.so"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "loads"),
-    [([], True), (["seed=1"], True), (["-m", "seed=1,2"], False), (["--help"], False), (["--cfg", "job"], False)],
-)
-def test_only_a_command_that_trains_loads_them(
-    arguments: list[str], loads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    done = list[str]()
-    monkeypatch.setattr(cli, "preload_torch", lambda: done.append("loaded"))
-    monkeypatch.setattr(cli, "command", lambda checked, prints: None)
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    cli.run(lambda: None, tmp_path)
-    assert done == ["loaded"] * loads
+def test_they_are_not_loaded_again() -> None:
+    assert preloading.preload_torch() is None  # torch is here

@@ -100,11 +100,9 @@ class Stream(IterableDataset[Any]):
 PLAIN = TensorDataset(torch.ones(4, 1))
 
 
-def trainer_on(device: str) -> Any:
-    """The second of two processes."""
-    strategy = SimpleNamespace(root_device=torch.device(device))
-    options = {"overfit_batches": 0.0, "reload_dataloaders_every_n_epochs": 0}
-    return SimpleNamespace(world_size=2, global_rank=1, strategy=strategy, **options)
+def second() -> Any:
+    """The Trainer of the second of two processes."""
+    return SimpleNamespace(world_size=2, global_rank=1, overfit_batches=0.0, reload_dataloaders_every_n_epochs=0)
 
 
 NEEDS = "several devices (trainer.devices, trainer.num_nodes) need "
@@ -133,25 +131,16 @@ INDICES = f"{NEEDS}loaders whose batches can be shared out, with indices and a l
     ],
 )
 def test_loaders_that_cannot_be_shared_out_are_refused(name: str, loader: Any, said: str) -> None:
-    data, trainer = Rows(**{name: loader}), trainer_on("cpu")
+    data, trainer = Rows(**{name: loader}), second()
     make_exact(data, config_of(), None, trainer)
     with pytest.raises(UserError) as error:
         getattr(data, f"{name}_dataloader")()
     assert str(error.value) == said
 
 
-@pytest.mark.parametrize("name", ["train", "val"])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_batches_of_a_dataloader_are_pinned_for_a_gpu_alone(device: str, name: str) -> None:
-    data = Rows(**{name: DataLoader(PLAIN, 2)})
-    make_exact(data, config_of(), None, trainer_on(device))
-    loader = getattr(data, f"{name}_dataloader")()
-    assert loader.loader.pin_memory == loader._keyed_loader().pin_memory == (device == "cuda")
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # CombinedLoader's own
 def test_loaders_of_all_kinds_of_collections_are_shared_out_for_validation() -> None:
-    trainer = trainer_on("cpu")
+    trainer = second()
     in_memory, of_rows = InMemoryBatches(torch.ones(4, 1)), DataLoader(PLAIN, 2)
     for loader in ([in_memory], {"a": of_rows}, CombinedLoader([of_rows]), of_rows):
         data = Rows(val=loader)

@@ -59,6 +59,9 @@ class SignalAt(Callback):
     def __init__(self, batch: int, number: signal.Signals = signal.SIGINT) -> None:
         self.batch, self.number, self.sent = batch, number, False
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # what it has sent is none of the run's
+
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if batches_trained(trainer) == self.batch and not self.sent:
             self.sent = True

@@ -75,6 +75,26 @@ def test_the_state_of_a_callback_is_noted(notes: Callable[..., list[str]]) -> No
     ]
 
 
+def test_callbacks_of_one_class_are_not_taken_for_each_other(notes: Callable[..., list[str]]) -> None:
+    class Rate(Callback):
+        def __init__(self, rate: float) -> None:
+            self.rate, self.state = rate, str(rate)
+
+        @property
+        def state_key(self) -> str:
+            return self.state
+
+    assert notes(Rate(0.9), Rate(0.99)) == []
+
+
+def test_a_callback_that_holds_the_module_is_not_noted(notes: Callable[..., list[str]]) -> None:
+    class Holds(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.model, self.trainer = pl_module, trainer
+
+    assert notes(Holds()) == []
+
+
 def test_that_of_a_callback_with_a_state_dict_is_not(notes: Callable[..., list[str]]) -> None:
     assert notes(Kept()) == []
 
@@ -158,7 +178,7 @@ def assert_goes_on_exactly(name: str, path: Path, options: tuple[str, ...], batc
 
 @needs_fast  # which keeps the sums of an epoch
 def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def part(self: DigitsData) -> Any:
         return DataLoader(Augmented(Subset(self.train, torch.randperm(200)[:150].tolist())), batch_size=32)
@@ -166,6 +186,10 @@ def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
     monkeypatch.setattr(DigitsData, "train_dataloader", part)
     options = *FEW, "trainer.max_epochs=4", "trainer.reload_dataloaders_every_n_epochs=1"
     assert_goes_on_exactly("digits", tmp_path, options, (3, 8, 14))
+    assert "may differ" not in caplog.text and "exact only" not in caplog.text
+    few = "trainer.max_epochs=1", "trainer.reload_dataloaders_every_n_epochs=2"
+    train_project("digits", tmp_path / "each second", *FEW, *few)
+    assert "note: a resumed run is exact only if train_dataloader gives the same each time" in caplog.text
 
 
 @needs_fast  # which keeps the sums of an epoch

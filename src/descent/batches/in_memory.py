@@ -10,6 +10,8 @@ from descent.batches.rows import Batch, RowBatches
 class InMemoryBatches(RowBatches):
     """Iterates over batches that are tuples of the same rows of each tensor, in an order as ``RowBatches`` says.
 
+    They may be views of the tensors: what changes a batch in place changes the rows.
+
     Args:
         tensors: of equally many rows each, on the device and in the precision of training.
         size: rows a batch; the last batch of an epoch may be smaller. ``None``: all rows.

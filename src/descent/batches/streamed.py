@@ -104,7 +104,7 @@ class StreamedBatches(RowBatches):
             self._loaded = None  # free the one before
             ahead, self._ahead = self._ahead, None
             rows = ahead[1].result() if ahead and ahead[0] == wanted else self._read(*wanted)
-            self._loaded = wanted, tuple(tensor.to(self.device, non_blocking=True) for tensor in rows)
+            self._loaded = wanted, tuple(tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in rows)
             if number + 1 < len(plan.chunks):
                 self._ahead = (plan, number + 1), self._reader.submit(self._read, plan, number + 1)
         return self._loaded[1]

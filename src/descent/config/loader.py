@@ -87,7 +87,7 @@ class Loader(ConfigLoaderImpl):
     def _job(self, config_name: str | None, overrides: list[str], *given: Any) -> DictConfig:
         """The config of a job: composed, or that of another with its own numbers."""
         parsed = OverridesParser.create().parse_overrides(overrides)
-        numbers = [override for override in parsed if _sets_number(override)]
+        numbers = [override for override in parsed if _sets_number(override) and _is_alone(override, parsed)]
         lines = (override.key_or_group if override in numbers else override.input_line for override in parsed)
         key = config_name, *lines
         if key not in self.templates:
@@ -137,6 +137,17 @@ def _sets_number(override: Override) -> bool:
         and not override.is_hydra_override()
         and type(override.value()) in (int, float)
     )
+
+
+def _is_alone(override: Override, others: list[Override]) -> bool:
+    """Whether no other sets the same key, or puts another node where it is; the order of the two would matter."""
+
+    def matters(other: Override) -> bool:
+        replaces = isinstance(other.value(), dict) or "${" in str(other.input_line)
+        is_below = f"{override.key_or_group}.".startswith(f"{other.key_or_group}.")
+        return is_below and (replaces or other.key_or_group == override.key_or_group)
+
+    return not any(matters(other) for other in others if other is not override)
 
 
 def _write_nothing(hydra: DictConfig) -> None:

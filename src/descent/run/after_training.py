@@ -150,9 +150,11 @@ def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool)
         trainer.loggers = []
     # would begin a new average, by a copy of a module that may be in the middle of a step
     trainer.callbacks = [one for one in own if not isinstance(one, StochasticWeightAveraging)]  # type: ignore[attr-defined]
-    with isolate_rng():
-        trainer.validate(model, datamodule=data, verbose=False)
-    trainer.loggers, trainer.callbacks = loggers, own  # type: ignore[attr-defined]
+    try:
+        with isolate_rng():
+            trainer.validate(model, datamodule=data, verbose=False)
+    finally:
+        trainer.loggers, trainer.callbacks = loggers, own  # type: ignore[attr-defined]
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 

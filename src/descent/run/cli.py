@@ -52,10 +52,7 @@ def run(main: Callable[[], None], conf: Path) -> None:
         main()
 
     given = vars(arguments)
-    prints = any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion"))
-    if not (prints or arguments.multirun):
-        preload_torch()
-    command(checked, prints=prints)
+    command(checked, prints=any(given[name] for name in ("help", "hydra_help", "cfg", "info", "shell_completion")))
 
 
 def _arguments() -> argparse.Namespace:
@@ -76,6 +73,7 @@ def run_job(cfg: DictConfig) -> Result:
     Outside a sweep the process ends with the run's exit code. A sweep goes on, and a job of it that was interrupted
     goes on from its last checkpoint.
     """
+    preload_torch()  # now that Hydra has set the environment, which torch's libraries read as they are loaded
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])

@@ -1,4 +1,4 @@
-"""Loads torch's shared libraries while the config is composed. Imports no torch."""
+"""Loads torch's shared libraries while the config is checked. Imports no torch."""
 
 import ctypes
 import os
@@ -14,13 +14,13 @@ LIBRARIES = (("libtorch_global_deps.so", "RTLD_GLOBAL"), ("libtorch_cpu.so", "RT
 def preload_torch() -> threading.Thread | None:
     """Loads them in a thread, which takes a fifth of a second of the import of torch.
 
-    By the C library's ``dlopen``, because ``ctypes.CDLL`` would hold Python's lock meanwhile. Nothing depends on it:
-    where it fails, the import says why. On Linux alone, where it was measured.
+    By the C library's ``dlopen``, because ``ctypes.CDLL`` would hold Python's lock meanwhile. Where it fails, the
+    import says why. On Linux alone, where it was measured.
 
     Returns:
         the thread; ``None``: there is nothing to load.
     """
-    found = find_spec("torch") if sys.platform == "linux" else None
+    found = find_spec("torch") if sys.platform == "linux" and "torch" not in sys.modules else None
     if found is None or not found.submodule_search_locations:
         return None
     directory = Path(found.submodule_search_locations[0]) / "lib"

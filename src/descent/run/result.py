@@ -170,7 +170,7 @@ def is_finished(run_dir: Path) -> bool:
 def mark_unfinished(run_dir: Path) -> None:
     """Before a finished run goes on: should it be killed, its result is not that of the end before."""
     if is_finished(run_dir):
-        result = read_result(run_dir) | {"status": "interrupted", "reason": "made longer, and not at its end since"}
+        result = read_result(run_dir) | {"status": "interrupted", "reason": "it went on, and has not ended since"}
         write_atomically(run_dir / "result.json", f"{json.dumps(result, indent=2, ensure_ascii=False)}\n".encode())
 
 

@@ -83,7 +83,8 @@ class Checkpoints(SparseCallback, Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
         self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
-        self.gradients = checkpoint.get("gradients", {})
+        if "gradients" in checkpoint:
+            self.gradients = own_of(checkpoint["gradients"])
         if "random_states" in checkpoint:
             self.random_state = own_of(checkpoint["random_states"])
         self.began_with, self.checksum = checkpoint["run"].get("config", {}), checkpoint["run"].get("checksum")
@@ -115,6 +116,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         for name, gradient in self.gradients.items():
             parameter = pl_module.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
+        self.gradients = {}
         if self.on_start is not None:
             self.on_start()
         self._restore_random_state(trainer)
@@ -194,7 +196,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             own["random_states"] = gathered(own["random_state"])
         if _adds_up_gradients(trainer.lightning_module):
             gradients = ((name, parameter.grad) for name, parameter in trainer.lightning_module.named_parameters())
-            own["gradients"] = {name: gradient for name, gradient in gradients if gradient is not None}
+            own["gradients"] = gathered({name: gradient.cpu() for name, gradient in gradients if gradient is not None})
         if self.epoch_end is not None:
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)

@@ -2,16 +2,18 @@
 
 import random
 from collections import deque
+from inspect import get_annotations
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
 LONGEST = 1000  # entries of a container that are looked into
-LARGEST = 1_000_000  # bytes of an array that are
+DEEPEST = 5  # containers within each other that are
+LARGEST = 100_000  # bytes of an array that are
 
 UNKNOWN = object()
 
@@ -23,7 +25,7 @@ def is_of_library(value: Any) -> bool:
 def declared_by_libraries(kind: type) -> set[str]:
     """The attributes that the libraries' classes among those that ``kind`` derives from declare."""
     bases = [base for base in kind.__mro__ if _is_library(base)]
-    return {name for base in bases for name in (*vars(base), *vars(base).get("__annotations__", {}))}
+    return {name for base in bases for name in (*vars(base), *get_annotations(base))}
 
 
 def _is_library(kind: type) -> bool:
@@ -33,11 +35,18 @@ def _is_library(kind: type) -> bool:
 def fingerprint(value: Any, depth: int = 1) -> Any:
     """Equal as long as a value stays as it is; ``UNKNOWN`` of what cannot be compared.
 
-    Tensors with a graph are such, which a step leaves behind for a hook, and objects of libraries.
+    Tensors with a graph are such, which a step leaves behind for a hook, modules and objects of libraries.
 
     Args:
         depth: how many objects within objects are looked into.
     """
+    try:
+        return _found(value, depth)
+    except Exception:  # whatever an object does as it is looked at, no run ends by it
+        return UNKNOWN
+
+
+def _found(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
         return repr(value)  # which is equal for nan
     if isinstance(value, Tensor):
@@ -48,11 +57,13 @@ def fingerprint(value: Any, depth: int = 1) -> Any:
         return crc32(value.get_state().numpy().tobytes())
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return repr(value.get_state())
     if isinstance(value, random.Random):
         return hash(value.getstate())
     if isinstance(value, list | tuple | deque | set | frozenset | dict):
         return _container(value, depth)
-    if depth and not is_of_library(value) and hasattr(value, "__dict__"):
+    if depth > 0 and not (isinstance(value, nn.Module) or is_of_library(value)) and hasattr(value, "__dict__"):
         return {name: found for name, part in vars(value).items() if (found := fingerprint(part, depth - 1)) != UNKNOWN}
     return UNKNOWN
 
@@ -64,8 +75,8 @@ def _tensor(value: Tensor) -> Any:
 
 
 def _container(value: Any, depth: int) -> Any:
-    if len(value) > LONGEST or isinstance(value, set | frozenset):
+    if len(value) > LONGEST or depth <= -DEEPEST or isinstance(value, set | frozenset):
         return len(value)
     entries = value.items() if isinstance(value, dict) else value
-    found = [fingerprint(entry, depth) for entry in entries]
+    found = [fingerprint(entry, depth - 1) for entry in entries]
     return [entry if entry is not UNKNOWN else None for entry in found]

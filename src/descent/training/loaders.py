@@ -34,15 +34,19 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if is_overridden(name, data):
             is_fit = name != "test_dataloader"
-            pins = trainer.strategy.root_device.type == "cuda"
-            checked = _checked(getattr(data, name), name, config, overfits and is_fit, pins)
+            checked = _checked(getattr(data, name), name, config, overfits and is_fit)
             setattr(data, name, checked if name == "train_dataloader" else _shared(checked, name, config, trainer))
+    again = trainer.reload_dataloaders_every_n_epochs
+    if again > 1:
+        log.warning(
+            "note: a resumed run is exact only if train_dataloader gives the same each time, because it makes the"
+            " loader in another epoch; trainer.reload_dataloaders_every_n_epochs=1 would cure it"
+        )
     given: Callable[[], Any] = data.train_dataloader
     notes, positions = set[str](), [checkpoint]
 
     def train_dataloader() -> Any:
         # a run resumed in a later epoch makes this epoch's loader first
-        again = trainer.reload_dataloaders_every_n_epochs
         with seeded(first_key(config.seed, trainer.current_epoch, MADE)) if again else nullcontext():
             loader, note = exact(given(), config.seed)
         if note and note not in notes:
@@ -56,8 +60,7 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     data.train_dataloader = own  # type: ignore[method-assign]
 
 
-def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool, pins: bool) -> Callable[[], Any]:
-    """A loader that can be trained with as the config says; with ``pins`` its batches come in pinned memory."""
+def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool) -> Callable[[], Any]:
     sizes = [key for key, source in config.links.items() if source in ("batch", "batch.size")]
     is_whole = config.batch.size is None and any(key.startswith("data.") for key in sizes)
     is_noted = name != "train_dataloader"  # once is enough
@@ -70,9 +73,6 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
             raise UserError(
                 f"trainer.overfit_batches needs the same batches in every epoch: shuffle must be false{where}"
             )
-        for part in parts(loader) if pins else []:
-            if isinstance(part, DataLoader):
-                part.pin_memory = True  # the copy to the GPU then goes on beside the steps
         for part in parts(loader) if is_whole else []:
             if not isinstance(part, DataLoader) or part.batch_sampler is not None:
                 continue

@@ -38,7 +38,7 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
     count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
-    rows = tuple(tensor[:count] for tensor in batches.all())
+    rows = tuple(tensor[:count].clone() for tensor in batches.all())  # a hook may work in place
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     with isolate_rng(), _left_as_it_is(pl_module):
         return evaluated_loss(pl_module, transferred(rows, trainer.precision_plugin, pl_module, data))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # what objects of Lightning's own classes have
 OF_MODULE, OF_DATA, OF_CALLBACK = {*vars(LightningModule())}, {*vars(LightningDataModule())}, {*vars(Callback())}
-Owned = tuple[str, str, dict[str, Any]]  # the class, what would keep its attributes, and these by name
+Owned = tuple[Any, str, dict[str, Any]]  # the object, what would keep its attributes, and these by name
 
 
 class UnsavedAttributes(Callback):
@@ -23,15 +24,16 @@ class UnsavedAttributes(Callback):
 
     It looks at the attributes of the module, of callbacks and of the data module, its datasets and samplers, where
     their classes are the project's and have no state of their own in a checkpoint: numbers, texts, tensors, arrays,
-    generators, and what containers and objects hold of them. It cannot know whether they matter.
+    generators, and what containers and objects hold of them. It cannot know whether they matter, and sees nothing of
+    the copies that a DataLoader's workers have.
     """
 
     def __init__(self) -> None:
-        self.before = dict[str, dict[str, Any]]()
+        self.before = dict[int, tuple[Any, dict[str, Any]]]()  # with the object, or another might get its number
         self.has_begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before = {owner: found for owner, _, found in _owned(trainer, pl_module)}
+        self._look(trainer, pl_module)
         if trainer.num_training_batches == 1:
             return  # a run of such epochs is resumed where one begins
         for hooks in (pl_module, *_callbacks(trainer)):
@@ -45,31 +47,34 @@ class UnsavedAttributes(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.has_begun:  # what others make as training starts has been made
-            self.before = {owner: found for owner, _, found in _owned(trainer, pl_module)}
+            self._look(trainer, pl_module)
         self.has_begun = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:
             return
         for owner, cure, now in _owned(trainer, pl_module):
-            before = self.before.get(owner, {})
+            _, before = self.before.get(id(owner), (owner, {}))
             if changed := [name for name, value in before.items() if name in now and now[name] != value]:
-                del self.before[owner]
+                del self.before[id(owner)]
                 log.warning(
                     "note: a resumed run may differ, because training changes %s of %s, and no checkpoint has it; %s,"
                     " would keep it",
-                    *(", ".join(changed), owner, cure),
+                    *(", ".join(changed), type(owner).__name__, cure),
                 )
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = {id(owner): (owner, found) for owner, _, found in _owned(trainer, pl_module)}
 
 
 def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
     if not is_overridden("on_save_checkpoint", pl_module):
         cure = "a buffer, or on_save_checkpoint and on_load_checkpoint"
-        yield type(pl_module).__name__, cure, dict(_of_module(pl_module))
+        yield pl_module, cure, dict(_of_module(pl_module))
     for callback in _callbacks(trainer):
         saves = ("state_dict", "on_save_checkpoint")
         if not any(is_overridden(hook, callback, Callback) for hook in saves):
-            yield type(callback).__name__, "its state_dict and load_state_dict", dict(_of(callback, OF_CALLBACK))
+            yield callback, "its state_dict and load_state_dict", dict(_of(callback, OF_CALLBACK))
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     if data is None or is_overridden("state_dict", data, LightningDataModule):
         return
@@ -77,7 +82,7 @@ def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
         # what follows from the epoch is given to a resumed run
         if hasattr(found, "__dict__") and not (is_of_library(found) or hasattr(found, "set_epoch")):
             cure = "state_dict and load_state_dict of the data module"
-            yield type(found).__name__, cure, dict(_of(found, OF_DATA, depth=0))
+            yield found, cure, dict(_of(found, OF_DATA, depth=0))
 
 
 def _callbacks(trainer: Trainer) -> Iterator[Callback]:
@@ -92,7 +97,9 @@ def _of_loaders(loaders: Any) -> Iterator[Any]:
         owner = waiting.pop()
         if owner is not None and id(owner) not in seen:
             seen[id(owner)] = owner
-            waiting += [getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler")]
+            with suppress(Exception):  # of a __getattr__ of its own
+                waiting += [getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler")]
+                waiting += getattr(owner, "datasets", [])
     yield from seen.values()
 
 
@@ -111,4 +118,5 @@ def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
         yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, OF_MODULE))
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
-                yield f"{prefix}{dot}{name}", (id(buffer), buffer._version)
+                # one that inference has made has no version
+                yield f"{prefix}{dot}{name}", (id(buffer), None if buffer.is_inference() else buffer._version)
