@@ -24,7 +24,6 @@ from descent.errors import UserError, invalid
 from descent.files import is_locked, write_atomically
 from descent.processes import common_name
 from descent.run.command import command, run_safely
-from descent.run.preloading import preload_torch
 from descent.run.result import Result, Status, is_finished, read_result
 from descent.signals import asked_to_stop, stop_mark
 
@@ -73,7 +72,6 @@ def run_job(cfg: DictConfig) -> Result:
     Outside a sweep the process ends with the run's exit code. A sweep goes on, and a job of it that was interrupted
     goes on from its last checkpoint.
     """
-    preload_torch()  # now that Hydra has set the environment, which torch's libraries read as they are loaded
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     line = shlex.join(["python", "scripts/train.py", *hydra.overrides.task])
