@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import needs_fast
+from conftest import needs_fast, posix
 from digits.data import Augmented, DigitsData
 from digits.model import Digits
 from gan.model import GAN, cross_entropy
 from lightning.pytorch import Callback, LightningModule, Trainer
-from running import SignalAt, train_project
+from running import SignalAt, advised, in_child, train_project
 from test_resuming import assert_same
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
+from torchmetrics import MeanMetric
 
 FEW = ("data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=2")
 PLAIN = Digits.training_step
@@ -211,6 +212,59 @@ def test_gradients_that_are_added_up_by_hand_resume_bit_for_bit(
 
     monkeypatch.setattr(GAN, "training_step", add_up)
     assert_goes_on_exactly("gan", tmp_path, (), (2, 4, 7, 9))
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # of the rest of the epoch, which has no step
+@needs_fast  # which keeps the sums of an epoch
+@posix
+def test_epochs_that_end_without_a_step_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = GAN.training_step
+
+    def first_steps(self: GAN, batch: Any, batch_idx: int) -> None:
+        if batch_idx < 3:
+            step(self, batch, batch_idx)
+        else:
+            self.sample(2)  # draws numbers
+
+    monkeypatch.setattr(GAN, "training_step", first_steps)
+    train_project("gan", tmp_path / "whole", "checkpoint.every_steps=1")
+
+    def train_until(batch: int) -> Any:
+        at = SignalAt(batch, signal.SIGKILL)
+        train_project("gan", tmp_path / "run", "checkpoint.every_steps=1", callbacks=[at], resume=True)
+
+    for batch, ended in ((5, -signal.SIGKILL), (0, 0)):
+        output = tmp_path / "output"
+        assert in_child(lambda batch=batch: train_until(batch), output) == ended, output.read_text()
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@advised
+@posix
+@needs_fast  # which keeps the sums of an epoch
+def test_workers_that_live_on_in_validation_leave_the_random_numbers_of_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def persistent(self: DigitsData) -> Any:
+        return DataLoader(self.val, batch_size=100, num_workers=1, persistent_workers=True)
+
+    monkeypatch.setattr(DigitsData, "val_dataloader", persistent)
+    assert_goes_on_exactly("digits", tmp_path, (*FEW, "trainer.max_epochs=3"), (10,))
+
+
+def test_a_metric_of_ones_own_is_not_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(MeanMetric):
+        """Of torchmetrics', with a name of its own."""
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        self.own(loss.detach())
+        self.log("train/own", self.own, on_epoch=True)
+        return loss
+
+    monkeypatch.setattr(Digits, "configure_model", lambda self: setattr(self, "own", Own()))
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert notes() == []
 
 
 @needs_fast  # which keeps the sums of an epoch

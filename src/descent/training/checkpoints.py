@@ -75,14 +75,14 @@ class Checkpoints(SparseCallback, Checkpoint):
         # of the checkpoint that a resumed run goes on from
         self.optimizer_states: list[dict[str, Any]] = []
         self.random_state: dict[str, Any] | None = None
-        self.resumed_step = 0
+        self.resumed_at = 0  # in batches
         self.began_with: dict[str, Any] = {}  # its config
         self.checksum: int | None = None  # of the data that it began with
         self.gradients: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.optimizer_states = checkpoint["optimizer_states"]
-        self.random_state, self.resumed_step = checkpoint["random_state"], checkpoint["global_step"]
+        self.random_state = checkpoint["random_state"]
         if "gradients" in checkpoint:
             self.gradients = own_of(checkpoint["gradients"])
         if "random_states" in checkpoint:
@@ -91,7 +91,7 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
-        self.written_at = time.monotonic()
+        self.written_at, self.resumed_at = time.monotonic(), _batches(trainer)
         self.written_step = self.seen_step = trainer.global_step
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
@@ -218,8 +218,8 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # has been said before
 
     def _restore_random_state(self, trainer: Trainer) -> None:
-        """Puts the states back that the checkpoint was written with, until the first new step."""
-        if self.random_state is not None and trainer.global_step == self.resumed_step:
+        """Puts the states back that the checkpoint was written with, until the first new batch."""
+        if self.random_state is not None and _batches(trainer) == self.resumed_at:
             set_random_state(self.random_state)
 
     def _safe_point(self, trainer: Trainer, ends_step: bool = False) -> None:
@@ -249,6 +249,11 @@ class Checkpoints(SparseCallback, Checkpoint):
     def _is_due(self, step: int) -> bool:
         late = time.monotonic() - self.written_at >= self.interval
         return self.signals.number is not None or late or step - self.written_step >= self.every_steps
+
+
+def _batches(trainer: Trainer) -> int:
+    """How many batches training has begun."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
 def _adds_up_gradients(pl_module: LightningModule) -> bool:

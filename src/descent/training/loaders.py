@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -73,6 +74,10 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
             raise UserError(
                 f"trainer.overfit_batches needs the same batches in every epoch: shuffle must be false{where}"
             )
+        for part in parts(loader) if name == "val_dataloader" else []:
+            if isinstance(part, DataLoader) and part.persistent_workers and part.generator is None:
+                # workers that live on draw a number as they start, which a resumed run has start once more
+                part.generator = torch.Generator().manual_seed(config.seed)
         for part in parts(loader) if is_whole else []:
             if not isinstance(part, DataLoader) or part.batch_sampler is not None:
                 continue

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from descent.batches.exact import parts
 from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_of_library
@@ -112,7 +113,11 @@ def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]
 
 def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
     for prefix, module in pl_module.named_modules():
-        if is_of_library(module) or type(module).get_extra_state is not nn.Module.get_extra_state:
+        if (
+            isinstance(module, Metric)
+            or is_of_library(module)
+            or type(module).get_extra_state is not nn.Module.get_extra_state
+        ):
             continue
         dot = "." if prefix else ""
         yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, OF_MODULE))
