@@ -16,7 +16,7 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.telemetry import Telemetry
 from descent.training.trainer import NoProfiler, build_trainer
 
-FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "UnsavedAttributes", "TrainingCurves"]
+FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "TrainingCurves"]
 FIRST += ["Telemetry", "SampleCounter", "OptimizerModes", "Threads"]
 ENDS = (
     *("stopping.patience=3", "stopping.min_delta=0.5", "stopping.mode=max", "stopping.monitor=val/r2"),
@@ -37,7 +37,16 @@ def made(tmp_path: Path, *overrides: str, **given: Any) -> tuple[Any, list[str],
 
 def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -> None:
     _, names, of = made(tmp_path, *ENDS)
-    last = ["TrainingLoss", "MaxSteps", "Budget", "Patience", "Converged", "RunProgressBar", "Checkpoints"]
+    last = [
+        "TrainingLoss",
+        "MaxSteps",
+        "Budget",
+        "Patience",
+        "Converged",
+        "RunProgressBar",
+        "UnsavedAttributes",
+        "Checkpoints",
+    ]
     assert names == FIRST + last
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss", "val/r2"], True)
     assert of["MaxSteps"].max_steps == 5
@@ -71,7 +80,7 @@ def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -
 )
 def test_each_end_has_its_callback_alone(override: str, name: str | None, tmp_path: Path) -> None:
     _, names, of = made(tmp_path, override)
-    assert names == [*FIRST, "TrainingLoss", *([name] if name else []), "Checkpoints"]
+    assert names == [*FIRST, "TrainingLoss", *([name] if name else []), "UnsavedAttributes", "Checkpoints"]
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
 
 
@@ -90,7 +99,7 @@ def test_what_a_callback_or_a_scheduler_watches_is_known_each_epoch_and_one_may_
     mine, watching = Mine(), Watching("train/loss")
     _, names, of = made(tmp_path, callbacks=[watching, mine])
     assert names == [name if name != "Telemetry" else "Mine" for name in FIRST] + [
-        *("Watching", "TrainingLoss", "Checkpoints")
+        *("Watching", "TrainingLoss", "UnsavedAttributes", "Checkpoints")
     ]
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss", "train/loss"], True)
     assert mine.intervals is of["ValidationSchedule"].intervals and mine.intervals.validate_every == 1

@@ -201,7 +201,6 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         Divergence(stopping.diverged_above),
         LoggedMetrics(),
         ModuleFlags(),
-        UnsavedAttributes(),
         TrainingCurves(),
         Telemetry(),
     ]
@@ -234,7 +233,8 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar and is_main():
         last.append(RunProgressBar(intervals))
-    callbacks = [*first, *given, *last]
+    # the last, since other callbacks make attributes as training starts
+    callbacks = [*first, *given, *last, UnsavedAttributes()]
     for callback in callbacks:
         if isinstance(callback, StepMetrics | Divergence):
             callback.intervals = intervals

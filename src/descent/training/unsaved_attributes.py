@@ -31,10 +31,9 @@ class UnsavedAttributes(Callback):
 
     def __init__(self) -> None:
         self.before = dict[int, tuple[Any, dict[str, Any]]]()  # with the object, or another might get its number
-        self.has_begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self.before = {id(owner): (owner, found) for owner, _, found in _owned(trainer, pl_module)}
         if trainer.num_training_batches == 1:
             return  # a run of such epochs is resumed where one begins
         for hooks in (pl_module, *_callbacks(trainer)):
@@ -45,11 +44,6 @@ class UnsavedAttributes(Callback):
                     " called again; on_train_batch_start, or a checkpoint, would have what it changes",
                     type(hooks).__name__,
                 )
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.has_begun:  # what others make as training starts has been made
-            self._look(trainer, pl_module)
-        self.has_begun = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:
@@ -63,9 +57,6 @@ class UnsavedAttributes(Callback):
                     " would keep it",
                     *(", ".join(changed), type(owner).__name__, cure),
                 )
-
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before = {id(owner): (owner, found) for owner, _, found in _owned(trainer, pl_module)}
 
 
 def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
