@@ -10,6 +10,7 @@ import pytest
 from conftest import Run, config_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_resume import SMALL, SignalAt
 from test_train import events
 
@@ -37,9 +38,25 @@ def test_points_stand_where_they_were_measured(tmp_path: Path) -> None:
     logger.close()
     assert scalars(tmp_path) == {
         **{"train/loss": [(5, 3.0)], "lr": [(5, 0.5)]},
+        **{"Loss/train": [(5, 3.0)], "Loss/val": [(6, 4.0)]},
         **{"val/loss": [(6, 4.0)], "val/mae": [(6, 2.0)], "test/loss": [(6, 7.0)], "first": [(0, 1.0)]},
     }
     assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("only", "listed"), [(True, {"optimizer": True}), (False, {"a": False, "optimizer": True})])
+def test_hparams_lists_what_a_sweep_varies_or_everything_of_a_single_run(
+    only: bool, listed: dict[str, bool], tmp_path: Path
+) -> None:
+    logger = RunLogger(tmp_path)
+    logger.log_final({"a": [1, 2], "optimizer": "sgd"}, {"val/acc": 0.5, "train/loss": 1.0}, 7, ("optimizer",), only)
+    logger.close()
+    content = events(tmp_path).SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    assert {info.name: info.differs for info in experiment.hparam_infos} == listed
+    shown = [(metric.name.tag, metric.display_name) for metric in experiment.metric_infos]
+    assert shown == [("hp/val_acc", "val/acc"), ("hp/train_loss", "train/loss")]
+    assert scalars(tmp_path) == {"hp/val_acc": [(7, 0.5)], "hp/train_loss": [(7, 1.0)]}
 
 
 class Clock:

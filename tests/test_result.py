@@ -292,8 +292,8 @@ def test_the_note_on_an_optimum_that_is_not_unique_is_for_that_case_alone(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     note = (
-        "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is reported,"
-        " optimum/distance is that to the nearest of all"
+        "note: the least-squares solution is not unique: the reported one is the nearest to 0 in the units of training,"
+        " and optimum/distance is the distance to the nearest of all solutions"
     )
     run("data=two_features", "batch=full", "trainer=float64", "optimizer.lr=0.01", "trainer.max_epochs=1")
     assert [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))] == [

@@ -105,7 +105,25 @@ def test_custom_scalars_overlay_losses_and_gradient_norms(address: str, browser:
 
 def test_hparams_shows_settings_beside_final_metrics(address: str, browser: Any) -> None:
     browser.get(f"{address}#hparams")
-    shows(browser, "optimizer.lr", "hp/val_loss", "adam", "sgd")
+    shows(browser, "optimizer.lr", "val/loss", "adam", "sgd")
+
+
+CARDS = """
+const all = (node) => [...node.querySelectorAll('*')].flatMap((e) => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
+const text = (e) => (e.shadowRoot ? e.shadowRoot.textContent : e.textContent).replace(/\\s/g, '');
+return all(document).filter((e) => ['CARD-VIEW', 'TF-SCALAR-CARD'].includes(e.tagName))
+  .map((e) => [text(e), e.getBoundingClientRect().top]);
+"""
+
+
+@pytest.mark.parametrize("dashboard", ["timeseries", "scalars"])
+def test_the_first_two_cards_are_training_and_validation_loss(dashboard: str, address: str, browser: Any) -> None:
+    browser.get(f"{address}#{dashboard}")
+    browser.refresh()
+    shows(browser, "Loss", "/train", "/val")
+    (first, top), (second, beside) = browser.execute_script(CARDS)[:2]
+    assert "Loss/train" in first and "Loss/val" in second
+    assert top == beside < 400
 
 
 def test_hparams_sorts_100_runs_by_a_final_metric(tmp_path: Path) -> None:

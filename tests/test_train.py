@@ -159,8 +159,12 @@ def test_tensorboard_has_the_tags_and_the_optimizer_step_as_its_axis(run: Run, t
     weights = {f"parameters/weight_{i}" for i in range(1, 6)}
     metrics = {f"{split}/{name}" for split in ("val", "test") for name in ("loss", "mae", "r2")}
     why = {"train/seconds", "grad/norm", "grad/evaluations", "update/relative"}
+    first = {"Loss/train", "Loss/val"}
     expected = {"train/loss", "lr", "parameters/bias", "optimum/excess_loss", "optimum/distance", *weights, *metrics}
-    assert {tag for tag in found.Tags()["scalars"] if not tag.startswith("hp/")} == expected | why
+    assert {tag for tag in found.Tags()["scalars"] if not tag.startswith("hp/")} == expected | why | first
+    for copy, tag in (("Loss/train", "train/loss"), ("Loss/val", "val/loss")):
+        shown, measured = ([(point.step, point.value) for point in found.Scalars(name)] for name in (copy, tag))
+        assert shown == measured
     assert [point.step for point in found.Scalars("val/loss")] == [25, 50]
     assert [point.step for point in found.Scalars("lr")] == [0, 25, 50]
     assert [point.value for point in found.Scalars("lr")] == pytest.approx([0.05, 0.025, 0.0125])

@@ -100,9 +100,10 @@ class ByHand:
                     norm_clipped = np.linalg.norm(clipped)
                     self.write(step, train__loss=loss, grad__norm=norm, grad__evaluations=step)
                     if self.clip != "none":
+                        self.write(step, grad__norm_clipped=norm_clipped, grad__clipped=clipped_before / seen)
+                    if self.clip == "value":
                         cosine = min(1.0, gradient @ clipped / norm / norm_clipped)
-                        self.write(step, grad__angle=np.degrees(np.arccos(cosine)), grad__norm_clipped=norm_clipped)
-                        self.write(step, grad__clipped=clipped_before / seen)
+                        self.write(step, grad__angle=np.degrees(np.arccos(cosine)))
                     self.write(step, update__relative=LR * norm_clipped / np.linalg.norm(before))
             if epoch <= 20 or epoch == EPOCHS:  # with 3 steps an epoch the next would be the 54th
                 self.write(step, **{f"val__{name}": value for name, value in self.loss(p, "val").items()})
@@ -131,6 +132,8 @@ def test_every_point_of_every_curve_is_that_of_a_loop_by_hand(
     written = events(tmp_path / "0")
     found = {tag: {p.step: p.value for p in written.Scalars(tag)} for tag in written.Tags()["scalars"]}
     seconds = found.pop("train/seconds")
+    for split in ("train", "val"):  # TensorBoard's first two cards
+        assert found.pop(f"Loss/{split}") == found[f"{split}/loss"]
     assert list(seconds) == list(found["lr"])
     assert found.keys() == expected.points.keys()
     for tag, points in expected.points.items():

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from descent.training.training_loss import full_loss_value, has_full_loss, loss_
 from descent.training.validation_schedule import monitored, validation_schedule
 
 log = logging.getLogger(__name__)
+
+FIRST = ("optimizer", "optimizer.lr", "batch.size", "clip", "scheduler")  # in HParams, where no override says more
 
 
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
@@ -92,19 +95,21 @@ def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, be
         result.metrics[key] = value.item()
 
 
-def log_final(trainer: Trainer, result: Result) -> None:
-    """The points of ``test/*``, and the HParams tab: the settings beside the final metrics, under tags of their own."""
+def log_final(trainer: Trainer, result: Result, in_sweep: bool) -> None:
+    """Logs the test metrics, and the hyperparameters with the final metrics: the HParams tab of TensorBoard."""
     hidden = ("stopping.", "trainer.", "callbacks", "logger")
     shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(hidden)}
     for key in ("trainer.max_epochs", "trainer.precision"):
         shown[key] = result.hparams[key]
     tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    decides = result.monitor["metric"]
+    metrics = {name: result.metrics[name] for name in (decides, *result.metrics) if name in result.metrics}
+    given = {*re.findall(r"([\w.]+)=", result.command)} & shown.keys()
     for logger in trainer.loggers:
         if tested:
             logger.log_metrics(tested, result.steps)
         if isinstance(logger, RunLogger):
-            final = {f"hp/{name.replace('/', '_')}": value for name, value in result.metrics.items()}
-            logger.log_hyperparams(shown, final, step=result.steps)
+            logger.log_final(shown, metrics, result.steps, given or FIRST, only=in_sweep and bool(given))
         else:
             logger.log_hyperparams(shown)
 
@@ -122,7 +127,7 @@ def write(
     if result.status == "completed" and is_unchanged:
         log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
     if result.status != "interrupted":
-        log_final(trainer, result)
+        log_final(trainer, result, in_sweep)
     result.write(run_dir)
     if result.status == "completed" and not is_trial:
         _call_after_result(trainer, result, run_dir, in_sweep)

@@ -1,14 +1,16 @@
-"""TensorBoard, with one event file for a run."""
+"""Logs a run to TensorBoard, in one event file."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
+from torch.utils.tensorboard import summary as torch_summary
 
 # The number at the end of a file's name is the only difference between files of one second. TensorBoard reads them in
 # the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
@@ -22,6 +24,8 @@ LAYOUT = {
         "gradient norm before and after clipping": ["Multiline", ["^grad/norm$", "^grad/norm_clipped$"]],
     }
 }
+# TensorBoard sorts tags, capitals first: its first screen shows the two losses side by side.
+FIRST = {"train/loss": "Loss/train", "val/loss": "Loss/val"}
 
 
 class RunLogger(TensorBoardLogger):
@@ -56,6 +60,7 @@ class RunLogger(TensorBoardLogger):
     def _write_pending(self) -> None:
         """Hands the points over to the writer's thread, which takes time from training each time it wakes up."""
         for step, (wall_time, points) in self.pending.items():
+            points |= {FIRST[tag]: value for tag, value in points.items() if tag in FIRST}
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
             self.experiment.file_writer.add_summary(Summary(value=values), step, wall_time)
         self.pending.clear()
@@ -65,6 +70,41 @@ class RunLogger(TensorBoardLogger):
         """A picture, in TensorBoard's Images."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def log_final(
+        self,
+        hparams: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int,
+        first: Collection[str],
+        only: bool = False,
+    ) -> None:
+        """Fills the HParams tab.
+
+        Args:
+            hparams: of the run.
+            metrics: at the end of the run, in the order of the columns; TensorBoard shows the first five.
+            step: of the optimizer.
+            first: the hyperparameters that get the first columns.
+            only: list no others; TensorBoard always shows five columns of those that are listed.
+        """
+        values = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in hparams.items()}
+        names = {f"hp/{name.replace('/', '_')}": name for name in metrics}
+        final = dict(zip(names, metrics.values(), strict=True))
+        summaries = torch_summary.hparams(values, final)  # type: ignore[no-untyped-call]
+        plugin = summaries[0].value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        infos = content.experiment.hparam_infos
+        for info in [*infos]:
+            info.differs = info.name in first  # TensorBoard sorts by it
+            if only and not info.differs:
+                infos.remove(info)
+        for metric in content.experiment.metric_infos:
+            metric.display_name = names[metric.name.tag]
+        plugin.content = content.SerializeToString()
+        for summary in summaries:
+            self.experiment.file_writer.add_summary(summary)
+        self.log_metrics(final, step)
 
     def log_layout(self) -> None:
         """What TensorBoard's Custom Scalars draw into one chart; the tags are regular expressions."""

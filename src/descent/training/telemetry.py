@@ -1,10 +1,12 @@
-"""Gradient and update statistics."""
+"""Logs gradient and update statistics."""
 
 import math
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,21 +17,22 @@ MOST_KEPT = 1_000_000  # parameters
 
 
 class Telemetry(StepMetrics):
-    """Writes, of the steps that have a point, in the units of training and at L-BFGS's last evaluation:
+    """Logs statistics of a step, in the units of training, and of the last of L-BFGS's evaluations in a step.
 
     - ``grad/norm``: the Euclidean norm of the gradient, before clipping;
-    - ``update/relative``: the norm of the change of weights and bias over their own norm before;
-    - ``grad/evaluations``: gradients computed so far; L-BFGS computes several a step, others one a batch;
+    - ``update/relative``: the norm of the step's change of the parameters divided by their norm before it;
+    - ``grad/evaluations``: gradients computed so far.
 
-    and only with clipping:
+    With clipping also:
 
-    - ``grad/norm_clipped``: the norm of the gradient after it;
-    - ``grad/angle``: between the gradients before and after, in degrees: 0 for clipping by norm, not by value;
-    - ``grad/clipped``: the fraction of such steps so far whose gradient was clipped.
+    - ``grad/norm_clipped``: the norm of the gradient after clipping;
+    - ``grad/clipped``: the fraction of the logged steps so far whose gradient was clipped;
+    - ``grad/angle``: the angle between the gradient before and after clipping, in degrees. It is not
+      logged where the Trainer clips by norm, which keeps the direction.
 
-    The angle and the update need copies of gradient and parameters. Models of more than ``MOST_KEPT`` parameters have
-    none: their norms are computed where the parameters are, and a gradient counts as clipped where its norm changed.
-    Of several optimizers it is the one that stepped last.
+    The angle and the update need copies of the gradient and the parameters. Models of more than ``MOST_KEPT``
+    parameters go without them; their gradient counts as clipped where its norm changed. With several optimizers, the
+    statistics are those of the optimizer that stepped last.
     """
 
     def __init__(self) -> None:
@@ -63,32 +66,38 @@ class Telemetry(StepMetrics):
         update = (flat(parameters) - self.before).norm().item()
         return {
             "grad/norm": norm,
-            **self._clipping(trainer, self.raw, norm, parameters),
+            **self._clipping(trainer, pl_module, self.raw, norm, parameters),
             "grad/evaluations": gradient_evaluations(trainer),
             **({"update/relative": update / size} if size else {}),
         }
 
-    def _clipping(self, trainer: Trainer, raw: Tensor, norm: float, parameters: list[Tensor]) -> dict[str, float]:
+    def _clipping(
+        self, trainer: Trainer, pl_module: LightningModule, raw: Tensor, norm: float, parameters: list[Tensor]
+    ) -> dict[str, float]:
         if trainer.gradient_clip_val is None:  # some optimizers use the gradient's memory for something else
             return {}
         clipped = _gradient(parameters)
         norm_clipped = clipped.norm().item()
-        cosine = (raw @ clipped).item() / (norm * norm_clipped) if norm_clipped else 1.0
-        return {
+        points = {
             "grad/norm_clipped": norm_clipped,
-            "grad/angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
             "grad/clipped": self._share(not torch.equal(raw, clipped)),
         }
+        by_value = trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+        if not (by_value or is_overridden("configure_gradient_clipping", pl_module)):
+            return points  # the angle is zero, apart from rounding
+        cosine = (raw @ clipped).item() / (norm * norm_clipped) if norm_clipped else 1.0
+        return points | {"grad/angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine))))}
 
     def _points_of_norms(self, trainer: Trainer, parameters: list[Tensor]) -> dict[str, float]:
         points: dict[str, float] = {"grad/norm": self.norm.item()}
         if trainer.gradient_clip_val is not None:
             clipped = _norm(parameters).item()
-            points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(clipped != points["grad/norm"])}
+            is_clipped = clipped != points["grad/norm"]
+            points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(is_clipped)}
         return points | {"grad/evaluations": gradient_evaluations(trainer)}
 
     def _share(self, is_clipped: bool) -> float:
-        """How many of the steps so far were clipped, with this one."""
+        """The fraction of clipped steps, this one included."""
         self.seen += 1
         self.clipped += is_clipped
         return self.clipped / self.seen

@@ -1,4 +1,4 @@
-"""The training curves."""
+"""Logs the training loss, the learning rate and the seconds spent."""
 
 import time
 from typing import Any
@@ -12,12 +12,13 @@ from descent.training.training_loss import LOSS, loss_unit
 
 
 class TrainingCurves(StepMetrics):
-    """Writes ``train/loss``, ``lr`` and ``train/seconds`` as training goes on.
+    """Logs ``train/loss``, ``lr`` and ``train/seconds``.
 
-    At x = k stand the loss of the batch that step k used (at the weights before it; the mean over its batches where
-    gradients are added up) and the learning rate of step
-    k + 1; a scheduler that watches a metric changes it after the validation. The seconds are those of training,
-    without the time that an interrupted run lay idle. A module that logs ``train/loss`` has the tag to itself.
+    - ``train/loss`` at x = k is the loss of the batch of step k, at the weights before the step. With gradient
+      accumulation it is the mean over the batches of the step. It is not logged where the module logs it itself.
+    - ``lr`` at x = k is the learning rate of step k + 1; a scheduler that monitors a metric changes it after the
+      validation. Further parameter groups have ``lr/1`` and so on.
+    - ``train/seconds`` is the time spent on training, without the time between an interruption and the resumption.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class TrainingCurves(StepMetrics):
         return points
 
     def seconds(self) -> float:
-        """Of training, set-up not counted."""
+        """The time spent on training, without the set-up."""
         return self.seconds_before + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def state_dict(self) -> dict[str, Any]:

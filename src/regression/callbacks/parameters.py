@@ -1,4 +1,4 @@
-"""What was learned: curves of the weights, their final values, and the data they are of."""
+"""Logs the parameters, and reports their final values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from regression.callbacks.of import data_of, linear_of
 from regression.data.rows import numbered
 from regression.terms import names_of_powers
 
-MAX_WEIGHTS = 20  # curves, and rows of the table; a table of a thousand columns would bury the rest
+MAX_WEIGHTS = 20  # curves, and rows of the table: more would bury the rest
 
 
 class Parameters(StepMetrics, ResultCallback):
-    """Writes ``parameters/*`` in the data's own units, and adds what is known of model and data to ``result.json``.
+    """Logs ``parameters/*`` in the data's own units, and adds parameters, features and row counts to ``result.json``.
 
-    At x = k stand the weights after step k. Parameters that a model is not linear in say nothing: they are left out.
+    The value at x = k is the one after step k. A model that is not linear in its parameters logs none.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How far training still is from the exact answer, and what that is."""
+"""Logs the distance to the least-squares solution, and reports that solution."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class ToOptimum(StepMetrics, ResultCallback):
-    """Writes ``optimum/excess_loss`` and ``optimum/distance``, both in the data's own units.
+    """Logs ``optimum/excess_loss`` and ``optimum/distance``, both in the data's own units.
 
-    The first is how far the loss of all training rows is above the smallest possible, the second the Euclidean
-    distance of weights and bias from the least-squares solution, the nearest if there are several. Neither looks at
-    the data again: the R of their QR decomposition is enough, so a point costs the same for any number of rows. Of a
-    model that is not linear in its parameters, and of another loss than the mean squared error, there is nothing.
+    - The excess loss is the loss over all training rows minus the smallest possible loss.
+    - The distance is the Euclidean distance of weights and bias from the least-squares solution, from the nearest one
+      if there are several.
+
+    Both need only the R of the data's QR decomposition, so a point costs the same for any number of rows. A model
+    that is not linear in its parameters, or has another loss than the mean squared error, logs neither.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -34,8 +36,8 @@ class ToOptimum(StepMetrics, ResultCallback):
             _, optimum = found
             if not optimum.unique:
                 log.warning(
-                    "note: the least-squares solution is not unique; the one nearest to 0 in the units of training is"
-                    " reported, optimum/distance is that to the nearest of all"
+                    "note: the least-squares solution is not unique: the reported one is the nearest to 0 in the units"
+                    " of training, and optimum/distance is the distance to the nearest of all solutions"
                 )
             if optimum.lower_by > 1e-6 * optimum.loss:
                 log.warning(
