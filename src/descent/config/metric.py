@@ -13,7 +13,7 @@ class Metric(NamedTuple):
     mode: str
 
     def merit(self, value: float) -> float:
-        """The value with a sign such that larger is better."""
+        """``value``, negated where smaller is better."""
         return value if self.mode == "max" else -value
 
 
@@ -29,7 +29,7 @@ def same_of(split: str, name: str) -> str:
 
 
 def quantities_of(results: Iterable[Mapping[str, Any]], name: str) -> list[str]:
-    """What a metric measures in these runs, where they say so; if that is not one thing, they are not comparable."""
+    """The quantities that a metric measures in these runs, where known. Values of different ones do not compare."""
     given = (result.get("quantities", {}).get(without_split(name)) for result in results)
     return sorted({quantity for quantity in given if quantity is not None})
 
