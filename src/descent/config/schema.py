@@ -32,8 +32,8 @@ Mode = Literal["min", "max"]  # whether the smallest or the largest value of a m
 NOT_SET = ("choices", "links", "unused", "extra", "arguments")  # fields that are not keys of a config
 
 STRATEGIES = (
-    "auto, ddp, ddp_find_unused_parameters_true or ddp_find_unused_parameters_false: each process has the whole model,"
-    " and so does a checkpoint (with fsdp a process has a part, and Lightning has no fsdp on a CPU)"
+    "auto, ddp, ddp_find_unused_parameters_true or ddp_find_unused_parameters_false: each process and each"
+    " checkpoint holds the whole model (fsdp would split it, and Lightning has no fsdp on a CPU)"
 )
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "descent")
