@@ -71,7 +71,7 @@ def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
 
 
 def _strict(kind: Any) -> Any:
-    """A type of pydantic's own, such as ``PositiveInt``, made strict; this project's types already are."""
+    """A type from pydantic, such as ``PositiveInt``, made strict; this project's types already are."""
     if get_origin(kind) is not Annotated:
         raise AnythingError
     base, *rest = get_args(kind)

@@ -60,7 +60,7 @@ def unused_groups(config: "Config") -> list[str]:
 
 
 def notes_on_unused(config: "Config") -> Iterator[str]:
-    """The keys of the config that have no effect, and how they would have one."""
+    """Notes on config keys that have no effect, and on how to use them."""
     if unused := unused_groups(config):
         named = " and ".join(unused)
         yield f"neither model nor data use {named}: interpolation in their YAML files would pass it on"

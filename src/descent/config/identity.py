@@ -12,7 +12,7 @@ from descent.config.source import find, signature_of
 from descent.config.targets import is_default
 from descent.errors import as_yaml
 
-# Keys that do not change what a run computes and leaves.
+# Keys that do not change what a run computes.
 FREE = (
     "name",
     "choices",
@@ -30,7 +30,7 @@ LENGTH = "trainer.max_epochs"
 def flat_config(config: Config) -> dict[str, Any]:
     """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values.
 
-    An interpolated value is only listed by the key that it is the value of.
+    An interpolated value appears only under the key that it comes from.
     A key is left out if its value is the schema's default, so that runs from before the key existed still resume.
     """
     linked = {key: source for key, source in config.links.items() if source and key.startswith(OF_CLASSES)}
@@ -43,7 +43,7 @@ def _is_free(key: str) -> bool:
 
 
 def config_digest(config: Config) -> str:
-    """The digest of all keys but the length, which may grow. Equal values have equal digests: 1 and 1.0 do."""
+    """The digest of all keys but the length, which may grow. Equal values have equal digests: 1 is 1.0."""
     values = {key: value for key, value in flat_config(config).items() if key != LENGTH}
     plain = json.loads(json.dumps(values), parse_int=float)
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -43,13 +43,13 @@ class Loader(ConfigLoaderImpl):
 
     conf: Path
     is_sweep: bool  # started with -m
-    kept: tuple[Any, DictConfig | Exception] | None = None  # what a run's config is composed from; the config or error
+    kept: tuple[Any, DictConfig | Exception] | None = None  # a run's arguments, and its config or error
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         # on the object too: a sweep's workers get the object, and their class lacks them
         self.conf, self.is_sweep = Loader.conf, Loader.is_sweep
-        self.templates: dict[Any, DictConfig] = {}  # by what a job's config is composed from, except its numbers
+        self.templates: dict[Any, DictConfig] = {}  # by config name and overrides without numbers
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"templates": {}}  # they would enlarge each job sent to a worker
@@ -130,7 +130,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _sets_number(override: Override) -> bool:
-    """Whether it sets a key that the config has, and that is not Hydra's, to a number; a group cannot be one."""
+    """Whether the override sets an existing key, other than Hydra's, to a number; a group cannot be a number."""
     return (
         override.type == OverrideType.CHANGE
         and override.package is None

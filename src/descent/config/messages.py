@@ -1,4 +1,4 @@
-"""Turns errors, such as Hydra's and OmegaConf's of several lines, into one line that names the key."""
+"""Turns the errors of Hydra, OmegaConf and others into one line that names the key."""
 
 import difflib
 import re
@@ -19,7 +19,7 @@ IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker.*\n(?:\S+\.)?(\1\b.*)
 
 
 def one_line(error: BaseException) -> str:
-    """The message to the user for any error: that of its cause, if the project raised the cause."""
+    """The message for any error, in one line; if a ``UserError`` caused it, that error's message."""
     if found := IN_WORKER.search(str(error)):
         return f"{_joined(found[2]).removeprefix('UserError: ')} (in a DataLoader worker)"
     cause: BaseException | None = error
