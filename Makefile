@@ -1,4 +1,4 @@
-# `make train` and `make test` are all the set-up there is. ARGS="optimizer=adam" passes overrides.
+# `make train` and `make test` also set up the environment. ARGS="optimizer=adam" passes overrides.
 PYTHON ?= python3
 BIN := .venv/bin
 CHROMIUM ?= chromium
@@ -19,11 +19,11 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Long trials: hundreds of runs.
+# Long trials of hundreds of runs.
 soak: $(INSTALLED_DEV)
 	$(BIN)/pytest -m soak $(ARGS)
 
-# The README's pictures: a figure of compare.py, and TensorBoard as Chromium shows it.
+# Draws the README's pictures: a figure of compare.py, and TensorBoard in Chromium.
 pictures: $(INSTALLED_DEV)
 	$(BIN)/python scripts/train.py experiment=paths
 	$(BIN)/python scripts/compare.py logs/sweeps/paths
@@ -35,17 +35,17 @@ pictures: $(INSTALLED_DEV)
 		"http://localhost:6116/#scalars&tagFilter=%5Eoptimum%7C%5Etrain%7C%5Eval%2Floss%7C%5Eupdate%7C%5Eparam"
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "Setting up .venv with what training needs. This takes a few minutes, most of them to download torch."
+	@echo "Setting up .venv for training. This takes a few minutes, mostly to download torch."
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
 	touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	@echo "Adding what figures, tests and the linters need."
+	@echo "Adding the packages for figures, tests and linters."
 	$(PIP) -e '.[dev]'
 	touch $@
 
-# Pins the newest versions that fit, for every platform and Python. Needs uv; torch is pinned first because
+# Pins the newest compatible versions for every platform and Python. Needs uv. torch is pinned first because
 # a newer one would pull in gigabytes of GPU packages.
 constraints:
 	echo "torch==2.13.0" | uv pip compile --quiet --universal -c - --all-extras --no-annotate --no-header \

@@ -110,7 +110,7 @@ def test_another_primary_config_needs_ours_among_its_defaults() -> None:
         (["--config-path", "pkg://antigravity"], "--config-path must be directories on the command line"),
         (["hydra.searchpath=[pkg://antigravity]"], "hydra.searchpath must be directories on the command line"),
         ([f"predict_at=[[{','.join(map(str, range(20_000)))}]]"], "predict_at must be at most 10,000 characters long"),
-        pytest.param(["hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials needs a sweep: -m", marks=needs_sweep),
+        pytest.param(["hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials needs a sweep: add -m", marks=needs_sweep),
         (["-m", "optimizer="], "optimizer must be one of adadelta, adagrad, adam, "),
         (["hydra/hydra_logging=colorlog"], "hydra/hydra_logging must be one of default, "),
         (["seed=${oc.env:NOPE}"], "seed must be a value that can be resolved (KeyError raised while resolving"),

@@ -246,7 +246,7 @@ def test_a_lock_is_let_go_after_an_error_too_and_its_own_errors_are_named(tmp_pa
     with locked(tmp_path / "a/b", "the sweep"):
         assert (tmp_path / "a/b/.lock").exists()
         with (
-            pytest.raises(UserError, match=rf"^the run {tmp_path}/a/b is at work in another process$"),
+            pytest.raises(UserError, match=rf"^the run {tmp_path}/a/b is in use by another process$"),
             locked(tmp_path / "a/b", "the run"),
         ):
             pass

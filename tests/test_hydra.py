@@ -191,11 +191,11 @@ def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"experimental_rerun": "x.pickle"},
-            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs",
+            "--experimental-rerun must not be given: it runs code from a pickle; resume.py resumes runs",
         ),
         (
             {"experimental_rerun": ""},
-            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs",
+            "--experimental-rerun must not be given: it runs code from a pickle; resume.py resumes runs",
         ),
         (
             {"config_path": "pkg://a"},
@@ -275,7 +275,7 @@ def test_the_mode_is_the_one_that_the_config_asks_for(hydra: Any, monkeypatch: p
     assert hydra.get_mode("train", ["hydra.mode=MULTIRUN", "optimizer=sgd"]) == RunMode.MULTIRUN
     assert hydra.config_loader.kept is None  # its jobs are composed one by one
     composed = hydra.config_loader.composed
-    for bad, message in (("+hydra.sweeper.a=3", r"^hydra\.sweeper\.a needs a sweep: -m$"), ("a.b=1", "a.b")):
+    for bad, message in (("+hydra.sweeper.a=3", r"^hydra\.sweeper\.a needs a sweep: add -m$"), ("a.b=1", "a.b")):
         assert hydra.get_mode("train", [bad]) is None  # Hydra hides the error, and the run has it
         with pytest.raises((UserError, HydraException), match=message):
             hydra.config_loader.load_configuration("train", [bad, "hydra.mode=RUN"], RunMode.RUN)

@@ -206,7 +206,7 @@ def test_a_run_that_is_at_work_elsewhere_is_left_alone(finished: Path) -> None:
     before = contents(finished)
     with locked(finished, "the run"):
         result = resume(finished, ["trainer.max_epochs=6"])
-        assert result.reason == f"the run {finished} is at work in another process"
+        assert result.reason == f"the run {finished} is in use by another process"
     assert contents(finished) == before
 
 
@@ -274,7 +274,7 @@ def test_a_run_holds_the_lock_of_its_directory_while_it_trains(run: Run, tmp_pat
     class Intruder(SparseCallback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             with (
-                pytest.raises(UserError, match="is at work in another process") as raised,
+                pytest.raises(UserError, match="is in use by another process") as raised,
                 locked(tmp_path / "r", "it"),
             ):
                 pass

@@ -26,7 +26,7 @@ from descent.run import run_dirs, streams
 from descent.run.run_dirs import job_label
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-NOTED = "\nstopping at the next step from which training can go on; once more: at once\n"
+NOTED = "\nstopping at the next step that can be resumed; press Ctrl-C again to quit now\n"
 
 
 @pytest.fixture(autouse=True)

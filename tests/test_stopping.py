@@ -301,7 +301,7 @@ def test_a_second_signal_ends_the_process_at_once(
     assert ended.value.code == code
     assert max(trace.steps) == 8
     assert not (tmp_path / "r/checkpoints/last.ckpt").exists()
-    assert capsys.readouterr().err.count("once more: at once") == 1
+    assert capsys.readouterr().err.count("press Ctrl-C again to quit now") == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

@@ -265,7 +265,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
-    refused = pytest.raises(UserError, match="is at work in another process")
+    refused = pytest.raises(UserError, match="is in use by another process")
     with locked(tmp_path, "the run"), refused, locked(tmp_path, "the run"):
         pass
 

@@ -76,7 +76,7 @@ def test_another_metric_without_a_mode_is_refused_where_something_is_chosen(
     sweeper: Any,  # noqa: F811
 ) -> None:
     made, launched = sweeper(choose_by="val/r2", **given)
-    with pytest.raises(UserError, match=r"^hydra\.sweeper\.mode must be min or max: val/r2 is not val/loss, whose"):
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.mode must be min or max: val/r2 is not val/loss, which"):
         made.sweep([])
     assert launched.launched == []
     made, launched = sweeper(choose_by="val/r2", params={"optimizer": "adam", **RATES})

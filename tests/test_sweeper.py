@@ -159,7 +159,7 @@ def test_an_interrupted_sweep_says_what_is_left_and_lets_the_directory_go(
     )
     with locked(Path("s"), "the sweep"):
         made, launcher = sweeper()
-        with pytest.raises(UserError, match=r"^the sweep s is at work in another process$"):
+        with pytest.raises(UserError, match=r"^the sweep s is in use by another process$"):
             made.sweep(["optimizer=adam,sgd", "optimizer.lr=0.1,0.2"])
         assert launcher.launched == []
 

@@ -128,18 +128,18 @@ def test_an_argument_of_the_trainer_that_is_set_elsewhere_says_where() -> None:
     assert {name: refusal(name) for name in [*ELSEWHERE, "max_epochs", "devices", "zzz"]} == {
         name: why and f"trainer.{name} must not be set: {why}"
         for name, why in {
-            "logger": "logger=... chooses what logs",
+            "logger": "logger=... chooses the logger",
             "callbacks": "each entry of callbacks is one",
-            "gradient_clip_val": "clip.gradient_clip_val is the key for it",
-            "gradient_clip_algorithm": "clip.gradient_clip_algorithm is the key for it",
-            "max_time": "stopping.max_seconds is the key for it",
-            "enable_checkpointing": "a run is resumed from its checkpoints; checkpoint.* says when they are written",
+            "gradient_clip_val": "set clip.gradient_clip_val instead",
+            "gradient_clip_algorithm": "set clip.gradient_clip_algorithm instead",
+            "max_time": "set stopping.max_seconds instead",
+            "enable_checkpointing": "runs resume from their checkpoints; checkpoint.* sets when they are written",
             "default_root_dir": "output goes below logs/, and name=... names it",
-            "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
+            "plugins": "the project's own plugin writes checkpoints; trainer.precision chooses the precision",
             "enable_model_summary": SUMMARY,
             "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
-            "barebones": "a run keeps checkpoints and logs",
-            "use_distributed_sampler": "each batch is shared out over the processes, each row to one of them",
+            "barebones": "runs write checkpoints and logs",
+            "use_distributed_sampler": "each batch is split over the processes, and each row goes to one of them",
             **{"max_epochs": None, "devices": None, "zzz": None},
         }.items()
     }

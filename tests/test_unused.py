@@ -25,12 +25,12 @@ def test_a_group_that_nothing_takes_anything_of_is_said_and_is_no_hyperparameter
     assert unused_groups(config) == ["optimizer", "batch"]
     assert not [key for key in flat_hparams(config) if key.startswith(("optimizer", "batch"))]
     run(*fixed, "data.num_samples=60", "trainer.max_epochs=1")
-    assert "note: neither model nor data take anything of optimizer and batch" in caplog.text
+    assert "note: neither model nor data use optimizer and batch" in caplog.text
 
 
 ONLY_RATE = "model.optimizer={_target_: torch.optim.SGD, lr: '${optimizer.lr}'}"
 NOTE = (
-    "note: {0} is given and changes nothing: no interpolation in the config takes it (${{{0}}} in the YAML file of the"
+    "note: {0} has no effect: no interpolation in the config uses it (${{{0}}} in the YAML file of the"
     " model, the data or a callback would)"
 )
 
@@ -85,12 +85,12 @@ def test_a_key_that_is_given_and_that_nothing_takes_is_noted(run: Run, caplog: p
     small = "data.num_samples=60", "trainer.max_epochs=1"
     run(*small, "batch.shuffle=false", "data.shuffle=true")
     run(*small, "predict_at=[[1,2,3,4,5]]", "batch.shuffle=false")
-    assert [text for text in caplog.messages if "changes nothing" in text] == [NOTE.format("batch.shuffle")]
+    assert [text for text in caplog.messages if "has no effect" in text] == [NOTE.format("batch.shuffle")]
     caplog.clear()
     config = config_of("batch.shuffle=false", "data.shuffle=true", "data.batch_size=16")
     assert config.unused == ["batch.shuffle"]
     (note,) = notes_on_unused(config)
-    assert note.startswith("neither model nor data take anything of batch:")
+    assert note.startswith("neither model nor data use batch:")
     assert config_digest(config_of("predict_at=[[1]]", "callbacks=none")) == config_digest(
         replace(config_of("predict_at=[[1]]", "callbacks=none"), unused=[])
     )

@@ -155,7 +155,7 @@ def test_a_sweep_that_another_process_works_on_is_refused(script: Script, tmp_pa
     with at_work(sweep):
         done = script("train.py", "-m", "name=s", "seed=1,2")
     assert done.returncode == 1
-    assert f"the sweep {sweep} is at work in another process" in done.stderr
+    assert f"the sweep {sweep} is in use by another process" in done.stderr
     assert not [path for path in sweep.iterdir() if path.is_dir()]
 
 
@@ -177,7 +177,7 @@ def test_a_run_that_another_process_works_on_is_refused_and_left_as_it_is(interr
     with at_work(interrupted):
         refused = resume(interrupted)
     assert refused.status == "failed"
-    assert refused.reason == f"the run {interrupted} is at work in another process"
+    assert refused.reason == f"the run {interrupted} is in use by another process"
     assert contents(interrupted) == before
     assert resume(interrupted).steps == 4 * 5
 

@@ -1,4 +1,4 @@
-"""What all figures have in common."""
+"""Helpers that all figures share."""
 
 import io
 import warnings
@@ -12,7 +12,7 @@ STYLES = ("-", "--", ":")
 
 
 def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
-    """A figure with one set of axes; not one of pyplot's, which would keep it in memory."""
+    """A figure with one set of axes, made without pyplot, which would keep it in memory."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -20,17 +20,17 @@ def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour and style of a line, different for each of the first 24."""
+    """The colour and style of line ``number``; the first 24 lines all differ."""
     return {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
 
 
 def plain(text: str) -> str:
-    """``text`` as it is: what stands between two dollars would be taken for mathematics."""
+    """``text`` with its dollar signs escaped; Matplotlib would read text between two of them as mathematics."""
     return text.replace("$", r"\$")
 
 
 def legend(axes: Axes, title: str | None = None) -> None:
-    """Beside the axes."""
+    """Draws the legend beside the axes, if any line has a label."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title=title, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -38,6 +38,6 @@ def legend(axes: Axes, title: str | None = None) -> None:
 def png_of(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names in any script are allowed
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # names may be in any script
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

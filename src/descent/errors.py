@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause and mend, and its words."""
+"""The error that users can fix themselves, and its messages."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ LONGEST = 200  # characters of a value in a message
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be done. Its text is one line that names key, rule and value."""
+    """A request of the user cannot be carried out. The message is one line that names the key, rule and value."""
 
 
 def invalid(key: str, rule: str, value: Any) -> UserError:
@@ -24,7 +24,7 @@ def invalid(key: str, rule: str, value: Any) -> UserError:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> UserError:
-    """The error for a key that is none of ``known``, those beside it."""
+    """The error for a key that is not in ``known``, the keys at the same level."""
     path, dot, name = key.rpartition(".")
     close = difflib.get_close_matches(name, known, n=1)
     hint = (
@@ -37,10 +37,10 @@ def unknown_key(key: str, known: Sequence[str]) -> UserError:
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """An import within it that fails is one line with the command that installs the project's extra ``name``.
+    """Turns a failed import into a one-line error with the command that installs the project's extra ``name``.
 
     Args:
-        what: needs it: ``data=diabetes``.
+        what: what needs the import, such as ``data=diabetes``.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def extra(name: str, what: str) -> Iterator[None]:
 
 
 def validation_error(error: "ValidationError", path: str = "", separator: str = ".") -> UserError:
-    """What pydantic found first, as such an error; ``path`` goes before its keys."""
+    """The first error that pydantic found, as a ``UserError``; ``path`` prefixes its key."""
     first = error.errors(include_url=False)[0]
     key = separator.join([*([path] if path else []), *map(str, first["loc"])])
     match first["type"]:
@@ -65,7 +65,7 @@ def validation_error(error: "ValidationError", path: str = "", separator: str = 
 
 
 def as_yaml(value: Any) -> str:
-    """``value`` as a config file spells it: ``null``, ``true``, ``'text'``, ``[1, 2]``."""
+    """``value`` as written in a config file: ``null``, ``true``, ``'text'``, ``[1, 2]``."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and directories that one process at a time works in."""
+"""Writes files atomically and locks directories."""
 
 import os
 import secrets
@@ -15,10 +15,10 @@ from descent.errors import UserError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that becomes ``path`` when all of it is on the disk; on an error ``path`` stays as it was.
+    """A file to write to. It becomes ``path`` once all of it is on the disk; on an error ``path`` does not change.
 
     Raises:
-        UserError: the disk is full, read-only, or not there; the message has the path and the cause.
+        UserError: the disk is full, read-only or missing; the message names the path and the cause.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):  # on a read-only disk there is nothing to remove
             temporary.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__  # torch wraps what its file raises
+        cause = error if isinstance(error, OSError) else error.__context__  # torch wraps errors of the file
         if isinstance(error, Exception) and isinstance(cause, OSError):
             raise UserError(f"cannot write {path}: {cause.strerror}") from error
         raise
@@ -39,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replaced(output: Path) -> Iterator[Path]:
-    """A path of its own to write to, that becomes ``output``; on an error ``output`` stays as it was."""
+    """A temporary path to write to. It becomes ``output``; on an error ``output`` does not change."""
     temporary = output.absolute().with_name(f".{secrets.token_hex(4)}.{output.name}")
     try:
         yield temporary
@@ -49,7 +49,7 @@ def replaced(output: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Makes ``content`` the content of ``path``, or leaves what was there.
+    """Writes ``content`` to ``path``; on an error ``path`` does not change.
 
     Raises:
         UserError: see ``atomic_file``.
@@ -59,31 +59,31 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process has locked it, be it on another machine that shares the file system."""
+    """Whether a process has locked the directory, on this machine or on one that shares its file system."""
     try:
         with FileLock(directory / ".lock").acquire(blocking=False):
             return False
     except Timeout:
         return True
-    except OSError:  # which whoever locks it will say
+    except OSError:  # ``locked`` reports it
         return False
 
 
 @contextmanager
 def locked(directory: Path, what: str) -> Iterator[None]:
-    """Within it nobody else can lock the directory. A process that is killed leaves it unlocked.
+    """Locks the directory. The lock is released even if the process is killed.
 
-    It is ``flock``, which holds between machines on NFS too, and on Lustre where it is mounted so.
+    It is an ``flock``, which also works between machines on NFS, and on Lustre mounted with ``flock``.
 
     Raises:
-        UserError: somebody else has it, or the lock's file cannot be written, or the file system has no locks.
+        UserError: another process has the lock, the lock file cannot be written, or the file system has no locks.
     """
     path = directory / ".lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path).acquire(blocking=False)
     except Timeout:
-        raise UserError(f"{what} {directory} is at work in another process") from None
+        raise UserError(f"{what} {directory} is in use by another process") from None
     except OSError as error:
         raise UserError(f"cannot {'lock' if error.errno == ENOLCK else 'write'} {path}: {error.strerror}") from error
     with lock:

@@ -1,4 +1,4 @@
-"""This process among those of its run: one alone, or one of several. Imports no torch at its top."""
+"""Tells which of a run's processes this one is. Does not import torch at the top."""
 
 import os
 import re
@@ -8,17 +8,17 @@ from secrets import token_hex
 
 from descent.errors import UserError
 
-TIMEOUT = 300.0  # seconds that the processes of a run wait for the first of them
+TIMEOUT = 300.0  # seconds to wait for torchrun's store, and for the first process's entry in it
 
 
 @dataclass(frozen=True)
 class Started:
-    """How a process of several was started.
+    """How one of several processes was started.
 
     Attributes:
         by: torchrun, srun or Lightning.
-        rank: its number among them; of Lightning's own on one machine.
-        world: how many there are; ``None``: as many as the config asks for.
+        rank: of this process; Lightning starts processes on one machine, so theirs is the local rank.
+        world: the number of processes; ``None``: as many as the config says.
     """
 
     by: str
@@ -27,7 +27,7 @@ class Started:
 
 
 def started() -> Started | None:
-    """Who started this process as one of several; ``None``: nobody has, be it that Lightning is going to."""
+    """Who started this process as one of several; ``None``: nobody, although Lightning may still start others."""
     given = os.environ
     if "TORCHELASTIC_RUN_ID" in given:
         return Started("torchrun", int(given["RANK"]), int(given["WORLD_SIZE"]))
@@ -37,15 +37,15 @@ def started() -> Started | None:
 
 
 def is_main() -> bool:
-    """Whether it is the one process of its run that writes and prints."""
+    """Whether this is the process of its run that writes and prints."""
     found = started()
     return found is None or found.rank == 0
 
 
 def common_name() -> str | None:
-    """What the processes of one launch by torchrun or srun can call their run without asking each other.
+    """The name that all processes of one torchrun or srun launch give their run; ``None`` without such a launch.
 
-    It is the same again where the launcher starts them once more, after a failure or a preemption.
+    It stays the same when the launcher restarts them after a failure or a preemption.
 
     Raises:
         UserError: torchrun was given no id, and its store cannot be reached.
@@ -58,15 +58,15 @@ def common_name() -> str | None:
     name = os.environ["TORCHELASTIC_RUN_ID"]
     if name == "none":
         name = _from_store()
-    return f"torchrun_{name[:8] if re.fullmatch('[0-9a-f-]{36}', name) else name}"  # torchrun's own is a UUID
+    return f"torchrun_{name[:8] if re.fullmatch('[0-9a-f-]{36}', name) else name}"  # torchrun's own ids are UUIDs
 
 
 @cache
 def _from_store() -> str:
-    """A name by the first process of all, from the store that torchrun keeps for the processes it starts."""
+    """The name that the first process puts into torchrun's store."""
     from datetime import timedelta
 
-    from torch import distributed  # which takes seconds, and would come later
+    from torch import distributed  # takes seconds, so not at the top
 
     address, port, made = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), token_hex(3)
     try:

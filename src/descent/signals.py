@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C), SIGTERM and SIGHUP: they end the process at once, and a training run at its next safe point.
+"""Handles SIGINT (Ctrl-C), SIGTERM and SIGHUP, which end a process at once and a training run at its next safe point.
 
-A safe point is one from which resuming is exact. ``descent.training.checkpoints`` knows where those are.
-SIGHUP says that the terminal was closed; Windows has no such signal.
+Runs resume exactly from a safe point; ``descent.training.checkpoints`` decides where those are.
+SIGHUP means that the terminal was closed; Windows does not have it.
 """
 
 import atexit
@@ -21,19 +21,19 @@ from descent.processes import is_main, started
 
 HANDLED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-# By it submitit is told to queue a job again that is to end, at its time limit for example.
+# Slurm sends it to a job that must end, at its time limit for example; submitit then queues the job again.
 REQUEUE = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
 
-ONE_REQUEST = 2.0  # seconds; srun and torchrun hand a signal on, and the whole group has it as well
-POLL_SECONDS = 0.5  # between two looks for the mark of a sweep that is to end
+ONE_REQUEST = 2.0  # seconds in which signals count as one: srun and torchrun forward one that the group gets too
+POLL_SECONDS = 0.5  # between two checks for the file that stops a sweep
 
-_received: list[int] = []  # the signal that this process was to end by, where ``install`` was called
-_exit_code: list[int] = []  # of a finished command
-LOGGING = 1  # how many functions Python calls at its end for ``logging``
+_received: list[int] = []  # the signal that was to end this process, from ``exit_at_once``
+_exit_code: list[int] = []  # of a finished command, from ``leave_with``
+LOGGING = 1  # how many atexit functions ``logging`` registers
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
-    """A run has been asked to end and has saved what it needs to go on."""
+class Interrupted(Exception):  # noqa: N818  # not an error
+    """A signal ended a run, after it saved what it needs to resume."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -41,23 +41,23 @@ class Interrupted(Exception):  # noqa: N818  # not an error of anybody's
 
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
-    """Ends the process with the exit code that shells give to the signal, and without a traceback."""
+    """Ends the process without a traceback, with the exit code that shells give to the signal."""
     _received[:] = [number]
     raise SystemExit(128 + number)
 
 
 def exit_if_received() -> None:
-    """Ends the process if a signal was to end it before.
+    """Ends the process if an earlier signal should have ended it.
 
-    Python drops an exception that a signal's handler raises in a destructor, and libraries may catch it.
+    Python drops an exception that a signal handler raises in a destructor, and libraries may catch one.
     """
     if _received:
         exit_at_once(_received[0])
 
 
 def install() -> None:
-    """From now on a signal ends the process at once; for scripts, first thing."""
-    # first registered, last called; after one of whoever started Python it would not be the last
+    """Makes signals end the process at once. Scripts call it first."""
+    # atexit calls functions in reverse order: _leave is last if only logging has registered one before
     if getattr(atexit, "_ncallbacks", lambda: 0)() == LOGGING:
         atexit.register(_leave)
     for number in HANDLED:
@@ -66,22 +66,22 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """From now on signals do nothing: for the moments in which a finished command leaves the process."""
+    """Ignores signals from now on, while a finished command exits."""
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
 
 
 def leave_with(code: int) -> None:
-    """Has the process end with this code as soon as libraries have done what they do at its end.
+    """Makes the process end with this code right after the atexit functions of libraries.
 
-    Python would take all modules apart first, for a tenth of a second with torch. Only where ``install`` was called.
+    Python would first tear down all modules, for a tenth of a second with torch. Works only after ``install``.
     """
     _exit_code[:] = [code]
 
 
 def _leave() -> None:
-    if _exit_code and gc.get_freeze_count():  # or else what is in memory is not told from the libraries
-        gc.collect()  # closes files that somebody has left open
+    if _exit_code and gc.get_freeze_count():  # without gc.freeze, gc.collect would search the libraries too
+        gc.collect()  # closes files that were left open
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -90,50 +90,50 @@ def _leave() -> None:
 
 
 def _is_by_nohup(number: int) -> bool:
-    """Whether the process was started to go on after its terminal is closed."""
+    """Whether it is a SIGHUP that nohup made the process ignore, to continue after its terminal is closed."""
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _deferrable() -> list[int]:
-    """The signals that a run ends by; that to be queued again only where somebody listens to it."""
+    """The signals that end a run; ``REQUEUE`` only if it has a handler."""
     listened = [REQUEUE] if REQUEUE is not None and callable(signal.getsignal(REQUEUE)) else []
     return [*(number for number in HANDLED if not _is_by_nohup(number)), *listened]
 
 
 class Deferred:
-    """Notes the first signal that comes in; a second one ends the process at once."""
+    """Notes the first signal; a second one ends the process at once."""
 
     number: int | None = None
     noted_at = 0.0
 
     def check(self) -> None:
-        """Raises ``Interrupted`` if a signal has come in."""
+        """Raises ``Interrupted`` if a signal was received."""
         if self.number is not None:
             raise Interrupted(self.number)
 
     def listen(self) -> None:
-        """Puts itself in the place of whatever handles the signals now."""
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        """Replaces the current signal handlers."""
+        if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
             for number in _deferrable():
                 signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             at_once = started() is not None and time.monotonic() - self.noted_at < ONE_REQUEST
-            if at_once or (number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ):  # Slurm and its srun send two
+            if at_once or (number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ):  # Slurm and srun send two
                 return
             raise SystemExit(128 + number)
         self.number, self.noted_at = number, time.monotonic()
         if not is_main():
             return
         with suppress(OSError):  # the terminal may be gone
-            print("\nstopping at the next step from which training can go on; once more: at once", file=sys.stderr)
+            print("\nstopping at the next step that can be resumed; press Ctrl-C again to quit now", file=sys.stderr)
 
 
 def _leave_group() -> None:
-    """A DataLoader's worker hears nothing of a signal to the whole group, Ctrl-C say: the run still needs its batches.
+    """Keeps signals to the process group, such as Ctrl-C, from a DataLoader's worker: the run still needs its batches.
 
-    It ends as its parent says, or with it.
+    The worker ends when its parent says so, or with its parent.
     """
     if isinstance(getattr(signal.getsignal(signal.SIGINT), "__self__", None), Deferred):
         os.setpgid(0, 0)
@@ -144,24 +144,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def stop_mark(sweep_dir: Path) -> Path:
-    """The file by which a sweep ends its jobs, wherever they run; in it is the number of the signal."""
+    """The file that stops a sweep's jobs, wherever they run; it holds the number of the signal."""
     return sweep_dir / ".stop"
 
 
 def asked_to_stop(mark: Path) -> int | None:
-    """The signal's number; ``None``: the sweep goes on."""
+    """The number of the signal that stops the sweep; ``None``: the sweep continues."""
     try:
         return int(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # there is none, or it is about to be written
+    except (OSError, ValueError):  # the file is missing or not yet written
         return None
 
 
 @contextmanager
 def deferred(mark: Path | None = None) -> Iterator[Deferred]:
-    """Within it signals are noted; after it they are handled as before.
+    """Notes signals instead of ending the process, then restores the previous handlers.
 
     Args:
-        mark: of the sweep that the run is a job of; where it appears, it is as if the signal had come in here.
+        mark: the stop file of the sweep that the run belongs to; once it exists, its signal counts as received.
     """
     exit_if_received()
     before = {number: signal.getsignal(number) for number in _deferrable()}

@@ -1,1 +1,1 @@
-"""The config: schema, checks, one-line messages. Imports no torch."""
+"""The config: its schema, its checks and their one-line messages. Does not import torch."""

@@ -1,4 +1,4 @@
-"""What values an annotation allows, as read from the source: a type for pydantic, and its words."""
+"""Turns annotations read from source code into types for pydantic, with words for error messages."""
 
 import ast
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from descent.config import types
 from descent.config.source import Module, dotted, find
 
-# Modules that are imported to see what an annotation means; they are light. What others define may be anything.
+# Light modules, imported to learn what an annotation means. Types of other modules allow any value.
 LIGHT = ("typing", "typing_extensions", "collections.abc", "pathlib", "pydantic", "annotated_types", types.__name__)
 
 STRICT: dict[Any, Any] = {int: types.Integer, float: types.Number, bool: types.Boolean, str: types.AnyText}
@@ -24,16 +24,16 @@ KNOWN: dict[str, Any] = {
 
 
 class AnythingError(Exception):
-    """What is annotated is none of a config's values, or only known to a module that is slow to import."""
+    """An annotation that allows no config value, or whose module is too slow to import."""
 
 
 def type_of(node: ast.expr, module: Module) -> Any:
-    """The type that an annotation stands for, scalars strict: ``true`` is no number, ``1`` is one.
+    """The type that an annotation stands for. Scalars are strict: ``true`` is not a number, ``1`` is.
 
-    What it may be besides, a tensor or a callable, is left out.
+    Alternatives that a config cannot hold, such as a tensor or a callable, are left out.
 
     Raises:
-        AnythingError: nothing is left.
+        AnythingError: no alternative is left.
     """
     match node:
         case ast.Constant(value=None):
@@ -57,7 +57,7 @@ def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
             return KNOWN[node.id]
         raise AnythingError
     package, _, name = path.rpartition(".")
-    if path == "torch.Tensor":  # no value of a config; where it stands is long to read, and many annotations have it
+    if path == "torch.Tensor":  # common in annotations, never a config value, and its module is slow to read
         raise AnythingError
     if package in LIGHT:
         return KNOWN[name] if name in KNOWN else _strict(getattr(import_module(package), name, None))
@@ -71,7 +71,7 @@ def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
 
 
 def _strict(kind: Any) -> Any:
-    """Of pydantic's own, ``PositiveInt`` for one; this project's are strict."""
+    """A type from pydantic, such as ``PositiveInt``, made strict; this project's types already are."""
     if get_origin(kind) is not Annotated:
         raise AnythingError
     base, *rest = get_args(kind)
@@ -79,7 +79,7 @@ def _strict(kind: Any) -> Any:
 
 
 def _annotated(kind: Any, metadata: Sequence[Any]) -> Any:
-    """The type with further limits, which its words name; none where they are more than that, a function say."""
+    """The type with further limits, which its words name; it has no words if one of them is, say, a function."""
     base, *own = get_args(kind) if get_origin(kind) is Annotated else (kind,)
     limits = [_limit(entry) for part in metadata for entry in getattr(part, "metadata", [part])]
     rule = [] if "" in limits else [types.Rule(words(kind) + " and".join(limits))]
@@ -124,11 +124,11 @@ def _union(parts: Sequence[ast.expr], module: Module) -> Any:
             continue
     if not kinds or kinds == [None]:
         raise AnythingError
-    return Union[tuple(kinds)]  # noqa: UP007  # as many as there are
+    return Union[tuple(kinds)]  # noqa: UP007  # their number varies
 
 
 def _metadata(node: ast.expr, module: Module) -> Any:
-    """``Gt(0)``, ``Field(gt=0)`` and the like; ``None`` for what only the class itself understands."""
+    """The value of ``Gt(0)``, ``Field(gt=0)`` and the like; ``None`` for other metadata."""
     names = {}
     for name in {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}:
         package, _, last = str(module.names.get(name)).rpartition(".")
@@ -141,7 +141,7 @@ def _metadata(node: ast.expr, module: Module) -> Any:
 
 
 def words(kind: Any) -> str:
-    """What a value of the type is, to follow "must be"; empty where pydantic says it better."""
+    """What a value of the type must be, to follow "must be"; empty where pydantic's message is better."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return next((part.text for part in reversed(arguments) if isinstance(part, types.Rule)), "")

@@ -1,7 +1,7 @@
-"""Hydra's composed config, judged before Hydra acts on anything in it.
+"""Checks the config that Hydra composed, before Hydra acts on it.
 
-The command line belongs to the user, so this is no sandbox. It keeps a run's output where it can be found, and refuses
-what would run code, however it is spelled.
+The user controls the command line, so this is not a sandbox. It keeps a run's output where it can be found, and refuses
+settings that would run code, however they are spelled.
 """
 
 import argparse
@@ -23,24 +23,22 @@ from descent.processes import started
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
 DIRECTORY = "directories on the command line: a package would be imported"
-BY_LIGHTNING = ("run", "output_subdir")  # what it sets, with the job's name, for the processes that it starts
-LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice as many
+BY_LIGHTNING = ("run", "output_subdir")  # keys that it sets, besides the job's name, for the processes it starts
+LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice the number
 DEEPEST = 50  # brackets within brackets
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuses a command line that asks for what is never done.
+    """Refuses flags and overrides that this project does not allow.
 
     Args:
         arguments: as Hydra's own parser reads them.
 
     Raises:
-        UserError: with the flag or the key.
+        UserError: names the flag or the key.
     """
     if arguments.experimental_rerun is not None:
-        raise UserError(
-            "--experimental-rerun must not be given: it runs what is in a pickle; resume.py goes on with runs"
-        )
+        raise UserError("--experimental-rerun must not be given: it runs code from a pickle; resume.py resumes runs")
     if str(arguments.config_path).startswith("pkg:"):
         raise invalid("--config-path", DIRECTORY, arguments.config_path)
     for override in arguments.overrides:
@@ -55,20 +53,20 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _depth(text: str) -> int:
-    """Of the brackets in an override."""
+    """How deeply the brackets in an override are nested."""
     steps = ((character in "[{") - (character in "]}") for character in text)
     return max(accumulate(steps), default=0)
 
 
 def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
-    """Refuses a config whose output would go elsewhere, or whose ``hydra`` node names code of somebody else's.
+    """Refuses a config whose output would go elsewhere, or whose ``hydra`` node names a class that is not a plugin's.
 
     Args:
-        hydra: the node of that name.
+        hydra: the config's ``hydra`` node.
         conf: the directory of ``train.yaml``, whose own settings are allowed.
 
     Raises:
-        UserError: with the key.
+        UserError: names the key.
     """
     given: Any = OmegaConf.to_container(hydra, resolve=False)
     found = started()
@@ -92,10 +90,10 @@ def check(hydra: DictConfig, conf: Path, config_name: str = "train") -> None:
 
 
 def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses an interpolation on the command line that leads nowhere; Hydra would blame the directory named after it.
+    """Refuses an override whose interpolation cannot be resolved; Hydra's error would name the output directory.
 
     Raises:
-        UserError: with the key.
+        UserError: names the key.
     """
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
@@ -110,13 +108,13 @@ def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
 
 @cache
 def main_config(conf: Path) -> dict[str, Any]:
-    """What stands in a project's ``train.yaml``."""
+    """The content of a project's ``train.yaml``."""
     return _read(conf / "train.yaml")
 
 
 @cache
 def _expected(conf: Path) -> dict[str, Any]:
-    """What decides where output goes, and what Hydra makes objects of: Hydra's defaults below ``train.yaml``."""
+    """The settings for output and for objects that Hydra makes: Hydra's defaults, overridden by ``train.yaml``."""
     expected: dict[str, Any] = {"output_subdir": ".hydra", "callbacks": {}, "run": {}, "sweep": {}}
     for key in ("job_logging", "hydra_logging"):
         expected[key] = _read(Path(str(files("hydra"))) / "conf" / "hydra" / key / "default.yaml")
@@ -125,7 +123,7 @@ def _expected(conf: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """By PyYAML in C where it is there: OmegaConf takes a tenth of a short command for it."""
+    """Reads YAML with PyYAML's C loader if it is installed; OmegaConf would take a tenth of a short command."""
     with path.open(encoding="utf-8") as file:
         return dict(yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
@@ -137,7 +135,7 @@ def _merged(defaults: Any, own: Any) -> Any:
 
 
 def _differences(path: str, expected: Any, given: Any) -> Iterator[str]:
-    """The keys below ``path`` that differ."""
+    """The keys at or below ``path`` that differ."""
     if isinstance(expected, dict) and isinstance(given, dict):
         for key in [*expected, *(key for key in given if key not in expected)]:
             yield from _differences(f"{path}.{key}", expected.get(key), given.get(key))

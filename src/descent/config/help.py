@@ -1,4 +1,4 @@
-"""``--help``: the first sentence of ``train.yaml`` and, for each config group, of each of its options."""
+"""Writes ``--help``: the first sentence of ``train.yaml`` and of every option of every config group."""
 
 import re
 import textwrap
@@ -34,7 +34,7 @@ def help_text(conf: Path) -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """Of the comment that opens a config file."""
+    """The first sentence of the comment that opens a config file."""
     comment: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or line.rstrip() == "#":

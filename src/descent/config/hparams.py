@@ -1,4 +1,4 @@
-"""Hyperparameters as one flat table: for HParams in TensorBoard, ``result.json`` and comparisons."""
+"""Flattens a config into hyperparameters, for TensorBoard's HParams, ``result.json`` and comparisons."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,17 +7,17 @@ if TYPE_CHECKING:
     from descent.config.schema import Config
 
 GROUPS = ("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer", "callbacks", "logger")
-# Left out, so that results of one process have the hyperparameters that they had before there could be several.
+# Left out, so that results of one process keep the hyperparameters that they had before these keys existed.
 ONE_PROCESS = {"trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto"}
-OF_CLASSES = ("data", "model", "callbacks", "logger")  # of these, what is another key's value is left out
+OF_CLASSES = ("data", "model", "callbacks", "logger")  # of these, keys with another key's value are left out
 
 
 def flat_hparams(config: "Config") -> dict[str, Any]:
-    """``{"seed": 0, "optimizer": "adam", "optimizer.lr": 0.01, ...}``.
+    """The hyperparameters, such as ``{"seed": 0, "optimizer": "adam", "optimizer.lr": 0.01, ...}``.
 
-    A group's own name holds the option chosen for it.
+    The name of a group holds the option that was chosen for it.
     """
-    from descent.config.schema import tree_of  # pydantic comes in here
+    from descent.config.schema import tree_of  # imports pydantic
 
     found: dict[str, Any] = {"seed": config.seed}
     tree = tree_of(config)
@@ -37,7 +37,7 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
 
 
 def _is_of_own_key(key: str, source: str, config: "Config") -> bool:
-    """Whether model or data get it of a key of the project's own at the top of ``train.yaml``, which is no group."""
+    """Whether model or data get it from a key that the project added to ``train.yaml``, which is not a group."""
     return source.partition(".")[0] in config.extra and key.startswith(("data.", "model."))
 
 
@@ -54,20 +54,20 @@ def flat(node: Mapping[str, Any], path: str = "", left_out: Collection[str] = ()
 
 
 def unused_groups(config: "Config") -> list[str]:
-    """Groups that neither model nor data take anything of, so that what they say is not so."""
+    """Groups that neither model nor data take a value from, so that they have no effect."""
     used = {source.partition(".")[0] for key, source in config.links.items() if key.startswith(("data.", "model."))}
     return [group for group in ("optimizer", "scheduler", "batch") if getattr(config, group) and group not in used]
 
 
 def notes_on_unused(config: "Config") -> Iterator[str]:
-    """What of the config goes nowhere, and how it would be handed on."""
+    """Notes on config keys that have no effect, and on how to use them."""
     if unused := unused_groups(config):
         named = " and ".join(unused)
-        yield f"neither model nor data take anything of {named}: interpolation in their YAML files would hand it on"
+        yield f"neither model nor data use {named}: interpolation in their YAML files would pass it on"
     for key in config.unused:
         if key.partition(".")[0] in unused:
             continue
         yield (
-            f"{key} is given and changes nothing: no interpolation in the config takes it (${{{key}}} in the YAML file"
+            f"{key} has no effect: no interpolation in the config uses it (${{{key}}} in the YAML file"
             " of the model, the data or a callback would)"
         )

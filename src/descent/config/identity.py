@@ -1,4 +1,4 @@
-"""Which config a run has: kept in its checkpoints and its result, so that no run goes on with another one."""
+"""Compares configs, so that a run is only resumed with the config that it began with."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from descent.config.source import find, signature_of
 from descent.config.targets import is_default
 from descent.errors import as_yaml
 
-# What a run is called, shows and writes on its way changes nothing of what it computes and leaves.
+# Keys that do not change what a run computes.
 FREE = (
     "name",
     "choices",
@@ -30,8 +30,8 @@ LENGTH = "trainer.max_epochs"
 def flat_config(config: Config) -> dict[str, Any]:
     """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values.
 
-    What a class gets by interpolation is that of the key where it is written.
-    A key that has a default in the schema is left out where it has it: runs from before there was the key go on.
+    An interpolated value appears only under the key that it comes from.
+    A key is left out if its value is the schema's default, so that runs from before the key existed still resume.
     """
     linked = {key: source for key, source in config.links.items() if source and key.startswith(OF_CLASSES)}
     own = flat(without_defaults(config), left_out=[key for key, source in linked.items() if not _is_free(source)])
@@ -43,7 +43,7 @@ def _is_free(key: str) -> bool:
 
 
 def config_digest(config: Config) -> str:
-    """Of all but the length, which may grow. Equal for equal values: 1 and 1.0 are one learning rate."""
+    """The digest of all keys but the length, which may grow. Equal values have equal digests: 1 is 1.0."""
     values = {key: value for key, value in flat_config(config).items() if key != LENGTH}
     plain = json.loads(json.dumps(values), parse_int=float)
     return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
@@ -52,7 +52,7 @@ def config_digest(config: Config) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> str | None:
     """Each key that differs, with both values: ``optimizer.lr was 0.1 and is 0.001``; ``None``: none does.
 
-    A key that only one of them has, with the default of its class, is none: the class may have got it since.
+    A key that only one config has, with the default of its class, does not differ: the class may be newer.
     """
     keys = [key for key in {**before, **now} if key not in allowed and not _is_same(before, now, key)]
     found = [f"{key} was {_value(before, key)} and is {_value(now, key)}" for key in keys]

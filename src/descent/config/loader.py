@@ -1,4 +1,4 @@
-"""Hydra's loader of configs, with a check of every config that it composes."""
+"""Hydra's config loader, which checks every config that it composes."""
 
 import argparse
 from copy import deepcopy
@@ -17,7 +17,7 @@ from descent.config.composing import DIRECTORY, check, check_arguments, check_re
 from descent.errors import UserError, invalid
 from descent.processes import is_main
 
-TEMPLATES = 200  # that are kept at a time: 170 kB each
+TEMPLATES = 200  # kept at a time; each takes 170 kB
 
 
 def install(conf: Path, arguments: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
         arguments: the command line, as Hydra's own parser reads it.
 
     Raises:
-        UserError: the command line asks for what is never done.
+        UserError: the command line has a flag or an override that is not allowed.
     """
     check_arguments(arguments)
     Loader.conf, Loader.is_sweep = conf, arguments.multirun
@@ -36,23 +36,23 @@ def install(conf: Path, arguments: argparse.Namespace) -> None:
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, with a check of every config that it composes.
+    """Hydra's config loader, which checks every config that it composes.
 
-    It composes the config of a single run once, and of a sweep once for all jobs that differ in plain numbers alone.
+    It composes the config of a single run once, and of a sweep once for all jobs that differ only in plain numbers.
     """
 
     conf: Path
-    is_sweep: bool  # by -m
-    kept: tuple[Any, DictConfig | Exception] | None = None  # what a run is to be composed from, and what came of it
+    is_sweep: bool  # started with -m
+    kept: tuple[Any, DictConfig | Exception] | None = None  # a run's arguments, and its config or error
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        # of this one as well: a sweep's workers get it, and their class has none
+        # on the object too: a sweep's workers get the object, and their class lacks them
         self.conf, self.is_sweep = Loader.conf, Loader.is_sweep
-        self.templates: dict[Any, DictConfig] = {}  # by what a job is composed from but for its numbers
+        self.templates: dict[Any, DictConfig] = {}  # by config name and overrides without numbers
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"templates": {}}  # which would make each job that is sent to a worker a large one
+        return vars(self) | {"templates": {}}  # they would enlarge each job sent to a worker
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
         for override in parsed_overrides:
@@ -68,7 +68,7 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        if run_mode == RunMode.MULTIRUN and not validate_sweep_overrides:  # Hydra's get_mode alone asks for that
+        if run_mode == RunMode.MULTIRUN and not validate_sweep_overrides:  # only Hydra's get_mode does so
             return OmegaConf.create({"hydra": {"mode": self._mode(config_name, overrides)}})
         kept, self.kept = self.kept, None
         if kept is not None and kept[0] == (config_name, [*overrides[:-1]], run_mode):
@@ -77,7 +77,7 @@ class Loader(ConfigLoaderImpl):
             return kept[1]  # the last override is the mode, which Hydra adds
         given = config_name, overrides, run_mode, from_shell, validate_sweep_overrides
         config = self._job(*given) if self.is_sweep and run_mode == RunMode.RUN else super().load_configuration(*given)
-        if config_name is not None:  # a help text of Hydra's own has none
+        if config_name is not None:  # Hydra's own help texts have none
             check(config.hydra, self.conf, config_name)
             check_resolves(config, overrides)
             if not is_main():
@@ -85,7 +85,7 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def _job(self, config_name: str | None, overrides: list[str], *given: Any) -> DictConfig:
-        """The config of a job: composed, or that of another with its own numbers."""
+        """The config of a job: composed, or copied from a job that differs only in numbers."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         numbers = [override for override in parsed if _sets_number(override) and _is_alone(override, parsed)]
         lines = (override.key_or_group if override in numbers else override.input_line for override in parsed)
@@ -108,7 +108,7 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def _mode(self, config_name: str | None, overrides: list[str]) -> RunMode | None:
-        """The mode that the config asks for; ``None``: none, or it cannot be composed, which the run will say."""
+        """The mode that the config sets; ``None``: none, or it cannot be composed, which the run then reports."""
         if self.is_sweep:
             return None
         key = config_name, [*overrides], RunMode.RUN
@@ -121,8 +121,8 @@ class Loader(ConfigLoaderImpl):
             self.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
             for override in parsed:
                 if override.key_or_group.startswith("hydra.sweeper."):
-                    raise UserError(f"{override.key_or_group} needs a sweep: -m")
-        except Exception as error:  # Hydra hides it, and would compose once more
+                    raise UserError(f"{override.key_or_group} needs a sweep: add -m")
+        except Exception as error:  # Hydra hides it, and would compose again
             self.kept = key, error
             return None
         self.kept = key, config
@@ -130,7 +130,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _sets_number(override: Override) -> bool:
-    """Whether it gives a key of the project's own that stands in the config a number; a group cannot have one."""
+    """Whether the override sets an existing key, other than Hydra's, to a number; a group cannot be a number."""
     return (
         override.type == OverrideType.CHANGE
         and override.package is None
@@ -140,7 +140,7 @@ def _sets_number(override: Override) -> bool:
 
 
 def _is_alone(override: Override, others: list[Override]) -> bool:
-    """Whether no other sets the same key, or puts another node where it is; the order of the two would matter."""
+    """Whether no other override sets the same key or replaces a node above it; their order would matter."""
 
     def matters(other: Override) -> bool:
         replaces = isinstance(other.value(), dict) or "${" in str(other.input_line)
@@ -151,7 +151,7 @@ def _is_alone(override: Override, others: list[Override]) -> bool:
 
 
 def _write_nothing(hydra: DictConfig) -> None:
-    """Of several processes of a run the first writes its files; what goes wrong in another is on the console."""
+    """Only the first of a run's processes writes files; the others print their errors on the console."""
     with read_write(hydra), open_dict(hydra):
         hydra.output_subdir = None
         hydra.job_logging.handlers.pop("file", None)

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's messages, which take several lines, as one that names the key."""
+"""Turns the errors of Hydra, OmegaConf and others into one line that names the key."""
 
 import difflib
 import re
@@ -11,22 +11,22 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
-# each with its extra
+# each with the extra that installs it
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
-# torch makes one message of a worker's whole traceback, at whose end the error stands
+# torch puts a worker's whole traceback into one message, with the error at the end
 IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker.*\n(?:\S+\.)?(\1\b.*)", re.DOTALL)
 
 
 def one_line(error: BaseException) -> str:
-    """What to tell the user of any error: the cause's own words where the project raised it."""
+    """The message for any error, in one line; if a ``UserError`` caused it, that error's message."""
     if found := IN_WORKER.search(str(error)):
         return f"{_joined(found[2]).removeprefix('UserError: ')} (in a DataLoader worker)"
     cause: BaseException | None = error
-    while cause and not isinstance(cause, UserError):  # Hydra wraps what its resolvers raise
+    while cause and not isinstance(cause, UserError):  # Hydra wraps errors of resolvers
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
-        return _joined(str(cause))  # a column's name may have a line feed
+        return _joined(str(cause))  # a column's name may contain a line feed
     text = _joined(str(error))
     if found := re.search(r"Could not find '(.*?)' Available options in '(.+?)': (.+?) Config search", text):
         return _no_option(*found.groups())
@@ -61,7 +61,7 @@ def _no_option(path: str, group: str, options: str) -> str:
 
 
 def _own_method(error: BaseException) -> str | None:
-    """The method of a project's own Lightning class that an error comes out of: ``MyData.train_dataloader``."""
+    """The method of the user's own Lightning class that raised the error: ``MyData.train_dataloader``."""
     found = None
     for frame, _ in walk_tb(error.__traceback__):
         kinds = {kind.__name__ for kind in type(frame.f_locals.get("self")).__mro__}
@@ -76,12 +76,12 @@ def _joined(text: str) -> str:
 
 
 def unknown(key: str, error: BaseException | None) -> str:
-    """What to say of a key that the config does not have; ``error``: OmegaConf's."""
-    node: Any = getattr(error, "parent_node", None)  # where it was looked for
+    """The message for a key that the config does not have; ``error``: OmegaConf's."""
+    node: Any = getattr(error, "parent_node", None)  # where OmegaConf looked for it
     key = getattr(error, "full_key", None) or key
     path, dot, name = key.rpartition(".")
     if path == "trainer":
-        from descent.config.trainer import refusal  # pydantic comes in here
+        from descent.config.trainer import refusal  # imports pydantic
 
         if refused := refusal(name):
             return refused
@@ -91,7 +91,7 @@ def unknown(key: str, error: BaseException | None) -> str:
         return f"{key} is not set in this config: +{key}=... sets it"
     groups = [] if dot else ["experiment", "debug"]
     if key in groups:
-        return f"{key} has no keys of its own: {key}=... chooses an option"
+        return f"{key} has no keys: {key}=... chooses an option"
     if close := difflib.get_close_matches(name, {**dict.fromkeys([*known, *takes, *groups])}, n=1):
         return f"{key} is not a key: did you mean {path}{dot}{close[0]}?"
     if not dot:

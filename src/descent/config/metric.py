@@ -1,4 +1,4 @@
-"""The metric that decides, as results name it."""
+"""Names and modes of metrics, as results give them."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -7,37 +7,37 @@ SPLITS = ("train", "val", "test")
 
 
 class Metric(NamedTuple):
-    """A metric by the name that it was logged with, and whether its ``min`` or its ``max`` is best."""
+    """The name that a metric was logged with, and whether its ``min`` or its ``max`` is best."""
 
     name: str
     mode: str
 
     def merit(self, value: float) -> float:
-        """The larger, the better."""
+        """``value``, negated where smaller is better."""
         return value if self.mode == "max" else -value
 
 
 def without_split(name: str) -> str:
-    """``acc`` of ``val/acc``: what has one direction on all rows."""
+    """``acc`` for ``val/acc``; its mode is the same in every split."""
     split, _, rest = name.partition("/")
     return rest if rest and split in SPLITS else name
 
 
 def same_of(split: str, name: str) -> str:
-    """``test/acc`` of ``val/acc``."""
+    """The metric in another split: ``test/acc`` for ``val/acc``."""
     return f"{split}/{without_split(name)}"
 
 
 def quantities_of(results: Iterable[Mapping[str, Any]], name: str) -> list[str]:
-    """What a metric is in these runs, as far as they say it: of more than one its values are not comparable."""
+    """The quantities that a metric measures in these runs, where known. Values of different ones do not compare."""
     given = (result.get("quantities", {}).get(without_split(name)) for result in results)
     return sorted({quantity for quantity in given if quantity is not None})
 
 
 def monitors_of(results: Iterable[Mapping[str, Any]], logged: Collection[str]) -> list[Metric]:
-    """The metrics that decided in these runs, most often one.
+    """The metrics that these runs monitored, usually one.
 
-    Results from before ``monitor`` was written have none: there it was the loss.
+    Older results do not name it; they monitored the loss.
     """
     given = [result["monitor"] for result in results if result.get("monitor")]
     found = {Metric(monitor["metric"], monitor["mode"]) for monitor in given}

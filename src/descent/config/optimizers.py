@@ -1,4 +1,4 @@
-"""Optimizers and schedulers in a config: a ``_target_``, its keyword arguments, and how Lightning uses it."""
+"""Checks optimizers and schedulers: a ``_target_``, its keyword arguments, and how Lightning uses it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -7,9 +7,9 @@ from descent.config.source import SUPPLIED
 from descent.config.targets import check_target
 from descent.config.types import Boolean, OrNull, PositiveInteger, Text, check
 
-# Keys beside the arguments of the class. A scheduler's are those of Lightning's lr_scheduler config.
+# Keys besides the arguments of the class. A scheduler's are those of Lightning's lr_scheduler config.
 USES: dict[str, dict[str, Any]] = {
-    "optimizer": {"full_batch_only": Boolean},  # it compares successive gradients of one and the same loss
+    "optimizer": {"full_batch_only": Boolean},  # true: it compares successive gradients of the same loss
     "scheduler": {
         "interval": Literal["epoch", "step"],
         "frequency": PositiveInteger,
@@ -17,7 +17,7 @@ USES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Scheduler arguments that may be null in a config, which then means: as long as the run.
+# Scheduler arguments that may be null in a config. null means the length of the run.
 RUN_LENGTH_ARGUMENTS = ("T_max", "total_steps", "total_iters")
 
 
@@ -29,7 +29,7 @@ def check_spec(
     Args:
         spec: ``_target_``, the class's keyword arguments, and the keys of ``USES``.
         group: ``optimizer`` or ``scheduler``; begins each key in a message.
-        packages, choice: as in ``descent.config.targets.check_target``, which says what is raised and returned.
+        packages, choice: see ``descent.config.targets.check_target``, also for what is returned and raised.
     """
     own = arguments(spec, group)
     for_the_run = {key: own[key] for key in RUN_LENGTH_ARGUMENTS if group == "scheduler" and own.get(key, 0) is None}
@@ -47,11 +47,11 @@ def check_spec(
 
 
 def unfilled(spec: Mapping[str, Any]) -> list[str]:
-    """The arguments of a scheduler, or of its parts, that are to be the length of the run."""
+    """The arguments of a scheduler, or of its parts, that get the length of the run."""
     nodes = [spec, *(spec.get("schedulers") or [])]
     return [key for node in nodes for key in RUN_LENGTH_ARGUMENTS if node.get(key, 0) is None]
 
 
 def arguments(spec: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """The keyword arguments of the class alone."""
+    """Only the keyword arguments of the class."""
     return {k: v for k, v in spec.items() if k != "_target_" and k not in USES[group]}

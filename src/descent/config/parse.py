@@ -1,4 +1,4 @@
-"""From plain nested dictionaries to a checked ``Config``: every mistake is one message, before training."""
+"""Turns plain nested dictionaries into a checked ``Config``. Every mistake is one message, before training."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -22,14 +22,14 @@ def parse(
     own: Collection[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> Config:
-    """Checks a composed config and returns it typed.
+    """Checks a composed config and returns it as typed objects.
 
     Args:
         tree: plain nested dictionaries, interpolations resolved.
-        choices: which option each config group was given; only recorded, with the hyperparameters.
-        cwd: where relative paths start; ``None``: the current directory. The config has absolute ones.
-        own: keys of the project that the schema does not know; they are kept in ``extra``.
-        links: keys whose value is interpolated, and the key whose value each is.
+        choices: the option chosen for each config group, for hyperparameters and messages.
+        cwd: where relative paths start; ``None``: the current directory. The ``Config`` holds absolute paths.
+        own: the project's keys that the schema does not know; they are kept in ``extra``.
+        links: keys with an interpolated value, each with the key that the value comes from.
 
     Raises:
         UserError: a key is missing or unknown, or a value breaks its rule.
@@ -39,7 +39,7 @@ def parse(
         config = _checked(tree, dict(choices or {}), cwd, own, links)
     except UserError as error:
         key, _, rest = str(error).partition(" ")
-        if source := links.get(key):  # where the value was written
+        if source := links.get(key):  # name the key where the value is written
             raise UserError(f"{source} {rest}") from error
         raise
     config = _filled(config)
@@ -51,7 +51,7 @@ def parse(
 def _checked(
     tree: Mapping[str, Any], choices: dict[str, str], cwd: Path | None, own: Collection[str], links: dict[str, str]
 ) -> Config:
-    """Each key by itself."""
+    """Checks each key separately."""
     _check_given(tree)
     if isinstance(tree.get("name"), int):  # name=2024 is meant as a text
         tree = {**tree, "name": str(tree["name"])}
@@ -89,7 +89,7 @@ T = TypeVar("T")
 
 
 def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = ()) -> T:
-    """``node`` as an object of a dataclass of the schema, each value checked; ``further`` keys are beside it."""
+    """``node`` as an object of the schema, each value checked; messages list ``further`` keys besides the schema's."""
     if not isinstance(node, Mapping):
         raise invalid(path, "a group of keys", node)
     known = keys_of(schema) if schema is not TrainerConfig else [*node]
@@ -103,13 +103,13 @@ def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = 
 
 
 def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
-    """Each group that names a class, or several by name, its arguments checked."""
+    """The groups that name a class, or several, with checked arguments."""
     if config.scheduler and "_target_" not in config.scheduler:
         raise invalid("scheduler", "empty, or have a _target_", config.scheduler)
     checked: dict[str, Any] = {}
     for group in ("optimizer", "scheduler") if config.scheduler else ("optimizer",):
         checked[group] = check_spec(getattr(config, group), group, config.packages, config.choices.get(group))
-    for group in ("data", "model"):  # a model may have the optimizer by interpolation
+    for group in ("data", "model"):  # after the optimizer, which a model may interpolate
         choice = config.choices.get(group)
         checked[group] = check_target(getattr(config, group), group, config.packages, choice=choice, cwd=cwd)
     for group in ("callbacks", "logger"):
@@ -127,10 +127,10 @@ def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, 
 
 
 def _filled(config: Config) -> Config:
-    """The config with what a scheduler's file may leave out, and the direction of each metric that is waited for.
+    """The config with the keys that a scheduler's file may leave out, and with a mode for each monitored metric.
 
     Raises:
-        UserError: a direction is not known: of another metric than the monitor's its mode does not tell.
+        UserError: the mode of a metric is neither given nor that of ``monitor``.
     """
 
     def mode(group: str, metric: str, given: Any) -> Any:
@@ -154,7 +154,7 @@ def _filled(config: Config) -> Config:
 
 
 def _hand_on(config: Config) -> None:
-    """A class that gets the optimizer or the scheduler by interpolation gets it with what was filled in here."""
+    """Passes the optimizer and the scheduler, as filled in here, to the classes that interpolate them."""
     for key, source in config.links.items():
         group, *path = key.split(".")
         if group in OF_CLASSES and source in ("optimizer", "scheduler"):
@@ -165,7 +165,7 @@ def _hand_on(config: Config) -> None:
 
 
 def _check_together(config: Config) -> None:
-    """Rules that need more than one key."""
+    """Checks the rules about more than one key."""
     clip, batch = config.clip, config.batch
     if (clip.gradient_clip_val is None) != (clip.gradient_clip_algorithm is None):
         raise UserError(

@@ -1,6 +1,6 @@
-"""Classes read from their source and not by importing it.
+"""Reads classes from their source without importing them.
 
-Importing torch takes seconds; a misspelt ``optimizer.lrr`` should be answered at once.
+Importing torch takes seconds; a misspelt ``optimizer.lrr`` should be reported at once.
 """
 
 import ast
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-SUPPLIED = {"optimizer": 1, "scheduler": 1}  # how many arguments come first that no config has
-NO_INIT = ("object", "ABC", "Generic", "Protocol")  # bases that bring no arguments
+SUPPLIED = {"optimizer": 1, "scheduler": 1}  # how many first arguments the code supplies, not the config
+NO_INIT = ("object", "ABC", "Generic", "Protocol")  # bases that add no arguments
 
 
 @dataclass(frozen=True)
 class Module:
-    """What a module's names are bound to: a class, a function, an expression, or what it is imported from."""
+    """What a module binds its names to: a class, a function, an expression, or an import."""
 
     name: str
-    names: dict[str, ast.AST | str]  # text: the dotted path of what is imported
-    stars: tuple[str, ...]  # modules of which it imports everything
+    names: dict[str, ast.AST | str]  # str: the dotted path of an import
+    stars: tuple[str, ...]  # modules that it imports * from
 
 
 @dataclass(frozen=True)
 class Found:
-    """What stands behind a name, and the module in which it stands."""
+    """The definition of a name, and the module that contains it."""
 
     module: Module
     node: ast.AST
@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Argument:
-    module: Module  # in which it is annotated
+    module: Module  # that contains its annotation
     required: bool
     annotation: ast.expr | None
     default: ast.expr | None
@@ -41,17 +41,17 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """Of ``__init__``, without ``self``."""
+    """The signature of ``__init__``, without ``self``."""
 
     arguments: dict[str, Argument]
     any_key: bool  # it takes **kwargs
 
 
 def find(path: str) -> Found | None:
-    """What stands at a dotted path, re-exports followed.
+    """The definition at a dotted path; follows re-exports.
 
     Returns:
-        ``None`` where there is no source to read: of compiled modules, or of names that are made at run time.
+        ``None`` if there is no Python source to read, as for a compiled module.
 
     Raises:
         LookupError: there is no such module, or it has no such name.
@@ -79,7 +79,7 @@ def find(path: str) -> Found | None:
 
 @cache
 def read_module(name: str) -> Module | None:
-    """``None``: it has no source.
+    """The names of a module; ``None``: it has no Python source.
 
     Raises:
         LookupError: there is no such module.
@@ -115,7 +115,7 @@ def read_module(name: str) -> Module | None:
 
 
 def _path_of(module: str) -> Path:
-    """The file that a module is read from. Only the package at the top is looked up; nothing is imported."""
+    """The file of a module. Python only looks up the top-level package; nothing is imported."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -135,7 +135,7 @@ def _path_of(module: str) -> Path:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, with those in its conditions; what comes later binds the name."""
+    """The statements of a module and of its ``if`` and ``try`` blocks; the last one that binds a name counts."""
     for statement in body:
         match statement:
             case ast.If():
@@ -148,7 +148,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def dotted(node: ast.expr, module: Module) -> str | None:
     """The path that a name or an attribute stands for: ``t.Optional`` after ``import typing as t`` is
-    ``typing.Optional``. ``None``: it is no such thing, or a builtin."""
+    ``typing.Optional``. ``None``: a builtin, or another expression."""
     match node:
         case ast.Name(id=name):
             bound = module.names.get(name)
@@ -162,7 +162,7 @@ def dotted(node: ast.expr, module: Module) -> str | None:
 
 
 def bases(found: Found) -> Iterator[Found | None]:
-    """The classes that a class derives from; ``None`` for one that cannot be read."""
+    """The base classes of a class; ``None`` for one that cannot be read."""
     assert isinstance(found.node, ast.ClassDef)
     for base in found.node.bases:
         path = dotted(base, found.module)
@@ -184,13 +184,13 @@ def derives(found: Found, base: Found) -> bool | None:
 
 
 def signature_of(found: Found) -> Signature | None:
-    """How a class is made; ``None``: that cannot be read."""
+    """The arguments that a class takes; ``None``: they cannot be read."""
     assert isinstance(found.node, ast.ClassDef)
     for statement in found.node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             own = _of_init(statement.args, found.module)
             return _with_those_above(own, statement, found) if own.any_key else own
-    if found.node.decorator_list:  # a dataclass has its fields as arguments
+    if found.node.decorator_list:  # a dataclass takes its fields as arguments
         return None
     for above in bases(found):
         signature = signature_of(above) if above else None
@@ -200,7 +200,7 @@ def signature_of(found: Found) -> Signature | None:
 
 
 def _with_those_above(own: Signature, init: ast.FunctionDef, found: Found) -> Signature:
-    """Where ``**kwargs`` are passed on to ``super().__init__``: its arguments too, but for those given there."""
+    """Adds the arguments of ``super().__init__`` if it gets ``**kwargs``, except those passed to it by name."""
     for call in ast.walk(init):
         if not (isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__" and init.args.kwarg):
             continue

@@ -1,6 +1,6 @@
-"""A ``_target_`` and the keyword arguments of its class, checked before anything slow is imported.
+"""Checks a ``_target_`` and the keyword arguments of its class before anything slow is imported.
 
-Names, defaults and annotations come from the class's source. Ranges that no annotation tells are the class's own.
+Names, defaults and annotations come from the class's source. The class itself checks ranges that it does not annotate.
 """
 
 import ast
@@ -16,7 +16,7 @@ from descent.config.source import Argument, Found, derives, find, signature_of
 from descent.config.types import Rule, check
 from descent.errors import UserError, invalid
 
-# What a group's classes derive from.
+# The base class of each group's classes.
 KINDS = {
     "optimizer": "torch.optim.Optimizer",
     "scheduler": "torch.optim.lr_scheduler.LRScheduler",
@@ -35,21 +35,21 @@ def check_target(
     choice: str | None = None,
     cwd: Path | None = None,
 ) -> dict[str, Any]:
-    """Checks that a class may be used, and that it takes the arguments it is given.
+    """Checks that a class may be used, and that it takes the given arguments.
 
     Args:
         spec: ``_target_`` and the keyword arguments.
         path: the key of the node, ``optimizer`` or ``callbacks.mine``; begins each key in a message.
-        packages: that a ``_target_`` may name.
+        packages: a ``_target_`` must be in one of them.
         supplied: how many of the first arguments the caller supplies, such as the parameters of an optimizer.
         choice: the option that was chosen, for messages.
-        cwd: where relative paths start, of arguments that are annotated as ``Path``; ``None``: the current directory.
+        cwd: where relative paths start, for arguments annotated as ``Path``; ``None``: the current directory.
 
     Returns:
-        the same, with paths made absolute.
+        ``spec`` with absolute paths.
 
     Raises:
-        UserError: a class that is not allowed or not there, an unknown or missing key, a value of another type.
+        UserError: a class that is not allowed or does not exist, an unknown or missing key, a value of the wrong type.
     """
     found = find_class(spec.get("_target_"), path, packages)
     signature = signature_of(found) if found else None
@@ -75,10 +75,10 @@ def check_target(
 
 
 def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
-    """The class that a ``_target_`` names, in its source; ``None``: it has none to read.
+    """The source of the class that a ``_target_`` names; ``None``: it has no source to read.
 
     Raises:
-        UserError: there is no such class, it is not in one of ``packages``, or not of the kind that the group needs.
+        UserError: there is no such class, it is not in ``packages``, or it lacks the base class that the group needs.
     """
     key = f"{path}._target_"
     if target is None:
@@ -95,7 +95,7 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
         return None
     if not isinstance(found.node, ast.ClassDef):
         raise invalid(key, "a class", target)
-    if not _within(found.module.name, packages):  # imported there from elsewhere
+    if not _within(found.module.name, packages):  # imported from another package
         raise invalid(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
     if base and (found == base or derives(found, base) is False):
         raise invalid(key, f"a class derived from {kind}", target)
@@ -103,13 +103,13 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
 
 
 def derives_from(target: str, base: str) -> bool:
-    """Whether the class that is named is ``base`` or derives from it, as far as that can be read."""
+    """Whether the class ``target`` is ``base`` or derives from it; ``False`` if the source does not tell."""
     found, above = find(target), find(base)
     return bool(found and above and derives(found, above))
 
 
 def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = None) -> Any:
-    """``value`` where the annotation of an argument allows it; a path is made absolute."""
+    """Checks ``value`` against the annotation of an argument, and returns it; a path is made absolute."""
     if argument.annotation is None or is_default(value, argument) or nested_targets(value):
         return value
     try:
@@ -133,7 +133,7 @@ def is_default(value: Any, argument: Argument) -> bool:
 
 
 def check_finite(value: Any, key: str) -> None:
-    """Raises an error where a number is not finite, or no sensible setting."""
+    """Raises an error for a number that is not finite, or too large to be a sensible setting."""
     if isinstance(value, Mapping):
         for name, entry in value.items():
             check_finite(entry, f"{key}.{name}")
@@ -145,14 +145,14 @@ def check_finite(value: Any, key: str) -> None:
 
 
 def nested_targets(value: Any) -> list[Mapping[str, Any]]:
-    """The nodes within ``value`` that name a class themselves."""
+    """The nodes in ``value``, at any depth, that have a ``_target_``."""
     inside = [*value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else []
     own = [value] if isinstance(value, Mapping) and "_target_" in value else []
     return own + [node for entry in inside for node in nested_targets(entry)]
 
 
 def check_nested(value: Any, path: str, packages: Sequence[str]) -> None:
-    """Raises an error where a class is named that may not be used, in a value of any depth."""
+    """Raises an error for a ``_target_`` that is not allowed, at any depth of ``value``."""
     for node in nested_targets(value):
         target = node["_target_"]
         if not isinstance(target, str) or not _within(target, packages):

@@ -1,4 +1,4 @@
-"""The node ``trainer``: every argument of Lightning's Trainer but those that the project sets itself."""
+"""Checks the node ``trainer``: it takes every argument of Lightning's Trainer that the project does not set itself."""
 
 from typing import Any
 
@@ -10,35 +10,35 @@ from descent.errors import UserError, unknown_key
 TRAINER = "lightning.pytorch.Trainer"
 
 ELSEWHERE = {
-    "logger": "logger=... chooses what logs",
+    "logger": "logger=... chooses the logger",
     "callbacks": "each entry of callbacks is one",
-    "gradient_clip_val": "clip.gradient_clip_val is the key for it",
-    "gradient_clip_algorithm": "clip.gradient_clip_algorithm is the key for it",
-    "max_time": "stopping.max_seconds is the key for it",
-    "enable_checkpointing": "a run is resumed from its checkpoints; checkpoint.* says when they are written",
+    "gradient_clip_val": "set clip.gradient_clip_val instead",
+    "gradient_clip_algorithm": "set clip.gradient_clip_algorithm instead",
+    "max_time": "set stopping.max_seconds instead",
+    "enable_checkpointing": "runs resume from their checkpoints; checkpoint.* sets when they are written",
     "default_root_dir": "output goes below logs/, and name=... names it",
-    "plugins": "the project's own writes checkpoints; trainer.precision chooses the precision",
+    "plugins": "the project's own plugin writes checkpoints; trainer.precision chooses the precision",
     "enable_model_summary": "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one",
     "num_sanity_val_steps": "trainer.fast_dev_run=true tries validation before a long run",
-    "barebones": "a run keeps checkpoints and logs",
-    "use_distributed_sampler": "each batch is shared out over the processes, each row to one of them",
+    "barebones": "runs write checkpoints and logs",
+    "use_distributed_sampler": "each batch is split over the processes, and each row goes to one of them",
 }
 
 
 def refusal(name: str) -> str | None:
-    """Why an argument of the Trainer is no key of the config; ``None``: it is one, or there is no such argument."""
+    """Why an argument of the Trainer is not a config key; ``None``: it is one, or there is no such argument."""
     why = ELSEWHERE.get(name)
     return why and f"trainer.{name} must not be set: {why}"
 
 
 def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
-    """The ``arguments`` of Lightning's Trainer that the schema does not list; its own defaults are left out.
+    """The ``arguments`` of Lightning's Trainer that the schema does not list, without those at Lightning's defaults.
 
     Raises:
-        UserError: an argument that is not Lightning's, of another type, or that the project sets itself.
+        UserError: an argument that Lightning does not have, of the wrong type, or that the project sets itself.
     """
     if not trainer.arguments and trainer.precision == "32-true":
-        return {}  # and Lightning's source, for which it takes a fiftieth of a run's start, is not read
+        return {}  # reading Lightning's source would take a fiftieth of a run's start
     found = find(TRAINER)
     signature = signature_of(found) if found else None
     assert signature is not None

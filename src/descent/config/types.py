@@ -1,7 +1,7 @@
-"""Types of config values, for the schema and for annotations of classes of your own.
+"""Types of config values, for the schema and for annotations in your own classes.
 
-Each has the words that complete "<key> must be ..." in an error message; ``Annotated[..., Rule("words")]`` gives words
-to a type of your own.
+Each has the words that complete "<key> must be ..." in an error message. ``Annotated[..., Rule("words")]`` gives words
+to your own type.
 """
 
 import os
@@ -29,7 +29,7 @@ from descent.errors import validation_error
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words; they stand for whatever is wrong with it."""
+    """What a value must be, in words; they replace every message of pydantic about it."""
 
     text: str
 
@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class OrNull:
-    """Adds to the words of ``T | None`` what ``null`` means."""
+    """Adds the meaning of ``null`` to the words of ``T | None``."""
 
     meaning: str
 
@@ -54,11 +54,10 @@ class OrNull:
 
 
 def check(kind: Any, value: Any, key: str, cwd: Path | None = None) -> Any:
-    """``value`` as one of ``kind``, a type; ``key`` begins the message where it is none;
-    relative paths start at ``cwd``.
+    """Validates ``value`` as the type ``kind`` and returns it. Relative paths start at ``cwd``.
 
     Raises:
-        UserError: with the type's own words.
+        UserError: ``key`` must be what the type's words say.
     """
     try:
         return TypeAdapter(kind).validate_python(value, context={"cwd": cwd})
@@ -66,7 +65,7 @@ def check(kind: Any, value: Any, key: str, cwd: Path | None = None) -> Any:
         raise validation_error(error, key) from error
 
 
-is_file = os.path.isfile  # of a name that is too long, or has a null byte, pathlib's raises an error
+is_file = os.path.isfile  # pathlib's raises an error for a name that is too long or has a null byte
 
 
 def _as_given(value: Any, check: Any) -> Any:
@@ -76,10 +75,10 @@ def _as_given(value: Any, check: Any) -> Any:
 
 def _absolute(value: str, info: ValidationInfo) -> str:
     start = (info.context or {}).get("cwd") or Path.cwd()
-    return str(start / os.path.expanduser(value))  # noqa: PTH111  # to pathlib ./~ is ~
+    return str(start / os.path.expanduser(value))  # noqa: PTH111  # pathlib reads ./~ as ~
 
 
-# Finite numbers of a size that single precision has: others are never a sensible setting. 1 stays 1.
+# Finite numbers in the range of single precision; others are never sensible settings. An int stays an int.
 _Float = Annotated[float, Strict(), AllowInfNan(False), Gt(-1e30), Lt(1e30), WrapValidator(_as_given)]
 _Integer = Annotated[int, Strict()]
 
@@ -115,7 +114,7 @@ Name = Annotated[
     Predicate(lambda name: len(name.encode()) <= 100),
     Rule("letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"),
 ]
-# Relative ones start at the directory that the run is started in; a "~" is the home directory.
+# Relative paths start in the directory that the run is started from; "~" is the home directory.
 AbsolutePath = Annotated[str, Strict(), AfterValidator(_absolute), Rule("a path")]
 ExistingFile = Annotated[str, Strict(), AfterValidator(_absolute), Predicate(is_file), Rule("a file")]
 Keys = Annotated[dict[str, Any], Rule("a group of keys")]

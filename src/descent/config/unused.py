@@ -1,4 +1,4 @@
-"""Keys that were given on the command line and go nowhere."""
+"""Finds keys that were given on the command line and have no effect."""
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
@@ -12,21 +12,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from descent.config.schema import Config, keys_of
 
-HANDED_ON = ("optimizer", "scheduler", "batch")  # to model and data, by interpolation; the machinery reads the others
+HANDED_ON = ("optimizer", "scheduler", "batch")  # to model and data by interpolation; the machinery reads the others
 
 
 def unused_keys(cfg: DictConfig, groups: Collection[str], overrides: Sequence[str]) -> list[str]:
-    """Keys among the overrides of a command line that no interpolation takes, and the machinery does not read.
+    """The overridden keys that no interpolation uses and that the machinery does not read.
 
     Args:
-        cfg: the composed config, its interpolations not resolved.
+        cfg: the composed config, with its interpolations unresolved.
         groups: the config groups.
     """
     return [key for key in _handed_on(groups, overrides) if not _is_taken(cfg, key)]
 
 
 def _handed_on(groups: Collection[str], overrides: Sequence[str]) -> Iterator[str]:
-    """The keys that were given and that only an interpolation makes something of: of the project, or ``HANDED_ON``."""
+    """The overridden keys that only an interpolation can use: the project's own, and those in ``HANDED_ON``."""
     machinery = {*keys_of(Config)} - {*HANDED_ON}
     for override in OverridesParser.create().parse_overrides([*overrides]):
         key = override.key_or_group
@@ -35,17 +35,17 @@ def _handed_on(groups: Collection[str], overrides: Sequence[str]) -> Iterator[st
 
 
 def _is_taken(cfg: DictConfig, key: str) -> bool:
-    """Whether anything else in the config changes, or cannot be resolved, with another value of the key."""
+    """Whether another value of the key changes anything else in the config, or makes it impossible to resolve."""
     changed: Any = OmegaConf.to_container(cfg)
     text = str(changed)
     if any(f"${{{node}}}" in text for node in accumulate(key.split("."), "{}.{}".format)):
-        return True  # nearly always, and at a tenth of the time
+        return True  # nearly always the case, and ten times as fast
     *above, name = key.split(".")
     try:
         node = reduce(getitem, above, changed)
         node[name] = _other(node[name])
     except (KeyError, TypeError):
-        return True  # it was deleted again
+        return True  # another override deleted it
     trees: list[Any] = []
     for tree in (cfg, OmegaConf.create(changed)):
         try:
