@@ -51,7 +51,7 @@ def start_rows(root: Path, quick: bool) -> Iterator[str]:
 
 
 def bare_start_rows(root: Path, quick: bool) -> Iterator[str]:
-    """Measures the default run, with what ``make train`` installs, against an import where only ``ALONE`` is."""
+    """Measures the default run, with what ``make train`` installs, against an import with only ``ALONE``."""
     with (
         environment(base_requirements(root), root / "src") as base,
         environment(ALONE) as alone,

@@ -23,7 +23,7 @@ disallow_untyped_defs = false
 
 
 def pyproject(text: str, package: str, title: str, blank: bool) -> str:
-    """Edits ``pyproject.toml``: the project's name; a blank project does not need what only the example needs."""
+    """Edits ``pyproject.toml``: sets the project's name; for a blank project, removes what only the example needs."""
     project = tomllib.loads(text)["project"]
     for pattern, new in (
         (r"(?m)^name = .*$", f'name = "{package}"'),

@@ -15,9 +15,7 @@ YAML = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # YAML doe
 
 
 def check_name(name: str, root: Path, blank: bool = False) -> None:
-    """Raises:
-    SystemExit: the package cannot have the name, or another package has it.
-    """
+    """Raises ``SystemExit`` if the package's name is invalid or already in use."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in YAML:
         raise SystemExit(f"error: --package must be a lowercase name that is valid in Python and YAML, got {name!r}")
     if taken := _taken_by(name, root, blank):

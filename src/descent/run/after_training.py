@@ -41,7 +41,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     _count(result, trainer)
     # before validation, which makes the Trainer release the training batches
     in_memory = has_full_loss(trainer)
-    result.metrics = {"train/loss": math.nan} if in_memory else {}  # filled in below; here to come first
+    result.metrics = {"train/loss": math.nan} if in_memory else {}  # a placeholder, to list it first
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # a resumed run with no steps left has only the metrics of its checkpoint
@@ -84,7 +84,7 @@ def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, be
         return
     loggers, trainer.loggers = trainer.loggers, []  # log_final writes these metrics
     with isolate_rng():
-        seed_everything(result.seed, verbose=False)  # so that evaluate.py draws the same
+        seed_everything(result.seed, verbose=False)  # so that evaluate.py gets the same random numbers
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     trainer.loggers = loggers
     for name, value in trainer.callback_metrics.items():  # a module may log them without test/ or with another split
@@ -144,11 +144,7 @@ def _diverged(result: Result) -> None:
 
 
 def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
-    """Returns the validation metrics at the last weights.
-
-    Args:
-        logged: whether to write them to the loggers too.
-    """
+    """Returns the validation metrics at the last weights; with ``logged``, also writes them to the loggers."""
     loggers, own = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
     if not logged:
         trainer.loggers = []

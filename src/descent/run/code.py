@@ -32,15 +32,13 @@ def note_changes(before: Any, config: Config, since: str) -> None:
 
 
 def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    """Returns a line that names the packages whose code differs between runs, and the runs with a minority version.
-
-    If two versions are equally frequent, the later one counts as the majority.
+    """Names the packages whose code differs between runs, and the runs unlike most (in a tie: unlike the last).
 
     Args:
         names: of the runs.
 
     Returns:
-        the line; ``None``: all runs used the same code.
+        a line; ``None``: all runs used the same code.
     """
     codes = [result.get("code") or {} for result in results]  # older versions wrote none
     packages, others = [], set[int]()

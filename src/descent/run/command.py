@@ -1,4 +1,4 @@
-"""Runs a command: prints results, and turns errors into one line and an exit code. Does not import torch at once."""
+"""Runs a command: prints results, and turns errors into one line and an exit code. Imports torch only for a run."""
 
 import gc
 import logging

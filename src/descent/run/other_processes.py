@@ -35,9 +35,6 @@ def other_processes(trainer: Trainer, on_lost: OnLost) -> Iterator[None]:
         trainer: of the run.
         on_lost: called when another process has ended and this one hangs; takes the reason and the signal that ended
             the run, or ``None``; returns the exit code.
-
-    Raises:
-        UserError: an error in the body was caused by the end of another process.
     """
     if trainer.world_size == 1:
         yield

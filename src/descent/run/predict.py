@@ -40,8 +40,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         checkpoint: best or last.
 
     Raises:
-        UserError: the project lacks these methods, there is no such run, checkpoint or file, or ``output`` cannot be
-            written.
+        UserError: the project lacks these methods, there is no such run, checkpoint or file, or writing fails.
     """
     trained = read_trained(run_dir, checkpoint)
     data: Any = build_data(trained.config)
@@ -61,7 +60,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
             seed_everything(trained.config.seed, verbose=False)
             trained.prepare_for_file(data)
             trainer = trainer_of(trained.config, run_dir)
-            trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # for hooks that look at it
+            trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # for hooks that use them
             precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
             if not temporary.exists():  # e.g. write_predictions is a generator function, so its body did not run

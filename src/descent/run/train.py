@@ -61,8 +61,7 @@ def train(
         resume: resume from ``checkpoints/last.ckpt``, if there is one.
         longer: allow a resumed run a larger ``trainer.max_epochs`` than it started with.
         on_start: called right before the first step.
-        in_sweep: whether the run is a job of a sweep; ``after_result`` is then called only for callbacks with
-            ``in_sweeps``.
+        in_sweep: whether the run is a job of a sweep; see ``ResultCallback.in_sweeps``.
 
     Raises:
         UserError: the data cannot be used, torch rejects an argument of the optimizer or the scheduler, a
@@ -163,8 +162,7 @@ def _train(
             describe(result, trainer, model, data)
             if result.status == "completed":
                 best = run_dir / "checkpoints" / "best.ckpt"
-                # fast_dev_run writes no checkpoints
-                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)
+                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)  # which saves none
                 if signals.number is not None:
                     _interrupt(result, signals.number)
             if is_main():
