@@ -1,4 +1,4 @@
-"""Measure this project beside a plain loop, the usual Lightning way and bare imports; prints Markdown."""
+"""Measure this project against a plain loop, usual Lightning code and bare imports; prints a Markdown table."""
 
 from descent import signals
 
@@ -22,12 +22,12 @@ PARTS = (*QUICK, "sweep", "memory", "growth")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them by default")
-    parser.add_argument("--quick", action="store_true", help="a short round of step and start: a minute")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="only step and start, in one short round: a minute")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    warnings.simplefilter("ignore")  # Lightning's advice to the usual way
+    warnings.simplefilter("ignore")  # Lightning's advice on the usual Lightning code
     logging.disable(logging.WARNING)
     start = chain(start_rows(ROOT, arguments.quick), bare_start_rows(ROOT, arguments.quick))
     every = (step_rows(CONF, arguments.quick), start, sweep_rows(ROOT), memory_rows(ROOT))

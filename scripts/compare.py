@@ -1,4 +1,4 @@
-"""Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/."""
+"""Compare the runs below DIR...: prints a ranking; writes tables, figures and report.html to DIR/compare/."""
 
 from descent import signals
 
@@ -15,17 +15,17 @@ from descent.run.command import command  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="with runs at any depth")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="directory with runs at any depth")
     parser.add_argument(
         "--group", default="", help="hyperparameters to compare, each at its best setting: optimizer,batch.size"
     )
-    parser.add_argument("--x", choices=X_AXES, help="of the loss figures; by default one for each")
-    parser.add_argument("--metric", default="", help="what to report, and rank by: the runs' monitor if not given")
-    parser.add_argument("--mode", default="", choices=("min", "max"), help="what is best of another than the monitor")
+    parser.add_argument("--x", choices=X_AXES, help="x axis of the loss figures; default: one figure for each")
+    parser.add_argument("--metric", default="", help="metric to report and rank by; default: the runs' monitor")
+    parser.add_argument("--mode", default="", choices=("min", "max"), help="which values of --metric are best")
     parser.add_argument(
-        "--target", type=float, help="to come to: training loss above the optimum's, as a fraction of it (0.01)"
+        "--target", type=float, help="value to reach: training loss above the optimum's, as a fraction of it (0.01)"
     )
-    parser.add_argument("--target-metric", default="", help="of which --target is a value instead: val/loss")
+    parser.add_argument("--target-metric", default="", help="metric that --target refers to instead: val/loss")
     arguments = parser.parse_args()
 
     def run() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 
         given = vars(arguments)
         given["group"] = [key.strip() for key in arguments.group.split(",") if key.strip()]
-        try:  # what this project's runs have to show
+        try:  # additions for this project's runs
             given["extra"] = import_module("regression.comparison").EXTRA
         except ModuleNotFoundError as error:
             if error.name not in ("regression", "regression.comparison"):

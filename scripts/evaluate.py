@@ -1,4 +1,4 @@
-"""Test metrics of a finished run's best checkpoint; also kept in its evaluation.json, beside those of other rows."""
+"""Compute the test metrics of a finished run's best checkpoint; adds them to its evaluation.json."""
 
 from descent import signals
 
@@ -19,17 +19,17 @@ def main() -> None:
         "--data",
         type=Path,
         metavar="FILE",
-        help="with other rows than the test rows: CSV or Parquet in the example; the data module decides",
+        help="rows to use instead of the test rows, in a format of the data module; in the example CSV or Parquet",
     )
     arguments = parser.parse_args()
-    run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
+    run_result(arguments.run_dir)  # raises an error before the slow import of torch
 
     from descent.run.evaluate import evaluate
 
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
     for name, value in metrics.items():
         print(f"{name:<10} {value:.6g}")
-    print(f"kept in {arguments.run_dir / 'evaluation.json'}")
+    print(f"saved in {arguments.run_dir / 'evaluation.json'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Predictions of a finished run for a file, in the format that its data module reads and writes.
+"""Predict for a file with a finished run; the data module reads INPUT and writes OUTPUT.
 
-The example's: CSV or Parquet in, the same rows with a column "prediction" out.
+In the example: CSV or Parquet in, the same rows with a column "prediction" out.
 """
 
 from descent import signals
@@ -18,12 +18,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
     parser.add_argument(
-        "input", metavar="INPUT", type=Path, help="in the example CSV or Parquet with the run's features"
+        "input", metavar="INPUT", type=Path, help="in the example: CSV or Parquet with the run's features"
     )
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="in the example CSV or Parquet")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="in the example: CSV or Parquet")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
     arguments = parser.parse_args()
-    run_result(arguments.run_dir)  # raises before torch comes in, which takes its time
+    run_result(arguments.run_dir)  # raises an error before the slow import of torch
 
     from descent.run.predict import predict
 

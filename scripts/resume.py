@@ -1,8 +1,8 @@
-"""Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer."""
+"""Resume an interrupted run in its own directory; trainer.max_epochs=N makes a finished run longer."""
 
 from descent import signals
 
-signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
+signals.install()  # before the slow imports: Ctrl-C then ends them without a traceback
 
 import argparse  # noqa: E402
 import sys  # noqa: E402

@@ -1,11 +1,11 @@
-"""Train one model, or a sweep with -m. See --help for what can be set."""
+"""Train one model, or a sweep with -m. --help lists what can be set."""
 
 import gc
 
 from descent import signals
 
-signals.install()  # before the imports that take time: Ctrl-C then ends them without a traceback
-gc.disable()  # until training: what is imported and composed is no garbage, and looking for some takes a fifth of it
+signals.install()  # before the slow imports: Ctrl-C then ends them without a traceback
+gc.disable()  # until training: imports and composing leave no garbage, and the search for it takes a fifth of the time
 
 from pathlib import Path  # noqa: E402
 

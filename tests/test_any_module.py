@@ -192,7 +192,7 @@ def test_a_metric_of_other_rows_has_the_mode_of_its_name_and_not_of_its_last_par
 QUIET = (*SMALL, "optimizer=sgd", "trainer.max_epochs=2", "trainer.fast=false")  # whose optimizer steps are its own
 
 
-STANDSTILL = "note: no weight changed in its 12 steps"
+STANDSTILL = "note: no weight changed in 12 steps"
 
 
 def standstill(self: torch.optim.SGD, closure: Any) -> None:

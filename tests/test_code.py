@@ -103,7 +103,7 @@ def test_a_sweep_says_once_that_the_code_of_its_finished_runs_has_changed(
     for name in ("a", "b"):
         check_unchanged(tmp_path / "s" / name, config)
     assert [message for message in caplog.messages if "code" in message] == [
-        f"note: the code of own_code has changed since runs in {tmp_path / 's'} were finished; name=... begins anew"
+        f"note: the code of own_code has changed since runs in {tmp_path / 's'} finished; name=... starts a new sweep"
     ]
 
 

@@ -168,7 +168,7 @@ def test_a_run_is_announced_trained_and_reported(
         ("train", config, tmp_path / "a b", "the line", how),
         ("print_line", result) if brief else ("print_result", result, tmp_path / "a b"),
     ]
-    line = f"python scripts/resume.py '{tmp_path}/a b'   goes on from here\n"
+    line = f"python scripts/resume.py '{tmp_path}/a b'   resumes this run\n"
     assert capsys.readouterr() == (line if status == "interrupted" else "", "")
 
 

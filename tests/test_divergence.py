@@ -87,7 +87,7 @@ def test_a_diverged_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
     overrides = *SMALL, "optimizer.lr=1e6"
     reason = run(*overrides, run_dir=tmp_path / "r").reason
     save_config(tmp_path / "r", *overrides)
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'r'} has diverged, and would again: {reason}")):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'r'} has diverged, and would diverge again: {reason}")):
         resume(tmp_path / "r")
 
 

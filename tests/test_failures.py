@@ -220,7 +220,7 @@ def test_a_second_run_in_a_directory_says_that_it_replaces_the_first_and_leaves_
     (tmp_path / "r/evaluation.json").write_text("{}")
     assert "replaced" not in caplog.text
     run(*SMALL, run_dir=tmp_path / "r")
-    assert f"the run in {tmp_path / 'r'} is replaced; resume=True would go on with it" in caplog.text
+    assert f"the run in {tmp_path / 'r'} is replaced; resume=True would continue it" in caplog.text
     assert not (tmp_path / "r/evaluation.json").exists()
 
 

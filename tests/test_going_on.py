@@ -23,7 +23,7 @@ from regression.model import LinearRegression
 
 OWN = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
 LENGTH = "trainer.max_epochs"
-ONLY_LENGTH = f"must stay as the run began with it: only {LENGTH}=N may change"
+ONLY_LENGTH = f"must keep its value: only {LENGTH}=N may change"
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_run_that_becomes_longer_is_not_finished_until_it_is(interrupted: Path
     assert resume(interrupted).status == "completed"
     longer = config_of(*OWN, f"{LENGTH}=5")
     assert train(longer, interrupted, resume=True, longer=True, callbacks=[Look()]).status == "completed"
-    assert seen == [("interrupted", "it went on, and has not ended since")]
+    assert seen == [("interrupted", "it was resumed and has not ended since")]
     assert read_result(interrupted)["status"] == "completed"
 
 
@@ -182,8 +182,8 @@ def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -
     for name in ("hydra.yaml", "config.yaml"):
         (finished / ".hydra" / name).unlink()
         assert refused(lambda: resume(finished)) == (
-            f"RUN_DIR must be the directory of a run, got {finished}: it has no .hydra/{name}, which train.py writes,"
-            " and load_config(conf, overrides, run_dir)"
+            f"RUN_DIR must be the directory of a run, got {finished}: it has no .hydra/{name}, which train.py and"
+            " load_config(conf, overrides, run_dir) write"
         )
 
 
@@ -191,15 +191,15 @@ def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -
     ("changed", "overrides", "message"),
     [
         ({}, [], "{run} is finished: trainer.max_epochs=N with N above 4 makes it longer"),
-        ({}, [f"{LENGTH}=4"], "trainer.max_epochs must be above 4, what the run was begun with, got 4"),
-        ({}, [f"{LENGTH}=9", f"{LENGTH}=8"], "trainer.max_epochs must be above 9, what the run was begun with, got 8"),
+        ({}, [f"{LENGTH}=4"], "trainer.max_epochs must be above 4, its value so far, got 4"),
+        ({}, [f"{LENGTH}=9", f"{LENGTH}=8"], "trainer.max_epochs must be above 9, its value so far, got 8"),
         ({}, [f"{LENGTH}=9", "seed=1"], f"seed {ONLY_LENGTH}"),
         ({}, [f"+{LENGTH}=9"], f"+{LENGTH} {ONLY_LENGTH}"),
         ({"epochs": 5}, [], "{run} is finished: trainer.max_epochs=N with N above 5 makes it longer"),
         ({"stopped": "it has converged"}, [], "{run} is finished: it has converged"),
         ({"stopped": "it has converged"}, [f"{LENGTH}=9"], "{run} is finished: it has converged"),
-        ({"status": "diverged", "reason": "x"}, [], "{run} has diverged, and would again: x"),
-        ({"status": "diverged", "reason": "x"}, [f"{LENGTH}=9"], "{run} has diverged, and would again: x"),
+        ({"status": "diverged", "reason": "x"}, [], "{run} has diverged, and would diverge again: x"),
+        ({"status": "diverged", "reason": "x"}, [f"{LENGTH}=9"], "{run} has diverged, and would diverge again: x"),
     ],
 )
 def test_a_finished_run_says_what_it_is_finished_by(
@@ -222,7 +222,7 @@ def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_wa
     save_config(run_dir, *OWN, "scheduler=cosine")
     run(*SMALL, "scheduler=cosine", callbacks=[SignalAt(7)], run_dir=run_dir)
     assert refused(lambda: resume(run_dir, [f"{LENGTH}=9"])) == (
-        "trainer.max_epochs must stay 4: scheduler=cosine is laid out for it"
+        "trainer.max_epochs must stay 4: scheduler=cosine depends on it"
     )
     path = run_dir / ".hydra/config.yaml"
     text = path.read_text()
@@ -276,7 +276,7 @@ def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> N
     check_unchanged(run_dir, config)
     (run_dir / "checkpoints").mkdir()
     (run_dir / "checkpoints/last.ckpt").touch()
-    changed = f"{run_dir} was begun with another config: seed was 1 and is 0; name=... begins anew"
+    changed = f"{run_dir} was started with another config: seed was 1 and is 0; name=... starts a new sweep"
     assert refused(lambda: check_unchanged(run_dir, config)) == changed
     (run_dir / "checkpoints/last.ckpt").unlink()
     for status in ("completed", "diverged"):
@@ -288,8 +288,8 @@ def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> N
         check_unchanged(run_dir, own)
     Result("completed", 0, "", config_digest="another").write(run_dir)
     assert refused(lambda: check_unchanged(run_dir, own)) == (
-        f"{run_dir} was begun with another config: its config.yaml is not the one that it ran with;"
-        " name=... begins anew"
+        f"{run_dir} was started with another config: its config.yaml is not the one that it ran with;"
+        " name=... starts a new sweep"
     )
 
 
@@ -315,7 +315,7 @@ def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -
             continue
         assert refused(lambda: check_unchanged(run_dir, config)) == (  # noqa: B023
             f"{path} must have the rows that {run_dir} was trained on: its rows or their split have"
-            " changed; name=... begins anew"
+            " changed; name=... starts a new sweep"
         )
 
 

@@ -109,7 +109,7 @@ def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Pa
     own = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
     check_unchanged(finished, config_of(*own))
     for changed in ("optimizer.lr=0.001", "trainer.max_epochs=5"):
-        with pytest.raises(UserError, match=rf"was begun with another config: {changed.partition('=')[0]} was "):
+        with pytest.raises(UserError, match=rf"was started with another config: {changed.partition('=')[0]} was "):
             check_unchanged(finished, config_of(*own, changed))
     path = finished / ".hydra/config.yaml"
     path.write_text(path.read_text().replace("lr: 0.05", "lr: 0.01"))

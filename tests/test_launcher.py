@@ -101,7 +101,7 @@ def test_a_finished_job_is_left_alone_and_one_with_another_config_refused(
     assert [job.status.name for job in returns] == ["COMPLETED"] * 3
     path = tmp_path / "sweeps/s/seed=9/.hydra/config.yaml"
     path.write_text(path.read_text().replace("max_epochs: 20", "max_epochs: 21"))
-    with pytest.raises(UserError, match="was begun with another config"):
+    with pytest.raises(UserError, match="was started with another config"):
         launch(lambda config: None, ["seed=9"])
 
 

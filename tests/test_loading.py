@@ -279,7 +279,7 @@ def test_the_best_checkpoint_is_of_the_best_step_and_the_last_of_any(run_dir: Pa
     load_model(run_dir, "last")
     change(run_dir, "best", {"global_step": step + 1})
     message = f"{path} must be of step {step}, the best in result.json; it is of step {step + 1}"
-    resumed = " (a run that is at work, or was ended before it wrote a result, has to be resumed to its end first)"
+    resumed = " (a run that is still training, or that ended without a result, must finish first: scripts/resume.py)"
     assert refusal(run_dir) == message + resumed
     change_result(run_dir, best=None)
     load_model(run_dir)
@@ -297,7 +297,7 @@ def test_a_run_without_test_rows_needs_others(tmp_path: Path) -> None:
     run_dir = trained(tmp_path / "run", "data=diabetes", "trainer.max_epochs=1", "data.test_fraction=0")
     with pytest.raises(UserError) as raised:
         evaluate(run_dir)
-    assert str(raised.value) == f"{run_dir} has no test rows: --data FILE names others"
+    assert str(raised.value) == f"{run_dir} has no test rows: name a file with --data FILE"
 
 
 def test_a_result_without_columns_is_refused_by_predictions_and_by_the_evaluation_of_other_rows(run_dir: Path) -> None:

@@ -73,7 +73,7 @@ def test_paths_are_renamed_by_their_parts() -> None:
 @pytest.mark.parametrize("name", ["", "2x", "Mine", "a-b", "a.b", "a/b", "ä", "_x", "class", "null", "on", "a b"])
 def test_a_package_needs_a_name_in_lowercase(name: str) -> None:
     with pytest.raises(
-        SystemExit, match=r"^error: --package must be a name in lowercase that Python and YAML can have"
+        SystemExit, match=r"^error: --package must be a lowercase name that is valid in Python and YAML"
     ):
         check_name(name, ROOT)
 
@@ -94,7 +94,7 @@ def test_a_package_needs_a_name_in_lowercase(name: str) -> None:
     ],
 )
 def test_a_name_that_something_has_is_refused(name: str, owner: str) -> None:
-    with pytest.raises(SystemExit, match=f"^error: --package must be a name that nothing else has: {name} is {owner}$"):
+    with pytest.raises(SystemExit, match=f"^error: --package must be a name that is not in use: {name} is {owner}$"):
         check_name(name, ROOT)
 
 
@@ -242,7 +242,7 @@ def test_the_machinery_has_the_templates_version() -> None:
         (["p", "--package", "mine", "--force"], "--force is for --upgrade"),
         (["p", "--package", "mine", "--upgrade"], "--upgrade takes no --package, --name or --blank"),
         (["p", "--upgrade"], r"error: .*p must be a project with src/descent$"),
-        (["p", "--package", "torch"], "error: --package must be a name that nothing else has: torch is a library's"),
+        (["p", "--package", "torch"], "error: --package must be a name that is not in use: torch is a library's"),
     ],
 )
 def test_the_command_refuses_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_the_commands_of_the_readme_make_and_upgrade_a_project(tmp_path: Path) -
         command = [sys.executable, str(ROOT / script), str(tmp_path / directory), *shlex.split(options)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'houses'}: the machinery is that of version {__version__} already\n"
+    assert done.stdout == f"{tmp_path / 'houses'}: the machinery is already at version {__version__}\n"
     assert (tmp_path / "houses/README.md").read_text().startswith("# House prices\n")
     assert (tmp_path / "prices/src/prices/optimum.py").is_file()

@@ -221,7 +221,7 @@ def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
     ("without", "names", "labels", "note"),
     [
         ("optimum", ["fit", "predicted"], ["training rows", "learned"], ""),
-        ("parameters", [], [], "note: Figures could not do its work: figures=true needs callbacks.parameters"),
+        ("parameters", [], [], "note: Figures failed: figures=true needs callbacks.parameters"),
     ],
 )
 def test_a_run_without_another_callback_draws_what_is_known_beside_another_logger(

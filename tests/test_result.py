@@ -428,7 +428,7 @@ def test_a_result_has_the_entries_of_callbacks_as_attributes_and_names_those_it_
     with pytest.raises(AttributeError) as raised:
         _ = Result("completed", 0, "", entries={"optimum": 1, "mine": 2}).optimun
     assert str(raised.value) == "this result has no optimun: it has optimum, mine"
-    with pytest.raises(AttributeError, match=r"^this result has no mine: it has no entries of callbacks$"):
+    with pytest.raises(AttributeError, match=r"^this result has no mine: it has no callback entries$"):
         _ = Result("completed", 0, "").mine
     first, second = (Result("completed", 0, "", callbacks=[object()]) for _ in range(2))
     assert first == second and "callbacks" not in repr(first) and "callbacks" not in first.as_dict()

@@ -134,7 +134,7 @@ def test_evaluate_prints_a_metric_a_line_and_where_it_keeps_them(
     main("evaluate.py", *arguments)
     assert calls == [("result", Path("r")), ("evaluate", *call)]
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["test/loss  123.457", "test/r2    1", "test/a_long_name -1e-09", "kept in r/evaluation.json"]
+    assert lines == ["test/loss  123.457", "test/r2    1", "test/a_long_name -1e-09", "saved in r/evaluation.json"]
 
 
 @pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
@@ -189,40 +189,40 @@ HELP = {
     "compare.py": """\
 usage: compare.py [-h] [--group GROUP] [--x {steps,samples,gradient_evaluations,seconds}]
  [--metric METRIC] [--mode {min,max}] [--target TARGET] [--target-metric TARGET_METRIC] DIR [DIR ...]
-Compare any runs below DIR...: a ranking here, tables, figures and report.html in DIR/compare/.
+Compare the runs below DIR...: prints a ranking; writes tables, figures and report.html to DIR/compare/.
 positional arguments:
- DIR with runs at any depth
+ DIR directory with runs at any depth
 options:
  -h, --help show this help message and exit
  --group GROUP hyperparameters to compare, each at its best setting: optimizer,batch.size
- --x {steps,samples,gradient_evaluations,seconds} of the loss figures; by default one for each
- --metric METRIC what to report, and rank by: the runs' monitor if not given
- --mode {min,max} what is best of another than the monitor
- --target TARGET to come to: training loss above the optimum's, as a fraction of it (0.01)
- --target-metric TARGET_METRIC of which --target is a value instead: val/loss""",
+ --x {steps,samples,gradient_evaluations,seconds} x axis of the loss figures; default: one figure for each
+ --metric METRIC metric to report and rank by; default: the runs' monitor
+ --mode {min,max} which values of --metric are best
+ --target TARGET value to reach: training loss above the optimum's, as a fraction of it (0.01)
+ --target-metric TARGET_METRIC metric that --target refers to instead: val/loss""",
     "evaluate.py": """\
 usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
-Test metrics of a finished run's best checkpoint; also kept in its evaluation.json, beside those of other rows.
+Compute the test metrics of a finished run's best checkpoint; adds them to its evaluation.json.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
 options:
  -h, --help show this help message and exit
  --checkpoint {best,last}
- --data FILE with other rows than the test rows: CSV or Parquet in the example; the data module decides""",
+ --data FILE rows to use instead of the test rows, in a format of the data module; in the example CSV or Parquet""",
     "predict.py": """\
 usage: predict.py [-h] [--checkpoint {best,last}] RUN_DIR INPUT OUTPUT
-Predictions of a finished run for a file, in the format that its data module reads and writes.
-The example's: CSV or Parquet in, the same rows with a column "prediction" out.
+Predict for a file with a finished run; the data module reads INPUT and writes OUTPUT.
+In the example: CSV or Parquet in, the same rows with a column "prediction" out.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
- INPUT in the example CSV or Parquet with the run's features
- OUTPUT in the example CSV or Parquet
+ INPUT in the example: CSV or Parquet with the run's features
+ OUTPUT in the example: CSV or Parquet
 options:
  -h, --help show this help message and exit
  --checkpoint {best,last}""",
     "resume.py": """\
 usage: resume.py [-h] RUN_DIR [trainer.max_epochs=N ...]
-Go on with a run that was interrupted, in its own directory; trainer.max_epochs=N makes a finished one longer.
+Resume an interrupted run in its own directory; trainer.max_epochs=N makes a finished run longer.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
  trainer.max_epochs=N a new length for the run

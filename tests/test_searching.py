@@ -236,7 +236,7 @@ def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -
     trials = trials_of(sweep_dir)
     edited = (conf / "data/synthetic.yaml").read_text().replace("noise_std: 0.5", "noise_std: 3.0")
     (conf / "data/synthetic.yaml").write_text(edited)
-    with pytest.raises(UserError, match=r"was begun with another config: data\.noise_std was 0\.5 and is 3\.0"):
+    with pytest.raises(UserError, match=r"was started with another config: data\.noise_std was 0\.5 and is 3\.0"):
         search(asked, launch, sweep_dir, SPACE, 4, "val/loss", 0, now.check)
     assert trials_of(sweep_dir) == trials
 

@@ -255,7 +255,7 @@ def test_a_run_trains_in_a_thread_too(run: Run) -> None:
 def test_a_run_that_has_made_its_max_steps_is_finished(run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_steps=13", run_dir=tmp_path / "r")
     save_config(tmp_path / "r", *SMALL, "trainer.max_steps=13")
-    with pytest.raises(UserError, match=r"r is finished: it has made the 13 steps of trainer.max_steps"):
+    with pytest.raises(UserError, match=r"r is finished: it has taken the 13 steps of trainer.max_steps"):
         resume(tmp_path / "r")
 
 

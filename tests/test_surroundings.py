@@ -115,7 +115,7 @@ def test_a_figure_that_cannot_be_drawn_takes_nothing_from_the_run(
     monkeypatch.setattr(plots, "predicted_against_actual", broken)
     result = train(config_of("trainer.enable_progress_bar=false", *SMALL), tmp_path / "run")
     assert result.status == "completed"
-    assert f"note: Figures could not do its work: {error}\n" in caplog.text
+    assert f"note: Figures failed: {error}\n" in caplog.text
 
 
 def test_the_callers_logging_and_warnings_are_as_they_were(run: Run) -> None:

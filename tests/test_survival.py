@@ -158,10 +158,10 @@ def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, run: Run,
     before = (run_dir / "result.json").read_bytes()
     for arguments, message in (
         ([], f"{run_dir} is finished: trainer.max_epochs=N with N above 4 makes it longer"),
-        (["optimizer.lr=1"], "optimizer.lr must stay as the run began with it: only trainer.max_epochs=N may change"),
-        (["batch.size=1"], "batch.size must stay as the run began with it"),
-        (["data.seed=1"], "data.seed must stay as the run began with it"),
-        (["trainer.max_epochs=3"], "trainer.max_epochs must be above 4, what the run was begun with, got 3"),
+        (["optimizer.lr=1"], "optimizer.lr must keep its value: only trainer.max_epochs=N may change"),
+        (["batch.size=1"], "batch.size must keep its value"),
+        (["data.seed=1"], "data.seed must keep its value"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs must be above 4, its value so far, got 3"),
         (["trainer.max_epochs=x"], "trainer.max_epochs must be a positive integer, got 'x'"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
@@ -178,7 +178,7 @@ def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(sc
     assert script("train.py", "scheduler=cosine", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()
     done = script("resume.py", str(run_dir), "trainer.max_epochs=9")
-    assert "trainer.max_epochs must stay 4: scheduler=cosine is laid out for it" in done.stderr
+    assert "trainer.max_epochs must stay 4: scheduler=cosine depends on it" in done.stderr
 
 
 def test_resuming_on_other_data_is_refused(run: Run, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_runs_by_another_code_than_most_are_named(capsys: pytest.CaptureFixture[
     summarize(Path("my sweep"))
     (note,) = [line for line in printed(capsys) if line.startswith("note")]
     assert note == (
-        "note: the code of mine is not the same in all runs: another than in most in k=00; k=01; k=02; k=03; k=04;"
+        "note: the code of mine is not the same in all runs: these differ from most: k=00; k=01; k=02; k=03; k=04;"
         " 2 more"
     )
 

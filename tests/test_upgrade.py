@@ -86,7 +86,7 @@ def test_without_digests_any_file_that_differs_may_have_been_changed(project: Pa
 def test_of_one_and_the_same_version_it_is_said_how_many_files_differ(project: Path, newer: Path) -> None:
     main = newer / "src/descent/__init__.py"
     main.write_text(main.read_text().replace('__version__ = "9.', '__version__ = "'))
-    assert upgrade(project, False, newer).endswith(": the machinery of version 0.1.0 is newer; files that differ: 3")
+    assert upgrade(project, False, newer).endswith(": the machinery of version 0.1.0 is updated; files that differ: 3")
 
 
 def test_line_ends_that_git_has_changed_are_no_change(project: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_is_no_project_is_refused(tmp_path: Path, newer: Path) -> None:
     shutil.rmtree(newer / "src/hydra_plugins")
     shutil.rmtree(newer / "src/descent/sweep")
     before = contents(tmp_path / "p")
-    with pytest.raises(SystemExit, match=r"lacks src/hydra_plugins, and has no whole machinery to give$"):
+    with pytest.raises(SystemExit, match=r"lacks src/hydra_plugins: its machinery is incomplete$"):
         upgrade(tmp_path / "p", False, newer)
     assert contents(tmp_path / "p") == before
 
@@ -145,7 +145,7 @@ def test_one_that_was_killed_at_any_rename_is_undone_by_the_next(at: int, projec
     for killed_at in (at // 2, 0):
         kill(project, newer, killed_at)
     renames = 4 if at % 2 else 5  # the last is the end
-    assert ("cut off" in upgrade(project, True, newer)) == (at // 2 < renames)
+    assert ("interrupted" in upgrade(project, True, newer)) == (at // 2 < renames)
     assert machinery(contents(project)) == machinery(contents(newer))
     rest = {name for name in contents(project) if not name.startswith(("src/descent/", "src/hydra_plugins/"))}
     assert rest == {name for name in before if not name.startswith(("src/descent/", "src/hydra_plugins/"))}

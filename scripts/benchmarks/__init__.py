@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py measures."""
+"""Measurements for scripts/benchmark.py."""

@@ -1,4 +1,4 @@
-"""Environments with part of what is installed here: links to the packages, nothing is downloaded."""
+"""Creates environments with some of the installed packages, as links: nothing is downloaded."""
 
 import tomllib
 import venv
@@ -14,13 +14,13 @@ ALONE = ("torch", "lightning", "torchmetrics", "hydra-core", "tensorboard")
 
 
 def base_requirements(root: Path) -> list[str]:
-    """What ``make train`` installs: the project's dependencies without its extras."""
+    """Returns what ``make train`` installs: the project's dependencies without extras."""
     found: list[str] = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     return found
 
 
 def needed(requirements: Iterable[str]) -> set[str]:
-    """The names of the distributions that pip would install for them."""
+    """Returns the names of the distributions that pip would install for the requirements."""
     waiting, found = [*map(Requirement, requirements)], set[tuple[str, str]]()
     while waiting:
         requirement = waiting.pop()
@@ -30,7 +30,7 @@ def needed(requirements: Iterable[str]) -> set[str]:
             found.add((requirement.name, extra))
             try:
                 others = map(Requirement, distribution(requirement.name).requires or [])
-            except PackageNotFoundError:  # of another platform
+            except PackageNotFoundError:  # needed only on another platform
                 continue
             waiting += [other for other in others if not other.marker or other.marker.evaluate({"extra": extra})]
     return {name for name, _ in found}
@@ -38,7 +38,7 @@ def needed(requirements: Iterable[str]) -> set[str]:
 
 @contextmanager
 def environment(requirements: Iterable[str], source: Path | None = None) -> Iterator[str]:
-    """The interpreter of a new environment that has what they need, and the packages below ``source``."""
+    """Yields the Python of a new environment with the requirements and the packages below ``source``."""
     with TemporaryDirectory() as directory:
         venv.create(directory)
         (packages,) = Path(directory).glob("[Ll]ib/**/site-packages")

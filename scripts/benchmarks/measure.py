@@ -1,4 +1,4 @@
-"""Measuring two things in turn, so that a slow moment of the machine falls on both."""
+"""Measures two things alternately, so that a slow moment of the machine affects both."""
 
 import os
 import subprocess
@@ -19,8 +19,10 @@ def in_turn(
     unit: str = "s",
     bar: float | None = None,
 ) -> str:
-    """A line of the table: the medians of both sides, each measured ``rounds`` times, one after the other, and the
-    median and range of the rounds' ratios."""
+    """Measures both sides alternately, ``rounds`` times, and returns a row of the table.
+
+    The row has the median of each side, and the median and range of the ratios of the rounds.
+    """
     pairs = [(ours(), theirs()) for _ in range(rounds)]
     here, there = (f"{median(side):.3g} {unit}" for side in zip(*pairs, strict=True))
     ratios = [a / b for a, b in pairs]
@@ -30,13 +32,13 @@ def in_turn(
 
 
 class Process(NamedTuple):
-    """What a command took: wall seconds, and its peak resident size in MiB."""
+    """The wall time of a command in seconds, and its peak resident size in MiB."""
 
     seconds: float
     mebibytes: float
 
 
-# A process begins with the peak memory of the one that started it, so a small one stands between
+# A process inherits the peak memory of its parent, so a small process starts it
 STARTER = """
 import os, resource, sys, time
 started = time.perf_counter()
@@ -49,13 +51,13 @@ print(code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 10
 def process(
     *arguments: str, logs: str = os.devnull, expected: int = 0, python: str = sys.executable, bare: bool = False
 ) -> Process:
-    """Runs ``python ARGUMENTS`` as a process of its own, its output in ``logs``.
+    """Measures ``python ARGUMENTS`` in a new process, with its output in ``logs``.
 
     Args:
-        bare: without ``PYTHONPATH``.
+        bare: whether to clear ``PYTHONPATH``.
 
     Raises:
-        RuntimeError: it exits otherwise than ``expected``; what it took would say nothing.
+        RuntimeError: its exit code is not ``expected``.
     """
     command = [python, "-S", "-c", STARTER, *arguments]
     environment = os.environ | {"DESCENT_LOGS": logs} | ({"PYTHONPATH": ""} if bare else {})

@@ -1,4 +1,4 @@
-"""Whole commands as processes of their own: the start, sweeps, memory, and growth with the size of the task."""
+"""Measures whole commands: start, sweeps, memory, and growth with the size of the task."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ QUIET = "trainer.enable_progress_bar=false"
 
 
 def train_py(root: Path, *arguments: str, expected: int = 0) -> Process:
-    """``scripts/train.py`` with these arguments."""
+    """Measures ``scripts/train.py`` with these arguments."""
     with TemporaryDirectory() as logs:
         return process(str(root / "scripts" / "train.py"), *arguments, logs=logs, expected=expected)
 
@@ -36,7 +36,7 @@ def _seconds(code: str) -> float:
 
 
 def start_rows(root: Path, quick: bool) -> Iterator[str]:
-    """What a command takes before and beside training."""
+    """Measures commands with little or no training against bare imports."""
     imports, hydra = ("bare imports", IMPORTS), ("import hydra", "import hydra")
     for what, argument, code, (against, theirs), bar in (
         ("the default run", [], 0, imports, 1.15),
@@ -51,7 +51,7 @@ def start_rows(root: Path, quick: bool) -> Iterator[str]:
 
 
 def bare_start_rows(root: Path, quick: bool) -> Iterator[str]:
-    """The default run with what ``make train`` installs, against an import with five packages and what they need."""
+    """Measures the default run, with what ``make train`` installs, against an import with only ``ALONE``."""
     with (
         environment(base_requirements(root), root / "src") as base,
         environment(ALONE) as alone,
@@ -69,7 +69,7 @@ def bare_start_rows(root: Path, quick: bool) -> Iterator[str]:
 
 
 def sweep_rows(root: Path) -> Iterator[str]:
-    """24 runs on 800 rows, against the same steps by hand in one process."""
+    """Measures sweeps of 24 runs on 800 rows against the same steps by hand in one process."""
     axes = [
         *("-m", "name=benchmark", "data.num_samples=1000", QUIET),
         *(f"optimizer={','.join(OPTIMIZERS)}", f"batch={','.join(BATCH.values())}", f"clip={','.join(CLIPS)}"),
@@ -85,13 +85,13 @@ def sweep_rows(root: Path) -> Iterator[str]:
 
 
 def sweep_by(loop: str, epochs: int) -> None:
-    """The sweep's trainings by one of the loops of ``benchmarks.rivals``."""
+    """Does the sweep's training with one of the loops in ``benchmarks.rivals``."""
     for optimizer, size, clip in product(OPTIMIZERS, BATCH, CLIPS):
         getattr(rivals, loop)(Setting(optimizer, size, clip, 800, 5, epochs * -(-800 // (size or 800))))
 
 
 def memory_rows(root: Path) -> Iterator[str]:
-    """Peak resident size on a large table, against the bare imports and twice the data in double precision."""
+    """Measures peak memory on a large table, against bare imports plus twice the data in double precision."""
     rows, features = 2_000_000, 10
     data = rows * (features + 1) * 8 / 2**20
     size = f"data.num_samples={rows}", f"data.num_features={features}"
@@ -106,7 +106,7 @@ def memory_rows(root: Path) -> Iterator[str]:
 
 
 def growth_rows(conf: Path) -> Iterator[str]:
-    """A table of its own, how the time in training grows: the slope of its logarithm over that of the size."""
+    """Yields a second table, of how training time grows: the slope of log time over log size."""
     yield "\n| time in training over | grows with |\n|---|---|"
     settings: dict[str, Callable[[int], Setting]] = {
         "rows, one epoch of batches of 32": lambda k: Setting("sgd", 32, "none", 16_000 * k, 5, 500 * k),
@@ -119,7 +119,7 @@ def growth_rows(conf: Path) -> Iterator[str]:
         seconds = [median(here(conf, setting(k)) for _ in range(3)) * setting(k).steps for k in sizes]
         yield _grows(what, sizes, seconds)
     one, done = Setting("adam", 32, "none", 1_000, 5, 500), []
-    for _ in range(5):  # caches fill
+    for _ in range(5):  # to fill caches
         here(conf, one)
     started = time.perf_counter()
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""What the project's training is measured against."""
+"""Defines the training loops that the project is measured against."""
 
 import tempfile
 import time
@@ -35,7 +35,7 @@ class Setting:
     rows: int
     features: int
     steps: int
-    validation: bool = True  # on an eighth as many rows more
+    validation: bool = True  # on additional rows, an eighth as many
 
     @property
     def clip_val(self) -> float | None:
@@ -55,10 +55,10 @@ class Setting:
 
 
 def plain_loop(setting: Setting, indexed: bool = True) -> float:
-    """Microseconds a step in the tutorial's loop, nothing logged.
+    """Returns microseconds per step in the tutorial's loop, with nothing logged.
 
     Args:
-        indexed: whether a batch is indexed by a permutation; otherwise it is all rows as they are.
+        indexed: whether a permutation indexes each batch; otherwise a batch is all rows in order.
     """
     x, y = setting.data()
     model = nn.Linear(setting.features, 1)
@@ -76,7 +76,7 @@ def plain_loop(setting: Setting, indexed: bool = True) -> float:
 
 
 def _batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For ever, in a new order each epoch."""
+    """Yields batches endlessly, in a new order each epoch."""
     while True:
         order = torch.randperm(len(y))
         for start in range(0, len(y), size):
@@ -85,7 +85,7 @@ def _batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]
 
 
 class UsualModule(LightningModule):
-    """Linear regression as Lightning's tutorials have it, with ``self.log`` on every step."""
+    """Linear regression as in Lightning's tutorials, with ``self.log`` on every step."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class UsualModule(LightningModule):
 
 
 def usual_lightning(setting: Setting) -> float:
-    """Microseconds a step with ``DataLoader``, ``self.log`` on every step and TensorBoard."""
+    """Returns microseconds per step with ``DataLoader``, ``self.log`` on every step and TensorBoard."""
     x, y = setting.data()
     held_out = setting.rows // 8
     with tempfile.TemporaryDirectory() as directory:
@@ -128,7 +128,7 @@ def usual_lightning(setting: Setting) -> float:
 
 
 def compiled(setting: Setting) -> float:
-    """Microseconds a step in scikit-learn's ``SGDRegressor``: one row a step, a fixed algorithm in Cython."""
+    """Returns microseconds per step in scikit-learn's ``SGDRegressor``: one row per step, in Cython."""
     epochs = -(-setting.steps // setting.rows)
     model = SGDRegressor(penalty=None, learning_rate="constant", eta0=LEARNING_RATE, max_iter=epochs, tol=None)
     inputs, targets = (tensor.numpy() for tensor in setting.data())

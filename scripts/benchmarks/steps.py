@@ -1,4 +1,4 @@
-"""Time in training for each optimizer step, with logging, validation, checkpoints and safeguards on."""
+"""Measures training time per optimizer step, with logging, validation, checkpoints and safeguards."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def overrides_of(setting: Setting) -> list[str]:
-    """The training as ``scripts/train.py`` gets it."""
+    """Returns the setting as overrides of ``scripts/train.py``."""
     batches = -(-setting.rows // (setting.size or setting.rows))
     samples = setting.rows * 5 // 4 if setting.validation else setting.rows
     return [
@@ -29,7 +29,7 @@ def overrides_of(setting: Setting) -> list[str]:
 
 
 def here(conf: Path, setting: Setting) -> float:
-    """Microseconds a step in ``descent.run.train.train``, by what its result says of the time in training."""
+    """Returns microseconds per step in ``descent.run.train.train``, from the ``seconds`` of its result."""
     with tempfile.TemporaryDirectory() as directory:
         result = train(load_config(conf, overrides_of(setting)), Path(directory))
     if result.steps != setting.steps:
@@ -38,7 +38,7 @@ def here(conf: Path, setting: Setting) -> float:
 
 
 def step_rows(conf: Path, quick: bool) -> Iterator[str]:
-    """Against the tutorial's plain loop, the usual Lightning way, and scikit-learn's compiled code."""
+    """Measures steps against the tutorial's plain loop, usual Lightning code, and scikit-learn's compiled code."""
     rounds, share = (1, 10) if quick else (3, 1)
     for size, steps, bar in ((1, 20_000 // share, 1.25), (32, 20_000 // share, 1.25), (None, 2_000, 1.5)):
         for optimizer, clip in product(OPTIMIZERS, ("none", "norm")):

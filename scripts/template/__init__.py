@@ -1,1 +1,1 @@
-"""What ``new_project.py`` does: a project of one's own from this template, and newer machinery for it later."""
+"""Creates and upgrades projects for ``new_project.py``."""

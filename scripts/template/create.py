@@ -1,4 +1,4 @@
-"""A new project: the template's files under another name."""
+"""Creates a new project: copies the template's files under another name."""
 
 import shutil
 import subprocess
@@ -14,17 +14,17 @@ from template.renaming import imports_example, renamed, renamed_path
 
 
 def create(directory: Path, package: str, title: str, blank: bool, root: Path = ROOT) -> None:
-    """Writes a project: whole, or, where anything goes wrong, nothing.
+    """Writes a complete project, or nothing if there is an error.
 
     Args:
         directory: new or empty; outside the template.
-        package: of the project, in ``src/``.
-        title: heads the README, ``--help`` and the package's description.
-        blank: a small model and its data to fill in, in place of the example.
+        package: name of the project's package in ``src/``.
+        title: title of the README and of ``--help``, and the package's description.
+        blank: whether to include a small model and data to fill in, instead of the example.
         root: the template's directory.
 
     Raises:
-        SystemExit: the directory, the name or the template is not as it must be.
+        SystemExit: the directory, the name or the template is invalid.
     """
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -36,7 +36,7 @@ def create(directory: Path, package: str, title: str, blank: bool, root: Path = 
     check_name(package, root, blank)
     names = project_files(root, blank)
     if not blank and not ruff():
-        raise SystemExit("error: ruff must be there, to sort the renamed imports: `make lint` installs it in .venv")
+        raise SystemExit("error: ruff must be installed to sort the renamed imports: `make lint` installs it in .venv")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as place:
         staging = Path(place) / "project"
@@ -82,18 +82,18 @@ def _write(staging: Path, names: list[str], package: str, title: str, blank: boo
 
 
 def ruff() -> str | None:
-    """Where it is installed: beside this Python, by `make` or on the path."""
+    """Returns the path of ruff: next to this Python, in ``.venv``, or on ``PATH``."""
     beside = Path(sys.executable).parent, ROOT / ".venv/bin"
     return next(filter(None, (shutil.which("ruff", path=str(place)) for place in beside)), shutil.which("ruff"))
 
 
 def _tidy(staging: Path) -> None:
-    """Imports and lines as ``make lint`` wants them under names that sort elsewhere and are longer or shorter."""
+    """Sorts imports and wraps lines for ``make lint``, since the new names sort differently and differ in length."""
     for arguments in (
         *(["check", "--select", "I", "--fix"], ["format"]),
-        ["check", "--select", "E501", "--add-noqa"],  # texts, which the formatter leaves as they are
+        ["check", "--select", "E501", "--add-noqa"],  # strings, which the formatter does not split
     ):
         command = [str(ruff()), *arguments, "--quiet", "--no-cache", "."]
         done = subprocess.run(command, cwd=staging, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"error: ruff {arguments[0]} must work, it said: {(done.stderr or done.stdout).strip()}")
+            raise SystemExit(f"error: ruff {arguments[0]} failed: {(done.stderr or done.stdout).strip()}")

@@ -1,4 +1,4 @@
-"""What a project's machinery was when it was written, as ``sha256sum --check`` has it: changes to it are seen."""
+"""Detects changes to a project's machinery by SHA-256 digests, in the format of ``sha256sum --check``."""
 
 import re
 from hashlib import sha256
@@ -10,21 +10,21 @@ DIGESTS = "src/descent/SHA256SUMS"
 
 
 def write_digests(project: Path) -> None:
-    """Beside the machinery, in it."""
+    """Writes the digests of a project's machinery to ``DIGESTS``."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(digests(project).items())]
     (project / DIGESTS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def digests(project: Path) -> dict[str, str]:
-    """Of each file of the machinery but what Python makes, by its path in the project."""
+    """Returns the digest of each file of the machinery, by its path in the project; skips ``__pycache__``."""
     paths = [path for place in MACHINERY for path in (project / place).rglob("*") if path.is_file()]
     names = {path.relative_to(project).as_posix(): path for path in paths if "__pycache__" not in path.parts}
-    # git may have changed the line ends
+    # git may have changed the line endings
     return {n: sha256(p.read_bytes().replace(b"\r\n", b"\n")).hexdigest() for n, p in names.items() if n != DIGESTS}
 
 
 def changed(project: Path) -> list[str] | None:
-    """The files that were changed, added or deleted since; ``None``: there are no digests to tell by."""
+    """Returns the files that were changed, added or deleted since; ``None``: there are no saved digests."""
     if not (project / DIGESTS).is_file():
         return None
     lines = (project / DIGESTS).read_text(encoding="utf-8").splitlines()
@@ -34,7 +34,7 @@ def changed(project: Path) -> list[str] | None:
 
 
 def version(project: Path) -> str:
-    """Of a project's machinery, without importing it."""
+    """Returns the version of a project's machinery, without importing it."""
     text = (project / "src/descent/__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "(.+)"$', text, re.M)
-    return found[1] if found else "one without a number"
+    return found[1] if found else "unknown"

@@ -1,4 +1,4 @@
-"""What a new project's own files say in place of the template's: its name, its defaults, only targets of use."""
+"""Edits the template's own files for a new project: its name, its defaults, only the targets it needs."""
 
 import json
 import re
@@ -10,7 +10,7 @@ SOAK = (
     r"^    \"soak: .*\n",
     r"^    \"slurm: .*\n",
     r"^    \"workers: .*\n",
-)  # the long trials, and those on a cluster
+)  # the long tests, and those on a cluster
 
 UNTYPED = """[[tool.mypy.overrides]]
 module = ["PACKAGE.*"] # types are checked where you write them
@@ -23,7 +23,7 @@ disallow_untyped_defs = false
 
 
 def pyproject(text: str, package: str, title: str, blank: bool) -> str:
-    """``pyproject.toml`` under the project's name; without what the example's data and tests need."""
+    """Edits ``pyproject.toml``: sets the project's name; for a blank project, removes what only the example needs."""
     project = tomllib.loads(text)["project"]
     for pattern, new in (
         (r"(?m)^name = .*$", f'name = "{package}"'),
@@ -33,7 +33,7 @@ def pyproject(text: str, package: str, title: str, blank: bool) -> str:
         (r"(?m)^known-first-party = .*$", f'known-first-party = ["descent", "{package}"]'),
     ):
         text = _once(pattern, new, text, "pyproject.toml")
-    text = re.sub(rf'"{re.escape(project["name"])}\[', f'"{package}[', text)  # an extra that takes in another
+    text = re.sub(rf'"{re.escape(project["name"])}\[', f'"{package}[', text)  # an extra that includes others
     text = re.sub(r'(?m)^pythonpath = \["scripts"\].*\n', "", text)  # for the benchmark
     if blank:
         for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *SOAK):
@@ -44,12 +44,12 @@ def pyproject(text: str, package: str, title: str, blank: bool) -> str:
 
 
 def license_text(text: str, package: str) -> str:
-    """``LICENSE`` in the name of the project's authors, as ``pyproject.toml`` has it."""
+    """Edits ``LICENSE``: this year, and the project's authors as in ``pyproject.toml``."""
     return _once(r"(?<=\) )(\d{4}) the \w+ authors$", f"{date.today().year} the {package} authors", text, "LICENSE")
 
 
 def train_yaml(text: str, package: str, title: str) -> str:
-    """``conf/train.yaml`` of a project without the example, which it may name no longer."""
+    """Edits ``conf/train.yaml`` for a blank project: removes all references to the example."""
     text = _once(r"\A#.*$", f"# {title}. `--help` lists the options of each group.", text, "conf/train.yaml")
     for group, option in (("data", package), ("model", package), ("callbacks", "none")):
         text = _once(rf"(?m)^  - {group}: \S+", f"  - {group}: {option}", text, "conf/train.yaml")
@@ -58,13 +58,13 @@ def train_yaml(text: str, package: str, title: str) -> str:
 
 
 def workflow(text: str) -> str:
-    """The steps of continuous integration, without ``.ci/run``, which installs what the example's tests need."""
+    """Edits the CI workflow: removes ``.ci/run``, which installs what the example's tests need."""
     steps = r"^      - run: bash \.ci/run\n.*\n      - run: .*\n.*\n"
     return _once(steps, "      - run: make lint && make test\n", text, ".github/workflows/ci.yaml")
 
 
 def makefile(text: str, blank: bool) -> str:
-    """Without the README's pictures; without long trials where there are none."""
+    """Edits the ``Makefile``: removes the target for the README's pictures, and ``soak`` from blank projects."""
     for target in ("pictures", "soak") if blank else ("pictures",):
         text = re.sub(rf"(?m)(?:^#.*\n)*^{target}:.*\n(?:\t.*\n)*\n?", "", text)
         text = re.sub(rf"(?m)^(\.PHONY:.*) {target}\b", r"\1", text)

@@ -1,4 +1,4 @@
-"""The template's files, and which of them a new project gets."""
+"""Lists the template's files, and those that a new project gets."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[2]
 MACHINERY = ("src/descent", "src/hydra_plugins")
 BLANK = "scripts/template/blank"  # a small project whose package is `blank`
 
-NEEDED = [  # the rest may have been deleted on purpose: the optional rooms, experiments, tests
+NEEDED = [  # the rest may have been deleted on purpose: optional packages, experiments, tests
     *("src/descent/__init__.py", f"src/{EXAMPLE}/__init__.py", "conf/train.yaml", "scripts/train.py", "Makefile"),
     *("pyproject.toml", "constraints.txt", "LICENSE", ".gitignore", f"{BLANK}/README.md"),
     *(f"{BLANK}/src/blank/{name}.py" for name in ("__init__", "data", "model")),
     *(f"{BLANK}/conf/{group}/blank.yaml" for group in ("data", "model")),
     f"{BLANK}/tests/test_blank.py",
 ]
-TOP = (  # what there is without git to tell
+TOP = (  # the template's files, if there is no git repository to list them
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "conf"),
     *("constraints.txt", "logs/.gitkeep", "pyproject.toml", "scripts", "src", "tests"),
 )
@@ -37,15 +37,15 @@ TEMPLATES_OWN = (
 )
 EXAMPLES_OWN = (
     *(f"src/{EXAMPLE}", "tests", "conf/data", "conf/model", "conf/experiment"),
-    *(".ci", "conf/batch/single.yaml"),  # what its tests install, and a former name
+    *(".ci", "conf/batch/single.yaml"),  # what its tests install, and an old name
 )
 
 
 def source_files(root: Path = ROOT) -> list[str]:
-    """The template's files, relative to ``root``: what git tracks, or all but what ``.gitignore`` names without git.
+    """Returns the template's files, relative to ``root``: those that git tracks, or without git all but ignored ones.
 
     Raises:
-        SystemExit: files are lacking, or git does not answer.
+        SystemExit: files are missing, or git fails.
     """
     if (root / ".git").exists():
         names = _tracked(root)
@@ -60,19 +60,19 @@ def source_files(root: Path = ROOT) -> list[str]:
 
 
 def project_files(root: Path, blank: bool) -> list[str]:
-    """Those that a new project gets, under the names they have here."""
+    """Returns the files that a new project gets, by their names in the template."""
     left_out = (*TEMPLATES_OWN, *EXAMPLES_OWN) if blank else TEMPLATES_OWN
     names = [name for name in source_files(root) if not below(name, left_out)]
     return [name for name in names if not (blank and _is_examples_option(root, name))]
 
 
 def below(name: str, places: tuple[str, ...]) -> bool:
-    """Whether a file is one of the places, or in one of them."""
+    """Whether a file is one of the places, or inside one."""
     return any(name == place or name.startswith(f"{place}/") for place in places)
 
 
 def ignored(root: Path, name: str) -> bool:
-    """Whether ``.gitignore`` names the file or a directory that it is in; patterns with a path are for ``logs/``."""
+    """Whether ``.gitignore`` names the file or a parent directory; patterns with a path (for ``logs/``) never match."""
     lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines() if (root / ".gitignore").is_file() else []
     patterns = [line.rstrip("/") for line in lines if line and line[0] not in "#!"]
     return any(fnmatch(part, pattern) for part in Path(name).parts for pattern in patterns)
@@ -89,13 +89,13 @@ def _below(root: Path, top: str) -> list[str]:
 
 
 def _tracked(root: Path) -> list[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # a hook's
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # set in git hooks
     command = ["git", "-C", str(root), "ls-files", "-z"]
     try:
         done = subprocess.run(command, env=inherited, capture_output=True, check=False)
     except OSError as error:
-        raise SystemExit(f"error: {root} is a checkout, whose files git knows: {error}") from None
+        raise SystemExit(f"error: {root} is a git checkout, but git cannot list its files: {error}") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["git ls-files failed"]
-        raise SystemExit(f"error: {root} is a checkout, whose files git knows: {said[0]}")
+        raise SystemExit(f"error: {root} is a git checkout, but git cannot list its files: {said[0]}")
     return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]

@@ -1,4 +1,4 @@
-"""Which names a project's package may have."""
+"""Checks the name of a project's package."""
 
 import keyword
 import re
@@ -11,17 +11,15 @@ from template.files import ignored
 from template.renaming import EXAMPLE
 
 ALWAYS = ("descent", "hydra_plugins", "torch", "lightning", "torchmetrics", "hydra", "omegaconf", "sklearn", "yaml")
-YAML = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # other values than these texts
+YAML = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # YAML does not read these as strings
 
 
 def check_name(name: str, root: Path, blank: bool = False) -> None:
-    """Raises:
-    SystemExit: the package cannot have the name, or another package has it.
-    """
+    """Raises ``SystemExit`` if the package's name is invalid or already in use."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in YAML:
-        raise SystemExit(f"error: --package must be a name in lowercase that Python and YAML can have, got {name!r}")
+        raise SystemExit(f"error: --package must be a lowercase name that is valid in Python and YAML, got {name!r}")
     if taken := _taken_by(name, root, blank):
-        raise SystemExit(f"error: --package must be a name that nothing else has: {name} is {taken}")
+        raise SystemExit(f"error: --package must be a name that is not in use: {name} is {taken}")
 
 
 def _taken_by(name: str, root: Path, blank: bool) -> str:

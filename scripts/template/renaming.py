@@ -1,4 +1,4 @@
-"""The example's name where it is a name; in prose, such as "linear regression", it stays."""
+"""Renames the example's package in names and imports, but not in prose such as "linear regression"."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ _NAME = re.compile(
             rf"(?<![\w.-]){EXAMPLE}(?=\.[a-z_]|/)",  # a dotted name, a directory
             rf"(?<=[=\[,/]){EXAMPLE}(?![\w-])",  # callbacks=regression, [regression,swa], callbacks/regression.yaml
             rf"(?<=[\"'`]){EXAMPLE}(?=[\"'`])",
-            rf"(?<=descent, ){EXAMPLE}(?![\w-])",  # packages, and messages that list them
+            rf"(?<=descent, ){EXAMPLE}(?![\w-])",  # the list of packages, and messages that show it
             rf"(?<=callbacks: ){EXAMPLE}(?=\s*(?:#|$))",
         )
     ),
@@ -23,13 +23,13 @@ _NAME = re.compile(
 
 
 def renamed(text: str, package: str) -> str:
-    """A file's text, with the example's package, its option of ``callbacks`` and its variable under a new name."""
-    text = re.sub(r"(?m)^(  (?:experiment_name|project): )descent$", rf"\1{package}", text)  # of the loggers
+    """Returns a file's text with the example's package, ``callbacks`` option and environment variable renamed."""
+    text = re.sub(r"(?m)^(  (?:experiment_name|project): )descent$", rf"\1{package}", text)  # in logger options
     return re.sub(rf"\b{VARIABLE}\b", f"{package.upper()}_LOGS", _NAME.sub(package, text))
 
 
 def renamed_path(name: str, package: str) -> str:
-    """The same of a file's path, as it is relative to the project."""
+    """Returns the renamed path of a file, relative to the project."""
     parts = name.split("/")
     stem, dot, suffix = parts[-1].partition(".")
     parts[-1] = (package if stem == EXAMPLE else stem) + dot + suffix
@@ -37,7 +37,7 @@ def renamed_path(name: str, package: str) -> str:
 
 
 def names_example(text: str) -> bool:
-    """Whether a file of ``conf/`` has the example's classes in it."""
+    """Whether a config file uses the example's classes."""
     return bool(re.search(rf"^\s*_target_:\s*{EXAMPLE}\.", text, re.M))
 
 
@@ -45,7 +45,7 @@ def imports_example(text: str) -> bool:
     """Whether Python code imports the example.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: it is not Python.
     """
     nodes = list(ast.walk(ast.parse(text)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -1,4 +1,4 @@
-"""Newer machinery for a project that was made before: ``src/descent`` and ``src/hydra_plugins``, and nothing else."""
+"""Upgrades the machinery of an existing project: ``src/descent`` and ``src/hydra_plugins``, and nothing else."""
 
 import shutil
 import signal
@@ -9,41 +9,41 @@ from pathlib import Path
 from template.digests import changed, digests, version, write_digests
 from template.files import MACHINERY, ROOT, below, source_files
 
-STAGING = "src/.upgrade"  # `new` and `old`; there only while an upgrade is under way, or was cut off
-DONE = "src/.upgrade-done"  # the same once the new is in place
+STAGING = "src/.upgrade"  # has `new` and `old`; exists only during an upgrade, or after an interrupted one
+DONE = "src/.upgrade-done"  # the same directory, once the new machinery is in place
 
 
 def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
-    """Replaces the machinery, whole or not at all. One that was cut off is undone first.
+    """Replaces the machinery completely, or not at all. Undoes an interrupted upgrade first.
 
     Args:
-        project: its directory.
-        force: overwrite files of the machinery that were changed there.
+        project: the project's directory.
+        force: overwrite files of the machinery that were changed in the project.
         root: the template's directory.
 
     Returns:
-        a line that says which versions, and how many files differ.
+        a line with the versions and the number of files that differ.
 
     Raises:
-        SystemExit: there is no machinery, or it was changed there.
+        SystemExit: the project has no machinery, or its machinery was changed.
     """
     project = project.resolve()
     if project == root:
-        raise SystemExit(f"error: {project} is the template itself: run the newer one's script")
+        raise SystemExit(f"error: {project} is the template itself: run the newer template's script")
     recovered = (project / STAGING).is_dir()
     _undo(project)
     if not (project / "src/descent/__init__.py").is_file():
         raise SystemExit(f"error: {project} must be a project with src/descent")
     names = [name for name in source_files(root) if below(name, MACHINERY)]
-    for place in MACHINERY:  # the new are all there, which is how `_undo` knows where it is
+    for place in MACHINERY:  # `_undo` relies on all of them being in `new`
         if not any(below(name, (place,)) for name in names):
-            raise SystemExit(f"error: {root} lacks {place}, and has no whole machinery to give")
+            raise SystemExit(f"error: {root} lacks {place}: its machinery is incomplete")
     before, after = version(project), version(root)
     edited, now = changed(project), digests(project)
     new = {name: digest for name, digest in digests(root).items() if name in names}
     if edited == [] and new == now:
-        return f"{project}: the machinery is that of version {after} already"
-    if edited is None:  # any that differ may have been
+        return f"{project}: the machinery is already at version {after}"
+    if edited is None:  # any file that differs may have been edited
         edited = sorted(name for name in now if new.get(name) != now[name])
     if edited and not force:
         listed = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
@@ -51,10 +51,10 @@ def upgrade(project: Path, force: bool, root: Path = ROOT) -> str:
     _stage(project, names, root)
     with _undisturbed():
         _swap(project)
-    shutil.rmtree(project / DONE, ignore_errors=True)  # else by the next
-    undone = " (one that was cut off was undone first)" if recovered else ""
+    shutil.rmtree(project / DONE, ignore_errors=True)  # if this fails, the next upgrade removes it
+    undone = " (an interrupted upgrade was undone first)" if recovered else ""
     lost = f"; changes to {len(edited)} files are overwritten" if edited else ""
-    versions = f"goes from version {before} to {after}" if before != after else f"of version {after} is newer"
+    versions = f"goes from version {before} to {after}" if before != after else f"of version {after} is updated"
     count = sum(now.get(name) != new.get(name) for name in {*now, *new})
     return f"{project}: the machinery {versions}; files that differ: {count}{lost}{undone}"
 
@@ -67,14 +67,14 @@ def _stage(project: Path, names: list[str], root: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, target)
         write_digests(staging / "new")
-        (staging / "old").mkdir()  # last: where it is, the new are all there
+        (staging / "old").mkdir()  # last, as a sign that `new` is complete
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
 def _swap(project: Path) -> None:
-    """Renames alone. Killed in their midst, the next upgrade undoes them."""
+    """Moves the new machinery into place, by renames only. If killed between them, the next upgrade undoes them."""
     staging = project / STAGING
     try:
         for place in MACHINERY:
@@ -88,7 +88,7 @@ def _swap(project: Path) -> None:
 
 
 def _undo(project: Path) -> None:
-    """The machinery as it was before an upgrade that did not come to its end."""
+    """Restores the machinery from before an interrupted upgrade."""
     staging = project / STAGING
     if (staging / "old").is_dir():
         for place in MACHINERY:
@@ -97,14 +97,14 @@ def _undo(project: Path) -> None:
                 (project / place).rename(new)
             if old.is_dir():
                 old.rename(project / place)
-        (staging / "old").rmdir()  # all is back
+        (staging / "old").rmdir()  # everything is restored
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(project / DONE, ignore_errors=True)
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP have to wait."""
+    """Delays Ctrl-C, SIGTERM and SIGHUP until it exits."""
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     received: list[int] = []
     before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}

@@ -74,9 +74,9 @@ def test_what_a_project_lacks_to_be_evaluated_is_named(run_dir: Path, monkeypatc
     assert refused(Path("x.csv")) == "--data needs DigitsData to have file_dataloader(path, model, result)"
     with monkeypatch.context() as patch:
         patch.delattr(DigitsData, "test_dataloader")
-        assert refused() == f"{run_dir} has no test rows: --data FILE names others"
+        assert refused() == f"{run_dir} has no test rows: name a file with --data FILE"
     monkeypatch.setattr(Digits, "test_step", lambda *_: None)
-    assert refused() == "Digits must log metrics in its test to be evaluated; it logged none"
+    assert refused() == "Digits must log test metrics to be evaluated; it logged none"
     monkeypatch.delattr(Digits, "test_step")
     assert refused() == "Digits must have a test_step to be evaluated"
     assert not (run_dir / "evaluation.json").exists()

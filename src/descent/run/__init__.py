@@ -1,1 +1,1 @@
-"""A run: its directory, lock, signals, result and console."""
+"""Runs training, evaluation and prediction: directories, results, console output."""

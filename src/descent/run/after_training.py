@@ -1,4 +1,4 @@
-"""What a result says of training once it is over: metrics, counts, why it stopped, what callbacks add."""
+"""Completes the result after training: metrics, counts, why it stopped, entries of callbacks."""
 
 import logging
 import math
@@ -34,7 +34,7 @@ FIRST = ("optimizer", "optimizer.lr", "batch.size", "clip", "scheduler")  # in H
 
 
 def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any) -> None:
-    """What is known after training: metrics at the last weights, counts, and what the callbacks add."""
+    """Adds to the result what is known after training: metrics at the last weights, counts, entries of callbacks."""
     schedule = validation_schedule(trainer)
     (curves,) = callbacks_of(trainer, TrainingCurves)
     result.seconds = curves.seconds()
@@ -42,12 +42,12 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     result.checksum = getattr(data, "checksum", None)
     result.quantities = {name: str(what) for name, what in getattr(model, "metric_quantities", {}).items()}
     _count(result, trainer)
-    # before a validation, at which the Trainer lets go of the training batches
+    # before validation, which makes the Trainer release the training batches
     in_memory = has_full_loss(trainer)
-    result.metrics = {"train/loss": math.nan} if in_memory else {}  # the first of them
+    result.metrics = {"train/loss": math.nan} if in_memory else {}  # a placeholder, to list it first
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):
-        logged = before.metrics | logged  # of before, where a resumed run had nothing left to do
+        logged = before.metrics | logged  # a resumed run with no steps left has only the metrics of its checkpoint
     result.metrics |= {name: value.item() for name, value in logged.items()}
     if in_memory:
         loss = full_loss_value(trainer, model)
@@ -57,7 +57,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
             _diverged(result)
     elif result.status == "completed" and not all(weight.isfinite().all() for weight in model.parameters()):
         _diverged(result)
-    if not callbacks_of(trainer, Checkpoints):  # fast_dev_run; a real run finds it out after its first epoch
+    if not callbacks_of(trainer, Checkpoints):  # fast_dev_run; in other runs Checkpoints checks it after one epoch
         metric = monitored(result.monitor["metric"], schedule.has_validation)
         if metric not in result.metrics:
             raise invalid("monitor.metric", f"one that was logged ({', '.join(result.metrics)})", metric)
@@ -82,21 +82,21 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
 
 
 def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, best: Path | None) -> None:
-    """Adds the metrics of the test rows, if there are any, with the weights of the checkpoint ``best``."""
+    """Adds the metrics on the test rows, if there are any, with the weights of the checkpoint ``best``."""
     if not (is_overridden("test_step", model) and is_overridden("test_dataloader", data)):
         return
-    loggers, trainer.loggers = trainer.loggers, []  # their points are written once the run is complete
+    loggers, trainer.loggers = trainer.loggers, []  # log_final writes these metrics
     with isolate_rng():
-        seed_everything(result.seed, verbose=False)  # so that evaluate.py draws the same
+        seed_everything(result.seed, verbose=False)  # so that evaluate.py gets the same random numbers
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     trainer.loggers = loggers
-    for name, value in trainer.callback_metrics.items():  # whatever a module calls them, they are of the test rows
+    for name, value in trainer.callback_metrics.items():  # a module may log them without test/ or with another split
         key = f"test/{without_split(name)}" if name in result.metrics else name
         result.metrics[key] = value.item()
 
 
 def log_final(trainer: Trainer, result: Result, in_sweep: bool) -> None:
-    """Logs the test metrics, and the hyperparameters with the final metrics: the HParams tab of TensorBoard."""
+    """Logs ``test/*``, and the settings with the final metrics (as ``hp/*``) for TensorBoard's HParams tab."""
     hidden = ("stopping.", "trainer.", "callbacks", "logger")
     shown = {k: v for k, v in result.hparams.items() if v is not None and not k.startswith(hidden)}
     for key in ("trainer.max_epochs", "trainer.precision"):
@@ -117,15 +117,15 @@ def log_final(trainer: Trainer, result: Result, in_sweep: bool) -> None:
 def write(
     result: Result, trainer: Trainer, run_dir: Path, in_sweep: bool, is_unchanged: bool, is_trial: bool | int
 ) -> None:
-    """What a run leaves beside its checkpoints and curves.
+    """Logs the final metrics, writes ``result.json`` and calls the callbacks' ``after_result``.
 
     Args:
-        in_sweep: whether it is a job of a sweep.
-        is_unchanged: whether its weights are the first ones.
-        is_trial: with ``trainer.fast_dev_run``, of which nobody draws a picture.
+        in_sweep: whether the run is a job of a sweep.
+        is_unchanged: whether the weights are still the initial ones.
+        is_trial: ``trainer.fast_dev_run``; if set, ``after_result`` is not called.
     """
     if result.status == "completed" and is_unchanged:
-        log.warning("note: no weight changed in its %s steps", f"{result.steps:,}")
+        log.warning("note: no weight changed in %s steps", f"{result.steps:,}")
     if result.status != "interrupted":
         log_final(trainer, result, in_sweep)
     result.write(run_dir)
@@ -139,8 +139,8 @@ def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep
             continue
         try:
             callback.after_result(trainer, result.as_dict(), run_dir)
-        except Exception as error:  # whatever it is, the run is no worse for it
-            log.warning("note: %s could not do its work: %s", type(callback).__name__, error)
+        except Exception as error:  # the run itself is complete
+            log.warning("note: %s failed: %s", type(callback).__name__, error)
 
 
 def _diverged(result: Result) -> None:
@@ -149,11 +149,11 @@ def _diverged(result: Result) -> None:
 
 
 def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
-    """The metrics of the validation rows at the last weights; a point of the curves where the run ends for good."""
+    """Returns the validation metrics at the last weights; with ``logged``, also writes them to the loggers."""
     loggers, own = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
     if not logged:
         trainer.loggers = []
-    # would begin a new average, by a copy of a module that may be in the middle of a step
+    # it would start a new average, from a copy of a module that may be in the middle of a step
     trainer.callbacks = [one for one in own if not isinstance(one, StochasticWeightAveraging)]  # type: ignore[attr-defined]
     try:
         with isolate_rng():
@@ -178,7 +178,7 @@ def _why_stopped(trainer: Trainer) -> str | None:
 def _count(result: Result, trainer: Trainer) -> None:
     result.steps, result.gradient_evaluations = trainer.global_step, gradient_evaluations(trainer)
     batches = trainer.num_training_batches
-    whole = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) // batches  # an epoch that was ended early counts not
+    whole = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) // batches  # only complete epochs count
     result.epochs = trainer.current_epoch if batches == math.inf else int(whole)
     (counter,) = callbacks_of(trainer, SampleCounter)
     result.samples = counter.total(trainer)

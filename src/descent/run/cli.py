@@ -1,4 +1,4 @@
-"""From Hydra's command line and config to a run. Imports no torch."""
+"""Starts a run from Hydra's command line and config. Imports no torch."""
 
 import argparse
 import re
@@ -30,14 +30,14 @@ from descent.signals import asked_to_stop, stop_mark
 if TYPE_CHECKING:
     from descent.config.schema import Config
 
-SEVERAL = ("callbacks", "logger")  # groups of which several options may be chosen, each with a node of its own
+SEVERAL = ("callbacks", "logger")  # groups that take several options, each under its own key
 
 
 def run(main: Callable[[], None], conf: Path) -> None:
-    """Runs a Hydra command, with a ``--help`` of the project's own.
+    """Runs a Hydra command, with the project's ``--help`` in place of Hydra's.
 
     Args:
-        main: decorated with ``hydra.main``.
+        main: a function decorated with ``hydra.main``.
         conf: the directory of the config groups.
     """
 
@@ -55,22 +55,22 @@ def run(main: Callable[[], None], conf: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    """The command line as Hydra reads it, flags in the midst of the overrides included: it then gets them last."""
+    """Parses the command line as Hydra does, and moves flags behind the overrides, so that Hydra accepts any order."""
     parser = get_args_parser()
     parser.error = lambda message: sys.exit(f"error: {message}: --hydra-help lists the flags")  # type: ignore
     arguments = parser.parse_intermixed_args()
     flags = [word for word in sys.argv[1:] if word != "--"]
     for override in arguments.overrides:
-        flags.remove(override)  # once: a flag's value may be the same word
+        flags.remove(override)  # only once: the value of a flag may be the same word
     sys.argv[1:] = [*arguments.overrides, *flags]
     return arguments
 
 
 def run_job(cfg: DictConfig) -> Result:
-    """One run, from Hydra's composed config.
+    """Does one run from Hydra's composed config.
 
-    Outside a sweep the process ends with the run's exit code. A sweep goes on, and a job of it that was interrupted
-    goes on from its last checkpoint.
+    A single run that does not complete ends the process with its exit code. A job of a sweep returns its result, and
+    resumes from its last checkpoint if it was interrupted.
     """
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
@@ -79,7 +79,7 @@ def run_job(cfg: DictConfig) -> Result:
     overrides = hydra.overrides.task
     if sweep and (ended := _ended_before(run_dir)):
         return Result(ended, cfg.seed, line)
-    # torchrun and Slurm start a run once more in its own directory, after a failure or a preemption
+    # after a failure or a preemption, torchrun and Slurm start the run again in the same directory
     again = common_name() is not None and (run_dir / "checkpoints/last.ckpt").is_file()
     result = run_safely(
         lambda: to_config(cfg, hydra.runtime, overrides), run_dir, line, resume=sweep or again, brief=sweep
@@ -90,15 +90,15 @@ def run_job(cfg: DictConfig) -> Result:
 
 
 def _ended_before(run_dir: Path) -> Status | None:
-    """How a job of a sweep has ended before it began here; ``None``: it begins.
+    """Returns how a job of a sweep has already ended; ``None``: it has to be run.
 
-    A job of a sweep that was killed may still be at work: it is waited for. One that a cluster queues again may have
-    ended in the last moment.
+    Waits while another process still runs the job, as after a sweep was killed. A job that a cluster has requeued may
+    have ended just before.
     """
     mark, waits = stop_mark(run_dir.parent), False
     while asked_to_stop(mark) is None and is_locked(run_dir):
         if not waits:
-            print(f"waiting for {run_dir.name}, at work in another process", flush=True)
+            print(f"waiting for {run_dir.name}, which another process is running", flush=True)
         waits = True
         time.sleep(1)
     if asked_to_stop(mark) is not None:
@@ -107,12 +107,12 @@ def _ended_before(run_dir: Path) -> Status | None:
 
 
 def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = None) -> "Config":
-    """The checked config of a command line, for tests, notebooks and other programs.
+    """Returns the checked config for a list of overrides; for tests, notebooks and other programs.
 
     Args:
         conf: the directory of the config groups.
         overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
-        run_dir: of the run that is to have it: kept there in ``.hydra``, as ``train.py`` does, for ``evaluate.py``,
+        run_dir: if given, the config is saved there in ``.hydra``, as by ``train.py``, for ``evaluate.py``,
             ``predict.py`` and ``resume.py``.
 
     Raises:
@@ -136,30 +136,30 @@ def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = Non
 
 
 def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), saved: bool = False) -> "Config":
-    """Hydra's config as a typed and checked ``Config``.
+    """Converts Hydra's config to a typed and checked ``Config``.
 
     Args:
-        cfg: without the node ``hydra``.
-        runtime: of it, ``hydra.runtime``: the options that were chosen, and the directory that relative paths start at.
-        overrides: of the command line, of which those that go nowhere are kept in ``unused``.
-        saved: it is that of a run, whose keys have been checked before.
+        cfg: the config without its ``hydra`` node.
+        runtime: ``hydra.runtime``: the chosen options, and the directory that relative paths start from.
+        overrides: from the command line; those without effect are kept in ``unused``.
+        saved: whether it was saved by a run, so that its keys have been checked already.
     """
-    from descent.config.parse import parse  # pydantic comes in here
+    from descent.config.parse import parse  # imports pydantic
     from descent.config.schema import Config, keys_of
     from descent.config.unused import unused_keys
 
     choices = {str(group): option for group, option in runtime.choices.items() if option is not None}
-    # who does the jobs of a sweep is nothing of the jobs'
+    # the launcher belongs to the sweep, not to its jobs
     chosen = {
         group: option for group, option in choices.items() if group.partition("/")[0] not in ("hydra", "launcher")
     }
     chosen = {group: ",".join(map(str, cfg[group])) for group in SEVERAL if cfg.get(group)} | chosen
     for group in (*GROUPS, "experiment", "debug"):
         if group not in runtime.choices and group not in SEVERAL and (group in cfg or group not in GROUPS):
-            # Hydra takes optimizer=[sgd,adam] and merges the two
+            # Hydra accepts optimizer=[sgd,adam] and merges the two
             raise UserError(f"{group} must be one option: -m {group}=... runs several, one after another")
     if lacking := [key for key in keys_of(Config, needed=True) if key not in cfg]:
-        raise UserError(f"{lacking[0]} is missing")  # before other keys are found to be interpolated from it
+        raise UserError(f"{lacking[0]} is missing")  # before resolving fails at a key that interpolates it
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     own = [*tree] if saved else _own_keys(runtime) if {*tree} - {*keys_of(Config)} else []
@@ -168,7 +168,7 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
 
 
 def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """The keys below ``path`` whose value is interpolated, each with the key whose value it is, or an empty text."""
+    """Yields each interpolated key below ``path`` with the key that it refers to, or "" if there is not exactly one."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _links(value, f"{path}{key}.")
@@ -178,6 +178,6 @@ def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 
 
 def _own_keys(runtime: Any) -> list[str]:
-    """What stands at the top of the project's ``train.yaml``."""
+    """Returns the top-level keys of the project's ``train.yaml``."""
     mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
     return [str(key) for path in mains for key in main_config(Path(path).resolve())]

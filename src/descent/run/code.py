@@ -1,4 +1,4 @@
-"""Whether a project's own code is what a run began with. Imports nothing of it."""
+"""Detects changes in the project's own code since a run started. Does not import that code."""
 
 import logging
 from collections import Counter
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def code_digests(config: Config) -> dict[str, str]:
-    """Of the Python files of each package that a ``_target_`` of what is trained names, by its name."""
+    """Returns a digest of the Python files of each package that a ``_target_`` names, by the name of the package."""
     parts = [config.model, config.data, config.optimizer, config.scheduler, config.callbacks]
     names = {spec["_target_"].partition(".")[0] for spec in nested_targets(parts)} - {*PACKAGES}
     return {name: _digest(name) for name in sorted(names)}
 
 
 def note_changes(before: Any, config: Config, since: str) -> None:
-    """Says which packages have changed since the digests ``before`` were written; an older version wrote none."""
+    """Logs which packages have changed since the digests ``before`` were written; older versions wrote none."""
     known = before if isinstance(before, dict) else {}
     changed = [name for name, digest in code_digests(config).items() if known.get(name, digest) != digest]
     if changed:
@@ -32,13 +32,13 @@ def note_changes(before: Any, config: Config, since: str) -> None:
 
 
 def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    """Which packages were not the same in all of these runs, and which runs had another code than most, or the last.
+    """Names the packages whose code differs between runs, and the runs unlike most (in a tie: unlike the last).
 
     Args:
         names: of the runs.
 
     Returns:
-        a line; ``None``: all were made by one code.
+        a line; ``None``: all runs used the same code.
     """
     codes = [result.get("code") or {} for result in results]  # older versions wrote none
     packages, others = [], set[int]()
@@ -51,7 +51,7 @@ def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) 
         return None
     named = [names[number] for number in sorted(others)]
     shown = "; ".join(named[:5]) + (f"; {len(named) - 5} more" if len(named) > 5 else "")
-    return f"the code of {' and '.join(packages)} is not the same in all runs: another than in most in {shown}"
+    return f"the code of {' and '.join(packages)} is not the same in all runs: these differ from most: {shown}"
 
 
 @cache  # once for all jobs of a sweep
@@ -59,10 +59,10 @@ def _note(text: str) -> None:
     log.warning("note: %s", text)
 
 
-@cache  # what this process has imported stays, whatever becomes of the files
+@cache  # the imported code stays the same, even if the files change
 def _digest(name: str) -> str:
     digest = sha256()
-    with suppress(ImportError, OSError, ValueError):  # a class of a notebook's has no file
+    with suppress(ImportError, OSError, ValueError):  # a class defined in a notebook has no file
         spec = find_spec(name)
         for place in (spec.submodule_search_locations or [str(spec.origin)]) if spec else []:
             root = Path(place)

@@ -1,4 +1,4 @@
-"""A run as a command does it: what it prints, and what becomes of an error. Imports no torch by itself."""
+"""Runs a command: prints results, and turns errors into one line and an exit code. Imports torch only for a run."""
 
 import gc
 import logging
@@ -28,7 +28,7 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
     """Runs a command's main function; an error is one line on stderr and exit code 1.
 
     Args:
-        prints: what it is for is its output, so that it fails where that cannot be written.
+        prints: whether printing is the command's purpose; it then fails if standard output cannot be written.
     """
     try:
         _run(main, prints)
@@ -39,10 +39,10 @@ def command(main: Callable[[], None], prints: bool = False) -> None:
 
 
 def _run(main: Callable[[], None], prints: bool) -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on, and does not print them in its own way
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     streams.protect()
-    logging.raiseExceptions = False  # a log file that cannot be written must not print a traceback of its own
-    # TensorBoard's thread ends with an error that the run reports as well
+    logging.raiseExceptions = False  # no traceback if a log file cannot be written
+    # TensorBoard's thread ends with an error that the run reports anyway
     threading.excepthook = lambda thread: log.info("in %s: %s", thread.thread, thread.exc_value)
     try:
         main()
@@ -67,42 +67,42 @@ def run_safely(
     longer: bool = False,
     on_start: Callable[[], None] | None = None,
 ) -> Result:
-    """Trains and reports; whatever happens, ``result.json`` tells how it ended.
+    """Trains and prints the result; ``result.json`` records how the run ended, even after an error.
 
-    An error is one line on the console, and its traceback is in ``train.log``.
+    An error is one line on the console; its traceback is in ``train.log``.
 
     Args:
-        configure: gives the config, or raises what is wrong with it.
+        configure: returns the config, or raises an error that says what is wrong with it.
         run_dir: the run's own directory.
         command: recorded in the result.
         resume, longer, on_start: as in ``descent.run.train.train``.
-        brief: print a line in place of the settings and the tables.
+        brief: print one line instead of the settings and the tables.
     """
     config = None
     try:
         config = configure()
         new = "torch" not in sys.modules
-        from descent.run.console import print_choices, print_line, print_result  # torch comes in here
+        from descent.run.console import print_choices, print_line, print_result  # imports torch
         from descent.run.train import train
 
         if new:
-            gc.freeze()  # the libraries' objects stay: looking through them again and again costs a tenth of a run
-        gc.enable()  # scripts/train.py does without it until here
+            gc.freeze()  # the libraries' objects live on: scanning them repeatedly costs a tenth of a run
+        gc.enable()  # scripts/train.py disables it
         if not brief and is_main():
             print_choices(config, run_dir)
         result = train(config, run_dir, command, resume=resume, longer=longer, on_start=on_start, in_sweep=brief)
     except Exception as error:
         signals.exit_if_received()
         result = Result("failed", config.seed if config else None, command, one_line(error))
-        if config is None and is_main():  # or else train has written what there is to be said
+        if config is None and is_main():  # otherwise train has written the result
             with suppress(UserError):  # the disk may be what failed
                 result.write_unless_trained(run_dir)
         if (process := started()) is not None and process.rank:
-            # who has no log file
+            # the other processes have no log file
             log.error("process %d: %s", process.rank, result.reason, exc_info=not isinstance(error, UserError))
             return result
         log.error("error: %s", result.reason)
-        log.info("The traceback:", exc_info=error)  # for the log file; the console begins at WARNING
+        log.info("The traceback:", exc_info=error)  # for the log file; the console shows WARNING and above
         if not isinstance(error, UserError):
             log.error("the traceback is in %s", run_dir / "train.log")
         return result
@@ -113,12 +113,12 @@ def run_safely(
     else:
         print_result(result, run_dir)
     if result.status == "interrupted":
-        print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   goes on from here", flush=True)
+        print(f"python scripts/resume.py {shlex.quote(str(run_dir))}   resumes this run", flush=True)
     return result
 
 
 def log_to(run_dir: Path) -> None:
-    """What Hydra sets up for ``train.py``: warnings and errors on the console, everything in ``train.log``."""
+    """Sets up logging as Hydra does for ``train.py``: warnings and errors on the console, all in ``train.log``."""
     if not is_main():
         logging.basicConfig(level=logging.ERROR, format="%(message)s")
         return

@@ -1,4 +1,4 @@
-"""What a person reads on the console."""
+"""Prints the settings and the result of a run on the console."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from descent.config.schema import Config
 from descent.errors import as_yaml
 from descent.run.result import Result
 
-# Of these groups only the keys that people change; the run's .hydra/config.yaml has all of them.
+# Groups that show only the keys that people change; the run's .hydra/config.yaml has all of them.
 SHOWN = {
     "stopping": (
         *("patience", "min_delta", "gradient_norm", "loss_change"),
@@ -24,7 +24,7 @@ SHOWN = {
 
 
 def print_choices(config: Config, run_dir: Path) -> None:
-    """The options chosen and their values, before training."""
+    """Prints the chosen options and their values, before training."""
     table = table_of()
     table.show_header = False
     table.add_column("group", style="bold")
@@ -49,7 +49,7 @@ def print_choices(config: Config, run_dir: Path) -> None:
 
 
 def print_result(result: Result, run_dir: Path) -> None:
-    """What the callbacks show, and the metrics, after training."""
+    """Prints the callbacks' tables and the metrics, after training."""
     console = _console()
     if result.metrics:
         _print_tables(console, result, in_sweeps=False)
@@ -65,7 +65,7 @@ def print_result(result: Result, run_dir: Path) -> None:
 
 
 def print_line(result: Result) -> None:
-    """How a run of a sweep ended, and what its callbacks show even there."""
+    """Prints how a job of a sweep ended, and the tables of callbacks with ``in_sweeps``."""
     console = _console()
     losses = [name for name in result.metrics if name.endswith("/loss")]
     monitor = result.monitor.get("metric")
@@ -88,7 +88,7 @@ def _ending(result: Result) -> str:
 
 
 def _metrics(result: Result) -> Table:
-    """A row a metric, a column a part of the data; metrics of no part have a column ``value``."""
+    """Makes a table with a row per metric and a column per split; metrics without a split go in a column ``value``."""
     used = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in result.metrics)]
     others = [name for name in result.metrics if without_split(name) == name]
     table = table_of("metric", *used, *(["value"] if others else []))
@@ -102,7 +102,7 @@ def _metrics(result: Result) -> Table:
 
 
 def table_of(first: str = "", *numbers: str) -> Table:
-    """A table whose columns are a name and numbers."""
+    """Makes a table with a column ``first`` of names, if given, and right-aligned columns of numbers."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     if first:
         table.add_column(first)
@@ -112,7 +112,7 @@ def table_of(first: str = "", *numbers: str) -> Table:
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False)  # names and paths may hold brackets
+    return Console(highlight=False, markup=False)  # names and paths may contain brackets
 
 
 def _count(number: int, unit: str) -> str:
@@ -129,7 +129,7 @@ def cell(value: Any) -> str:
 
 
 def _parts(value: Any) -> str:
-    """``LinearLR(total_iters=10)`` for a class with its arguments, as in a scheduler that is several in sequence."""
+    """Formats a class with its arguments as ``LinearLR(total_iters=10)``, as for schedulers in sequence."""
     if not isinstance(value, dict):
         return cell(value)
     arguments = ", ".join(f"{key}={cell(entry)}" for key, entry in value.items() if key != "_target_")

@@ -1,4 +1,4 @@
-"""Metrics of a finished run, on its own test rows or on others."""
+"""Evaluates a finished run on its own test rows or on a file."""
 
 import json
 import math
@@ -22,15 +22,14 @@ from descent.training.build import build_data
 
 
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
-    """What the module logs in ``trainer.test``, with the run's own classes; kept in ``evaluation.json``.
+    """Returns what the module logs in ``trainer.test``, and saves it in ``evaluation.json``.
 
-    The file has under ``others`` what earlier evaluations gave, the last of each checkpoint and rows.
+    In that file ``others`` has the earlier evaluations: the latest for each checkpoint and rows.
 
     Args:
         run_dir: of a finished run.
-        checkpoint: which of its two.
-        data: a file with other rows, of which the data module's ``file_dataloader`` makes a loader; ``None``: the run's
-            own test rows.
+        checkpoint: best or last.
+        data: a file with other rows, for the data module's ``file_dataloader``; ``None``: the run's own test rows.
 
     Returns:
         the metrics by name.
@@ -48,14 +47,14 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     with libraries_as_here(), isolate_rng():
         if data is None:
             _take_own_rows(module, trained, run_dir)
-            seed_everything(config.seed, verbose=False)  # as the run did
+            seed_everything(config.seed, verbose=False)  # as in the run
         else:
             _take_rows_of(data, module, model, trained)
         with _naming(data):
             found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
-        raise UserError(f"{type(model).__name__} must log metrics in its test to be evaluated; it logged none")
+        raise UserError(f"{type(model).__name__} must log test metrics to be evaluated; it logged none")
     for name, value in values.items():
         if not math.isfinite(value):
             where = data or "the test rows"
@@ -69,19 +68,19 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
 
 
 def _others(run_dir: Path, kept: dict[str, Any]) -> list[dict[str, Any]]:
-    """What ``evaluation.json`` has of another checkpoint or other rows, and of the run as it is."""
+    """Returns the evaluations in ``evaluation.json`` of another checkpoint or other rows, if the run is unchanged."""
     try:
         before = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
         every = [before, *before.pop("others", [])]
         others = [other for other in every if any(other[key] != kept[key] for key in ("checkpoint", "data"))]
         return [other for other in others if other.get("of") == kept["of"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # there is none, or it is broken
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the file is missing or broken
         return []
 
 
 @contextmanager
 def _naming(data: Path | None) -> Iterator[None]:
-    """Errors within it name the file, where one is given: a project's own may name the config's key for its rows."""
+    """Adds the file, if one is given, to errors: a project's own error may name the config key of its rows instead."""
     try:
         yield
     except Exception as error:
@@ -92,7 +91,7 @@ def _naming(data: Path | None) -> Iterator[None]:
 
 
 class Rows(Callback):
-    """Counts those that are evaluated."""
+    """Counts the rows that are evaluated."""
 
     count = 0
 
@@ -103,7 +102,7 @@ class Rows(Callback):
 
 
 def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
-    """Gives the data module its state once it is set up, and checks that the rows are those of training."""
+    """Loads the data module's state after its setup, and checks that the rows are those of training."""
     setup = module.setup
     load_state_before_setup(module, trained.checkpoint)
 
@@ -116,24 +115,24 @@ def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
                 trained.load_data_state(module)
         except UserError:
             same = False
-        if not same:  # another number of rows would draw training rows for the test
+        if not same:  # with another number of rows, the split would put training rows into the test
             files = files_of(trained.config.data)
             name = files[0] if files else f"data={trained.config.choices.get('data')}"
             raise UserError(
                 f"{name} must have the rows that {run_dir} was trained on: its rows, split or columns have changed"
             )
         if not is_overridden("test_dataloader", module):
-            raise UserError(f"{run_dir} has no test rows: --data FILE names others")
+            raise UserError(f"{run_dir} has no test rows: name a file with --data FILE")
 
     module.setup = checked_setup
 
 
 def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None:
-    """Makes the data module, whose hooks change batches, one of a file's rows."""
+    """Makes the data module load the rows of a file; its batch hooks still apply."""
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")
     trained.prepare_for_file(module)
     with _naming(path):
         loader = module.file_dataloader(path, model, trained.result)
     module.test_dataloader = lambda: loader
-    module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # of the run's own rows
+    module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # they are for the run's own rows

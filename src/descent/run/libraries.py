@@ -1,4 +1,4 @@
-"""What Lightning logs and warns of while a run lasts; the caller's own settings come back after it."""
+"""Redirects Lightning's log messages and hides known warnings during a run."""
 
 import logging
 import sys
@@ -9,22 +9,22 @@ from typing import Any
 
 LIGHTNING = ("lightning", "lightning.pytorch", "lightning.fabric")
 IGNORED: tuple[tuple[str, type[Warning]], ...] = (
-    # At the first step of each fit: Lightning calls torch's tree functions in a way that torch has deprecated.
+    # At the first step of each fit: Lightning uses torch's tree functions in a deprecated way.
     (r".*LeafSpec.*", FutureWarning),
-    # Lightning says it wherever Slurm is installed, as on a login node.
+    # Shown wherever Slurm is installed, as on a login node.
     (r"The `srun` command is available on your system but is not used", UserWarning),
-    # What is logged is reduced over the processes before Lightning sees it.
+    # Logged values are reduced over the processes before Lightning sees them.
     (r"It is recommended to use `self.log\(.*sync_dist=True", UserWarning),
-    # Of a ModelCheckpoint beside the project's own checkpoints.
+    # From a ModelCheckpoint callback added to the project's own checkpoints.
     (r"Checkpoint directory .* exists and is not empty", UserWarning),
-    # The curves have a point after each of the first epochs.
+    # The curves get a point after each of the first epochs anyway.
     (r"The number of training batches .* is smaller than the logging interval", UserWarning),
 )
 
 
 @contextmanager
 def libraries_as_here() -> Iterator[None]:
-    """Within it Lightning's messages go where the caller's do, and known warnings of libraries are not shown."""
+    """Sends Lightning's messages to the caller's log handlers and hides known warnings, until it exits."""
     loggers = [logging.getLogger(name) for name in LIGHTNING]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     with warnings.catch_warnings():
@@ -42,11 +42,11 @@ def libraries_as_here() -> Iterator[None]:
 
 
 def wandb_run() -> Any:
-    """The run of Weights & Biases that this process is in; ``None``: in none."""
+    """Returns the open Weights & Biases run of this process; ``None``: there is none."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def end_wandb_run(before: Any, exit_code: int) -> None:
-    """Ends the one that was begun since ``before``: Lightning leaves it open, and would write the next run into it."""
+    """Ends the run that was opened since ``before``: Lightning leaves it open and would log the next run to it."""
     if wandb_run() is not before:
         sys.modules["wandb"].finish(exit_code=exit_code)

@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint."""
+"""Loads a trained model from its checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def checkpoint_path(run_dir: Path, checkpoint: CheckpointName) -> Path:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has left to test or predict with, each file read once."""
+    """The result, config and checkpoint of a run, for testing and predicting; each file is read once."""
 
     result: dict[str, Any]
     config: Config
@@ -36,32 +36,32 @@ class Trained:
     checkpoint: dict[str, Any]
 
     def model(self) -> LightningModule:
-        """On the CPU and in the precision it was trained in.
+        """Returns the model on the CPU, in the precision of training.
 
         Raises:
             UserError: the checkpoint does not fit the model.
         """
         try:
-            with isolate_rng():  # the first weights are drawn, and replaced
+            with isolate_rng():  # building the model draws initial weights, which are then replaced
                 model = _build(self.config, self.checkpoint)
         except UserError as error:
             raise UserError(f"{self.path} must be a checkpoint of this run: {error}") from error
-        except Exception as error:  # its values may be anything, and so what they raise
+        except Exception as error:  # a damaged checkpoint can raise anything
             reason = " ".join(str(error).split())
             name = self.config.model["_target_"]
             raise UserError(f"{self.path} must be a checkpoint of a {name}; it is not: {reason}") from error
         return model.eval()
 
     def load_data_state(self, data: LightningDataModule) -> None:
-        """Hands a data module what its ``state_dict`` gave in training, as Lightning does."""
+        """Loads the data module's saved state, as Lightning does."""
         if state := self.checkpoint.get(type(data).__qualname__):
             data.load_state_dict(state)
 
     def prepare_for_file(self, data: LightningDataModule) -> None:
-        """The same for one that is to read a file: its ``setup``, which is of the run's own rows, is not called.
+        """Loads the state of a data module that will read a file; ``setup``, for the run's own rows, is not called.
 
         Raises:
-            UserError: its ``load_state_dict`` cannot do without.
+            UserError: ``load_state_dict`` does not work without ``setup``.
         """
         try:
             self.load_data_state(data)
@@ -74,20 +74,20 @@ class Trained:
 
 
 def load_state_before_setup(data: LightningDataModule, checkpoint: Mapping[str, Any]) -> None:
-    """Spares a data module with ``load_state_before_setup`` what its ``setup`` found before, in a pass over files say.
+    """Calls the data module's ``load_state_before_setup``, if it has one, with its saved state.
 
-    ``load_state_dict`` is called as well, after ``setup``, as Lightning does.
+    ``setup`` can then skip work that it did before, such as a pass over files. ``load_state_dict`` still follows it.
     """
     if load := getattr(data, "load_state_before_setup", None):
         load(checkpoint.get(type(data).__qualname__, {}))
 
 
 def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
-    """A run's result, config and checkpoint; a note where the project's code has changed since.
+    """Reads a run's result, config and checkpoint; logs a note if the project's code has changed since.
 
     Raises:
-        UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, it holds more
-            than plain values and tensors, or a weight is not finite.
+        UserError: there is no such run or checkpoint, the checkpoint is damaged or of another run, it contains other
+            objects than plain values and tensors, or a weight is not finite.
     """
     path = checkpoint_path(run_dir, checkpoint)
     result, config = run_result(run_dir), saved_config(run_dir)
@@ -101,12 +101,12 @@ def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
 
 
 def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningModule:
-    """The model of a run, see ``read_trained`` and ``Trained.model`` for what is raised."""
+    """Returns the model of a run; raises what ``read_trained`` and ``Trained.model`` raise."""
     return read_trained(run_dir, checkpoint).model()
 
 
 def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
-    """A Trainer that tests and predicts on the CPU in the precision of training, and writes nothing."""
+    """Returns a Trainer that tests and predicts on the CPU in the precision of training, and writes nothing."""
     precision = config.trainer.precision
     return Trainer(
         callbacks=[*callbacks],
@@ -123,12 +123,12 @@ def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
 
 
 def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
-    """From the hyperparameters in the checkpoint, where the module saved some, or else from the config."""
+    """Builds the model from the hyperparameters in the checkpoint, or from the config if the module saved none."""
     weights = loaded["state_dict"]
     floating = {weight.dtype for weight in weights.values() if weight.is_floating_point()}
     precision = HALF.get(str(config.trainer.precision), torch.float64 if floating == {torch.float64} else torch.float32)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(precision)  # so that no value is rounded to less
+    torch.set_default_dtype(precision)  # so that no value is rounded to a lower precision
     try:
         given = loaded.get("hyper_parameters")
         if given is None:
@@ -142,7 +142,7 @@ def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
     model = model.to(precision)
     own = model.state_dict()
     for name, weight in weights.items():
-        if name in own and weight.dtype != own[name].dtype:  # torch would convert it
+        if name in own and weight.dtype != own[name].dtype:  # load_state_dict would convert it
             raise ValueError(f"{name} must be in the precision of training, {own[name].dtype}, got {weight.dtype}")
     model.on_load_checkpoint(loaded)
     model.load_state_dict(weights)
@@ -150,15 +150,15 @@ def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
 
 
 def _check_run(loaded: dict[str, Any], result: dict[str, Any], path: Path) -> None:
-    """Raises an error where a checkpoint was written by another run than ``result`` is of."""
+    """Raises an error if another run than that of ``result`` wrote the checkpoint."""
     run = loaded.get("run")
     run = run if isinstance(run, dict) else {}
     for what, key in (("config", "config_digest"), ("data", "checksum")):
         if key not in run or run[key] != result.get(key):
             raise UserError(f"{path} must be of the run {path.parents[1]}; it is of another run: its {what} differs")
     best, step = result["best"], loaded["global_step"]
-    if path.stem == "best" and best is not None and step != best.get("step"):  # of a run of another length, say
+    if path.stem == "best" and best is not None and step != best.get("step"):  # e.g. of a run of another length
         raise UserError(
             f"{path} must be of step {best.get('step')}, the best in result.json; it is of step {step}"
-            " (a run that is at work, or was ended before it wrote a result, has to be resumed to its end first)"
+            " (a run that is still training, or that ended without a result, must finish first: scripts/resume.py)"
         )

@@ -1,4 +1,4 @@
-"""The other processes of a run: none hangs because another has ended, and none is left behind."""
+"""Watches the other processes of a run: none hangs when another has ended, and none is left running."""
 
 import os
 import signal
@@ -18,10 +18,10 @@ from descent.processes import started
 from descent.training.collectives import leave
 
 POLL = 0.1  # seconds
-GRACE = 10.0  # in which a process notices by itself that another has ended, and says so
+GRACE = 10.0  # seconds for a process to notice by itself that another has ended
 BY_SIGNAL = (129, 130, 143)
-ORDERLY = {0, 3, *BY_SIGNAL}  # exit codes of processes that have ended as they all do
-FIRST = "DESCENT_FIRST_PROCESS"  # its id, for those that Lightning starts from it
+ORDERLY = {0, 3, *BY_SIGNAL}  # exit codes with which all processes of a run end: completed, diverged, by a signal
+FIRST = "DESCENT_FIRST_PROCESS"  # the id of the first process, for those that Lightning starts from it
 SET_BY_LIGHTNING = (FIRST, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 OnLost = Callable[[str, int | None], int]
@@ -29,12 +29,12 @@ OnLost = Callable[[str, int | None], int]
 
 @contextmanager
 def other_processes(trainer: Trainer, on_lost: OnLost) -> Iterator[None]:
-    """Within it the processes of a run look after each other; after it those that Lightning has started are gone.
+    """Watches the other processes of a run; on exit, ends the processes that Lightning has started.
 
     Args:
         trainer: of the run.
-        on_lost: called where another process has ended and this one cannot go on, nor say so by itself; gets the
-            reason, and the signal by which the run was ended or ``None``. Gives the exit code.
+        on_lost: called when another process has ended and this one hangs; takes the reason and the signal that ended
+            the run, or ``None``; returns the exit code.
     """
     if trainer.world_size == 1:
         yield
@@ -47,10 +47,10 @@ def other_processes(trainer: Trainer, on_lost: OnLost) -> Iterator[None]:
         yield
     except Exception as error:
         if _is_of_others(error):
-            raise UserError(f"{watch.reason()}; scripts/resume.py goes on from the last checkpoint") from error
+            raise UserError(f"{watch.reason()}; scripts/resume.py resumes from the last checkpoint") from error
         raise
     finally:
-        leave()  # the others see it if they wait for this one
+        leave()  # others that wait for this process get an error
         watch.end()
         for name, value in environment.items():
             os.environ.pop(name, None)
@@ -59,7 +59,7 @@ def other_processes(trainer: Trainer, on_lost: OnLost) -> Iterator[None]:
 
 
 def _is_of_others(error: BaseException | None) -> bool:
-    """Whether an error comes of another process's end."""
+    """Whether the end of another process caused the error."""
     while error is not None:
         ended = any(words in str(error) for words in ("gloo", "by peer", "NCCL"))
         if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and ended):
@@ -69,7 +69,7 @@ def _is_of_others(error: BaseException | None) -> bool:
 
 
 class _Watch(threading.Thread):
-    """Looks at the processes that Lightning has started from this one, or at the one that started this one."""
+    """Polls the processes that Lightning has started from this one, or the one that started this one."""
 
     def __init__(self, trainer: Trainer, on_lost: OnLost) -> None:
         super().__init__(daemon=True)
@@ -95,14 +95,14 @@ class _Watch(threading.Thread):
                 os._exit(exit_code)
 
     def reason(self) -> str:
-        """Why the others are gone, which the system may know a moment later than this process."""
+        """Returns why the others have ended; waits a moment, because this process may notice before the system."""
         until = time.monotonic() + 1
         while (found := self._lost()) is None and time.monotonic() < until:
             time.sleep(POLL / 10)
-        return "another process of this run has ended, and said why if it could" if found is None else found[0]
+        return "another process of this run has ended; it printed the reason if it could" if found is None else found[0]
 
     def end(self) -> None:
-        """Waits for the children, not long."""
+        """Waits for the children for ``GRACE`` seconds, then kills them."""
         self.is_over.set()
         self.join()
         self._take_over()
@@ -112,13 +112,13 @@ class _Watch(threading.Thread):
         self._kill()
 
     def _take_over(self) -> None:
-        """From Lightning, which would kill this process without a word where one of them has failed."""
+        """Removes the children from Lightning's launcher, which would silently kill this process if one had failed."""
         procs = getattr(self.launcher, "procs", [])
         while procs:
             self.children.append(procs.pop(0))
 
     def _lost(self) -> tuple[str, int] | None:
-        """What has become of another process, and its exit code; ``None``: nothing that matters here."""
+        """Returns how another process has ended unexpectedly, and its exit code; ``None``: none has."""
         self._take_over()
         if self.parent is not None and os.getppid() != self.parent:
             return "the first process of this run has ended", 1

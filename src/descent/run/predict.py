@@ -1,4 +1,4 @@
-"""Predictions of a finished run for a file, as the project's data module reads and writes it."""
+"""Predicts for a file with a finished run; the project's data module reads and writes the files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,27 +20,27 @@ from descent.training.transfer import transferred
 
 WHOLE = "predict_file"
 PARTS = {
-    "file_batches": "file_batches(path), which gives the batches of a file",
-    "write_predictions": "write_predictions(path, predictions, output), which writes what predict_step gives for them",
+    "file_batches": "file_batches(path), which yields the batches of a file",
+    "write_predictions": "write_predictions(path, predictions, output), which writes what predict_step returns",
 }
 
 
 def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName = "best") -> None:
-    """Writes a run's predictions for the file ``source`` to ``output``, batch after batch.
+    """Writes a run's predictions for the file ``source`` to ``output``, batch by batch.
 
-    The data module's ``file_batches(path)`` makes batches of a file, the module's ``predict_step`` predictions of each,
-    and the data module's ``write_predictions(path, predictions, output)`` writes them, as they come, with what it
-    likes of the file. One with ``predict_file(run_dir, source, output, checkpoint)`` does it all itself. It has the
-    state of the checkpoint; its ``setup`` is not called.
+    The data module's ``file_batches(path)`` yields the batches of the file, and the module's ``predict_step`` returns
+    the predictions for each. The data module's ``write_predictions(path, predictions, output)`` iterates over them and
+    writes them, with any columns of the file. A data module with ``predict_file(run_dir, source, output, checkpoint)``
+    does all of this itself. It has the state saved in the checkpoint; its ``setup`` is not called.
 
     Args:
         run_dir: of a run that has trained.
-        source: any file that the data module reads.
-        output: replaced whole or not at all.
-        checkpoint: which of the run's two.
+        source: any file that the data module can read.
+        output: replaced completely, or unchanged after an error.
+        checkpoint: best or last.
 
     Raises:
-        UserError: the project does not say how, there is no such run, checkpoint or file, or one cannot be written.
+        UserError: the project lacks these methods, there is no such run, checkpoint or file, or writing fails.
     """
     trained = read_trained(run_dir, checkpoint)
     data: Any = build_data(trained.config)
@@ -60,10 +60,10 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
             seed_everything(trained.config.seed, verbose=False)
             trained.prepare_for_file(data)
             trainer = trainer_of(trained.config, run_dir)
-            trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # hooks ask what it does
+            trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # for hooks that use them
             precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
-            if not temporary.exists():  # a generator function, say, whose body is not run
+            if not temporary.exists():  # e.g. write_predictions is a generator function, so its body did not run
                 raise UserError(f"{type(data).__name__}.write_predictions must write the file output; it wrote none")
     except UserError:
         raise
@@ -74,7 +74,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
 def _predictions(
     model: LightningModule, data: LightningDataModule, precision: Precision, batches: Iterable[Any]
 ) -> Iterator[Any]:
-    """What ``trainer.predict`` does with batches; it would keep all predictions until the last."""
+    """Yields predictions as ``trainer.predict`` computes them, which would keep all of them in memory."""
 
     for number, batch in enumerate(batches):
         inputs = transferred(batch, precision, model, data)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``result.json``."""
+"""Defines, writes and reads ``result.json``."""
 
 import json
 import math
@@ -48,25 +48,25 @@ class Result:
     Attributes:
         status: how it ended.
         reason: why, in one sentence; ``None`` when completed.
-        stopped: which stopping rule ended it before its last epoch; ``None``: it ran its full length.
-        metrics: whatever was logged: of training and validation at the final weights, ``test/*`` at those of the best
+        stopped: why it stopped before its last epoch; ``None``: it ran its full length.
+        metrics: all logged metrics: training and validation at the final weights, ``test/*`` at those of the best
             checkpoint.
-        monitor: the metric that decided, and its ``mode``, min or max.
-        quantities: what a metric is, by its name without split, where another run may have another under that name.
-        best: which step ``checkpoints/best.ckpt`` is of, and the metric's value that made it the best.
-        checksum: of the data, where the data module has one; runs with another cannot be compared.
+        monitor: the monitored metric and its ``mode``, min or max.
+        quantities: what a metric measures, by its name without split, if another run may log something else under it.
+        best: the step of ``checkpoints/best.ckpt``, and the monitored metric with its value there.
+        checksum: of the data, if the data module has one; runs with different checksums cannot be compared.
         steps: of the optimizer.
         epochs: completed.
-        samples: rows that the steps have seen, repeats counted.
-        gradient_evaluations: as many as batches, but for L-BFGS, which takes several a step.
-        seconds: of training, set-up and final evaluation not counted.
+        samples: rows used in the steps, with repeats.
+        gradient_evaluations: one per batch, except L-BFGS, which makes several per step.
+        seconds: of training, without set-up and final evaluation.
         signal: the number of the signal that interrupted it.
-        config_digest: of the config, see ``descent.config.identity``; a checkpoint with another is not of this run.
-        hparams: flat; a group's name holds the option chosen, ``optimizer.lr`` and the like its values.
+        config_digest: of the config, see ``descent.config.identity``; a checkpoint of this run has the same.
+        hparams: flat; a group's name has the chosen option, keys such as ``optimizer.lr`` the values.
         code: digests of the project's own packages, see ``descent.run.code``.
-        git: commit and whether there were uncommitted changes; ``None`` outside a repository.
-        entries: what the project's callbacks add, by name.
-        callbacks: those of the run that have something to say of it; not in the file.
+        git: the commit, and whether there were uncommitted changes; ``None`` outside a repository.
+        entries: added by the project's callbacks, by name.
+        callbacks: the run's ``ResultCallback``s; not in the file.
     """
 
     status: Status
@@ -94,40 +94,40 @@ class Result:
     callbacks: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __getattr__(self, name: str) -> Any:
-        """What the callbacks added: ``result.optimum`` where one of them adds it."""
+        """Returns an entry that a callback added, such as ``result.optimum``."""
         entries = self.__dict__.get("entries", {})
         if name not in entries:
-            raise AttributeError(f"this result has no {name}: it has {', '.join(entries) or 'no entries of callbacks'}")
+            raise AttributeError(f"this result has no {name}: it has {', '.join(entries) or 'no callback entries'}")
         return entries[name]
 
     @property
     def exit_code(self) -> int:
-        """Of a process that did this run alone."""
+        """The exit code of a process that does only this run."""
         return EXIT_CODES[self.status] if self.signal is None else 128 + self.signal
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, as in the file: the entries of callbacks beside the others."""
+        """Returns the content of the file; callbacks' entries are top-level keys."""
         tree = {key.name: getattr(self, key.name) for key in fields(self)}
         del tree["entries"], tree["callbacks"]
         return tree | self.entries
 
     def write(self, run_dir: Path) -> None:
-        """Writes ``result.json``. JSON knows no nan and inf: they become null."""
+        """Writes ``result.json``; nan and inf, which JSON lacks, become null."""
         text = json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False, ensure_ascii=False)
         write_atomically(run_dir / "result.json", f"{text}\n".encode())
 
     def write_unless_trained(self, run_dir: Path) -> None:
-        """The same, but leaves the result of a run that can still go on from its checkpoint."""
+        """Does the same, but keeps the existing result of a run that has a checkpoint to resume from."""
         if not ((run_dir / "checkpoints" / "last.ckpt").is_file() and (run_dir / "result.json").is_file()):
             self.write(run_dir)
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:
-    """The ``result.json`` of a run, as it was written.
+    """Reads the ``result.json`` of a run.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is not what a run writes; the message has its path.
+        UserError: it is not what a run writes; the message names the file.
     """
     path = run_dir / "result.json"
     try:
@@ -149,28 +149,28 @@ def read_result(run_dir: Path) -> dict[str, Any]:
 
 @cache
 def _what_others_read() -> Any:
-    """Entries that have to be in a ``result.json``, of the types that a ``Result`` has them in."""
+    """Returns a pydantic model of the entries that a ``result.json`` must have, typed as in ``Result``."""
     from pydantic import ConfigDict, create_model
 
     kinds: dict[str, Any] = {key.name: key.type for key in fields(Result) if key.name in READ}
     kinds["metrics"] = dict[str, Any]  # nan is null
     entries: Any = {name: (kind, ...) for name, kind in kinds.items()}
-    entries["quantities"] = (dict[str, str], {})  # which earlier versions did not write
+    entries["quantities"] = (dict[str, str], {})  # optional: earlier versions did not write it
     return create_model("Written", __config__=ConfigDict(extra="allow", strict=True), **entries)
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run has come to its end, be it a good one or divergence."""
+    """Whether the run has completed or diverged."""
     try:
         return bool(read_result(run_dir)["status"] in ("completed", "diverged"))
-    except (OSError, UserError):  # there is none yet, or it is broken
+    except (OSError, UserError):  # the result is missing or broken
         return False
 
 
 def mark_unfinished(run_dir: Path) -> None:
-    """Before a finished run goes on: should it be killed, its result is not that of the end before."""
+    """Marks a finished run as interrupted before it resumes, in case it is killed then."""
     if is_finished(run_dir):
-        result = read_result(run_dir) | {"status": "interrupted", "reason": "it went on, and has not ended since"}
+        result = read_result(run_dir) | {"status": "interrupted", "reason": "it was resumed and has not ended since"}
         write_atomically(run_dir / "result.json", f"{json.dumps(result, indent=2, ensure_ascii=False)}\n".encode())
 
 
@@ -183,10 +183,10 @@ def _finite(value: Any) -> Any:
 
 
 def run_result(run_dir: Path) -> dict[str, Any]:
-    """The result of a run that has begun to train.
+    """Reads the result of a run that has trained.
 
     Raises:
-        UserError: the directory is not one of a run, or the run failed before it knew its data.
+        UserError: the directory is not that of a run, or the run failed before it trained.
     """
     try:
         result = read_result(run_dir)

@@ -1,4 +1,4 @@
-"""Where output goes: readable, unique directory names below ``logs/``, as resolvers for ``conf/train.yaml``."""
+"""Defines resolvers for ``conf/train.yaml`` that name output directories below ``logs/``."""
 
 import os
 import re
@@ -12,15 +12,15 @@ from omegaconf import OmegaConf
 
 from descent.processes import common_name
 
-MAX_LENGTH = 120  # of a directory's name; file systems end at 255
+MAX_LENGTH = 120  # of a directory's name; file systems allow 255
 
 
 def register(logs: Path) -> None:
-    """Makes ``run_dir``, ``sweep_dir`` and ``job_dir`` known to OmegaConf.
+    """Registers the resolvers ``run_dir``, ``sweep_dir`` and ``job_dir`` with OmegaConf.
 
     Args:
-        logs: the directory below which all output goes. The environment variable that ``conf/train.yaml`` names goes
-            before.
+        logs: the directory for all output. The environment variable that ``conf/train.yaml`` names, by default
+            ``DESCENT_LOGS``, overrides it.
     """
     here = Path.cwd()
     unique = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
@@ -41,11 +41,11 @@ def register(logs: Path) -> None:
 
 
 def job_label(overrides: Sequence[str]) -> str:
-    """Overrides as one readable file name: ``batch=full,optimizer=adam``.
+    """Turns overrides into one readable file name: ``batch=full,optimizer=adam``.
 
-    One that is long, or has characters that a file name should not have, ends in its hash.
+    A name that is too long, or has characters unsuitable for file names, is shortened or cleaned and ends in a hash.
     """
-    elsewhere = r"\+*(name=|launcher=|hydra[./])"  # what changes nothing of the job's training
+    elsewhere = r"\+*(name=|launcher=|hydra[./])"  # these do not affect training
     text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(elsewhere, o))) or "defaults"
     safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
     if safe == text and len(safe) <= MAX_LENGTH:
@@ -54,6 +54,6 @@ def job_label(overrides: Sequence[str]) -> str:
 
 
 def _checked(name: str | int) -> str:
-    from descent.config.types import Name, check  # pydantic comes in here
+    from descent.config.types import Name, check  # imports pydantic
 
     return str(check(Name, str(name), "name"))

@@ -1,4 +1,4 @@
-"""The config of a run, as Hydra saved it in its directory."""
+"""Reads the config that Hydra saved in a run's directory."""
 
 from pathlib import Path
 from typing import cast
@@ -11,10 +11,10 @@ from descent.run import cli
 
 
 def saved_config(run_dir: Path) -> Config:
-    """The config of a run, typed and checked.
+    """Returns the config of a run, typed and checked.
 
     Raises:
-        UserError: a file in ``.hydra`` is not what a run leaves there; names the file, and the key.
+        UserError: a file in ``.hydra`` is missing or invalid; names the file and the key.
     """
     saved, runtime = read(run_dir)
     try:
@@ -24,10 +24,10 @@ def saved_config(run_dir: Path) -> Config:
 
 
 def read(run_dir: Path) -> tuple[DictConfig, DictConfig]:
-    """The same as Hydra has it, and its ``hydra.runtime``.
+    """Returns the config of a run as Hydra saved it, and its ``hydra.runtime``.
 
     Raises:
-        UserError: there is none, or it is not YAML with keys.
+        UserError: a file is missing, or is not YAML with keys.
     """
     saved, hydra = _load(run_dir, "config.yaml"), _load(run_dir, "hydra.yaml")
     runtime = OmegaConf.select(hydra, "hydra.runtime")
@@ -46,10 +46,10 @@ def _load(run_dir: Path, name: str) -> DictConfig:
         OmegaConf.to_container(loaded, resolve=name == "config.yaml")
     except FileNotFoundError:
         raise UserError(
-            f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}, which train.py writes,"
-            " and load_config(conf, overrides, run_dir)"
+            f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}, which train.py and"
+            " load_config(conf, overrides, run_dir) write"
         ) from None
-    except Exception as error:  # YAML's, OmegaConf's, and the disk's
+    except Exception as error:  # from YAML, OmegaConf or the disk
         reason = " ".join(str(error).split())
         raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
     if not isinstance(loaded, DictConfig):

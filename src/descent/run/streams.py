@@ -1,4 +1,4 @@
-"""Standard output and standard error that may go away: a closed pipe or terminal, a full disk."""
+"""Protects standard output and standard error against a closed pipe or terminal and a full disk."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)  # a closed pipe, terminal 
 
 
 class Output:
-    """A stream whose writes never fail. What cannot be written is dropped.
+    """Wraps a stream so that writes never fail: text that cannot be written is dropped.
 
     Attributes:
-        error: of the first write that failed; ``None``: none did.
+        error: from the first write that failed; ``None``: none has failed.
     """
 
     error: OSError | None = None
@@ -39,23 +39,23 @@ class Output:
     def _drop(self, error: OSError) -> None:
         self.error = self.error or error
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())  # takes what is still in the buffer, and what is written later
+        os.dup2(nowhere, self.stream.fileno())  # discards the buffer and all later writes
         os.close(nowhere)
 
 
 def protect() -> None:
-    """Makes standard output and standard error streams of this kind."""
+    """Wraps standard output and standard error in ``Output``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before Python began
+        if stream is None:  # it was closed before Python started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for the whole process
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a column's name may have letters that the terminal has not
+            stream.reconfigure(errors="replace")  # a column's name may have letters that the terminal cannot show
         setattr(sys, name, cast(TextIO, Output(stream)))
 
 
 def lost() -> str | None:
-    """Why standard output could not be written; ``None``: it was, or nobody reads it."""
+    """Returns why standard output could not be written; ``None``: it could, or nobody reads it."""
     sys.stdout.flush()
     error = getattr(sys.stdout, "error", None)
     if error is None or error.errno in NOBODY_READS:

@@ -1,4 +1,4 @@
-"""One run, from a config to a result."""
+"""Trains a model from a config and returns the result."""
 
 import logging
 import os
@@ -48,23 +48,23 @@ def train(
     on_start: Callable[[], None] | None = None,
     in_sweep: bool = False,
 ) -> Result:
-    """Trains, evaluates, and leaves checkpoints, TensorBoard events and ``result.json`` in ``run_dir``.
+    """Trains and evaluates; writes checkpoints, TensorBoard events and ``result.json`` to ``run_dir``.
 
-    SIGINT, SIGTERM and SIGHUP end training at the next step from which it can be resumed. Where a run that is resumed
-    fails before its first new step, nothing of what it had is changed.
+    SIGINT, SIGTERM and SIGHUP end training at the next step from which it can be resumed. If a resumed run fails
+    before its first new step, its files stay unchanged.
 
     Args:
         config: from ``descent.config.parse.parse``.
-        run_dir: the run's own directory; made if it is not there.
+        run_dir: the run's own directory; created if missing.
         command: recorded in the result; ``None``: the command line of this process.
-        callbacks: further Lightning callbacks.
-        resume: go on from ``checkpoints/last.ckpt``, where there is one.
-        longer: ``trainer.max_epochs`` may then be larger than the run began with.
+        callbacks: additional Lightning callbacks.
+        resume: resume from ``checkpoints/last.ckpt``, if there is one.
+        longer: allow a resumed run a larger ``trainer.max_epochs`` than it started with.
         on_start: called right before the first step.
-        in_sweep: whether it is a job of a sweep, whose figures are drawn once, by a comparison.
+        in_sweep: whether the run is a job of a sweep; see ``ResultCallback.in_sweeps``.
 
     Raises:
-        UserError: the data cannot be used, torch refuses an argument of the optimizer or the scheduler, a
+        UserError: the data cannot be used, torch rejects an argument of the optimizer or the scheduler, a
             checkpoint cannot be loaded or is of another config or other data, the disk cannot be written to, or
             another process trains in ``run_dir``.
     """
@@ -84,7 +84,7 @@ def train(
             return result
         except Exception as error:
             shown = error
-            # TensorBoard's writer; checkpoints and results say it themselves. A file that is not there was to be read
+            # from TensorBoard's writer: checkpoints and results raise their own error; a missing file is an input
             if isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
                 shown = UserError(f"cannot write {os.fsdecode(error.filename or run_dir)}: {error.strerror}")
             result = _new_result(config, command)
@@ -98,7 +98,7 @@ def train(
 
 
 def _new_result(config: Config, command: str | None) -> Result:
-    """What is known before training."""
+    """Creates the result with what is known before training."""
     command = command or shlex.join(["python", *sys.argv])
     digest, hparams, code = config_digest(config), flat_hparams(config), code_digests(config)
     return Result("completed", config.seed, command, config_digest=digest, hparams=hparams, code=code)
@@ -121,8 +121,8 @@ def _train(
     last = run_dir / "checkpoints" / "last.ckpt"
     checkpoint = last if resume and last.is_file() else None
     if last.is_file() and not resume and is_main():
-        log.warning("note: the run in %s is replaced; resume=True would go on with it", run_dir)
-        (run_dir / "evaluation.json").unlink(missing_ok=True)  # of its weights
+        log.warning("note: the run in %s is replaced; resume=True would continue it", run_dir)
+        (run_dir / "evaluation.json").unlink(missing_ok=True)  # it is of the old weights
     loaded = check_checkpoint(last, identity, longer) if checkpoint else None
     resumed_at = int(loaded["global_step"]) if loaded else None
     note_changes(loaded["run"].get("code") if loaded else None, config, f"the last checkpoint of {run_dir}")
@@ -162,19 +162,19 @@ def _train(
             describe(result, trainer, model, data)
             if result.status == "completed":
                 best = run_dir / "checkpoints" / "best.ckpt"
-                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)  # which has none
+                test(result, trainer, model, data, None if config.trainer.fast_dev_run else best)  # which saves none
                 if signals.number is not None:
                     _interrupt(result, signals.number)
             if is_main():
                 write(result, trainer, run_dir, in_sweep, unchanged.holds_of(model), config.trainer.fast_dev_run)
                 for logger in loggers:
-                    if isinstance(logger, RunLogger):  # fast_dev_run has another
+                    if isinstance(logger, RunLogger):  # fast_dev_run replaces the loggers
                         logger.close()
     return result
 
 
 def _write_unfinished(result: Result, run_dir: Path, start: Start) -> None:
-    """What became of a run that did not come to describe itself."""
+    """Writes the result of a run that failed before it could report."""
     if not is_main():
         return
     with suppress(UserError):  # the disk may be what failed

@@ -1,1 +1,1 @@
-"""Found by Hydra."""
+"""The plugins that Hydra finds and loads."""

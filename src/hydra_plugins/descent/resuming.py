@@ -1,4 +1,4 @@
-"""What Hydra looks for, in a package of this name: a sweeper and a launcher. Their code is in ``descent.sweep``."""
+"""Registers the sweeper and the launcher with Hydra. Their code is in ``descent.sweep``."""
 
 from hydra.core.config_store import ConfigStore
 

@@ -1,4 +1,4 @@
-"""A run that was interrupted ends as if it had not been."""
+"""Checks that an interrupted and resumed run ends with the same weights as an uninterrupted one."""
 
 import signal
 from pathlib import Path

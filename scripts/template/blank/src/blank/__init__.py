@@ -1,1 +1,1 @@
-"""The project's own: its model and its data."""
+"""The project's model and data."""

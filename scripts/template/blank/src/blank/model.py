@@ -1,4 +1,4 @@
-"""The model. Put your own layers and losses in place of these."""
+"""Defines the model. Replace its layers and loss with your own."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from descent.training.build import build_optimizer, build_scheduler
 
 
 class Model(LightningModule):
-    """Two layers; `optimizer` and `scheduler` are the config's, `hidden` the width."""
+    """Two linear layers with `hidden` units between them; `optimizer` and `scheduler` are groups of the config."""
 
     def __init__(self, hidden: int, optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:
         super().__init__()
