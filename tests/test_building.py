@@ -116,7 +116,7 @@ def test_a_run_without_a_length_needs_one_for_its_schedule() -> None:
         uses: dict[str, Any] = {"interval": interval, "frequency": frequency}
         with pytest.raises(UserError) as raised:
             scheduler_of(steps, batches, "CosineAnnealingLR", T_max=None, **uses)
-        assert str(raised.value) == f"scheduler.T_max must be given: how many {interval}s the run has is not known"
+        assert str(raised.value) == f"scheduler.T_max must be given: the number of {interval}s in the run is not known"
         assert scheduler_of(steps, batches, "CosineAnnealingLR", T_max=3, **uses)["scheduler"].T_max == 3
         one_cycle = {"total_steps": 7, "max_lr": 0.5, "cycle_momentum": False}
         assert scheduler_of(steps, batches, "OneCycleLR", **one_cycle, **uses)["scheduler"].total_steps == 7
@@ -136,8 +136,8 @@ def test_of_schedulers_one_after_another_each_is_as_long_as_its_part() -> None:
         with pytest.raises(UserError) as raised:
             scheduler_of(20, 4, "SequentialLR", schedulers=given, milestones=milestones)
         assert str(raised.value) == (
-            "scheduler.milestones must be one fewer than scheduler.schedulers, rising, above 0 and below 20, the length"
-            f" of the run, got {milestones}"
+            "scheduler.milestones must be one fewer than scheduler.schedulers, increasing, above 0 and below 20, the"
+            f" length of the run, got {milestones}"
         )
 
 

@@ -15,7 +15,7 @@ TENSORS = {"weight": torch.ones(2)}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1], "{} must be a checkpoint with named parts, got a list"),
+        ([1], "{} must be a checkpoint dictionary, got a list"),
         ({"global_step": 1}, "{} must be a checkpoint with a state_dict of tensors; it has none"),
         (
             {"state_dict": {**TENSORS, "bias": 1.0}, "global_step": 1},
@@ -32,7 +32,7 @@ TENSORS = {"weight": torch.ones(2)}
         ({"state_dict": TENSORS}, "global_step of the checkpoint {} must be an integer, 0 or more, got null"),
         (
             {"state_dict": TENSORS, "global_step": 1, "code": Path},
-            "{} must be a whole checkpoint of plain values and tensors alone; it is not, and was not loaded",
+            "{} must be a whole checkpoint of plain values and tensors only; it is not, and was not loaded",
         ),
         (None, "there is no checkpoint {}"),
     ],

@@ -280,7 +280,7 @@ def test_a_run_that_has_no_safe_point_within_an_epoch_says_so(
     written = Written()
     options = [*options, "checkpoint.every_seconds=0", "trainer.max_epochs=2"]
     run(*SMALL, *options, callbacks=[written])
-    note = "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler watches"
+    note = "note: this run can be interrupted only at the end of an epoch, because it validates, or a scheduler"
     assert any(message.startswith(note) for message in caplog.messages) == said
     assert (written.steps == [6, 12]) == said
 

@@ -337,8 +337,8 @@ def units(**values: Any) -> Change:
 
 UNITS = {"x_mean": [0.0] * 10, "x_scale": [1.0] * 10, "y_mean": 0.0, "y_scale": 1.0}
 JUNK: dict[str, tuple[Change, str]] = {
-    "a list": (lambda c: [1, 2], "with named parts, got a list"),
-    "a tensor": (lambda c: torch.ones(2), "with named parts, got a Tensor"),
+    "a list": (lambda c: [1, 2], "must be a checkpoint dictionary, got a list"),
+    "a tensor": (lambda c: torch.ones(2), "must be a checkpoint dictionary, got a Tensor"),
     "empty": (lambda c: {}, "with a state_dict of tensors"),
     "no state_dict": (without("state_dict"), "with a state_dict of tensors"),
     "a list for a state_dict": (lambda c: c | {"state_dict": [1]}, "with a state_dict of tensors"),

@@ -159,5 +159,6 @@ def test_another_number_of_processes_does_not_go_on_with_a_run(tmp_path: Path) -
     (alone,) = in_two(tmp_path, "resume.py", str(run_dir_of(tmp_path)), world=1)
     assert alone.returncode == 1
     assert alone.stderr.endswith(
-        "error: trainer.devices=2 times trainer.num_nodes=1 must be 1, the processes that torchrun started, got 2\n"
+        "error: trainer.devices=2 times trainer.num_nodes=1 must be 1, the number of processes that"
+        " torchrun started, got 2\n"
     )

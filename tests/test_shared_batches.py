@@ -106,19 +106,19 @@ def second() -> Any:
 
 
 NEEDS = "several devices (trainer.devices, trainer.num_nodes) need "
-INDICES = f"{NEEDS}loaders whose batches can be shared out, with indices and a length; "
+INDICES = f"{NEEDS}loaders whose batches can be split, with indices and a length; "
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "loader", "said"),
     [
-        ("train", DataLoader(Stream(), 2), f"{INDICES}train_dataloader gives a DataLoader of Stream"),
-        ("val", DataLoader(Stream(), 2), f"{INDICES}val_dataloader gives a DataLoader of Stream"),
-        ("val", [[torch.ones(1)]], f"{INDICES}val_dataloader gives a Tensor"),
+        ("train", DataLoader(Stream(), 2), f"{INDICES}train_dataloader returns a DataLoader of Stream"),
+        ("val", DataLoader(Stream(), 2), f"{INDICES}val_dataloader returns a DataLoader of Stream"),
+        ("val", [[torch.ones(1)]], f"{INDICES}val_dataloader returns a Tensor"),
         (
             *("train", [DataLoader(PLAIN, 2), DataLoader(PLAIN, 2)]),
-            f"{NEEDS}a train_dataloader that gives one loader: a loss of several has no weight for its share",
+            f"{NEEDS}a train_dataloader that returns one loader: a loss over several has no single weight",
         ),
         (
             *("val", DataLoader(PLAIN, None)),
@@ -126,7 +126,7 @@ INDICES = f"{NEEDS}loaders whose batches can be shared out, with indices and a l
         ),
         (
             *("train", DataLoader(PLAIN, 2, sampler=DistributedSampler(PLAIN, 2, 0))),
-            f"{NEEDS}a train_dataloader without DistributedSampler: a run shares out each batch by itself",
+            f"{NEEDS}a train_dataloader without DistributedSampler: the run splits each batch itself",
         ),
     ],
 )
@@ -182,7 +182,7 @@ def test_another_number_of_processes_than_the_config_has_is_refused(monkeypatch:
     with pytest.raises(UserError) as error:
         check_started(config_of("trainer.devices=4").trainer)
     assert str(error.value) == (
-        "trainer.devices=4 times trainer.num_nodes=1 must be 2, the processes that torchrun started, got 4"
+        "trainer.devices=4 times trainer.num_nodes=1 must be 2, the number of processes that torchrun started, got 4"
     )
 
 
@@ -209,7 +209,7 @@ def test_a_loss_that_is_no_mean_over_rows_is_named(caplog: pytest.LogCaptureFixt
     assert "because its loss is not the mean over the rows of a batch" in caplog.messages[0]
     module.norm = nn.BatchNorm1d(2)
     note_other_losses(module, torch.randn(1, 2), 1)
-    assert caplog.messages[1].startswith("note: batch normalisation in Mean takes the means of each process's rows")
+    assert caplog.messages[1].startswith("note: batch normalisation in Mean uses the statistics of each process's rows")
 
 
 def test_a_sweep_has_jobs_of_one_process(run: Any, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_writing_takes_a_twentieth_of_the_time_however_long_it_takes(
     assert began[0] - 1000 <= 18 and len(gaps) == 6
     said = [message for message in caplog.messages if "writing a checkpoint" in message]
     assert said == [
-        f"note: writing a checkpoint takes {n} s, so they are {19 * n} s apart and not checkpoint.every_seconds=16"
+        f"note: writing a checkpoint takes {n} s, so writes are {19 * n} s apart, not checkpoint.every_seconds=16"
         for n in (4, 5)
     ]
 

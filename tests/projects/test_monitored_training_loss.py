@@ -62,6 +62,4 @@ def test_of_a_loader_too_the_training_loss_is_in_the_units_of_the_module(tmp_pat
 def test_what_needs_the_loss_of_all_rows_is_refused_without_one(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         train_project("lengths", tmp_path / "r", "trainer.max_epochs=1", "stopping.gradient_norm=1")
-    assert str(refused.value) == (
-        "stopping=converged needs batches in memory, and a module that does not optimize by hand"
-    )
+    assert str(refused.value) == "stopping=converged needs batches in memory and a module with automatic optimization"

@@ -183,7 +183,8 @@ def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
         assert "self.log" not in caplog.text
         train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
     assert [text for text in caplog.messages if "self.log" in text] == [
-        "note: epoch 1 has no value of train/first: the run was resumed within it, and self.log was not given one since"
+        "note: epoch 1 has no value of train/first: the run was resumed within the epoch, and self.log has not logged"
+        " one since"
     ]
 
 

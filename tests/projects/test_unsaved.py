@@ -190,7 +190,7 @@ def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
     assert "may differ" not in caplog.text and "exact only" not in caplog.text
     few = "trainer.max_epochs=1", "trainer.reload_dataloaders_every_n_epochs=2"
     train_project("digits", tmp_path / "each second", *FEW, *few)
-    assert "note: a resumed run is exact only if train_dataloader gives the same each time" in caplog.text
+    assert "note: a resumed run is exact only if train_dataloader returns the same loader each time" in caplog.text
 
 
 @needs_fast  # which keeps the sums of an epoch

@@ -35,8 +35,8 @@ def test_single_rows_in_place_of_the_whole_training_set_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = (
-        "batch.size must be a positive integer with these data: with null the DataLoader of {} has batch_size=None,"
-        " which gives single rows and not all of them (batch_size=len(dataset) would), got null"
+        "batch.size must be a positive integer with this data: null gives the DataLoader of {} batch_size=None,"
+        " which yields single rows, not all rows (batch_size=len(dataset) would), got null"
     )
     with pytest.raises(UserError) as raised:
         train_project("digits", tmp_path / "a", *SMALL, "batch=full")
@@ -77,6 +77,6 @@ def test_a_stream_whose_batches_nobody_makes_is_noted(tmp_path: Path, caplog: py
     train_project("stream", tmp_path / "run", *given)
     (note,) = [text for text in caplog.messages if "batch.size" in text]
     assert note == (
-        "note: batch.size is null, with which the DataLoader of train_dataloader has batch_size=None: a batch is what"
-        " Rows yields, be it a single row"
+        "note: batch.size is null, so the DataLoader of train_dataloader has batch_size=None: a batch is what Rows"
+        " yields, even a single row"
     )

@@ -1,4 +1,4 @@
-"""The weights with the best monitored value."""
+"""Keeps the weights with the best monitored value."""
 
 import math
 from pathlib import Path
@@ -16,15 +16,15 @@ STATE = ("metric", "best_value", "best_step", "compared_step")  # in a checkpoin
 
 
 class BestWeights:
-    """Holds them in memory until they are written.
+    """Holds the best weights in memory until they are written.
 
     Args:
-        monitor: the metric that decides, from ``trainer.callback_metrics``, and its direction.
+        monitor: the metric to compare, from ``trainer.callback_metrics``, and its direction.
 
     Attributes:
-        best_value: worse than any where nothing has been evaluated yet.
-        compared_step: the last one whose weights were compared with the best.
-        awaits_epoch: whether it is still to be seen that the metric is logged, at the end of an epoch of training.
+        best_value: ``inf`` (``-inf`` if larger values are better) until the metric is first evaluated.
+        compared_step: the step of the last comparison.
+        awaits_epoch: whether the first epoch's end must still check that the metric is logged.
     """
 
     def __init__(self, monitor: MonitorConfig) -> None:
@@ -40,7 +40,7 @@ class BestWeights:
         self.metric = monitored(self.metric, has_validation)
         self.is_of_training = self.metric.startswith("train") or not has_validation
         self.awaits_epoch = self.is_of_training and not (self.metric == LOSS and has_full_loss(trainer))
-        if trainer.global_step == 0:  # for a run that diverges before its first validation
+        if trainer.global_step == 0:  # in case the run diverges before its first validation
             self.keep(trainer, pl_module, self.best_value)
 
     def end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,11 +53,11 @@ class BestWeights:
     def end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.metric == LOSS and has_full_loss(trainer) and self.compared_step != trainer.global_step:
             self.compare(trainer, pl_module, full_loss_value(trainer, pl_module) * loss_unit(pl_module))
-        if not math.isfinite(self.best_value):  # nothing has been evaluated: the run was shorter than an epoch
+        if not math.isfinite(self.best_value):  # never evaluated: the run was shorter than an epoch
             self.keep(trainer, pl_module, self.best_value)
 
     def compare(self, trainer: Trainer, pl_module: LightningModule, value: float | None = None) -> None:
-        """Keeps the weights of now if ``value`` is the best; ``None``: the metric as it was logged."""
+        """Keeps the current weights if ``value`` is the best; ``None``: the last logged value of the metric."""
         if value is None:
             value = of_first(logged(trainer, self.metric).item())
         self.compared_step = trainer.global_step
@@ -72,11 +72,11 @@ class BestWeights:
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
-        pl_module.on_save_checkpoint(self.unwritten)  # what the module adds is of these weights, too
+        pl_module.on_save_checkpoint(self.unwritten)  # the module's additions must match these weights
 
     def write(self, trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
-        """Writes them where they are not on disk yet."""
+        """Writes the best weights unless they are already on disk."""
         if self.unwritten is not None:
-            kept = {"run": identity, **self.unwritten}  # in place of the weights of now
+            kept = {"run": identity, **self.unwritten}  # replaces the current weights
             trainer.save_checkpoint(path, weights_only=True, storage_options=kept)
             self.unwritten = None

@@ -1,4 +1,4 @@
-"""Ending training when a budget is spent, be it of samples, gradient evaluations or seconds."""
+"""Ends training when a budget of samples, gradient evaluations or seconds is spent."""
 
 import sys
 import time
@@ -15,21 +15,21 @@ from descent.training.sparse_callback import SparseCallback
 
 
 class Budget(SparseCallback):
-    """Ends training after the first step by which a limit is reached.
+    """Ends training after the first step that reaches a limit; a limit of ``None`` is not checked.
 
     Args:
-        samples: rows that the steps have seen, repeats counted; ``None``: no such limit.
+        samples: rows trained on, including repeats.
         evaluations: gradients computed.
-        seconds: of training, those before an interruption included.
+        seconds: training time, including the time before an interruption.
     """
 
     def __init__(self, samples: int | None, evaluations: int | None, seconds: float | None) -> None:
         self.limits = {"samples": samples, "gradient evaluations": evaluations, "seconds": seconds}
         self.samples, self.seconds_before = 0, 0.0
-        self.reason: str | None = None  # why it stopped, once it has
+        self.reason: str | None = None  # why training stopped
 
     def most_steps(self, batches: Any) -> int:
-        """Fewer where a step computes several gradients, or the seconds are spent before."""
+        """The most steps within the limits; fewer if a step computes several gradients or the seconds run out."""
         samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
         limits = [sys.maxsize if evaluations is None else int(evaluations)]
         if samples is not None and isinstance(batches, RowBatches):
@@ -42,7 +42,7 @@ class Budget(SparseCallback):
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         self.samples += rows_of(trainer, batch)
-        if step == self.seen_step:  # gradients are added up
+        if step == self.seen_step:  # gradients are accumulating
             return False
         self.seen_step = step
         spent = {
@@ -74,17 +74,17 @@ class Budget(SparseCallback):
 
 
 class SampleCounter(SparseCallback):
-    """Counts the rows of the batches, repeats included, where they cannot be calculated."""
+    """Counts the rows of the batches, including repeats, if they cannot be calculated."""
 
     def __init__(self) -> None:
         self.samples = 0
 
     def total(self, trainer: Trainer) -> int:
-        """Of the whole run, once it is over."""
+        """The number of rows in the whole run, after it ends."""
         batches = trainer.train_dataloader
         if not isinstance(batches, RowBatches):
             return self.samples
-        per_epoch = int(trainer.num_training_batches)  # limit_train_batches may leave some
+        per_epoch = int(trainer.num_training_batches)  # limit_train_batches may leave some out
         passes, rest = divmod(trainer.fit_loop.epoch_loop.total_batch_idx + 1, per_epoch)
         return passes * min(per_epoch * batches.size, batches.rows) + rest * batches.size
 
@@ -102,9 +102,9 @@ class SampleCounter(SparseCallback):
 
 
 def gradient_evaluations(trainer: Trainer) -> int:
-    """How many gradients have been computed, those that were added up to one counted each.
+    """The number of gradients computed, counting each accumulated one.
 
-    Torch's L-BFGS counts for itself how often it called the closure.
+    Torch's L-BFGS counts its own calls of the closure.
     """
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     counted: int = sum(state.get("func_evals", 0) for state in states)
@@ -115,13 +115,13 @@ def gradient_evaluations(trainer: Trainer) -> int:
 
 
 def rows_of(trainer: Trainer, batch: Any) -> int:
-    """How many rows a batch of training has, where several processes share it out all of it."""
+    """The number of rows in a training batch, over all processes."""
     share = getattr(trainer.train_dataloader, "share", None)
     return batch_size(batch) if share is None else int(share.rows)
 
 
 def batch_size(batch: Any) -> int:
-    """How many rows a batch has."""
+    """The number of rows in a batch."""
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
         return len(batch[0])
     return extract_batch_size(batch)

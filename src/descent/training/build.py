@@ -1,4 +1,4 @@
-"""Optimizers, schedulers, data and other objects from their config."""
+"""Builds optimizers, schedulers, data and other objects from their config."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Op
     """The optimizer of a config such as ``{"_target_": "torch.optim.SGD", "lr": 0.05}``.
 
     Raises:
-        UserError: the class or an argument of it is not valid.
+        UserError: the class or one of its arguments is invalid.
     """
     own, given = [*parameters], arguments(spec, "optimizer")
     if given.get("capturable") and any(parameter.device.type in ("cpu", "mps") for parameter in own):
@@ -35,14 +35,14 @@ def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Op
 
 
 def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer) -> dict[str, Any]:
-    """What Lightning calls an lr_scheduler config: the scheduler, ``interval``, ``frequency``, ``monitor``.
+    """Lightning's ``lr_scheduler_config``: the scheduler, ``interval``, ``frequency``, ``monitor``.
 
-    ``T_max``, ``total_steps`` and ``total_iters`` that are null become the length of the run: how often the
-    scheduler will be called, in epochs or in steps, whichever the interval is. Of ``SequentialLR`` each of
-    ``schedulers`` is a config too, and null is the length of its part.
+    If null, ``T_max``, ``total_steps`` and ``total_iters`` become the length of the run, which is how often Lightning
+    calls the scheduler. Each of ``SequentialLR``'s ``schedulers`` is a config too; there null becomes the length of
+    its part.
 
     Raises:
-        UserError: the class or an argument of it is not valid, or the run has no length.
+        UserError: the class or one of its arguments is invalid, or the length of the run is needed but not known.
     """
     given = arguments(spec, "scheduler")
     to_fill = unfilled(spec)
@@ -51,7 +51,7 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     if length is None:
         if to_fill:
             raise UserError(
-                f"scheduler.{to_fill[0]} must be given: how many {spec['interval']}s the run has is not known"
+                f"scheduler.{to_fill[0]} must be given: the number of {spec['interval']}s in the run is not known"
             )
         length = 0
     if "schedulers" in given:
@@ -65,10 +65,10 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
 
 
 def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, optimizer: Optimizer) -> list[LRScheduler]:
-    """The schedulers that follow each other, from one milestone to the next."""
+    """The schedulers of ``SequentialLR``, each for its part of the run."""
     ends = [*milestones, length]
     if len(specs) != len(ends) or any(first >= last for first, last in pairwise([0, *ends])):
-        rule = f"one fewer than scheduler.schedulers, rising, above 0 and below {length}, the length of the run"
+        rule = f"one fewer than scheduler.schedulers, increasing, above 0 and below {length}, the length of the run"
         raise invalid("scheduler.milestones", rule, milestones)
     parts = []
     for spec, first, last in zip(specs, [0, *milestones], ends, strict=True):
@@ -81,7 +81,7 @@ def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, opti
 def _calls(steps: int, trainer: Trainer, spec: dict[str, Any]) -> int | None:
     """How often Lightning calls a scheduler in ``steps`` optimizer steps; ``None``: not known.
 
-    It counts the batches of each epoch anew, so with ``interval=step`` the last of them may have no call.
+    Lightning counts batches from the start of each epoch, so with ``interval=step`` the last ones may have no call.
     """
     frequency: int = spec["frequency"]
     batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
@@ -98,7 +98,7 @@ def _calls(steps: int, trainer: Trainer, spec: dict[str, Any]) -> int | None:
 
 
 def load_class(target: str, kind: type[T], key: str) -> type[T]:
-    """The class that a ``_target_`` names; ``key`` is that of the node.
+    """The class that a ``_target_`` names; ``key`` is the config node that has it.
 
     Raises:
         UserError: it cannot be imported, or does not derive from ``kind``.
@@ -106,7 +106,7 @@ def load_class(target: str, kind: type[T], key: str) -> type[T]:
     module, _, name = target.rpartition(".")
     try:
         found: Any = getattr(import_module(module), name)
-    except Exception as error:  # whatever a module raises as it is imported
+    except Exception as error:  # importing a module can raise anything
         raise UserError(f"{key}._target_ must be a class that can be imported, got {target!r}: {error}") from error
     if not isclass(found) or not issubclass(found, kind) or found is kind:
         raise invalid(f"{key}._target_", f"a class derived from {kind.__module__}.{kind.__qualname__}", target)
@@ -117,13 +117,13 @@ def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: di
     """The object of a config such as ``{"_target_": "package.Class", "argument": 1}``.
 
     Args:
-        path: of the key, for messages.
-        kind: what it must be.
-        first: arguments before those of the config.
-        given: in place of those of the config.
+        path: its config key, for messages.
+        kind: the class that it must derive from.
+        first: positional arguments that come before the config's.
+        given: replaces the config's arguments.
 
     Raises:
-        UserError: it is another kind, or the class refuses an argument.
+        UserError: the class does not derive from ``kind``, or refuses an argument.
     """
     if given is None:
         given = {key: value for key, value in spec.items() if key != "_target_"}
@@ -133,16 +133,16 @@ def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: di
     except UserError:
         raise
     except Exception as error:
-        # of a model they may be whole configs
+        # a model's arguments may be whole configs, too long to show
         shown = f"{given}: {error}" if first else f"its arguments: {type(error).__name__}: {error}"
         raise UserError(f"{path}: {spec['_target_']} refuses {shown}") from error
     return built
 
 
 def build_data(config: Config) -> LightningDataModule:
-    """The data module, which draws the same random numbers in each process: a split belongs to the seed.
+    """The data module, whose random splits depend on the seed alone and are the same in each process.
 
-    Its ``__init__`` and its ``setup`` draw of the run's seed, and leave the process's own random numbers as they are.
+    Its ``__init__`` and ``setup`` run with the run's seed and leave the process's random state unchanged.
     """
 
     def seeded(draws: Callable[..., Any]) -> Callable[..., Any]:

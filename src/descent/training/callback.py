@@ -1,4 +1,4 @@
-"""What a callback of a project may add to a run's result and console."""
+"""Lets a project's callback add to a run's result and console output."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,23 +9,23 @@ from rich.console import RenderableType
 
 
 class ResultCallback(Callback):
-    """A callback that has something to say of a run.
+    """A callback that reports on a run.
 
     Attributes:
-        in_sweeps: whether its tables are also shown, and ``after_result`` called, of the runs of a sweep.
+        in_sweeps: whether to show its tables and call ``after_result`` for the runs of a sweep, too.
     """
 
     in_sweeps = False
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Entries for ``result.json``, plain values by name; ``metrics`` among them are added to the others.
+        """Entries for ``result.json``: plain values by name. An entry ``metrics`` is merged with the other metrics.
 
         Called after training, with the last weights.
         """
         return {}
 
     def tables(self, result: Mapping[str, Any]) -> Iterable[RenderableType]:
-        """What the console shows of these entries, after training.
+        """What the console shows after training.
 
         Args:
             result: all of ``result.json``.
@@ -33,4 +33,4 @@ class ResultCallback(Callback):
         return ()
 
     def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
-        """Called when the result of a completed run is written. An error here is a note; the run is no worse for it."""
+        """Called after the result of a completed run is written. An error here becomes a note; the run still counts."""

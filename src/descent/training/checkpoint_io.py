@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there, and that load nothing but plain values and tensors."""
+"""Writes checkpoint files atomically, and loads only plain values and tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from descent.files import atomic_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the file, flushes to the disk, and renames: a kill, a full disk or a crash leaves the old file.
+    """Writes a temporary file beside the old one, flushes and renames it: a kill, crash or full disk keeps the old.
 
-    Lightning writes to the system's temporary directory and moves, which between file systems is a copy that can
-    be cut off. ``storage_options`` of ``trainer.save_checkpoint`` are entries that take the place of the Trainer's.
+    Lightning moves a file from the system's temporary directory; between file systems that is a copy, which can be
+    cut off. ``storage_options`` of ``trainer.save_checkpoint`` are entries that replace the Trainer's.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -31,25 +31,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Loads a checkpoint; one that would run code is refused.
+    """Loads a checkpoint; refuses one that would run code.
 
     Returns:
         at least ``state_dict``, tensors by name, and ``global_step``, an integer.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is something else than a checkpoint of plain values
-            and tensors.
+        UserError: the file does not exist, is damaged, or is not a checkpoint of plain values and tensors.
     """
     try:
         checkpoint: Any = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # of a file that is no checkpoint torch raises nearly anything
+    except Exception as error:  # torch raises nearly anything if a file is not a checkpoint
         raise UserError(
-            f"{path} must be a whole checkpoint of plain values and tensors alone; it is not, and was not loaded"
+            f"{path} must be a whole checkpoint of plain values and tensors only; it is not, and was not loaded"
         ) from error
     if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} must be a checkpoint with named parts, got a {type(checkpoint).__name__}")
+        raise UserError(f"{path} must be a checkpoint dictionary, got a {type(checkpoint).__name__}")
     weights, step = checkpoint.get("state_dict"), checkpoint.get("global_step")
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise UserError(f"{path} must be a checkpoint with a state_dict of tensors; it has none")

@@ -1,4 +1,4 @@
-"""``checkpoints/best.ckpt`` and ``last.ckpt``, and ending a run where it can be resumed exactly."""
+"""Writes ``checkpoints/best.ckpt`` and ``last.ckpt``, and interrupts runs where they can resume exactly."""
 
 import logging
 import math
@@ -27,29 +27,28 @@ from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 log = logging.getLogger(__name__)
 
-SHARE = 20  # writing takes at most one part in so many of a run's time
+SHARE = 20  # writing takes at most 1/SHARE of a run's time
 
 
 class Checkpoints(SparseCallback, Checkpoint):
     """Keeps the best and the last state of a run.
 
-    ``best.ckpt`` has the weights with the best monitored value, ``last.ckpt`` all that training needs to go on.
-    Writing a file takes as long as hundreds of steps on small data, so the best weights are held in memory, and
-    both files are written at the end of training and before it every ``every_seconds`` or ``every_steps``, at the
-    next safe point. They are written together, so ``last.ckpt`` never knows of a best that is not on disk.
+    ``best.ckpt`` has the weights with the best monitored value, ``last.ckpt`` everything needed to resume training.
+    On small data, writing a file takes as long as hundreds of steps. So the best weights are held in memory, and both
+    files are written at the end of training and, every ``every_seconds`` or ``every_steps``, at the next safe point.
+    ``best.ckpt`` is written first, so ``last.ckpt`` never refers to best weights that are not on disk.
 
-    Safe points, from which Lightning's loops resume exactly, are the end of a step that is not the last of its
-    epoch, and the end of an epoch with all that belongs to it. Schedulers that watch a metric step after the last
-    hook of their epoch; so that point is the start of the next epoch or the end of training, with the loops'
-    progress as the epoch's end left it. With gradient accumulation the steps of the optimizer are safe points.
+    Lightning's loops resume exactly from safe points: the end of each optimizer step except the last of an epoch, and
+    the end of an epoch. Schedulers that monitor a metric step after the epoch's last hook, so the end of an epoch is
+    saved at the start of the next one, or at the end of training, with the loops' progress from the epoch's end.
 
     Args:
-        directory: of the two files.
-        monitor: the metric that decides, from ``trainer.callback_metrics``, and its direction.
-        every_seconds: at most about so long between two writes; ``None``: no such rule. After one that took more
-            than a nineteenth of it, the next is so much later; 0: at every safe point.
+        directory: where the two files are.
+        monitor: the metric to compare, from ``trainer.callback_metrics``, and its direction.
+        every_seconds: the interval between writes, longer if a write takes more than 1/19 of it; 0: every safe point;
+            ``None``: no such rule.
         every_steps: the same in optimizer steps.
-        signals: where a signal shows that asks the run to end.
+        signals: holds the signal that interrupts the run.
         identity: of the run, kept in both files under ``run``; see ``descent.config.identity``.
         on_start: called right before the first step.
     """
@@ -68,16 +67,16 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.best = BestWeights(monitor)
         self.identity, self.on_start = identity, on_start
         self.every_seconds = math.inf if every_seconds is None else every_seconds
-        self.interval = self.longest = self.every_seconds  # between two writes, now and the longest so far
+        self.interval = self.longest = self.every_seconds  # between writes: current and longest
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.stopped = False  # by a stopping rule, be it that trainer.min_epochs has it go on
-        self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the epoch before
-        # of the checkpoint that a resumed run goes on from
+        self.stopped = False  # whether a stopping rule has ended the run, even if trainer.min_epochs continues it
+        self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the previous epoch
+        # from the checkpoint that a resumed run starts from
         self.optimizer_states: list[dict[str, Any]] = []
         self.random_state: dict[str, Any] | None = None
         self.resumed_at = 0  # in batches
         self.began_with: dict[str, Any] = {}  # its config
-        self.checksum: int | None = None  # of the data that it began with
+        self.checksum: int | None = None  # of its data
         self.gradients: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -90,7 +89,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.began_with, self.checksum = checkpoint["run"].get("config", {}), checkpoint["run"].get("checksum")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.listen()  # Lightning has put a handler of its own in place, which may end training mid-epoch
+        self.signals.listen()  # replaces Lightning's handler, which may end training mid-epoch
         self.written_at, self.resumed_at = time.monotonic(), _batches(trainer)
         self.written_step = self.seen_step = trainer.global_step
         data = getattr(trainer, "datamodule", None)
@@ -104,11 +103,11 @@ class Checkpoints(SparseCallback, Checkpoint):
             )
         if self.began_with:
             check_length(trainer, self.began_with, self.identity["config"])
-        trainer.should_stop = self.stopped  # a resumed run that a rule had ended stays at its end
+        trainer.should_stop = self.stopped  # a resumed run that a stopping rule has ended does not continue
         if trainer.num_training_batches > 1 and _is_more_due(trainer, 0):
             log.warning(
-                "note: this run can be interrupted only where an epoch ends, because it validates, or a scheduler"
-                " watches a metric, after every step"
+                "note: this run can be interrupted only at the end of an epoch, because it validates, or a scheduler"
+                " monitors a metric, after every step"
             )
         self.best.start(trainer, pl_module)
         for optimizer, saved in zip(trainer.optimizers, self.optimizer_states, strict=False):
@@ -120,7 +119,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         if self.on_start is not None:
             self.on_start()
         self._restore_random_state(trainer)
-        if is_overridden("on_train_batch_end", pl_module):  # Lightning calls it after those of all callbacks
+        if is_overridden("on_train_batch_end", pl_module):  # Lightning calls it after all callbacks
             self._follow(trainer, pl_module)
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
@@ -130,7 +129,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         return self._is_due(step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_random_state(trainer)  # what came since may have drawn numbers
+        self._restore_random_state(trainer)  # other hooks may have drawn random numbers
         if self.epoch_end is not None:
             self._safe_point(trainer)
             self.epoch_end = None
@@ -142,7 +141,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             self._end_step(trainer, batch_idx)
 
     def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Has steps end after the module's own ``on_train_batch_end``, which a resumed run would leave out."""
+        """Ends a step after the module's own ``on_train_batch_end``, so that a resumed run does not skip it."""
         given = pl_module.on_train_batch_end
 
         def on_train_batch_end(outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -152,9 +151,9 @@ class Checkpoints(SparseCallback, Checkpoint):
         pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
 
     def _end_step(self, trainer: Trainer, batch_idx: int) -> None:
-        has_stepped = trainer.global_step != self.seen_step  # or gradients are on their way, which no checkpoint has
+        has_stepped = trainer.global_step != self.seen_step  # Lightning's accumulating gradients are not saved
         self.seen_step = trainer.global_step
-        is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # where training stops within the epoch
+        is_last = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done  # done: training stops mid-epoch
         if has_stepped and not is_last and not _is_more_due(trainer, batch_idx):
             self._safe_point(trainer, ends_step=True)
 
@@ -167,10 +166,10 @@ class Checkpoints(SparseCallback, Checkpoint):
         batches = trainer.fit_loop.epoch_loop.batch_progress
         trackers: list[Any] = [batches.total, batches.current]
         for counts in trackers:
-            # a batch at which on_train_batch_start ended the epoch (-1) was not; Lightning tells by these where it is
+            # these differ if on_train_batch_start ended the epoch (-1); Lightning reads its position from them
             counts.started = counts.completed = counts.ready
         self.epoch_end = deepcopy(trainer.fit_loop.state_dict())
-        # or Lightning would leave out the step of a scheduler that watches a metric, after a resumed run's first epoch
+        # otherwise Lightning skips metric-based schedulers after the first epoch of a resumed run
         trainer.fit_loop.restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,11 +179,11 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         vars(pl_module).pop("on_train_batch_end", None)
-        if not several() or isinstance(exception, Interrupted | DivergenceError):  # others come alone to a process
+        if not several() or isinstance(exception, Interrupted | DivergenceError):  # all processes raise these two
             self.best.write(trainer, self.directory / "best.ckpt", self.identity)
 
     def write(self, trainer: Trainer) -> None:
-        """Brings both files up to date, and the loggers' up to the same step."""
+        """Writes both files, and the loggers' files up to the same step."""
         for divergence in callbacks_of(trainer, Divergence):
             divergence.check(trainer)
         self.stopped = trainer.should_stop
@@ -203,7 +202,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.written_at, self.written_step = time.monotonic(), trainer.global_step
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After training: the last weights, of which no epoch's validation was, have been validated."""
+        """Compares the last weights, validated only after training, and writes both files."""
         self.best.compare(trainer, pl_module)
         self.write(trainer)
 
@@ -215,10 +214,10 @@ class Checkpoints(SparseCallback, Checkpoint):
         for name in STATE:
             setattr(self.best, name, state_dict[name])
         self.stopped = state_dict["stopped"]
-        self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # has been said before
+        self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # already noted
 
     def _restore_random_state(self, trainer: Trainer) -> None:
-        """Puts the states back that the checkpoint was written with, until the first new batch."""
+        """Restores the checkpoint's random state; has no effect after the first new batch."""
         if self.random_state is not None and _batches(trainer) == self.resumed_at:
             set_random_state(self.random_state)
 
@@ -233,16 +232,16 @@ class Checkpoints(SparseCallback, Checkpoint):
                 self._space_out(self.written_at - began)
             if not several():
                 self.signals.check()
-            elif number:  # of one that came in since the others do not know
+            elif number:  # a later signal is not known to the other processes
                 raise Interrupted(int(number))
 
     def _space_out(self, took: float) -> None:
-        """Has the next write wait until this one is a small share of the time."""
+        """Delays the next write so that writing takes at most 1/``SHARE`` of the time."""
         self.interval = max(self.every_seconds, (SHARE - 1) * took)
         if self.interval > self.longest:
             self.longest = self.interval
             log.warning(
-                "note: writing a checkpoint takes %.3g s, so they are %.3g s apart and not checkpoint.every_seconds=%g",
+                "note: writing a checkpoint takes %.3g s, so writes are %.3g s apart, not checkpoint.every_seconds=%g",
                 *(took, self.interval, self.every_seconds),
             )
 
@@ -252,17 +251,17 @@ class Checkpoints(SparseCallback, Checkpoint):
 
 
 def _batches(trainer: Trainer) -> int:
-    """How many batches training has begun."""
+    """The number of training batches begun."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
 def _adds_up_gradients(pl_module: LightningModule) -> bool:
-    """Whether gradients may be on their way from one step to the next, as no loop of Lightning's would have them."""
+    """Whether the module may carry gradients from one step to the next, which Lightning's loops do not save."""
     return not pl_module.automatic_optimization or is_overridden("optimizer_zero_grad", pl_module)
 
 
 def _is_more_due(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning does more after this batch, which a run that is resumed from here would leave out."""
+    """Whether Lightning does more after this batch, which a run resumed from here would skip."""
     every = trainer.val_check_batch
     validates = trainer.enable_validation and every not in (None, math.inf) and (batch_idx + 1) % int(every) == 0
     return validates or any(s.reduce_on_plateau and s.interval == "step" for s in trainer.lr_scheduler_configs)

@@ -1,6 +1,6 @@
-"""What the processes that train one model tell each other beside gradients; of one process alone it costs nothing.
+"""Exchanges values other than gradients between the processes of a run; costs nothing in a single process.
 
-All processes must call each of these at the same point. Where one of them has ended, the others get an error.
+All processes must call each function at the same point. If one process has ended, the others get an error.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from torch import Tensor, distributed
 
 
 def several() -> bool:
-    """Whether there are others."""
+    """Whether the run has more than one process."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 @cache
 def _hosts() -> Any:
-    """A group whose messages never wait for an accelerator; ``None``: the one there is."""
+    """A process group that never waits for an accelerator; ``None``: the default group."""
     return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
 def largest(*values: float) -> list[float]:
-    """Of each value the largest of all processes."""
+    """The largest of each value over all processes."""
     if not several():
         return [*values]
     tensor = torch.tensor(values, dtype=torch.float64)
@@ -33,7 +33,7 @@ def largest(*values: float) -> list[float]:
 
 
 def of_first(value: Any) -> Any:
-    """What the first process has."""
+    """The first process's value."""
     if not several():
         return value
     values = [value]
@@ -42,7 +42,7 @@ def of_first(value: Any) -> Any:
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each process has, in their order."""
+    """Each process's value, ordered by rank."""
     if not several():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -51,12 +51,12 @@ def gathered(value: Any) -> list[Any]:
 
 
 def own_of(values: Sequence[Any]) -> Any:
-    """The one of ``gathered`` that is this process's."""
+    """This process's value among those of ``gathered``."""
     return values[distributed.get_rank() if several() else 0]
 
 
 def reduced(values: Tensor, how: str = "sum") -> Tensor:
-    """The sum, maximum or minimum over all processes; on an accelerator nothing waits for it."""
+    """The sum, maximum or minimum over all processes; does not wait for an accelerator."""
     found = values.detach().clone()
     if several():
         distributed.all_reduce(found, getattr(distributed.ReduceOp, how.upper()))
@@ -64,7 +64,7 @@ def reduced(values: Tensor, how: str = "sum") -> Tensor:
 
 
 def leave() -> None:
-    """Ends the talk between the processes, so that another run in this one begins anew."""
+    """Destroys the process group, so that the next run in this process can make its own."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
     _hosts.cache_clear()

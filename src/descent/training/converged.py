@@ -1,4 +1,4 @@
-"""Stopping when there is nothing left to gain."""
+"""Stops training when it has converged."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from descent.training.training_loss import full_loss, has_full_loss
 class Converged(Callback):
     """Stops when the full gradient, or the change of the training loss, is below its tolerance.
 
-    A single small change may be chance or a turning point, so it takes three epochs with one in succession.
+    One small change of the loss may be chance or a turning point, so it takes three in consecutive epochs.
 
     Args:
-        gradient_norm: Euclidean norm of the gradient of the loss on all training rows, in the units of training;
-            ``None``: not a criterion.
-        loss_change: ``|loss - previous| / previous`` from one epoch's end to the next; ``None``: not a criterion.
+        gradient_norm: tolerance for the Euclidean norm of the gradient of the loss on all training rows, in training
+            units; ``None``: not a criterion.
+        loss_change: tolerance for ``|loss - previous| / previous`` between two epochs' ends; ``None``: not a criterion.
     """
 
     def __init__(self, gradient_norm: float | None, loss_change: float | None) -> None:
         self.gradient_norm, self.loss_change = gradient_norm, loss_change
         self.previous: float | None = None
-        self.settled = 0  # epochs in succession whose loss has hardly changed
-        self.reason: str | None = None  # why it stopped, once it has
+        self.settled = 0  # consecutive epochs with a small loss change
+        self.reason: str | None = None  # why training stopped
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not has_full_loss(trainer):
-            raise UserError("stopping=converged needs batches in memory, and a module that does not optimize by hand")
+            raise UserError("stopping=converged needs batches in memory and a module with automatic optimization")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Stops runs whose loss is not finite, or far above the first."""
+"""Stops runs whose loss is not finite or far above the first."""
 
 import math
 import sys
@@ -14,19 +14,20 @@ from descent.training.training_loss import full_loss_value, has_full_loss
 
 
 class DivergenceError(Exception):
-    """The loss is not finite, or far above the first. Its text says where and what might help."""
+    """The loss is not finite or far above the first. The message says at which step, and what might help."""
 
 
 class Divergence(SparseCallback):
-    """Raises ``DivergenceError`` at the step whose loss is not finite or more than ``factor`` times the first.
+    """Raises ``DivergenceError`` at a step whose loss is not finite or more than ``factor`` times the first.
 
-    Raised before anything is saved, so the checkpoints hold weights from before.
+    Raises before anything is saved, so the checkpoints hold earlier weights. On an accelerator it checks only the
+    steps that are logged or saved.
 
     Args:
-        factor: how many times the first loss is too much.
+        factor: the largest allowed ratio to the first loss.
 
     Attributes:
-        intervals: where the points of curves are; ``build_trainer`` sets it.
+        intervals: when steps are logged; ``build_trainer`` sets it.
     """
 
     intervals: Intervals
@@ -42,18 +43,18 @@ class Divergence(SparseCallback):
             self.first = None if first is None else abs(first)
 
     def first_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        """The loss before the first step, of all rows where they are in memory; ``None``: that of the first step."""
+        """The loss on all rows before the first step; ``None``: not available, the first step's loss is used."""
         if not has_full_loss(trainer):
             return None
         return full_loss_value(trainer, pl_module)
 
     def advice(self, trainer: Trainer) -> str:
-        """What might help."""
+        """What might help, for the message."""
         return "try a lower optimizer.lr" if trainer.gradient_clip_val else "try a lower optimizer.lr, or clip=norm"
 
     @property
     def limit(self) -> float:
-        """The largest loss that is not divergence, in the units of training."""
+        """The largest loss that does not count as divergence, in training units."""
         return min(self.first * self.factor if self.first else math.inf, sys.float_info.max)
 
     def on_train_batch_end(
@@ -64,18 +65,18 @@ class Divergence(SparseCallback):
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         if loss is not None:
             self.latest = step, loss
-            if loss.device.type == "cpu" or self.intervals.logs(step):  # to look at each would stop an accelerator
+            if loss.device.type == "cpu" or self.intervals.logs(step):  # each check makes an accelerator wait
                 self.check(trainer)
         return False
 
     def check(self, trainer: Trainer) -> None:
-        """Looks at the latest loss; also called before a checkpoint is written."""
+        """Checks the latest loss; also called before a checkpoint is written."""
         if self.latest is None:
             return
         step, loss = self.latest[0], self.latest[1].item()
         if self.first is None and math.isfinite(loss):
             self.first = abs(loss)
-        if loss <= self.limit:  # nan is not
+        if loss <= self.limit:  # false for nan
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"

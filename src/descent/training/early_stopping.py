@@ -1,4 +1,4 @@
-"""Stopping when the monitored metric no longer improves."""
+"""Stops training when the monitored metric no longer improves."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -7,11 +7,11 @@ from descent.training.validation_schedule import logged, monitored, validation_s
 
 
 class Patience(EarlyStopping):
-    """Lightning's ``EarlyStopping``, which looks after each epoch that has the metric: of training, every one."""
+    """Lightning's ``EarlyStopping``; checks a training metric after every epoch, others after evaluated epochs only."""
 
     @property
     def state_key(self) -> str:
-        """Without the metric, which is known once there are data: a resumed run looks for its state before that."""
+        """Without the metric: a resumed run needs the key before its data show which metric it monitors."""
         return type(self).__qualname__
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -20,5 +20,5 @@ class Patience(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("train/") or validation_schedule(trainer).is_evaluated(trainer):
-            logged(trainer, self.monitor)  # or says so in one line
+            logged(trainer, self.monitor)  # raises a UserError if it was not
             super().on_train_epoch_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""What is comparable of an attribute, to see later whether it has changed."""
+"""Takes fingerprints of attributes, to see later whether they have changed."""
 
 import random
 from collections import deque
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
-LONGEST = 1000  # entries of a container that are looked into
-DEEPEST = 5  # containers within each other that are
-LARGEST = 100_000  # bytes of an array that are
+LONGEST = 1000  # entries of a container; of a longer one only the length counts
+DEEPEST = 5  # levels of nested containers
+LARGEST = 100_000  # bytes of an array or tensor; the content of a larger one is not read
 
 UNKNOWN = object()
 
@@ -23,7 +23,7 @@ def is_of_library(value: Any) -> bool:
 
 
 def declared_by_libraries(kind: type) -> set[str]:
-    """The attributes that the libraries' classes among those that ``kind`` derives from declare."""
+    """The attributes that library classes among the bases of ``kind`` declare."""
     bases = [base for base in kind.__mro__ if _is_library(base)]
     return {name for base in bases for name in (*vars(base), *get_annotations(base))}
 
@@ -33,22 +33,22 @@ def _is_library(kind: type) -> bool:
 
 
 def fingerprint(value: Any, depth: int = 1) -> Any:
-    """Equal as long as a value stays as it is; ``UNKNOWN`` of what cannot be compared.
+    """A value that stays equal while ``value`` does not change; ``UNKNOWN`` if it cannot be compared.
 
-    Tensors with a graph are such, which a step leaves behind for a hook, modules and objects of libraries.
+    Modules, library objects and tensors that require gradients are ``UNKNOWN``; steps leave such tensors for hooks.
 
     Args:
-        depth: how many objects within objects are looked into.
+        depth: how many levels of nested objects to look into.
     """
     try:
         return _found(value, depth)
-    except Exception:  # whatever an object does as it is looked at, no run ends by it
+    except Exception:  # objects can raise anything when inspected, and must not end the run
         return UNKNOWN
 
 
 def _found(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
-        return repr(value)  # which is equal for nan
+        return repr(value)  # nan equals nan
     if isinstance(value, Tensor):
         return UNKNOWN if value.requires_grad else _tensor(value)
     if isinstance(value, np.ndarray):

@@ -1,26 +1,26 @@
-"""When to log and when to validate."""
+"""Decides when to log and validate."""
 
 import math
 from dataclasses import dataclass
 
-FIRST_EPOCHS = 20  # each has a point of its own, however few its steps
-LARGE = 2_000_000  # cells of validation rows; more take longer than all else around a step
-STEPS_BETWEEN_VALIDATIONS = 100  # on small data a validation costs as much as fifteen steps
+FIRST_EPOCHS = 20  # each has a point, even if an epoch has few steps
+LARGE = 2_000_000  # numbers in the validation rows; validating more takes longer than all else around a step
+STEPS_BETWEEN_VALIDATIONS = 100  # on small data a validation takes as long as 15 steps
 
 
 @dataclass
 class Intervals:
-    """Every so many optimizer steps, and after each of the first epochs.
+    """Logs at regular steps, validates less often as a run gets longer, and does both after the first epochs.
 
-    A function of the step alone, so that a run which is resumed has the same points; one that is made longer has a
-    validation more, where it ended first.
+    The points depend on the step alone, so a resumed run has the same ones. An extended run has one more validation,
+    where it first ended.
 
     Args:
-        log_every: steps from one point of the training curves to the next.
-        validate_every: epochs from one validation to the next; ``None``: after each of the first, and then whenever
-            their number has grown by a tenth, with ``STEPS_BETWEEN_VALIDATIONS`` between two.
+        log_every: optimizer steps between points of the training curves.
+        validate_every: epochs between validations; ``None``: validate after each of the first epochs, then whenever
+            the number of epochs has grown by a tenth, at least ``STEPS_BETWEEN_VALIDATIONS`` steps apart.
         steps_per_epoch: optimizer steps in an epoch; ``inf``: not known.
-        validated_cells: numbers in the rows of a validation; where they are many, fewer of the first epochs have one.
+        validated_cells: numbers in the validation rows; if there are many, fewer of the first epochs are validated.
     """
 
     log_every: int
@@ -33,7 +33,7 @@ class Intervals:
         return self.next_logged(step) == step
 
     def next_logged(self, step: int) -> int:
-        """The first step from ``step`` on at which they have one."""
+        """The first step, not before ``step``, at which the training curves have a point."""
         after = -(-step // self.log_every) * self.log_every
         if self.steps_per_epoch == math.inf:
             return after
@@ -42,7 +42,7 @@ class Intervals:
         return min(after, epoch * per_epoch) if epoch <= FIRST_EPOCHS else after
 
     def next_validated(self, epoch: int) -> int:
-        """The first epoch from ``epoch`` on, counted from 1, after which there is a validation."""
+        """The first epoch, counted from 1 and not before ``epoch``, that ends with a validation."""
         if self.validate_every is not None:
             return -(-epoch // self.validate_every) * self.validate_every
         first = max(1, min(FIRST_EPOCHS, LARGE // max(1, self.validated_cells)))

@@ -1,4 +1,4 @@
-"""Whether the processes that were started are those that the config asks for."""
+"""Checks that the processes that were started match the config."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from descent.processes import Started, started
 
 
 def check_started(options: TrainerConfig) -> None:
-    """Before the Trainer is made.
+    """Called before the Trainer is built.
 
     Raises:
-        UserError: another number of processes was started, or none of several nodes.
+        UserError: the number of processes differs from the config's, or several nodes have no launcher.
     """
     found = started()
     if options.num_nodes > 1 and (found is None or found.world is None):
         raise UserError(
             f"trainer.num_nodes={options.num_nodes} needs torchrun or srun, which start a process for each device of"
-            " each node; this one was started alone"
+            " each node; this process was started alone"
         )
     if found is None or found.world is None or options.devices == "auto":
         return
@@ -28,37 +28,37 @@ def check_started(options: TrainerConfig) -> None:
 
 
 def check_world(trainer: Trainer) -> None:
-    """After it: ``devices=auto`` is a number now, and Lightning knows who started the processes.
+    """Called after the Trainer is built, when ``devices=auto`` is a number and Lightning has detected the launcher.
 
     Raises:
-        UserError: it takes this process for another one than it was started as.
+        UserError: the number of processes or this process's rank differs from Lightning's.
     """
     found = started()
     if found is not None and found.world is not None:
         _check_number(found, trainer.num_devices, trainer.num_nodes)
     rank, world = (0, trainer.world_size) if found is None else (found.rank, found.world or trainer.world_size)
     if (trainer.global_rank, trainer.world_size) != (rank, world):
-        by = "nothing that is known" if found is None else found.by
+        by = "a start without a launcher" if found is None else found.by
         raise UserError(
-            f"Lightning must be started by torchrun, by srun, or by itself: it takes this process for number"
-            f" {trainer.global_rank} of {trainer.world_size}, and by {by} it is number {rank} of {world}"
+            f"processes must be started by torchrun, srun or Lightning: Lightning takes this one for rank"
+            f" {trainer.global_rank} of {trainer.world_size}, but {by} makes it rank {rank} of {world}"
         )
 
 
 def _check_number(found: Started, devices: int, num_nodes: int) -> None:
     if devices * num_nodes != found.world:
         raise UserError(
-            f"trainer.devices={devices} times trainer.num_nodes={num_nodes} must be {found.world}, the processes that"
-            f" {found.by} started, got {devices * num_nodes}"
+            f"trainer.devices={devices} times trainer.num_nodes={num_nodes} must be {found.world}, the number of"
+            f" processes that {found.by} started, got {devices * num_nodes}"
         )
 
 
 def cluster_plugins() -> list[Any]:
-    """Under srun: Lightning is not to requeue a job from a checkpoint of its own, in the middle of a step."""
+    """Under srun, keeps Lightning from requeueing a job from its own checkpoint, written in the middle of a step."""
     found = started()
     if found is None or found.by != "srun":
         return []
     try:
         return [SLURMEnvironment(auto_requeue=False)]
-    except RuntimeError as error:  # of the variables that srun has set
+    except RuntimeError as error:  # about the variables that srun sets
         raise UserError(f"srun: {error}") from error

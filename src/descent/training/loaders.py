@@ -1,4 +1,4 @@
-"""The data module's loaders as a run takes them: in an exact order, and as the config says."""
+"""Makes the data module's loaders exact, checks them against the config, and splits their batches across processes."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -21,16 +21,16 @@ from descent.errors import UserError, invalid
 
 log = logging.getLogger(__name__)
 
-MADE = 8  # what a key is for, see descent.batches.map_style for others
+MADE = 8  # the purpose of a random key; descent.batches.map_style has others
 SEVERAL = "several devices (trainer.devices, trainer.num_nodes) need"
 
 
 def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, Any] | None, trainer: Any) -> None:
-    """Training batches in an order of the seed's and the epoch's, from the position in the checkpoint on.
+    """Makes the order of training batches depend on seed and epoch alone, and starts at the checkpoint's position.
 
-    Each loader is checked as it is made.
+    Each loader is checked when it is made.
     """
-    # Lightning has limited its loops by it, and would now put a DataLoader of its own in the place of an exact one
+    # Lightning has already limited its loops, and would now replace an exact loader with a DataLoader
     overfits, trainer.overfit_batches = trainer.overfit_batches > 0, 0.0
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if is_overridden(name, data):
@@ -40,14 +40,14 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
     again = trainer.reload_dataloaders_every_n_epochs
     if again > 1:
         log.warning(
-            "note: a resumed run is exact only if train_dataloader gives the same each time, because it makes the"
-            " loader in another epoch; trainer.reload_dataloaders_every_n_epochs=1 would cure it"
+            "note: a resumed run is exact only if train_dataloader returns the same loader each time, because it is"
+            " called in other epochs; trainer.reload_dataloaders_every_n_epochs=1 makes it exact"
         )
     given: Callable[[], Any] = data.train_dataloader
     notes, positions = set[str](), [checkpoint]
 
     def train_dataloader() -> Any:
-        # a run resumed in a later epoch makes this epoch's loader first
+        # a resumed run makes its first loader in this epoch, without having made those of earlier epochs
         with seeded(first_key(config.seed, trainer.current_epoch, MADE)) if again else nullcontext():
             loader, note = exact(given(), config.seed)
         if note and note not in notes:
@@ -64,7 +64,7 @@ def make_exact(data: LightningDataModule, config: Config, checkpoint: dict[str, 
 def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool) -> Callable[[], Any]:
     sizes = [key for key, source in config.links.items() if source in ("batch", "batch.size")]
     is_whole = config.batch.size is None and any(key.startswith("data.") for key in sizes)
-    is_noted = name != "train_dataloader"  # once is enough
+    is_noted = name != "train_dataloader"  # noted once, for training
 
     def checked() -> Any:
         nonlocal is_noted
@@ -76,23 +76,21 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
             )
         for part in parts(loader) if name == "val_dataloader" else []:
             if isinstance(part, DataLoader) and part.persistent_workers and part.generator is None:
-                # workers that live on draw a number as they start, which a resumed run has start once more
+                # persistent workers draw a random number when they start, and a resumed run starts them again
                 part.generator = torch.Generator().manual_seed(config.seed)
         for part in parts(loader) if is_whole else []:
             if not isinstance(part, DataLoader) or part.batch_sampler is not None:
                 continue
             if isinstance(part.dataset, IterableDataset):
                 if not is_noted:
-                    said = (
-                        "note: batch.size is null, with which the DataLoader of %s has batch_size=None: a batch is what"
-                    )
-                    log.warning(f"{said} %s yields, be it a single row", name, type(part.dataset).__name__)
+                    said = "note: batch.size is null, so the DataLoader of %s has batch_size=None: a batch is what"
+                    log.warning(f"{said} %s yields, even a single row", name, type(part.dataset).__name__)
                 is_noted = True
             elif isinstance(part.sampler, SequentialSampler | RandomSampler) and len(part) > 1:
                 raise invalid(
                     "batch.size",
-                    f"a positive integer with these data: with null the DataLoader of {name} has batch_size=None, which"
-                    " gives single rows and not all of them (batch_size=len(dataset) would)",
+                    f"a positive integer with this data: null gives the DataLoader of {name} batch_size=None, which"
+                    " yields single rows, not all rows (batch_size=len(dataset) would)",
                     None,
                 )
         return loader
@@ -101,7 +99,7 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
 
 
 def _shared(given: Callable[[], Any], name: str, config: Config, trainer: Any) -> Callable[[], Any]:
-    """A loader whose batches are shared out over the processes of the run, where there are several."""
+    """Splits the batches of a loader across the processes of the run, if there are several."""
 
     def share_out(loader: Any) -> Any:
         if isinstance(loader, Mapping):
@@ -122,22 +120,22 @@ def _shared(given: Callable[[], Any], name: str, config: Config, trainer: Any) -
         if trainer.world_size == 1:
             return loader
         if name == "train_dataloader" and len(parts(loader)) > 1:
-            raise UserError(f"{SEVERAL} a {name} that gives one loader: a loss of several has no weight for its share")
+            raise UserError(f"{SEVERAL} a {name} that returns one loader: a loss over several has no single weight")
         return share_out(loader)
 
     return shared
 
 
 def _check_shareable(loader: Any, name: str) -> None:
-    """Raises an error where it is not known which rows a batch has."""
+    """Raises an error if the rows of a batch cannot be known."""
     inner = getattr(loader, "loader", loader)
     kind = " of ".join(type(thing).__name__ for thing in (inner, getattr(inner, "dataset", None)) if thing is not None)
     if not hasattr(type(loader), "share") or not has_length(loader):
         raise UserError(
-            f"{SEVERAL} loaders whose batches can be shared out, with indices and a length; {name} gives a {kind}"
+            f"{SEVERAL} loaders whose batches can be split, with indices and a length; {name} returns a {kind}"
         )
     if getattr(loader, "batch_sampler", None) is None and isinstance(inner, DataLoader) and inner.batch_sampler is None:
         raise UserError(f"{SEVERAL} batches of several rows: the DataLoader of {name} has batch_size=None")
     samplers = (getattr(inner, "sampler", None), getattr(getattr(inner, "batch_sampler", None), "sampler", None))
     if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
-        raise UserError(f"{SEVERAL} a {name} without DistributedSampler: a run shares out each batch by itself")
+        raise UserError(f"{SEVERAL} a {name} without DistributedSampler: the run splits each batch itself")

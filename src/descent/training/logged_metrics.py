@@ -1,4 +1,4 @@
-"""What has been logged and measured so far, of which Lightning's checkpoints keep nothing."""
+"""Saves logged metrics and torchmetrics' states in checkpoints, which Lightning does not."""
 
 import logging
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from torchmetrics import Metric, MetricCollection
 from descent.training.collectives import gathered, own_of, several
 from descent.training.sparse_callback import SparseCallback
 
-# the room is optional
+# descent.fast is optional
 lightning_results: Any = import_module("descent.fast.lightning_results") if find_spec("descent.fast") else None
 
 log = logging.getLogger(__name__)
 
 
 def is_logged(trainer: Trainer, name: str) -> bool:
-    """Whether ``self.log`` has been given a metric for loggers; without ``descent.fast`` known at the epoch's end."""
+    """Whether ``self.log`` has sent a metric to loggers; without ``descent.fast``, known only at the epoch's end."""
     results = _results_of(trainer).items()
     return name in trainer.logged_metrics or any(
         value.meta.logger for key, value in results if key.endswith(f".{name}")
@@ -29,26 +29,26 @@ def is_logged(trainer: Trainer, name: str) -> bool:
 
 
 def log_step_metrics(trainer: Trainer) -> None:
-    """Writes what ``self.log`` was given in this step, for a checkpoint that is written in its last hook."""
+    """Writes what ``self.log`` was given in this step, before a checkpoint in the step's last hook."""
     if lightning_results is not None:
         lightning_results.log_step_metrics(trainer)
 
 
 class LoggedMetrics(SparseCallback):
-    """Keeps in checkpoints the latest metrics, what an epoch that is not over has summed up, and torchmetrics' states.
+    """Saves the latest metrics, the sums of an unfinished epoch, and torchmetrics' states in checkpoints.
 
-    So a run that is resumed within an epoch logs the same means of it, bit for bit, and one that is resumed at its
-    end still knows its metrics. Without ``descent.fast`` only the latter; a note says so.
+    So a run resumed within an epoch logs the same epoch means, bit for bit, and one resumed at an epoch's end still
+    has its metrics. Without ``descent.fast`` only the latter holds; a note says so.
     """
 
     def __init__(self) -> None:
-        self.is_within = False  # an epoch
+        self.is_within = False  # whether an epoch is unfinished
         self.sums: dict[str, dict[str, Tensor]] = {}  # of the epoch's batches before the checkpoint
         self.metrics: dict[str, Tensor] = {}
         self.states: dict[str, Any] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint.get("logged", {})  # an older version wrote none
+        saved = checkpoint.get("logged", {})  # older versions wrote none
         self.metrics, self.sums, self.states = (saved.get(key, {}) for key in ("metrics", "sums", "states"))
         if "states_of_processes" in saved:
             self.states = own_of(saved["states_of_processes"])
@@ -60,7 +60,7 @@ class LoggedMetrics(SparseCallback):
             _set_metric_states(pl_module, self.states)
         elif self.is_within:
             log.warning(
-                "note: the means of epoch %d are of its steps from here on, because descent.fast has been deleted",
+                "note: the means of epoch %d cover only its remaining steps, because descent.fast is deleted",
                 trainer.current_epoch + 1,
             )
 
@@ -71,17 +71,17 @@ class LoggedMetrics(SparseCallback):
         self._add_sums(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._add_sums(trainer)  # of what was logged after this callback's turn
+        self._add_sums(trainer)  # for values logged after this callback's last hook
         if lost := sorted({key.partition(".")[2] for key in self.sums}):
             log.warning(
-                "note: epoch %d has no value of %s: the run was resumed within it, and self.log was not given one"
-                " since",
+                "note: epoch %d has no value of %s: the run was resumed within the epoch, and self.log has not logged"
+                " one since",
                 *(trainer.current_epoch + 1, ", ".join(lost)),
             )
         self.is_within, self.sums = False, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "optimizer_states" not in checkpoint:  # the weights alone
+        if "optimizer_states" not in checkpoint:  # only weights
             return
         if self.is_within:
             self._add_sums(trainer)
@@ -107,7 +107,7 @@ def _results_of(trainer: Trainer) -> Mapping[str, Any]:
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:
-    """Goes on with a sum, or whatever else ``self.log`` was told to reduce by."""
+    """Merges values from before the checkpoint: the maximum or minimum if ``self.log`` reduces by it, else the sum."""
     for key, value in before.items():
         now = getattr(result, key)
         extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
@@ -116,13 +116,13 @@ def _add(result: Any, before: Mapping[str, Tensor]) -> None:
 
 
 def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
-    """Of the metrics that have been updated since their last reset, by their names in the module."""
+    """States and update counts of the metrics updated since their last reset, by name in the module."""
     modules = dict(pl_module.named_modules())
     if not any(isinstance(module, Metric) and module.update_count for module in modules.values()):
         return {}
     for module in modules.values():
         if isinstance(module, MetricCollection):
-            module.items()  # of several with one state only the first has what is new
+            module.items()  # copies the state of a compute group, which only its first metric updates
     metrics = {name: module for name, module in modules.items() if isinstance(module, Metric) and module.update_count}
     return {name: {"state": copied_states(metric), "updates": metric.update_count} for name, metric in metrics.items()}
 
@@ -137,7 +137,7 @@ def _set_metric_states(pl_module: LightningModule, states: Mapping[str, Mapping[
 
 
 def copied_states(metric: Metric) -> dict[str, Any]:
-    """Of one metric, tensors and lists of them by name."""
+    """Copies of a metric's states, tensors and lists of tensors, by name."""
     return {key: _copied(value, metric.device) for key, value in metric.metric_state.items()}
 
 

@@ -1,4 +1,4 @@
-"""``trainer.max_steps``: the end of training after so many optimizer steps."""
+"""Ends training after ``trainer.max_steps`` optimizer steps."""
 
 import math
 import sys
@@ -11,10 +11,10 @@ from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
 class MaxSteps(SparseCallback):
-    """Ends training after step ``max_steps``, with a validation as at any other end.
+    """Ends training after step ``max_steps``, with the validation that ends every run.
 
-    In place of Trainer's own ``max_steps``, with which Lightning takes a run that was saved at the end of an epoch
-    for one in the middle of it, and resumes it wrongly.
+    Replaces the Trainer's own ``max_steps``, with which Lightning resumes wrongly: it takes a run saved at the end of
+    an epoch for one saved in the middle.
     """
 
     def __init__(self, max_steps: int) -> None:
@@ -31,7 +31,7 @@ class MaxSteps(SparseCallback):
 
 
 def run_length(trainer: Trainer) -> int | None:
-    """How many optimizer steps the run is to have; ``None``: not known. A budget of seconds is left out."""
+    """The number of optimizer steps in the run, ignoring a budget of seconds; ``None``: not known."""
     estimated = trainer.estimated_stepping_batches
     limits = [sys.maxsize if estimated in (-1, math.inf) else int(estimated)]
     limits += [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]

@@ -1,4 +1,4 @@
-"""Whether shares of a batch, weighted by their rows, have the loss of the whole: where it is the mean over the rows."""
+"""Notes when several processes train differently from one, because of the loss or batch normalisation."""
 
 import logging
 from typing import Any
@@ -14,34 +14,34 @@ from descent.training.training_loss import evaluated_loss
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3  # of the loss; single precision and half
+TOLERANCE = 1e-3  # relative to the loss; allows for single and half precision
 
 
 def note_other_losses(pl_module: LightningModule, batch: Any, rows: int) -> None:
-    """Says what has the gradient of several processes be another than one process's.
+    """Notes what makes the gradient of several processes differ from that of one.
 
     Args:
-        batch: the first of training that this process has.
-        rows: how many it has.
+        batch: this process's part of the first training batch.
+        rows: the number of rows in it.
     """
     name = type(pl_module).__name__
     if any(isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm) for module in pl_module.modules()):
         log.warning(
-            "note: batch normalisation in %s takes the means of each process's rows, so that a run of several is not"
-            " that of one; trainer.sync_batchnorm=true takes those of the whole batch, on GPUs",
+            "note: batch normalisation in %s uses the statistics of each process's rows, so several processes train"
+            " differently from one; on GPUs, trainer.sync_batchnorm=true uses those of the whole batch",
             name,
         )
     found = _whole_and_parts(pl_module, batch, rows) if pl_module.automatic_optimization and rows > 1 else None
     if found is not None and abs(found[0] - found[1]) > TOLERANCE * max(map(abs, found)):
         log.warning(
-            "note: several processes train %s otherwise than one would, because its loss is not the mean over the rows"
-            " of a batch: it is %g, and the mean of its parts by their rows %g",
+            "note: several processes train %s differently from one, because its loss is not the mean over the rows"
+            " of a batch: it is %g, and the mean of its parts, weighted by rows, is %g",
             *(name, *found),
         )
 
 
 def _whole_and_parts(pl_module: LightningModule, batch: Any, rows: int) -> tuple[float, float] | None:
-    """The loss of a batch, and the mean of those of its first row and of the rest; ``None``: they are drawn."""
+    """The loss of a batch, and the row-weighted mean of the losses of its first row and the rest; ``None``: random."""
 
     def loss(part: slice, seed: int = 0) -> float:
         def cut(tensor: Tensor) -> Tensor:

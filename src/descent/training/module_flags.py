@@ -1,4 +1,4 @@
-"""What a module's weights are trained with beside their values, of which Lightning's checkpoints keep nothing."""
+"""Saves ``requires_grad`` and training flags in checkpoints, which Lightning does not."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class ModuleFlags(Callback):
-    """Keeps in checkpoints which parameters are frozen and which modules are in evaluation mode.
+    """Saves in checkpoints which parameters are frozen and which modules are in evaluation mode.
 
-    A hook at the start of an epoch that sets them is not called again in a run that is resumed within the epoch.
+    A run resumed within an epoch needs them: hooks at the epoch's start, which may set them, are not called again.
     """
 
     def __init__(self) -> None:
         self.flags: dict[str, dict[str, bool]] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.flags = checkpoint.get("flags", {})  # an older version wrote none
+        self.flags = checkpoint.get("flags", {})  # older versions wrote none
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters, modules = dict(pl_module.named_parameters()), dict(pl_module.named_modules())
@@ -25,7 +25,7 @@ class ModuleFlags(Callback):
             modules[name].training = training
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "optimizer_states" in checkpoint:  # or it has the weights alone
+        if "optimizer_states" in checkpoint:  # otherwise it has only weights
             checkpoint["flags"] = {
                 "requires_grad": {name: weight.requires_grad for name, weight in pl_module.named_parameters()},
                 "training": {name: module.training for name, module in pl_module.named_modules()},
