@@ -266,7 +266,7 @@ def brought(kind: type[LightningModule]) -> LightningModule:
         (OnlyBatch, "training_step does not take (batch, batch_idx)"),
         (Logging, "training_step logs with self.log"),
         (Scaling, "Scaling overrides on_before_optimizer_step"),
-        (ByHand, "the module optimizes by hand (automatic_optimization)"),
+        (ByHand, "the module uses manual optimization"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

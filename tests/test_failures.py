@@ -267,6 +267,6 @@ def test_a_run_goes_on_with_another_length_where_it_may_and_is_longer(interrupte
         with pytest.raises(UserError) as raised:
             train(config, interrupted, resume=True, longer=longer)
         assert str(raised.value) == (
-            f"{interrupted}/checkpoints/last.ckpt must be of the same config, to be resumed:"
+            f"{interrupted}/checkpoints/last.ckpt must have the same config to be resumed:"
             f" trainer.max_epochs was 4 and is {epochs}"
         )

@@ -103,7 +103,7 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
         for value in wrong:
             torch.save(whole | {first: whole[first] | {second: value} if second else value}, path)
             said = refusal()
-            assert said.startswith(f"{path} must be a checkpoint that this version of the project wrote, to be resumed")
+            assert said.startswith(f"{path} must be a checkpoint from this version of the project to be resumed")
             assert f"; its {part} must be " in said
             assert said.endswith(f", got {as_yaml(value)}")
     for first in ("run", "loops"):
@@ -113,7 +113,7 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     assert refusal().endswith("; its run is missing")
     known = {key: value for key, value in whole["run"]["config"].items() if key != LENGTH}
     torch.save(whole | {"run": whole["run"] | {"config": known}}, path)
-    message = f"{path} must be of the same config, to be resumed: {LENGTH} was not set and is 4"
+    message = f"{path} must have the same config to be resumed: {LENGTH} was not set and is 4"
     result = resume(interrupted)  # it may become longer
     assert (result.status, result.reason) == ("failed", message)
     data = whole["SyntheticData"]
@@ -121,8 +121,8 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     assert refusal() == "data must be what the run began with to be resumed: its rows or columns have changed"
     torch.save(whole | {"callbacks": whole["callbacks"] | {"Schedule": {"x": 1}}}, path)  # as one was called once
     assert refusal() == (
-        f"{path} must be a checkpoint of this version of the project and of the same callbacks, to be resumed exactly;"
-        " it has the state of Schedule"
+        f"{path} must be a checkpoint from this version of the project, with the same callbacks, to be resumed"
+        " exactly; it has the state of Schedule"
     )
     torch.save(whole, path)
     assert train(config, interrupted, resume=True).status == "completed"
@@ -229,7 +229,7 @@ def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_wa
     path.write_text(text.replace("  max_epochs: 4", "  max_epochs: 9"))
     reason = resume(run_dir).reason
     assert reason == (
-        f"{run_dir}/checkpoints/last.ckpt must be of the same config, to be resumed: trainer.max_epochs was 4 and is 9"
+        f"{run_dir}/checkpoints/last.ckpt must have the same config to be resumed: trainer.max_epochs was 4 and is 9"
     )
     path.write_text(text.replace("T_max: null", "T_max: 4"))
     assert "T_max was null and is 4" in str(resume(run_dir).reason)
@@ -241,7 +241,7 @@ def test_averaged_weights_are_laid_out_for_the_length_of_a_run(run: Run, tmp_pat
     run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
     before = sorted(tmp_path.rglob("*"))
     assert refused(lambda: train(config_of(*options, f"{LENGTH}=5"), tmp_path / "r", resume=True, longer=True)) == (
-        "trainer.max_epochs must stay 4: StochasticWeightAveraging is laid out for it"
+        "trainer.max_epochs must stay 4: StochasticWeightAveraging was scheduled for that length"
     )
     assert sorted(tmp_path.rglob("*")) == before
     assert train(config_of(*options), tmp_path / "r", resume=True, longer=True).epochs == 4
@@ -261,8 +261,8 @@ def test_a_longer_run_says_that_a_scheduler_of_the_modules_own_may_be_laid_out_f
     options = [*OWN, *([] if own else [f"scheduler={scheduler}"])]
     run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
     run(*options, callbacks=[SignalAt(12)], run_dir=tmp_path / "r", resume=True)
-    start = "note: the run is longer than it began, 5 epochs and not 4; where the module's own scheduler depends on"
-    assert not any(message.startswith(start[:38]) for message in caplog.messages)
+    start = "note: the run now has 5 epochs instead of 4; if the module's own scheduler depends on"
+    assert not any(message.startswith(start[:21]) for message in caplog.messages)
     train(config_of(*options, f"{LENGTH}=5"), tmp_path / "r", resume=True, longer=True)
     assert any(message.startswith(start) for message in caplog.messages) == own
 

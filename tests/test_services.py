@@ -16,9 +16,7 @@ from descent.run.libraries import end_wandb_run, wandb_run
 
 Curves = dict[str, list[tuple[int, float]]]
 OPTIONS = *SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"
-SAID = (
-    "note: logger.{} keeps what it has of steps after {}, and goes on in another run of its own unless its config names"
-)
+SAID = "note: logger.{} keeps what it logged after step {}, and continues in a new run unless its config names one"
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def test_mlflow_has_the_points_and_the_settings_of_a_run_and_says_where_a_resume
         assert whole.data.metrics[tag] == result.metrics[tag]
     assert whole.data.params["optimizer.lr"] == "0.03" and whole.data.params["seed"] == "0"
     assert whole.info.status == "FINISHED"
-    assert "keeps what it has" not in caplog.text
+    assert "keeps what it logged" not in caplog.text
 
     stopped = run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
     assert stopped.status == "interrupted"

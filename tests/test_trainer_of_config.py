@@ -132,7 +132,7 @@ def test_the_options_of_the_config_are_those_of_the_trainer(tmp_path: Path) -> N
 
 
 NOT_EXACT = "a run with it does not resume exactly"
-NOT_ITS_CONFIG = "a run keeps to its config; a sweep tries values"
+NOT_ITS_CONFIG = "it changes values of the config; use a sweep to try values"
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,5 @@ def test_averaged_weights_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFix
     (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("descent"))
     assert said == (
         "note: a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate only"
-        " where an epoch begins; one that is interrupted between two epochs is"
+        " at the start of an epoch; interrupted between epochs, it resumes exactly"
     )

@@ -103,7 +103,7 @@ class LeavesOut(Callback):
 
 X = torch.randn(50, 3)
 LOADER = DataLoader(TensorDataset(X, X[:, 0]), 8)
-LISTENS = "the callback Mine listens to each ({})"
+LISTENS = "the callback Mine listens to every step ({})"
 
 
 @pytest.mark.parametrize(
@@ -120,35 +120,35 @@ LISTENS = "the callback Mine listens to each ({})"
             )
         ),
         (Brought, {"callbacks": [listening(SparseCallback, "on_after_backward")]}, LISTENS.format("on_after_backward")),
-        (ByTheIterator, {}, "training_step takes the iterator of batches"),
-        (Brought, {"profiler": "simple"}, "the profiler listens to each"),
-        (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in each"),
-        (Brought, {"strategy": Strategy("cpu")}, "it trains by a strategy of its own"),
-        (Brought, {"accumulate_grad_batches": 2}, "it accumulates gradients, or leaves some out"),
-        (Brought, {"callbacks": [LeavesOut()]}, "it accumulates gradients, or leaves some out"),
-        (Brought, {"max_steps": 9}, "Trainer has a max_steps of its own, and not the callback MaxSteps"),
+        (ByTheIterator, {}, "training_step takes a dataloader_iter"),
+        (Brought, {"profiler": "simple"}, "the profiler listens to every step"),
+        (Brought, {"precision": "bf16-mixed"}, "precision bf16-mixed scales or casts in every step"),
+        (Brought, {"strategy": Strategy("cpu")}, "the strategy is not SingleDeviceStrategy"),
+        (Brought, {"accumulate_grad_batches": 2}, "gradients are accumulated, or some backward passes are skipped"),
+        (Brought, {"callbacks": [LeavesOut()]}, "gradients are accumulated, or some backward passes are skipped"),
+        (Brought, {"max_steps": 9}, "Trainer has max_steps instead of the callback MaxSteps"),
         (Brought, {"min_steps": 9}, "Trainer has min_steps or min_epochs"),
         (Brought, {"min_epochs": 2}, "Trainer has min_steps or min_epochs"),
-        (PlateauAtEachStep, {}, "a scheduler watches a metric at each"),
+        (PlateauAtEachStep, {}, "a scheduler monitors a metric at every step"),
         (
             Brought,
             {"batches": LOADER},
-            "the batches come from a DataLoader, not from InMemoryBatches or StreamedBatches",
+            "the batches come from DataLoader, not InMemoryBatches or StreamedBatches",
         ),
         (
             Brought,
             {"batches": Ours(X, X[:, 0], size=8)},
-            "the batches come from a Ours, not from InMemoryBatches or StreamedBatches",
+            "the batches come from Ours, not InMemoryBatches or StreamedBatches",
         ),
-        (Brought, {"limit_train_batches": 3}, "it trains on a part of each epoch's batches"),
-        (Brought, {"val_check_interval": 2}, "it validates within an epoch"),
-        (Brought, {"val_check_interval": timedelta(days=1)}, "it validates within an epoch"),
-        (Brought, {"batches": Rows(), "reload_dataloaders_every_n_epochs": 1}, "it reloads the batches"),
-        (Brought, {"precision": "64-true"}, "the batches are not in the precision of training"),
+        (Brought, {"limit_train_batches": 3}, "training uses only part of each epoch's batches"),
+        (Brought, {"val_check_interval": 2}, "validation runs within an epoch"),
+        (Brought, {"val_check_interval": timedelta(days=1)}, "validation runs within an epoch"),
+        (Brought, {"batches": Rows(), "reload_dataloaders_every_n_epochs": 1}, "the batches are reloaded"),
+        (Brought, {"precision": "64-true"}, "the batches are not in the training precision"),
         (
             Brought,
             {"precision": "64-true", "batches": InMemoryBatches(X.double(), X[:, 0], size=8)},
-            "the batches are not in the precision of training",
+            "the batches are not in the training precision",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -255,7 +255,7 @@ def test_every_hook_of_a_step_is_named_whether_a_class_or_an_object_has_it() -> 
     for thing, hook in ((module, "on_after_backward"), (callback, "on_train_batch_end")):
         setattr(thing, hook, nothing)
     assert why_not(module) == "LightningModule overrides on_after_backward"
-    assert why_not(callbacks=[callback]) == "the callback Callback listens to each (on_train_batch_end)"
+    assert why_not(callbacks=[callback]) == "the callback Callback listens to every step (on_train_batch_end)"
     every = type("Mine", (LightningModule,), dict.fromkeys(OF_MODULES, nothing))()
     assert why_not(every) == "Mine overrides backward"  # the first by name, and the module's before a callback's
     assert why_not(module, callbacks=[callback]) == "LightningModule overrides on_after_backward"
@@ -266,5 +266,5 @@ def test_batches_on_another_device_are_named(tmp_path: Path, caplog: pytest.LogC
     batches = InMemoryBatches(X, torch.empty(50, device="meta"), size=8)
     with pytest.raises(NotImplementedError):
         fit(brought(Brought), tmp_path, True, batches=batches)
-    reason = "the batches are not on the device of training"
+    reason = "the batches are not on the training device"
     assert note(caplog) == [f"note: every training step goes through Lightning's own loop, because {reason}"]

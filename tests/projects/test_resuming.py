@@ -146,7 +146,7 @@ def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
     def notes(name: str) -> list[str]:
         caplog.clear()
         train_project("digits", tmp_path / name, "data.num_workers=0", "data.num_rows=64", "trainer.max_epochs=1")
-        return [text for text in caplog.messages if "no checkpoint has it" in text]
+        return [text for text in caplog.messages if "no checkpoint contains" in text]
 
     def count(self: Digits, batch: Any, batch_idx: int) -> None:
         self.seen += 1
@@ -162,8 +162,8 @@ def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
     monkeypatch.setattr(Digits, "configure_model", make)
     monkeypatch.setattr(Digits, "on_train_batch_start", count)
     assert notes("counted") == [
-        "note: a resumed run may differ, because training changes seen, outputs, scale of Digits, and no checkpoint has"
-        " it; a buffer, or on_save_checkpoint and on_load_checkpoint, would keep it"
+        "note: a resumed run may differ, because training changes seen, outputs, scale of Digits, which no"
+        " checkpoint contains; save it with a buffer, or on_save_checkpoint and on_load_checkpoint"
     ]
     monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, checkpoint: None)
     assert notes("saved by hand") == []

@@ -66,13 +66,13 @@ def notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., lis
     return notes
 
 
-DATA = "and no checkpoint has it; state_dict and load_state_dict of the data module, would keep it"
+DATA = "which no checkpoint contains; save it with state_dict and load_state_dict of the data module"
 
 
 def test_the_state_of_a_callback_is_noted(notes: Callable[..., list[str]]) -> None:
     assert notes(Average()) == [
-        "note: a resumed run may differ, because training changes mean of Average, and no checkpoint has it; its"
-        " state_dict and load_state_dict, would keep it"
+        "note: a resumed run may differ, because training changes mean of Average, which no checkpoint contains;"
+        " save it with its state_dict and load_state_dict"
     ]
 
 
@@ -102,8 +102,8 @@ def test_that_of_a_callback_with_a_state_dict_is_not(notes: Callable[..., list[s
 
 def test_a_hook_that_a_run_resumed_within_an_epoch_misses_is_noted(notes: Callable[..., list[str]]) -> None:
     assert notes(ByEpoch()) == [
-        "note: a run that is resumed within an epoch may differ, because on_train_epoch_start of ByEpoch is not called"
-        " again; on_train_batch_start, or a checkpoint, would have what it changes"
+        "note: a run resumed within an epoch may differ, because on_train_epoch_start of ByEpoch is not called again;"
+        " use on_train_batch_start, or save what it changes in the checkpoint"
     ]
 
 
@@ -165,8 +165,8 @@ def test_what_a_step_changes_of_the_module_is_noted(
     monkeypatch.setattr(Digits, "configure_model", make)
     monkeypatch.setattr(Digits, "training_step", step)
     assert notes() == [
-        "note: a resumed run may differ, because training changes ema, rng, best, weights of Digits, and no checkpoint"
-        " has it; a buffer, or on_save_checkpoint and on_load_checkpoint, would keep it"
+        "note: a resumed run may differ, because training changes ema, rng, best, weights of Digits, which no"
+        " checkpoint contains; save it with a buffer, or on_save_checkpoint and on_load_checkpoint"
     ]
 
 

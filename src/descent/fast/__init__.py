@@ -1,1 +1,1 @@
-"""Training steps without Lightning's overhead, and the rest of what needs private parts of Lightning."""
+"""Runs training steps without Lightning's overhead, and holds the code that uses its private API."""

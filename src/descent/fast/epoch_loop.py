@@ -1,4 +1,4 @@
-"""Training steps at the price of a plain loop's, wherever nothing listens to each of them."""
+"""Runs training steps as fast as a plain loop does, unless something listens to every step."""
 
 import logging
 import math
@@ -17,23 +17,23 @@ from descent.training.validation_schedule import validation_schedule
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 256  # steps; their batches are views that are made together
+MOST_AT_ONCE = 256  # steps; the views of their batches are made together
 LOGS = "training_step logs with self.log"
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over the batches of an epoch, without Lightning's way through every single step.
+    """Lightning's loop over the batches of an epoch, without its overhead per step.
 
     On a small model Lightning's hooks, contexts and wrappers around a step take several times as long as the step.
-    Here ``advance``, for Lightning one batch, takes all steps up to the next that Lightning has something to do after:
-    the module's own ``training_step``, ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and
-    the schedulers', in Lightning's order, with the same counts, to the same bits. A ``SparseCallback`` says which steps
-    it wants. Keras knows the idea as ``steps_per_execution``.
+    In Lightning, ``advance`` runs one batch. Here it runs all steps up to the next after which Lightning has work to
+    do: the module's ``training_step``, ``zero_grad``, ``backward``, Lightning's clipping, the optimizer's ``step`` and
+    the schedulers', in Lightning's order, with the same counters and bitwise the same results. A ``SparseCallback``
+    says which steps it needs. Keras calls the idea ``steps_per_execution``.
 
-    Where something listens to every step, all of them go through Lightning's own loop, and a note says what it is.
+    If something listens to every step, all steps go through Lightning's own loop, and a note names it.
 
     Args:
-        trainer: whose loop it is to be: ``trainer.fit_loop.epoch_loop = EpochLoop(trainer)``.
+        trainer: gets the loop by ``trainer.fit_loop.epoch_loop = EpochLoop(trainer)``.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -43,7 +43,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.reason: str | None = None  # why every step goes through Lightning's own loop
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """Lightning calls it before each epoch, or before several of which nobody hears."""
+        """Lightning calls it before each epoch, or before several epochs that run in a row."""
         super().on_run_start(data_fetcher)
         trainer = self.trainer
         reason = unsupported(trainer) or (self.reason if self.reason == LOGS else None)
@@ -61,7 +61,7 @@ class EpochLoop(_TrainingEpochLoop):
             super().advance(data_fetcher)
             return
         self._take_steps()
-        data_fetcher.fetched = self.batch_progress.current.ready  # should Lightning go on
+        data_fetcher.fetched = self.batch_progress.current.ready  # in case Lightning's own loop takes over
 
     def _should_check_val_epoch(self) -> bool:
         return self.trainer.enable_validation and self.schedule.is_evaluated(self.trainer)
@@ -69,12 +69,12 @@ class EpochLoop(_TrainingEpochLoop):
     def _note(self, reason: str | None) -> None:
         self.reason = reason
         if reason is not None and not self.trainer.fast_dev_run:
-            own = type(self.trainer.train_dataloader) in OWN_BATCHES  # or there is no other way to go
+            own = type(self.trainer.train_dataloader) in OWN_BATCHES  # other batches always need Lightning's loop
             level = logging.WARNING if own else logging.INFO
             log.log(level, "note: every training step goes through Lightning's own loop, because %s", reason)
 
     def _take_steps(self) -> None:
-        """Takes steps, over as many epochs as nobody hears of, until Lightning has something to do."""
+        """Runs steps, across epochs whose ends nothing listens to, until Lightning has work to do."""
         while True:
             step = self.global_step
             wanted = [c.next_active_step(self.trainer, step + 1) for c in self.sparse]
@@ -91,7 +91,7 @@ class EpochLoop(_TrainingEpochLoop):
                 self._turn_epoch()
 
     def _most_at_once(self) -> int:
-        """How many steps are left in the epoch; where it is a single one, until the next epoch whose end is heard."""
+        """Steps left in the epoch; if epochs have one step, until the next epoch whose end something listens to."""
         if len(self.batches) > 1:
             return min(len(self.batches) - self.batch_progress.current.ready, MOST_AT_ONCE)
         if self._is_epoch_end_heard():
@@ -102,19 +102,19 @@ class EpochLoop(_TrainingEpochLoop):
         return int(min(heard - epoch, last - epoch, MOST_AT_ONCE))
 
     def _take(self, count: int, wanting: Sequence[SparseCallback]) -> None:
-        """Takes ``count`` steps, the last with hooks for ``wanting``; fewer if a callback or the module asks for it."""
+        """Runs ``count`` steps, the last with hooks for ``wanting``; fewer if a callback or the module interrupts."""
         trainer, module, results = self.trainer, self.trainer.lightning_module, self._results
         connector, step, per_epoch = trainer._logger_connector, self.step, len(self.batches)
         progress, steps = self.batch_progress, self.automatic_optimization.optim_progress.optimizer.step.total
         total, current = progress.total, progress.current
-        connector.on_batch_start(None)  # so that the module may log, once
+        connector.on_batch_start(None)  # lets the module log, once
         module._current_fx_name = "training_step"
         logged, stop = len(results), False
         try:
             for number, batch in enumerate(self.batches.take(count), 1):
                 if number > 1:
                     self._batches_that_stepped += 1
-                    if progress.is_last_batch:  # of an epoch of one step, whose end nobody hears of
+                    if progress.is_last_batch:  # of a one-step epoch; nothing listens to its end
                         self._count()
                         self._turn_epoch()
                         connector.on_batch_start(None)
@@ -124,7 +124,7 @@ class EpochLoop(_TrainingEpochLoop):
                 current.ready += 1
                 progress.is_last_batch = current.ready == per_epoch
                 step(batch, batch_idx, wanting if number == count else ())
-                steps.completed += 1  # what ``global_step`` reads
+                steps.completed += 1  # ``global_step`` reads this
                 if trainer.lr_scheduler_configs:
                     self._step_schedulers()
                 for callback in self.on_step_callbacks:
@@ -141,11 +141,11 @@ class EpochLoop(_TrainingEpochLoop):
             connector.on_batch_end()
             connector.update_train_step_metrics()
             self._note(LOGS)
-            if not progress.is_last_batch:  # Lightning's own loop goes on from there
+            if not progress.is_last_batch:  # Lightning's own loop continues from there
                 self.batches.load_state_dict(self.batches.state_dict())
 
     def _count(self) -> None:
-        """Brings up to date what Lightning counts of the steps taken, but for what is read between them."""
+        """Updates those of Lightning's counters that are not read between steps."""
         optimizer, batch = self.automatic_optimization.optim_progress.optimizer, self.batch_progress
         steps = optimizer.step.total.completed - optimizer.step.total.ready
         optimizer.step.total.ready += steps
@@ -153,7 +153,7 @@ class EpochLoop(_TrainingEpochLoop):
         optimizer.zero_grad.increment_by(self.step.evaluations)
         self.step.evaluations = 0
         for tracker in (vars(batch.total), vars(batch.current)):
-            tracker.update(dict.fromkeys(tracker, tracker["completed"] + steps))  # a step that raised is not ready
+            tracker.update(dict.fromkeys(tracker, tracker["completed"] + steps))  # excludes a step that raised
 
     def _step_schedulers(self) -> None:
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
@@ -165,7 +165,7 @@ class EpochLoop(_TrainingEpochLoop):
         if step.loss is not None:
             outputs["loss"] = step.loss.detach()
         trackers = self.batch_progress.total, self.batch_progress.current
-        for tracker in trackers:  # as a checkpoint that is written in this hook expects it
+        for tracker in trackers:  # as in Lightning, which counts the batch as completed after this hook
             tracker.completed -= 1
         for callback in wanting:
             callback.on_train_batch_end(self.trainer, self.trainer.lightning_module, outputs, batch, self.batch_idx)
@@ -177,7 +177,7 @@ class EpochLoop(_TrainingEpochLoop):
         return last or self.epochs_are_heard or self.schedule.is_evaluated(self.trainer)
 
     def _turn_epoch(self) -> None:
-        """What Lightning's loops do between the last batch of an epoch and the first of the next."""
+        """Does what Lightning's loops do between the last batch of an epoch and the first of the next."""
         epochs = self.trainer.fit_loop.epoch_progress
         epochs.increment_by(1)
         self.trainer._logger_connector.epoch_end_reached()

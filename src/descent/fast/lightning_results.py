@@ -1,4 +1,4 @@
-"""What ``self.log`` was given within an epoch, and torchmetrics' counts: neither has a public name."""
+"""Accesses the values of ``self.log`` and torchmetrics' update counts, which have no public API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +8,15 @@ from torchmetrics import Metric
 
 
 def results_of(trainer: Trainer) -> Mapping[str, Any]:
-    """What ``self.log`` has been given in this epoch, by hook and name: ``training_step.train/loss``."""
+    """This epoch's values of ``self.log``, by hook and name: ``training_step.train/loss``."""
     return getattr(trainer, "_results", None) or {}
 
 
 def log_step_metrics(trainer: Trainer) -> None:
-    """Writes what ``self.log`` was given in this step, which Lightning does after the last hook of the step."""
+    """Writes this step's values of ``self.log`` now; Lightning does so after the step's last hook."""
     trainer._logger_connector.update_train_step_metrics()
 
 
 def set_update_count(metric: Metric, count: int) -> None:
-    """Says how often a metric has been updated whose state was restored."""
+    """Sets the number of updates of a metric after its state was restored."""
     metric._update_count = count

@@ -1,4 +1,4 @@
-"""One optimizer step, as Lightning's automatic optimization takes it, and nothing around it."""
+"""Runs one optimizer step as Lightning's automatic optimization does, without hooks."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,8 +21,8 @@ class OptimizerStep:
 
     Attributes:
         output: what the last ``training_step`` returned.
-        loss: in it, with its graph; ``None``: it returned none.
-        evaluations: how often steps called ``training_step``, until somebody sets it back.
+        loss: the loss in ``output``, with its graph; ``None`` if it has none.
+        evaluations: how often ``training_step`` was called since ``EpochLoop`` reset this counter.
     """
 
     output: Any = None
@@ -36,12 +36,12 @@ class OptimizerStep:
         self.clip_val = trainer.gradient_clip_val
         self.clip_algorithm = trainer.gradient_clip_algorithm or GradClipAlgorithmType.NORM
         kind = type(self.optimizer)
-        # an optimizer that somebody brings may call the closure again, as L-BFGS does
+        # an optimizer from outside torch may call the closure several times, as L-BFGS does
         self.needs_closure = isinstance(self.optimizer, LBFGS) or not kind.__module__.startswith("torch.optim.")
         self.zeroes_plainly = kind.zero_grad is Optimizer.zero_grad
 
     def __call__(self, batch: Batch, batch_idx: int, hooks: Sequence[SparseCallback]) -> None:
-        """Takes a step on ``batch``, with ``on_before_optimizer_step`` of ``hooks``."""
+        """Runs a step on ``batch`` and calls ``on_before_optimizer_step`` of ``hooks``."""
         self.batch, self.batch_idx, self.hooks = batch, batch_idx, hooks
         if self.needs_closure:
             self.optimizer.step(self._closure)
@@ -67,6 +67,6 @@ class OptimizerStep:
         if not self.zeroes_plainly:
             self.optimizer.zero_grad()
             return
-        for group in self.optimizer.param_groups:  # as zero_grad does, without its record for the profiler
+        for group in self.optimizer.param_groups:  # zero_grad without its record for the profiler
             for parameter in group["params"]:
                 parameter.grad = None

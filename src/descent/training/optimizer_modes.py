@@ -1,4 +1,4 @@
-"""Optimizers that hold other weights for training than for evaluation, as schedule-free ones do."""
+"""Switches schedule-free optimizers between their training and their evaluation weights."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from descent.training.sparse_callback import SparseCallback
 
 
 class OptimizerModes(SparseCallback):
-    """Calls ``train()`` of such optimizers before each step, and ``eval()`` before validation and at the end.
+    """Calls the optimizer's ``train()`` before each step, and its ``eval()`` before validation and at the end.
 
-    Their ``train`` and ``eval`` change the weights in place (Defazio et al., 2024, The Road Less Scheduled). Between
-    two steps they are in training mode, in which a run is resumed exactly.
+    Both methods change the weights in place (Defazio et al., 2024, The Road Less Scheduled). Optimizers without them
+    are ignored. Between steps the optimizer stays in training mode, from which runs resume exactly.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.optimizers = [o for o in trainer.optimizers if hasattr(o, "train") and hasattr(o, "eval")]
-        if self.optimizers:  # only then are the steps listened to
+        if self.optimizers:  # without one, no hook listens to the steps
             self.on_train_batch_start = self._train  # type: ignore[method-assign, assignment]
             self._train()
 

@@ -1,4 +1,4 @@
-"""Whether a batch that is trained on again and again was learnt."""
+"""Reports whether the model learnt the rows of a ``debug=overfit`` run."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ ENOUGH = 0.01  # of the first loss
 
 
 class Overfit(SparseCallback, ResultCallback):
-    """Says at the end of ``debug=overfit`` from where to where the training loss fell, and whether that is enough."""
+    """Says at the end of ``debug=overfit`` how far the training loss fell, and whether that is enough."""
 
-    in_sweeps = True  # last on the console
+    in_sweeps = True  # and last on the console
 
     def __init__(self) -> None:
-        self.first: float | None = None  # before any step
+        self.first: float | None = None  # loss, before any step
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
         return step if self.first is None else math.inf
@@ -39,7 +39,7 @@ class Overfit(SparseCallback, ResultCallback):
             if last <= self.first - (1 - ENOUGH) * abs(self.first):
                 yield f"the rows were learnt: {fell}"
             else:
-                yield f"the rows were not learnt: {fell}, not a hundredth: look at model, loss, data and learning rate"
+                yield f"the rows were not learnt: {fell}, not 99% less: check model, loss, data and learning rate"
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}

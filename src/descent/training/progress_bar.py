@@ -1,4 +1,4 @@
-"""One progress bar for the whole run."""
+"""Shows one progress bar for the whole run."""
 
 import sys
 from typing import Any
@@ -15,11 +15,11 @@ from descent.training.training_loss import loss_unit
 class RunProgressBar(SparseCallback):
     """Counts optimizer steps and shows the loss of the latest batch.
 
-    One bar over all epochs: on small data a bar for each epoch is gone before it can be read. Where
-    the output is no terminal it is written at most every ten seconds.
+    One bar covers all epochs: on small data a bar per epoch is gone before it can be read. If the output is not a
+    terminal, the bar is written at most every ten seconds.
 
     Args:
-        intervals: it moves where the curves have points.
+        intervals: the bar moves at the steps that are logged.
     """
 
     def __init__(self, intervals: Intervals) -> None:

@@ -1,4 +1,4 @@
-"""The state of every random number generator that a training step may draw from."""
+"""Saves and restores the state of the global random number generators."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Of torch (CPU and every accelerator in use), NumPy and Python; plain values and tensors."""
+    """The state of torch (CPU, CUDA, MPS), NumPy and Python, as plain values and tensors."""
     numpy: Any = np.random.get_state(legacy=False)
     version, words, gauss = random.getstate()
     return {
@@ -24,7 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what ``random_state`` returned. Devices that this machine lacks are left out."""
+    """Restores what ``random_state`` returned. Skips devices that this machine lacks."""
     torch.set_rng_state(state["torch"])
     for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(saved, device)

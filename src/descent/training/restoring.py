@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: whether it is of this run, and what is said where it cannot be loaded."""
+"""Checks that a checkpoint can resume this run, and says why if it cannot."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class Loops(BaseModel):
 
 
 class Resumable(BaseModel):
-    """What a resumed run needs of its checkpoint."""
+    """The parts of a checkpoint that a resumed run needs."""
 
     run: Run
     loops: Loops
@@ -47,10 +47,10 @@ class Resumable(BaseModel):
 
 
 class Start:
-    """Is called right before the first step of a process.
+    """Called right before the first step of a process.
 
     Attributes:
-        made: whether it was called. Until then nothing of what a run has may change.
+        made: whether it was called. Before that, the results of an earlier process must not change.
     """
 
     made = False
@@ -65,22 +65,22 @@ class Start:
 
 
 def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict[str, Any]:
-    """The checkpoint from which a run goes on.
+    """Reads the checkpoint that a run resumes from.
 
     Args:
-        last: its file.
-        identity: of the run that is to go on: its ``config``, see ``descent.config.identity``.
-        longer: whether the run may have become longer.
+        last: the file.
+        identity: of the run to resume: its ``config``, see ``descent.config.identity``.
+        longer: whether ``trainer.max_epochs`` may be larger than in the checkpoint.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another config.
+        UserError: the checkpoint is damaged, or from another config.
     """
     loaded = read_checkpoint(last)
     try:
         Resumable.model_validate(loaded)
     except ValidationError as error:
         raise UserError(
-            f"{last} must be a checkpoint that this version of the project wrote, to be resumed exactly;"
+            f"{last} must be a checkpoint from this version of the project to be resumed exactly;"
             f" its {validation_error(error, separator='/')}"
         ) from error
     saved, now = loaded["run"], identity["config"]
@@ -88,31 +88,31 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict
     longer = longer and isinstance(began_with, int) and began_with <= now[LENGTH]
     changed = differences(saved["config"], now, allowed=[LENGTH] if longer else [])
     if changed:
-        raise UserError(f"{last} must be of the same config, to be resumed: {changed}")
+        raise UserError(f"{last} must have the same config to be resumed: {changed}")
     return loaded
 
 
 def check_callbacks(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint with the state of a callback that is not there: it would be lost."""
+    """Refuses a checkpoint with the state of a missing callback: it would be lost."""
     owners = {callback.state_key for callback in callbacks_of(trainer, Callback)}
     if lost := sorted(set(loaded["callbacks"]) - owners):
         raise UserError(
-            f"{last} must be a checkpoint of this version of the project and of the same callbacks, to be resumed"
+            f"{last} must be a checkpoint from this version of the project, with the same callbacks, to be resumed"
             f" exactly; it has the state of {', '.join(lost)}"
         )
 
 
 def check_processes(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of another number of processes: each has its own random numbers in it, and its metrics."""
+    """Refuses a checkpoint from another number of processes: it has the random state and metrics of each."""
     began_with = loaded["run"].get("processes", 1)
     if began_with != trainer.world_size:
         raise UserError(
-            f"{last} must be resumed by as many processes as wrote it, {began_with}, got {trainer.world_size}"
+            f"{last} must be resumed by as many processes as wrote it ({began_with}), got {trainer.world_size}"
         )
 
 
 def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Of a run that has become longer: what was laid out for the length that it began with is refused, or said.
+    """Refuses, or notes, schedules that depend on the original length of a run that is now longer.
 
     Raises:
         UserError: Lightning's ``StochasticWeightAveraging`` is among the callbacks.
@@ -120,17 +120,17 @@ def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, 
     if before[LENGTH] == now[LENGTH]:
         return
     if callbacks_of(trainer, StochasticWeightAveraging):
-        raise UserError(f"{LENGTH} must stay {before[LENGTH]}: StochasticWeightAveraging is laid out for it")
+        raise UserError(f"{LENGTH} must stay {before[LENGTH]}: StochasticWeightAveraging was scheduled for that length")
     if trainer.lr_scheduler_configs and "scheduler._target_" not in now:
         log.warning(
-            "note: the run is longer than it began, %s epochs and not %s; where the module's own scheduler depends on"
-            " that, the learning rates are not those of a run that began with this length",
+            "note: the run now has %s epochs instead of %s; if the module's own scheduler depends on that number, the"
+            " learning rates differ from those of a new run of this length",
             *(now[LENGTH], before[LENGTH]),
         )
 
 
 def restore_dtypes(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Gives each state its saved precision: torch loads NAdam's single precision product as a double."""
+    """Restores the saved dtypes: torch casts states, such as NAdam's ``mu_product``, to the weights' dtype."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in saved["state"].items():
         state = optimizer.state[parameters[index]]
@@ -141,12 +141,12 @@ def restore_dtypes(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
 
 @contextmanager
 def restoring(checkpoint: Path | None, start: Start, loggers: Sequence[Logger]) -> Iterator[None]:
-    """Within it an error before the first step names the checkpoint, whose content is the cause.
+    """Makes an error before the first step name the checkpoint, whose content is the cause.
 
     Args:
-        checkpoint: ``None``: the run begins anew.
+        checkpoint: ``None`` for a new run.
         start: of this process.
-        loggers: whose event files are removed, should there be no first step.
+        loggers: their new event files are removed after such an error.
     """
     try:
         yield

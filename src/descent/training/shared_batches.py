@@ -1,4 +1,4 @@
-"""Several processes that train one model: what each does with its share of a batch is made that of the whole batch."""
+"""Lets several processes train one model as a single process would on whole batches."""
 
 import functools
 import inspect
@@ -25,35 +25,35 @@ from descent.training.sparse_callback import SparseCallback
 
 log = logging.getLogger(__name__)
 
-PROCESS = 6  # what a key is for: the random numbers of a process
+PROCESS = 6  # the purpose of a seeding key: the random numbers of a process
 
 
 class SharedBatches(SparseCallback):
-    """Has losses, gradients and logged values be those of whole batches, up to rounding, on every process.
+    """Makes losses, gradients and logged values those of whole batches, up to rounding, on every process.
 
-    - A loss is the mean over the rows of a batch. Its value becomes that of all rows, and its gradient is weighted so
-      that their mean over the processes, which Lightning's strategy takes, is the gradient of that.
-    - What a step logs with ``self.log`` is reduced over the processes at once, a mean by its rows. So each process has
-      the same numbers, and decides by them as the others do.
-    - Metrics of torchmetrics keep the rows of their process, and are reduced by themselves when they are computed; what
-      they give for a single step is of the first process's rows.
-    - A process without a row in a batch takes one of another's, and leaves no trace of it.
+    - A loss is the mean over the rows of a batch. Its value becomes that of all rows. Its gradient is weighted so that
+      the mean over the processes, which Lightning's strategy takes, is the gradient of the whole batch.
+    - Values that a step logs with ``self.log`` are reduced over the processes at once; means are weighted by rows. All
+      processes have the same numbers and so make the same decisions.
+    - Metrics of torchmetrics keep the rows of their process and reduce themselves when they are computed. Their value
+      for a single step is that of the first process's rows.
+    - A process without a row in a batch computes the batch's first row, and discards the effect.
 
     Args:
-        seed: of the run. The first weights are drawn alike in all processes, later numbers (dropout) are their own.
-        signals: that are listened to; Lightning's own handler would talk to the other processes at any moment.
+        seed: of the run. All processes draw the same first weights, and different numbers later (dropout).
+        signals: replaces Lightning's signal handler, which would communicate with the other processes at any moment.
     """
 
     def __init__(self, seed: int, signals: Deferred) -> None:
         self.seed, self.signals = seed, signals
-        self.share: Share | None = None  # while a step is on its way
+        self.share: Share | None = None  # during a step
         self.random_state: dict[str, Any] | None = None
-        self.is_first = True  # batch of training
-        self.noted = set[str]()  # values that a process has of its own
-        self.kept: list[tuple[Metric, dict[str, Any]]] = []  # of a step that leaves no trace
+        self.is_first = True  # whether no training batch has come yet
+        self.noted = set[str]()  # names of values that differ between processes
+        self.kept: list[tuple[Metric, dict[str, Any]]] = []  # from before a step that does not count
 
     def attach(self, pl_module: LightningModule) -> None:
-        """Before ``fit``: takes the place of the module's ``training_step``, ``manual_backward`` and ``log``."""
+        """Wraps the module's ``training_step``, ``manual_backward`` and ``log``. Called before ``fit``."""
         pl_module.training_step = self._whole_loss(pl_module.training_step)  # type: ignore[method-assign]
         pl_module.manual_backward = self._weighted(pl_module.manual_backward)  # type: ignore[method-assign]
         pl_module.log = self._reduced_log(pl_module, pl_module.log)  # type: ignore[method-assign]
@@ -61,7 +61,7 @@ class SharedBatches(SparseCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self.random_state is not None:
-            set_random_state(self.random_state)  # Lightning has begun them anew, before the module makes its layers
+            set_random_state(self.random_state)  # Lightning has reset the seed; the module makes its layers next
             self.random_state = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,12 +116,12 @@ class SharedBatches(SparseCallback):
         self.kept = []
 
     def _whole_loss(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """A ``training_step`` whose loss has the value of the whole batch, and the gradient of the share, weighted."""
+        """A ``training_step`` whose loss has the whole batch's value and the share's weighted gradient."""
 
         @functools.wraps(step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             output, share = step(*args, **kwargs), self.share
-            if share is None:  # of all rows at once
+            if share is None:  # not in a step: the batch has all rows
                 return output
             if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
                 return {**output, "loss": _of_all(output["loss"], share)}
@@ -151,13 +151,13 @@ class SharedBatches(SparseCallback):
         return log
 
     def _of_step(self, value: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the processes logged in a step, as one that had all rows would have logged it."""
+        """The value and batch size that a single process with all rows would log in this step."""
         share, how = self.share, getattr(given.get("reduce_fx", "mean"), "__name__", given.get("reduce_fx", "mean"))
         assert share is not None
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
         if how in ("max", "min"):
-            return {"value": reduced(value, how)}  # the row that an idle process has is one of the batch's
+            return {"value": reduced(value, how)}  # an idle process has a row of the same batch
         weight = 1 if how == "sum" else given.get("batch_size") or share.own
         if share.own == 0:
             value, weight = torch.zeros_like(value), 0
@@ -168,22 +168,22 @@ class SharedBatches(SparseCallback):
         return {"value": (total[0] / total[1]).to(value.dtype), "batch_size": rows}
 
     def _of_hook(self, value: Tensor, name: str) -> dict[str, Any]:
-        """A value of no batch, an epoch's say: what all processes have, or the mean of what they have."""
+        """A value logged outside a step, such as an epoch's: the same on all processes, or else their mean."""
         values = gathered(value.item())
         if len({*map(repr, values)}) == 1:
             return {}
         if name not in self.noted:
             self.noted.add(name)
             log.warning(
-                "note: %s is the mean of %d values, because each process has its own, of its share of the rows;"
-                " self.log in the step, or a metric of torchmetrics, would have it of all rows",
+                "note: %s is the mean of %d values, because each process computed its own from its share of the rows;"
+                " for a value over all rows, use self.log in the step or a torchmetrics metric",
                 *(name, len(values)),
             )
         return {"value": value.new_tensor(sum(values) / len(values))}
 
 
 def _of_all(loss: Tensor, share: Share) -> Tensor:
-    """The loss of the whole batch by its value, and by its gradient the weighted one of this share."""
+    """The whole batch's loss, with the weighted gradient of this share."""
     part = loss * share.weight
     counted = part if share.own else torch.zeros_like(part)
     return reduced(counted.double()).to(part.dtype) / share.world + (part - part.detach())

@@ -1,4 +1,4 @@
-"""Points of curves, written straight to the logger every so many steps."""
+"""Writes points of training curves directly to the loggers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,13 +14,13 @@ from descent.training.sparse_callback import SparseCallback, loss_of
 class StepMetrics(SparseCallback):
     """A callback that writes points at x = k, after step k: at 0, where ``intervals`` says, and at the end.
 
-    ``self.log`` would cost each step, and these points none but their own.
+    ``self.log`` would slow down every step; this costs nothing between the points.
 
     Attributes:
         intervals: where the points are; ``build_trainer`` sets it.
-        losses: of the batches of the step, one unless gradients are added up.
-        seen_step: the last that ended.
-        written: the step of the last point, by this process or by the one that a resumed run goes on from.
+        losses: of the step's batches, one unless gradients are accumulated.
+        seen_step: the last step that ended.
+        written: the step of the last point, or the step that the run resumed at.
     """
 
     intervals: Intervals
@@ -29,11 +29,11 @@ class StepMetrics(SparseCallback):
     written: int
 
     def points(self, trainer: Trainer, pl_module: LightningModule, loss: float | None) -> dict[str, float]:
-        """The values by tag, none where there is nothing to be said.
+        """The values by tag; may be empty.
 
         Args:
-            loss: of the last step's batch, at the weights before it, or the mean over its batches where gradients are
-                added up; ``None`` at 0, at an end between two points, and where ``training_step`` returned none.
+            loss: of the last step's batch at the weights before the step, or the mean over its batches if gradients
+                are accumulated; ``None`` at 0, at an end between two points, and if ``training_step`` returned none.
         """
         raise NotImplementedError
 
@@ -67,6 +67,6 @@ class StepMetrics(SparseCallback):
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All numbers of ``tensors`` in a row, float64, on the CPU: not every device has float64."""
-    rows = [tensor.detach().flatten() for tensor in tensors]  # none, where a step had no loss and so no gradient
+    """All numbers of ``tensors`` in one float64 vector, on the CPU since not every device has float64."""
+    rows = [tensor.detach().flatten() for tensor in tensors]  # empty if the step had no loss and so no gradient
     return torch.cat(rows).cpu().double() if rows else torch.empty(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How many threads torch computes a step with, on a CPU."""
+"""Sets the number of CPU threads that torch trains with."""
 
 import math
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.parameter import is_lazy
 
-# Rows of a batch times parameters. Two threads against one, steps a second of linear models and perceptrons on two idle
-# cores: 0.95 to 1.10 times as many up to here, 1.2 at 5e6, 1.5 at 3e7; on busy cores, where they wait for each other, a
-# tenth to a half.
+# Rows of a batch times parameters. Steps per second of linear models and perceptrons, two threads relative to one: on
+# two idle cores 0.95 to 1.10 up to here, 1.2 at 5e6, 1.5 at 3e7; on busy cores, where threads wait for each other, 0.1
+# to 0.5.
 SMALL = 1e6
 
 
 class Threads(Callback):
-    """Sets them where training begins. A resumed run has those that it began with, since sums depend on them.
+    """Sets the number when training starts. A resumed run keeps its first number, since sums depend on it.
 
     Args:
-        num_threads: ``None``: one where rows of a batch times parameters are at most ``SMALL``, torch's own elsewhere.
+        num_threads: ``None``: one if a batch's rows times parameters are at most ``SMALL``, else torch's default.
     """
 
     def __init__(self, num_threads: int | None) -> None:
@@ -40,7 +40,7 @@ class Threads(Callback):
 
 
 def _is_small(trainer: Trainer, module: LightningModule) -> bool:
-    """Whether a second thread would be of no use. Not where the rows of a batch are not known."""
+    """Whether a second thread would not help. ``False`` on accelerators, and if the batch size is unknown."""
     loader: Any = trainer.train_dataloader
     rows = getattr(loader, "size", None) or getattr(loader, "batch_size", None) or math.inf
     return module.device.type == "cpu" and rows * _size(module) <= SMALL
@@ -52,7 +52,7 @@ def _size(module: LightningModule) -> int:
 
 @contextmanager
 def threads_as_here() -> Iterator[None]:
-    """After it the process has as many as before."""
+    """Restores the number of threads at the end."""
     before = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The Trainer and its callbacks, from the config."""
+"""Builds the Trainer and its callbacks from the config."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -62,13 +62,13 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
 }
 REFUSED: dict[tuple[type[Callback], ...], str] = {
-    (BatchSizeFinder, LearningRateFinder): "a run keeps to its config; a sweep tries values",
+    (BatchSizeFinder, LearningRateFinder): "it changes values of the config; use a sweep to try values",
     (WeightAveraging, GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
 }
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning's own makes a new context at each of some 70 places in a step, which costs a tenth of the step."""
+    """Does nothing; Lightning's makes new contexts at about 70 places in a step, which take a tenth of it."""
 
     nothing = nullcontext()
 
@@ -88,10 +88,10 @@ def build_trainer(
     """A Trainer that logs, and keeps ``checkpoints/best.ckpt`` and ``last.ckpt`` in ``run_dir``.
 
     Args:
-        callbacks: further ones, after those of the config.
-        signals: where a signal shows that asks the run to end; ``None``: none will.
-        resumed_at: the step from which a resumed run goes on.
-        identity: of the run, kept in its checkpoints.
+        callbacks: appended to those of the config.
+        signals: holds the signal that stops the run; ``None``: signals are not handled.
+        resumed_at: the step that a resumed run continues from.
+        identity: of the run, saved in its checkpoints.
         on_start: called right before the first step.
     """
     options = config.trainer
@@ -107,13 +107,13 @@ def build_trainer(
         if isinstance(callback, StochasticWeightAveraging):
             log.warning(
                 "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
-                " where an epoch begins; one that is interrupted between two epochs is",
+                " at the start of an epoch; interrupted between epochs, it resumes exactly",
                 name,
             )
     given += callbacks
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
-        every = 1  # something waits for it
+        every = 1  # something monitors a metric
     check_started(options)
     intervals = Intervals(options.log_every_n_steps, every)
     loggers = build_loggers(config, run_dir, resumed_at)
@@ -128,9 +128,9 @@ def build_trainer(
             num_nodes=options.num_nodes,
             strategy=options.strategy,
             use_distributed_sampler=False,
-            precision=options.precision,  # type: ignore[arg-type]  # one of Lightning's own, as parse has checked
+            precision=options.precision,  # type: ignore[arg-type]  # checked by parse
             max_epochs=options.max_epochs,
-            check_val_every_n_epoch=every or 1,  # ValidationSchedule sees to it; a callback asks before that
+            check_val_every_n_epoch=every or 1,  # callbacks may read it before ValidationSchedule sets it
             gradient_clip_val=config.clip.gradient_clip_val,
             gradient_clip_algorithm=config.clip.gradient_clip_algorithm,
             log_every_n_steps=options.log_every_n_steps,
@@ -147,7 +147,7 @@ def build_trainer(
                 *_own_callbacks(config, intervals, given),
                 *([] if options.fast_dev_run else [checkpoints]),
             ],
-            enable_progress_bar=False,  # RunProgressBar takes its place
+            enable_progress_bar=False,  # RunProgressBar replaces it
             enable_model_summary=False,
             default_root_dir=run_dir,
             **options.arguments,
@@ -166,7 +166,7 @@ def build_trainer(
 
 
 def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
-    """The loggers of the config. A ``save_dir`` that is null is the run's directory."""
+    """Builds the loggers of the config. A ``save_dir`` of null becomes the run's directory."""
     if not is_main():
         return [DummyLogger()] if config.logger else []
     loggers: list[Logger] = []
@@ -177,8 +177,8 @@ def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list
         loggers.append(logger)
         if resumed_at is not None and not isinstance(logger, RunLogger | CSVLogger):
             log.warning(
-                "note: logger.%s keeps what it has of steps after %d, and goes on in another run of its own unless its"
-                " config names one (run_id, id)",
+                "note: logger.%s keeps what it logged after step %d, and continues in a new run unless its config names"
+                " one (run_id, id)",
                 *(name, resumed_at),
             )
     return loggers
@@ -186,7 +186,7 @@ def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list
 
 def _take_fast_steps(trainer: Trainer) -> None:
     try:
-        # the room is optional, for mypy as well
+        # descent.fast is optional, for mypy too
         from descent.fast.epoch_loop import EpochLoop  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return
@@ -194,7 +194,7 @@ def _take_fast_steps(trainer: Trainer) -> None:
 
 
 def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callback]) -> list[Callback]:
-    """The machinery's callbacks around those of the config, one of which may take the place of one of them."""
+    """The template's callbacks around the config's, which replace those of ``first`` of the same class."""
     stopping = config.stopping
     first: list[Callback] = [
         ValidationSchedule(intervals),
@@ -226,14 +226,14 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
                 min_delta=stopping.min_delta,
                 mode=config.monitor.mode_of(stopping.monitor, stopping.mode, "stopping.mode"),
                 check_on_train_epoch_end=True,
-                check_finite=False,  # Divergence sees to that
+                check_finite=False,  # Divergence checks this
             )
         )
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
     if config.trainer.enable_progress_bar and is_main():
         last.append(RunProgressBar(intervals))
-    # the last, since other callbacks make attributes as training starts
+    # last, since other callbacks make attributes when training starts
     callbacks = [*first, *given, *last, UnsavedAttributes()]
     for callback in callbacks:
         if isinstance(callback, StepMetrics | Divergence):

@@ -1,4 +1,4 @@
-"""The loss on the whole training set, for what monitors it."""
+"""Computes the loss on the whole training set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,17 +23,17 @@ LOSS = "train/loss"
 
 
 def loss_unit(pl_module: LightningModule) -> float:
-    """What a training loss is multiplied by to be in the data's own units: the module's ``loss_unit``, or 1."""
+    """The factor that converts a training loss to the data's units: the module's ``loss_unit``, or 1."""
     return float(getattr(pl_module, "loss_unit", 1.0))
 
 
 def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
-    """The training step's loss on all rows of training at the weights as they are now; differentiable.
+    """The training step's loss on all training rows at the current weights; differentiable.
 
-    In evaluation mode, without dropout; nothing is logged, and the module's buffers, metrics and plain attributes are
-    afterwards what they were. The rows come to it as a batch does: converted, moved, and through the hooks of the
-    transfer. Only of batches in memory, see ``has_full_loss``. Where each epoch has the same part of
-    them (``trainer.overfit_batches``), it is the loss of that part.
+    It is computed in evaluation mode, without dropout or logging, and leaves the module's buffers, metrics and plain
+    attributes unchanged. The rows are converted, moved and passed through the transfer hooks like a batch. Only for
+    batches in memory, see ``has_full_loss``. If every epoch uses the same part of the rows
+    (``trainer.overfit_batches``), it is the loss of that part.
     """
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
@@ -56,16 +56,16 @@ def evaluated_loss(pl_module: LightningModule, batch: Any) -> Tensor:
 
 
 def full_loss_value(trainer: Trainer, pl_module: LightningModule) -> float:
-    """Its value. Of several processes each has the first one's, so that all decide alike."""
+    """The value of ``full_loss``. All processes get the first one's, so that they make the same decisions."""
     with torch.no_grad():
         return float(of_first(full_loss(trainer, pl_module).item()))
 
 
 @contextmanager
 def _left_as_it_is(pl_module: LightningModule) -> Iterator[None]:
-    """Works on copies of buffers and metrics, and gives all attributes back, counters of the module's own for instance.
+    """Restores the module's buffers, metrics and attributes at the end, such as its own counters.
 
-    So is what a list, a set or a dictionary of the module's own holds, but not what those within it hold.
+    The entries of its lists, sets and dictionaries are restored too, but not what these entries contain.
     """
     attributes = [(module, dict(vars(module))) for module in pl_module.modules()]
     own = [value for _, before in attributes for name, value in before.items() if not name.startswith("_")]
@@ -90,36 +90,36 @@ def _left_as_it_is(pl_module: LightningModule) -> Iterator[None]:
 
 
 def has_full_loss(trainer: Trainer) -> bool:
-    """Whether there is such a loss: of batches in memory, of a module that does not optimize by hand."""
+    """Whether ``full_loss`` works: it needs batches in memory and automatic optimization."""
     automatic = trainer.lightning_module.automatic_optimization
     return isinstance(trainer.train_dataloader, InMemoryBatches) and automatic
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """In place of ``self.log``."""
+    """Replaces ``self.log``."""
 
 
 class TrainingLoss(SparseCallback):
-    """Makes ``train/loss`` known to checkpoints, schedulers, stopping rules and the result.
+    """Provides ``train/loss`` to checkpoints, schedulers, stopping rules and the result.
 
-    Of batches in memory it is the loss of all training rows at the epoch's last weights, and not the mean over the
-    epoch's batches, which belong to as many different weights; computed where it is monitored, because it is asked for
-    or because there is no validation. Elsewhere it is that mean, unless the module logs a loss of that name itself.
+    For batches in memory it is the loss of all training rows at the epoch's last weights, not the mean over the
+    epoch's batches, each of which has other weights. It is computed only if it is monitored: by name, or because there
+    is no validation. For other batches it is that mean, unless the module logs ``train/loss`` itself.
 
     Args:
-        metrics: that are monitored.
-        every_epoch: a scheduler or a stopping rule looks at it after each epoch, evaluated or not.
+        metrics: the monitored metrics.
+        every_epoch: whether a scheduler or a stopping rule reads it after every epoch, evaluated or not.
     """
 
     def __init__(self, metrics: Sequence[str], every_epoch: bool) -> None:
         self.metrics, self.every_epoch = metrics, every_epoch
-        self.sum: Any = 0.0  # of the epoch's batches, where there is no loss of all rows
+        self.sum: Any = 0.0  # over the epoch's batches, if there is no full loss
         self.count = 0
-        self.before: Tensor | None = None  # the epoch; another is what the module has logged itself since
+        self.before: Tensor | None = None  # LOSS before the epoch; if it changes, the module logs it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.is_mean, self.epoch = not has_full_loss(trainer), trainer.current_epoch
-        self.before = trainer.callback_metrics.get(LOSS)  # LoggedMetrics has put it back
+        self.before = trainer.callback_metrics.get(LOSS)  # restored by LoggedMetrics
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sum, self.count, self.epoch = 0.0, 0, trainer.current_epoch
@@ -132,7 +132,7 @@ class TrainingLoss(SparseCallback):
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         if self.is_mean and loss is not None:
-            if trainer.current_epoch != self.epoch:  # whose start was not heard of
+            if trainer.current_epoch != self.epoch:  # its start called no hook
                 self.on_train_epoch_start(trainer, trainer.lightning_module)
             self.sum, self.count = self.sum + loss.detach(), self.count + 1
         return False

@@ -1,4 +1,4 @@
-"""Batches as the Trainer hands them to a step, for steps that are taken without it."""
+"""Transfers batches as the Trainer does, for code that runs without it."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def transferred(batch: Any, precision: Precision, pl_module: LightningModule, data: LightningDataModule | None) -> Any:
-    """In the precision of the Trainer, on the module's device, and through the hooks of the transfer.
+    """Converts a batch to the Trainer's precision, moves it to the module's device and calls the transfer hooks.
 
-    As in Lightning the hooks are those of the data module where it has its own, else the module's.
+    As in Lightning, a hook that the data module overrides replaces the module's.
     """
 
     def call(hook: str, *arguments: Any) -> Any:
         owner = data if data is not None and is_overridden(hook, data) else pl_module
-        return getattr(owner, hook)(*arguments, 0)  # of the first and only loader
+        return getattr(owner, hook)(*arguments, 0)  # index of the first and only loader
 
     batch = call("on_before_batch_transfer", precision.convert_input(batch))
     batch = call("transfer_batch_to_device", batch, pl_module.device)

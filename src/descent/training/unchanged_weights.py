@@ -1,4 +1,4 @@
-"""Whether training has changed any weight."""
+"""Detects whether training changed any weight."""
 
 from hashlib import sha256
 from typing import Any
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class UnchangedWeights(Callback):
-    """Remembers the first weights of a run by their digest, which takes no memory of the device."""
+    """Keeps a digest of the run's first weights, which takes no device memory."""
 
     first: str | None = None
 
@@ -16,7 +16,7 @@ class UnchangedWeights(Callback):
         self.first = self.first or _digest(pl_module)
 
     def holds_of(self, pl_module: LightningModule) -> bool:
-        """Whether its weights are still the first ones, bit for bit."""
+        """Whether the module's weights still equal the first ones, bit for bit."""
         return self.first == _digest(pl_module)
 
     def state_dict(self) -> dict[str, Any]:

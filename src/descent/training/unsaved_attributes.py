@@ -1,4 +1,4 @@
-"""What training changes and no checkpoint has."""
+"""Finds attributes that training changes but no checkpoint contains."""
 
 import logging
 from collections.abc import Iterator
@@ -15,33 +15,32 @@ from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerp
 
 log = logging.getLogger(__name__)
 
-# what objects of Lightning's own classes have
+# attributes of Lightning's own classes
 OF_MODULE, OF_DATA, OF_CALLBACK = {*vars(LightningModule())}, {*vars(LightningDataModule())}, {*vars(Callback())}
-Owned = tuple[Any, str, dict[str, Any]]  # the object, what would keep its attributes, and these by name
+Owned = tuple[Any, str, dict[str, Any]]  # the object, what would save its attributes, and these by name
 
 
 class UnsavedAttributes(Callback):
-    """Says what a resumed run begins anew with, once for each object and as the first checkpoint shows it.
+    """Notes attributes that a resumed run loses, once per object, at the first checkpoint after they change.
 
-    It looks at the attributes of the module, of callbacks and of the data module, its datasets and samplers, where
-    their classes are the project's and have no state of their own in a checkpoint: numbers, texts, tensors, arrays,
-    generators, and what containers and objects hold of them. It cannot know whether they matter, and sees nothing of
-    the copies that a DataLoader's workers have.
+    It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
+    class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and
+    containers and objects of these. It cannot know whether they matter, and does not see copies in DataLoader workers.
     """
 
     def __init__(self) -> None:
-        self.before = dict[int, tuple[Any, dict[str, Any]]]()  # with the object, or another might get its number
+        self.before = dict[int, tuple[Any, dict[str, Any]]]()  # keeps the object, so that its id is not reused
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.before = {id(owner): (owner, found) for owner, _, found in _owned(trainer, pl_module)}
         if trainer.num_training_batches == 1:
-            return  # a run of such epochs is resumed where one begins
+            return  # with one batch per epoch, runs resume only at the start of an epoch
         for hooks in (pl_module, *_callbacks(trainer)):
             kind = LightningModule if isinstance(hooks, LightningModule) else Callback
             if is_overridden("on_train_epoch_start", hooks, kind):
                 log.warning(
-                    "note: a run that is resumed within an epoch may differ, because on_train_epoch_start of %s is not"
-                    " called again; on_train_batch_start, or a checkpoint, would have what it changes",
+                    "note: a run resumed within an epoch may differ, because on_train_epoch_start of %s is not called"
+                    " again; use on_train_batch_start, or save what it changes in the checkpoint",
                     type(hooks).__name__,
                 )
 
@@ -53,8 +52,8 @@ class UnsavedAttributes(Callback):
             if changed := [name for name, value in before.items() if name in now and now[name] != value]:
                 del self.before[id(owner)]
                 log.warning(
-                    "note: a resumed run may differ, because training changes %s of %s, and no checkpoint has it; %s,"
-                    " would keep it",
+                    "note: a resumed run may differ, because training changes %s of %s, which no checkpoint contains;"
+                    " save it with %s",
                     *(", ".join(changed), type(owner).__name__, cure),
                 )
 
@@ -71,7 +70,7 @@ def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
     if data is None or is_overridden("state_dict", data, LightningDataModule):
         return
     for found in (data, *_of_loaders(trainer.train_dataloader)):
-        # what follows from the epoch is given to a resumed run
+        # a resumed run calls set_epoch again
         if hasattr(found, "__dict__") and not (is_of_library(found) or hasattr(found, "set_epoch")):
             cure = "state_dict and load_state_dict of the data module"
             yield found, cure, dict(_of(found, OF_DATA, depth=0))
@@ -83,13 +82,13 @@ def _callbacks(trainer: Trainer) -> Iterator[Callback]:
 
 
 def _of_loaders(loaders: Any) -> Iterator[Any]:
-    """Datasets and samplers, and those within them; each once."""
+    """Datasets and samplers, including nested ones, each once."""
     waiting, seen = [getattr(part, "loader", part) for part in parts(loaders)], dict[int, Any]()
     while waiting:
         owner = waiting.pop()
         if owner is not None and id(owner) not in seen:
             seen[id(owner)] = owner
-            with suppress(Exception):  # of a __getattr__ of its own
+            with suppress(Exception):  # from its own __getattr__
                 waiting += [getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler")]
                 waiting += getattr(owner, "datasets", [])
     yield from seen.values()
@@ -114,5 +113,5 @@ def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
         yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, OF_MODULE))
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
-                # one that inference has made has no version
+                # an inference tensor has no version
                 yield f"{prefix}{dot}{name}", (id(buffer), None if buffer.is_inference() else buffer._version)

@@ -1,4 +1,4 @@
-"""When to log and to validate, decided where a run begins."""
+"""Validates after the epochs that ``Intervals`` selects."""
 
 import math
 import re
@@ -14,16 +14,17 @@ from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
 class ValidationSchedule(SparseCallback):
-    """Fills in what ``intervals`` cannot know before the data are there, and validates where it says.
+    """Completes ``intervals`` when training starts and the data are known, and validates when it says.
 
-    Validations are rare on small data in memory, and after every epoch otherwise. There is one at the end of training.
+    By default, runs on data in memory validate less often as they get longer, and others after every epoch. Training
+    ends with a validation.
 
     Args:
-        intervals: whose steps in an epoch, and numbers in a validation, are filled in.
+        intervals: gets the steps per epoch and the size of a validation.
 
     Attributes:
-        has_validation: whether there are validation rows, which is not known before training starts.
-        validated_step: the step that was validated last.
+        has_validation: whether there are validation rows; known when training starts.
+        validated_step: the step of the last validation.
     """
 
     def __init__(self, intervals: Intervals) -> None:
@@ -33,22 +34,22 @@ class ValidationSchedule(SparseCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         intervals, accumulated = self.intervals, trainer.accumulate_grad_batches
-        if trainer.enable_validation and trainer.val_dataloaders is None:  # no validation after the first epoch
-            trainer.validating = True  # as Lightning does it
+        if trainer.enable_validation and trainer.val_dataloaders is None:  # Lightning did this if epoch 1 validates
+            trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
             trainer.training = True
         self.has_validation = trainer.enable_validation and sum(trainer.num_val_batches) > 0
         intervals.steps_per_epoch = steps_per_epoch(trainer.num_training_batches, accumulated)
         if not isinstance(trainer.train_dataloader, InMemoryBatches):
             intervals.validate_every = intervals.validate_every or 1
-        every: Any = trainer  # an attribute that Trainer's connector sets
+        every: Any = trainer  # the attribute is set in Trainer's connector
         every.log_every_n_steps = int(min(every.log_every_n_steps, trainer.num_training_batches))
         evaluated = trainer.val_dataloaders if self.has_validation else trainer.train_dataloader
         if isinstance(evaluated, InMemoryBatches):
             intervals.validated_cells = evaluated.tensors[0].numel()
         for scheduler in trainer.lr_scheduler_configs:
             if scheduler.reduce_on_plateau:
-                intervals.validate_every = intervals.validate_every or 1  # it waits for the metric
+                intervals.validate_every = intervals.validate_every or 1  # it needs the metric
                 scheduler.monitor = monitored(str(scheduler.monitor), self.has_validation)
                 if scheduler.monitor.startswith("val/") and scheduler.frequency % intervals.validate_every:
                     raise invalid(
@@ -78,34 +79,34 @@ class ValidationSchedule(SparseCallback):
         self.validated_step = state_dict["validated_step"]
 
     def is_evaluated(self, trainer: Trainer) -> bool:
-        """Whether the weights at this epoch's end are: on validation rows, or without any on the training rows."""
+        """Whether this epoch ends with an evaluation, on the validation rows or, without any, on the training rows."""
         epoch = trainer.current_epoch + 1
         return trainer.should_stop or epoch == trainer.max_epochs or self.intervals.next_validated(epoch) == epoch
 
     def _set(self, trainer: Trainer) -> None:
         epoch = trainer.current_epoch + 1
-        if trainer.check_val_every_n_epoch is not None:  # it is where validations are counted in steps
+        if trainer.check_val_every_n_epoch is not None:  # it is None if validation is counted in steps
             trainer.check_val_every_n_epoch = epoch if self.is_evaluated(trainer) else epoch + 1
 
 
 def validation_schedule(trainer: Trainer) -> ValidationSchedule:
-    """The one of a Trainer."""
+    """The Trainer's ``ValidationSchedule``."""
     (schedule,) = callbacks_of(trainer, ValidationSchedule)
     return schedule
 
 
 def steps_per_epoch(batches: float, accumulated: int) -> float:
-    """Optimizer steps; Lightning takes one after the last batch whatever was accumulated. ``inf`` of ``inf``."""
+    """Optimizer steps per epoch; ``inf`` for ``inf`` batches. Lightning always steps after the last batch."""
     return batches if batches == math.inf else math.ceil(batches / accumulated)
 
 
 def monitored(metric: str, has_validation: bool) -> str:
-    """``metric``, or its twin of training where the validation that it names does not take place."""
+    """``metric``, with ``train/`` instead of ``val/`` if there is no validation."""
     return metric if has_validation else re.sub("^val/", "train/", metric)
 
 
 def logged(trainer: Trainer, metric: str) -> Tensor:
-    """The latest value of the metric that is monitored.
+    """The latest value of the monitored metric.
 
     Raises:
         UserError: it was not logged.

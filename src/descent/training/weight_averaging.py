@@ -1,4 +1,4 @@
-"""Lightning's ``StochasticWeightAveraging``, with modules that make their layers late."""
+"""Makes ``StochasticWeightAveraging`` work with modules that make their layers in ``configure_model``."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -13,16 +13,16 @@ NEEDED = (
 
 
 class LayersBeforeAveraging(Callback):
-    """Stands before ``StochasticWeightAveraging``, which copies the module in ``setup``, before ``configure_model``.
+    """Runs before ``StochasticWeightAveraging``, which copies the module in ``setup``, before ``configure_model``.
 
-    Of layers that are not there yet it would average nothing, without a word.
+    Layers that do not exist by then would silently not be averaged.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         try:
             with trainer.init_module():
-                pl_module.configure_model()  # Lightning calls it again, and asks that this does nothing
-        except AttributeError as error:  # what setup would make
+                pl_module.configure_model()  # Lightning calls it again, which must have no effect
+        except AttributeError as error:  # it is made in setup
             raise UserError(f"{NEEDED.format(type(pl_module).__name__)} ({error})") from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
