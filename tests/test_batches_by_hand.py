@@ -186,7 +186,7 @@ def test_the_batches_in_memory_of_a_repeat_have_an_order_of_its_number() -> None
     assert unseeded.take(1)[0][0].tolist() == np.random.default_rng((0, 0, 2)).permutation(10)[:5].tolist()
     plain = InMemoryBatches(x, size=4)
     assert [batch.tolist() for (batch,) in plain] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    with pytest.raises(ValueError, match=r"^tensors must have equally many rows, got \[10, 10, 9\]$"):
+    with pytest.raises(ValueError, match=r"^tensors must have the same number of rows, got \[10, 10, 9\]$"):
         InMemoryBatches(x, x, x[1:])
 
 

@@ -208,7 +208,7 @@ def test_runs_without_a_checksum_belong_together_by_the_settings_of_their_data(
     assert ranking(out)[0].startswith("model.width=8") and len(ranking(out)) == 4
     printed = capsys.readouterr().out
     assert f"left out: {study / 'augmented'}: another data set (by its data.augment)" in printed
-    assert "the rows have no checksum: runs are compared whose data have the same settings" in printed
+    assert "runs without a checksum of their data are compared if their data settings are the same" in printed
 
 
 def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
@@ -216,7 +216,7 @@ def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr("descent.compare.ranking.png_of", lambda figure, dpi: drawn.append(figure) or b"")
-    note = "runs without an event file of TensorBoard, in the tables but in no figure of curves: "
+    note = "runs without a TensorBoard event file, in the tables but not in the figures of curves: "
     compare([study], x="steps", target=0.9)
     assert note not in capsys.readouterr().out
     events = next((study / "width=8").glob("events.out*"))
@@ -229,7 +229,7 @@ def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
     assert f"{note}1\n" in printed and "left out" not in printed
     assert "0/0" not in printed  # it has no share
     assert [line.split()[-2] for line in printed.splitlines() if "1/1" in line] == ["1/1", "1/1"]
-    assert "runs without a curve of val/acc, which neither came to the target nor missed it: 1\n" in printed
+    assert "runs without a curve of val/acc, which neither reached the target nor missed it: 1\n" in printed
     write(study / "diverged", None, status="diverged", hparams={"model.width": 32})
     next((study / "diverged").glob("events.out*")).unlink()
     assert table_in(compare([study], x="steps", target=0.9))["missed"].to_list() == [0, 0, 0, 1]
@@ -277,7 +277,7 @@ def test_samples_that_are_an_average_are_said_to_be_one(
 ) -> None:
     write(tmp_path / "run", 0.9, samples=samples)
     compare([tmp_path], **arguments)
-    note = "some batches are smaller: the samples axis counts the average batch size for each step"
+    note = "some batches are smaller: the samples axis uses the average batch size"
     assert (note in capsys.readouterr().out) == said
 
 

@@ -254,12 +254,12 @@ def test_validation_rows_choose_and_test_rows_are_reported(
     assert set(table["chosen by"]) == {chosen_by} and set(table["reported"]) == {reported}
     printed, page = capsys.readouterr().out, (out / "report.html").read_text()
     rows = (
-        "rows that chose nothing, at the checkpoint with the best val/loss" if "test" in reported else "the rows that"
+        "rows not used to choose, at the checkpoint with the best val/loss" if "test" in reported else "the rows used"
     )
     for text in (printed, page):
         assert f"then the best by {chosen_by}" in text
-        assert f"reported: {reported}, of {rows}" in text
-        assert "as fine as the logged points before it: 50 apart" in text
+        assert f"reported: {reported}, on {rows}" in text
+        assert "as precise as the logged points before it: 50 apart" in text
 
 
 def test_without_a_group_nothing_is_chosen_and_validation_rows_rank(tuned: Path) -> None:
@@ -275,7 +275,7 @@ def test_runs_without_test_rows_are_reported_by_the_rows_that_chose(
         write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics={"val/loss": loss})
     table = pl.read_csv(compare([tmp_path], ["optimizer"], "steps") / "settings.csv")
     assert table["val/loss mean"].to_list() == [1.0]
-    assert "reported: val/loss, of the rows that chose" in capsys.readouterr().out
+    assert "reported: val/loss, on the rows used to choose" in capsys.readouterr().out
 
 
 JUNK: list[Any] = [

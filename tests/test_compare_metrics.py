@@ -41,12 +41,11 @@ def test_the_first_metric_that_is_logged_is_taken_and_the_message_names_what_the
     for message, function in (
         ("--metric must be one of x, y, got 'val/a'", lambda: first_logged(["val/a", "train/a"], ["x", "y"], OWN)),
         (
-            "--metric val/x must come with --mode min or --mode max: "
-            "what is best is known of loss (min), r2 (max) only",
+            "--metric val/x must come with --mode min or --mode max; the mode is only known for loss (min), r2 (max)",
             lambda: directed("val/x", OWN),
         ),
         (
-            "--metric and --mode must be given, or the directories of runs with one monitor: "
+            "--metric and --mode must be given, because the monitors of the runs differ: "
             "val/acc (max) in a/1, val/loss (min) in a/2",
             lambda: modes_of({ACC: "a/1", LOSS: "a/2"}, "val/acc", "", OWN),
         ),
@@ -123,7 +122,7 @@ def test_a_setting_that_was_best_of_all_before_its_end_is_named(
         write(tmp_path / str(lr), hparams={"optimizer.lr": lr}, metrics={"val/loss": last}, best=best)
     compare([tmp_path], x="steps")
     notes = [line for line in capsys.readouterr().out.splitlines() if "best checkpoints are" in line]
-    assert notes == ["the best checkpoints are of lr=0.2: val/loss 0.25 on average"] * (better < 0.5)
+    assert notes == ["the best checkpoints are those of lr=0.2: val/loss 0.25 on average"] * (better < 0.5)
 
 
 @pytest.mark.usefixtures("undrawn")

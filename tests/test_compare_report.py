@@ -47,7 +47,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 RANKED = "ranked by the share of runs that diverged, then by the others' mean of"
-MEDIANS = "medians of the runs that came to it, the others are misses"
+MEDIANS = "medians over the runs that reached it, the others missed it"
 
 
 def table(path: Path) -> list[list[str]]:
@@ -70,7 +70,7 @@ def test_all_that_is_written_of_a_ranking(study: Path, capsys: pytest.CaptureFix
         "",
         f"{RANKED} val/loss after the last step, the smallest first",
         f"target: a training loss at most 1% above the optimum's; {MEDIANS}",
-        "steps to the target are as fine as the logged points before it: 40 to 50 apart",
+        "steps to the target are as precise as the logged points before it: 40 to 50 apart",
         "left out: a & b/stopped: interrupted",
         "tables and figures: a & b/compare/report.html",
     ]
@@ -111,10 +111,10 @@ def test_all_that_is_written_of_a_ranking(study: Path, capsys: pytest.CaptureFix
     ]
 
 
-FOUND = "chosen: of each optimizer the setting with the most seeds, then the best by val/loss"
-REPORTED = "reported: test/loss, of rows that chose nothing, at the checkpoint with the best val/loss"
-FRESH = "a setting that has seeds which did not choose it is measured on those alone"
-FINE = "steps to the target are as fine as the logged points before it: 10 to 40 apart"
+FOUND = "chosen for each optimizer: the setting with the most seeds, then the best by val/loss"
+REPORTED = "reported: test/loss, on rows not used to choose, at the checkpoint with the best val/loss"
+FRESH = "a setting with seeds that were not used to choose it is measured on those seeds only"
+FINE = "steps to the target are as precise as the logged points before it: 10 to 40 apart"
 
 
 def test_all_that_is_written_of_the_best_of_each(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,19 +192,19 @@ AT = "at the checkpoint with the best"
     ("group", "metric", "monitors", "expected"),
     [
         ((), "val/loss", ["val/loss", None], []),
-        ((), "test/loss", ["val/loss", None], [f"reported: test/loss, of rows that chose nothing, {AT} val/loss"]),
-        ((), "test/loss", [None, None], ["reported: test/loss, of rows that chose nothing"]),
+        ((), "test/loss", ["val/loss", None], [f"reported: test/loss, on rows not used to choose, {AT} val/loss"]),
+        ((), "test/loss", [None, None], ["reported: test/loss, on rows not used to choose"]),
         (
             ("optimizer", "batch"),
             "test/loss",
             ["val/r2", "train/loss"],
             [
-                "chosen: of each optimizer and batch the setting with the most seeds, then the best by val/loss",
-                f"reported: test/loss, of rows that chose nothing, {AT} train/loss or val/r2",
+                "chosen for each optimizer and batch: the setting with the most seeds, then the best by val/loss",
+                f"reported: test/loss, on rows not used to choose, {AT} train/loss or val/r2",
                 FRESH,
             ],
         ),
-        (("optimizer",), "val/loss", [None, None], [FOUND, "reported: val/loss, of the rows that chose", FRESH]),
+        (("optimizer",), "val/loss", [None, None], [FOUND, "reported: val/loss, on the rows used to choose", FRESH]),
     ],
 )
 def test_the_notes_say_what_chose_and_what_is_reported(

@@ -118,7 +118,7 @@ def test_of_runs_with_one_config_and_seed_the_newest_is_compared(tmp_path: Path)
         os.utime(tmp_path / name / "result.json", (seconds, seconds))
     runs, left_out = read_runs([tmp_path])
     assert [run.path.name for run in runs] == ["b", "digest", "rate", "seed"]
-    assert left_out == [f"{tmp_path}/{n}: {tmp_path}/b is newer, of the same config and seed" for n in ("a", "c")]
+    assert left_out == [f"{tmp_path}/{n}: {tmp_path}/b is newer, with the same config and seed" for n in ("a", "c")]
 
 
 def test_runs_are_found_at_any_depth_and_named_as_they_were_first(

@@ -234,8 +234,8 @@ def test_notes_name_what_is_not_exact_and_its_cure() -> None:
         note = exact(make(), 0)[1]
         assert (note is None) == ("stream" not in name), name
     for loader, words in (
-        (DataLoader(Stream()), ("Stream", "loads again", "state_dict")),
-        (OwnWay(Rows()), ("OwnWay", "loads again", "state_dict")),
+        (DataLoader(Stream()), ("Stream", "reloads", "state_dict")),
+        (OwnWay(Rows()), ("OwnWay", "reloads", "state_dict")),
         (endless_state(), ("EndlessState", "misses a batch", "__len__")),
         ([DataLoader(Stream()), DataLoader(Rows())], ("Stream", "not all have a length")),
         (CombinedLoader([Stateful(), DataLoader(Rows(), 2)], "max_size"), ("max_size_cycle", "mode")),
@@ -261,8 +261,8 @@ def test_a_sampler_that_counts_epochs_for_itself_is_noted_once(caplog: pytest.Lo
             loader.set_epoch(epoch)
             list(loader)
     (note,) = caplog.messages
-    assert "note: a resumed run may have another order of rows, because Counting.epoch changes" in note
-    assert note.endswith("no checkpoint; a sampler's set_epoch(epoch) in its place would cure it")
+    assert "note: a resumed run may read the rows in another order, because Counting.epoch changes" in note
+    assert note.endswith("not in the checkpoint; give the sampler a set_epoch(epoch) instead")
 
 
 def test_loaders_that_keep_their_own_position_are_left_as_they_are() -> None:
@@ -288,5 +288,5 @@ def test_batches_in_memory_of_any_number_of_tensors_have_the_same_rows() -> None
         assert torch.equal(b, -x[rows])
         assert torch.equal(c[:, 0], 2 * x[rows])
     assert all(a is b for a, b in zip(loader.all(), loader.tensors, strict=True))
-    with pytest.raises(ValueError, match="equally many rows"):
+    with pytest.raises(ValueError, match="the same number of rows"):
         InMemoryBatches(x, x[1:])

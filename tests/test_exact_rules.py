@@ -38,18 +38,18 @@ def test_what_is_exact_already_or_no_loader_is_left() -> None:
 
 
 STREAM = (
-    "a run resumed in the middle of an epoch loads again what it has seen of Stream, and is exact only if its batches "
-    "depend on torch's, NumPy's and random's numbers alone; a loader with state_dict and load_state_dict (torchdata's "
-    "StatefulDataLoader) would cure it"
+    "a run resumed in the middle of an epoch reloads the batches of Stream that it has seen, and is exact only if "
+    "they depend only on the generators of torch, NumPy and random; use a loader with state_dict and load_state_dict "
+    "(torchdata's StatefulDataLoader) to fix this"
 )
 NO_LENGTH = "a run resumed in the middle of an epoch misses a batch of some loaders, because not all have a length"
 LENGTHS = (
-    "loaders of different lengths that keep their own position are resumed exactly where the mode of their "
-    'CombinedLoader is "max_size_cycle" or "min_size", not where it is "max_size"'
+    "loaders of different lengths that keep their own position resume exactly if the mode of their "
+    'CombinedLoader is "max_size_cycle" or "min_size", but not if it is "max_size"'
 )
 ENDLESS = (
-    "a run resumed in the middle of an epoch misses a batch, because Lightning fetches one ahead from Unsized, which "
-    "has no length; a __len__ would cure it"
+    "a run resumed in the middle of an epoch misses a batch, because Lightning prefetches one from Unsized, which "
+    "has no length; add __len__ to fix this"
 )
 Unsized = type("Unsized", (Stateful,), {"__len__": None})
 
@@ -153,8 +153,8 @@ def test_a_sampler_within_that_counts_is_named(caplog: pytest.LogCaptureFixture)
 
     list(exact(DataLoader(Rows(), batch_sampler=BatchSampler(Counting(), 4, False)), 1)[0])
     assert caplog.messages == [
-        "note: a resumed run may have another order of rows, because Counting.seen changes from epoch to epoch and is "
-        "in no checkpoint; a sampler's set_epoch(epoch) in its place would cure it"
+        "note: a resumed run may read the rows in another order, because Counting.seen changes from epoch to epoch "
+        "and is not in the checkpoint; give the sampler a set_epoch(epoch) instead"
     ]
 
 

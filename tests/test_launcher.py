@@ -96,7 +96,7 @@ def test_a_finished_job_is_left_alone_and_one_with_another_config_refused(
     jobs = [["seed=9"], ["seed=8"], ["seed=6"]]  # completed, diverged, failed
     returns = launch(lambda config: seen.append(config.seed), *jobs)
     assert seen == [6]
-    assert capsys.readouterr().out == "#0 seed=9\nfinished before\n#1 seed=8\nfinished before\n#2 seed=6\n"
+    assert capsys.readouterr().out == "#0 seed=9\nalready finished\n#1 seed=8\nalready finished\n#2 seed=6\n"
     assert [job.overrides for job in returns] == [["name=s", *job] for job in jobs]
     assert [job.status.name for job in returns] == ["COMPLETED"] * 3
     path = tmp_path / "sweeps/s/seed=9/.hydra/config.yaml"
@@ -106,7 +106,7 @@ def test_a_finished_job_is_left_alone_and_one_with_another_config_refused(
 
 
 def test_a_name_of_a_job_of_its_own_is_refused(launch: Launch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^name must be one for the whole sweep$"):
+    with pytest.raises(UserError, match=r"^name must be the same for the whole sweep$"):
         launch(lambda config: None, ["seed=1"], name="other")
     assert not list(tmp_path.rglob("result.json"))
 

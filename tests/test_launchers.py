@@ -62,7 +62,7 @@ def test_what_is_finished_or_cannot_be_composed_is_not_handed_on(
     assert inner.given == [(5, ["name=s", "seed=3"])]
     assert [job.overrides[1] for job in returns] == ["seed=1", "batch.size=-1", "seed=3"]
     out = capsys.readouterr().out
-    assert out.startswith("#5 seed=1\nfinished before\n#6 batch.size=-1\nerror: batch.size must be ")
+    assert out.startswith("#5 seed=1\nalready finished\n#6 batch.size=-1\nerror: batch.size must be ")
     assert out.endswith("\n#7 seed=3\n")
 
 
@@ -89,8 +89,8 @@ def test_a_job_without_a_result_of_this_launch_is_named_and_an_error_of_the_laun
     launch_by(Elsewhere(does), ["seed=1"], ["seed=2"], ["seed=3"])
     assert capsys.readouterr().out.splitlines()[3:] == [
         "error: Elsewhere: RuntimeError: A worker process was killed.",
-        "seed=1 has ended without a result",
-        "seed=3 has ended without a result",
+        "seed=1 ended without a result",
+        "seed=3 ended without a result",
     ]
 
 
@@ -103,7 +103,7 @@ def test_a_signal_becomes_a_mark_that_is_gone_with_the_launch_and_a_second_ends_
         assert stop_mark(tmp_path).read_text() == "15"
     assert ended.value.code == 143
     assert not stop_mark(tmp_path).exists()
-    assert capsys.readouterr().err == "\nending all jobs where they can go on from; once more: at once\n"
+    assert capsys.readouterr().err == "\nstopping all jobs where they can resume; press Ctrl-C again to quit now\n"
     reached = False
     with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)

@@ -111,18 +111,18 @@ def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(
     ]
     with pytest.raises(UserError) as raised:
         search(["batch=full", "seed=1"], launch, tmp_path, SPACE, 4, "val/loss", 0)
-    other = "['optimizer.lr', 'optimizer.momentum']: name=... begins another"
-    assert str(raised.value) == f"the search in {tmp_path} has other space, {other}"
+    other = "['optimizer.lr', 'optimizer.momentum']; start a new one with name=..."
+    assert str(raised.value) == f"the search in {tmp_path} uses space {other}"
     logarithmic = PLANE | {"optimizer.momentum": {"low": 0.1, "high": 0.9, "log": True}}
     with pytest.raises(UserError) as raised:
         search(["batch=full", "seed=1"], launch, tmp_path, logarithmic, 4, "val/loss", 0)
-    other = "other log of optimizer.momentum, false: name=... begins another"
-    assert str(raised.value) == f"the search in {tmp_path} has {other}"
+    other = "optimizer.momentum with log: false; start a new one with name=..."
+    assert str(raised.value) == f"the search in {tmp_path} uses {other}"
 
 
 def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to_do(tmp_path: Path) -> None:
     interrupted = launcher(tmp_path, lambda job, number: Result("interrupted", seed=0, command=""))
-    with pytest.raises(UserError, match=r"/optimizer\.lr=\S+ was interrupted; the same command goes on from here$"):
+    with pytest.raises(UserError, match=r"/optimizer\.lr=\S+ was interrupted; run the same command again to resume$"):
         search([], interrupted, tmp_path, SPACE, 1, "val/loss", 0)
     assert trials_of(tmp_path) == []
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_every_combination_of_a_second_round_is_made() -> None:
 @pytest.mark.parametrize(
     ("then", "for_each", "message"),
     [
-        ({"seed": 1}, "batch", "for_each must be one of the swept keys, as hydra.sweeper.then is set, got 'batch'"),
+        ({"seed": 1}, "batch", "for_each must be one of the swept keys if hydra.sweeper.then is set, got 'batch'"),
         ({"seed": 1, "name": "x"}, "a", "then must be keys other than name and a, got ['seed', 'name']"),
         ({"a": "x"}, "a", "then must be keys other than name and a, got ['a']"),
         ({"seed": "1,"}, "a", "then must be keys with values as in a sweep: "),
@@ -170,7 +170,7 @@ def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(
         jobs.append(job)
     assert best_of_each("o", "val/loss", tmp_path, jobs, {"seed"}) == [("o=a", "+lr=3")]
     assert capsys.readouterr().out.splitlines() == [
-        f"o={group} is not repeated: none of its settings has completed with val/loss" for group in "bc"
+        f"o={group} is not repeated: none of its settings completed with val/loss" for group in "bc"
     ]
     assert best_of_each("o", "val/r2", tmp_path, jobs, {"seed"}, "max") == [("o=a", "+lr=2")]
 
@@ -208,7 +208,7 @@ def test_an_interrupted_second_round_or_search_says_what_is_left(
         made.sweep([])
     left = capsys.readouterr().out.split("not finished:\n")[1].splitlines()
     more = [] if where == "search" else ["  " + jobs[-1].replace("seed=6", "seed=7")]
-    assert left == [f"  {jobs[-1]}", *more, "  the same command goes on from here"]
+    assert left == [f"  {jobs[-1]}", *more, "  run the same command again to resume"]
 
 
 def test_a_search_that_goes_on_checks_its_earlier_trials(sweeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -200,7 +200,7 @@ def test_trials_of_an_earlier_version_that_had_not_ended_are_left_out_and_said(
     study.tell(stopped, state=optuna.trial.TrialState.FAIL)  # as interrupted ones were
     study.enqueue_trial(stopped.params)
     search([], launcher(tmp_path), tmp_path, PLANE, 4, "val/loss", 0)
-    assert f"note: 2 of the trials in {tmp_path}/study.db had not ended" in capsys.readouterr().out
+    assert f"note: 2 of the trials in {tmp_path}/study.db have not ended" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*/result.json"))) == 3  # the first has no directory
 
 
@@ -245,7 +245,7 @@ def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -
 def test_a_search_whose_scale_has_changed_does_not_go_on(tmp_path: Path) -> None:
     search([], launcher(tmp_path), tmp_path, PLANE, 2, "val/loss", 0)
     linear = PLANE | {"optimizer.lr": {"low": 1e-3, "high": 1.0}}
-    with pytest.raises(UserError, match=r"has other log of optimizer\.lr, true"):
+    with pytest.raises(UserError, match=r"uses optimizer\.lr with log: true"):
         search([], launcher(tmp_path), tmp_path, linear, 3, "val/loss", 0)
 
 
@@ -271,9 +271,9 @@ def test_a_search_that_cannot_be_is_refused(
 def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
     launch = launcher(tmp_path, lambda job, number: Result("completed", 0, "", metrics={"val/loss": 1.0}))
     search(["batch=full"], launch, tmp_path, SPACE, 1, "val/loss", 0)
-    with pytest.raises(UserError, match=r"has other overrides, \['batch=full'\]: name=... begins another"):
+    with pytest.raises(UserError, match=r"uses overrides \['batch=full'\]; start a new one with name=..."):
         search(["batch=mini"], launch, tmp_path, SPACE, 2, "val/loss", 0)
-    with pytest.raises(UserError, match="has other choose_by, val/loss"):
+    with pytest.raises(UserError, match="uses choose_by val/loss"):
         search(["batch=full"], launch, tmp_path, SPACE, 2, "val/r2", 0)
 
 

@@ -109,7 +109,7 @@ def test_jobs_that_are_preempted_and_cancelled_end_as_those_of_one_after_another
     resume(sgd)  # as resume.py does
     again = script("train.py", *SWEEP[:-1])  # one job after another: nothing is left to do
     assert again.returncode == 0, again.stdout
-    assert again.stdout.count("finished before") == len(JOBS)
+    assert again.stdout.count("already finished") == len(JOBS)
     assert outcome(sweep_dir) == expected()
 
 
@@ -157,7 +157,7 @@ def test_a_sweep_goes_on_where_its_jobs_and_then_it_itself_were_killed(
     subprocess.run(["pkill", "-KILL", "-f", f"^{sys.executable} .*{sweep_dir}"], check=True)
     output = ended(sweep)
     assert sweep.returncode == 1, output
-    assert all(f"{run_dir.name} has ended without a result" in output for run_dir in run_dirs)
+    assert all(f"{run_dir.name} ended without a result" in output for run_dir in run_dirs)
     killed = start("train.py", *SWEEP)
     until(lambda: len([*run_dirs[0].glob("events*")]) == 2)
     killed.kill()

@@ -215,7 +215,7 @@ CANNOT: list[tuple[Callable[[Path], Any], str]] = [
         "path must be an existing file, a directory or a pattern of .parquet files, got",
     ),
     (lambda d: ParquetBlocks(d, ["a", "q"]), "part.parquet must have the columns a, q; it has no q"),
-    (lambda d: ParquetBlocks(d, ["text"]).read(0), "column text must be numbers, or arrays of them of one length, got"),
+    (lambda d: ParquetBlocks(d, ["text"]).read(0), "column text must be numbers or numeric arrays of one length, got"),
     (lambda d: ParquetBlocks(d, ["gap"]).read(0), "must have no missing cell, got 1 in rows 1 to 1,000"),
 ]
 

@@ -99,7 +99,7 @@ def test_the_config_of_a_sweep_is_kept_and_the_last_values_of_a_key_count(sweepe
 
 def test_a_range_is_refused_outside_a_search(sweeper: Any) -> None:  # noqa: F811
     made, launched = sweeper()
-    with pytest.raises(Exception, match=r"^\+a must be values one by one: hydra\.sweeper\.space searches in a range$"):
+    with pytest.raises(Exception, match=r"^\+a must be a list of values; set hydra\.sweeper\.space to search a range$"):
         made.sweep(["+a=interval(0,1)"])
     assert launched.launched == []
 
@@ -177,7 +177,7 @@ def test_long_lines_of_a_summary_are_not_broken_and_three_metrics_are_shown(caps
     assert lines[3].split() == ["run", "val/acc", "train/acc", "test/acc", "steps", "seconds"]
     assert [line.split()[-5:] for line in lines if "0.25" in line] == [["0.5", "0.25", "0.75", "0", "0.00"]]
     assert lines[-4:-2] == [
-        "best first by val/acc after the last step; test/* are of the best checkpoint",
+        "best first by val/acc after the last step; test/* are from the best checkpoint",
         f"x={second} diverged: {'r' * 80}",
     ]
 

@@ -52,7 +52,7 @@ def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> N
         " a[b]=4, lr=1 (failed)                                                0      0.00",
         " a[b]=5, lr=1                             1e-09                       0      0.00",
         "",
-        "best first by val/loss after the last step; test/* are of the best checkpoint",
+        "best first by val/loss after the last step; test/* are from the best checkpoint",
         "a[b]=2,clip=no,lr=9 diverged: the training loss [1] is too large",
         "a[b]=4,clip=no,lr=1 failed: it broke",
         "6 runs in my sweep, as a table in summary.csv",
@@ -119,7 +119,7 @@ def test_an_order_by_what_is_another_quantity_in_some_runs_says_so(capsys: pytes
         write(f"k={name}", metrics={"val/loss": 1.0, "val/mae": 1.0}, quantities={"loss": kind})
         summarize(Path("my sweep"))
         notes.append([line for line in printed(capsys) if line.startswith("note")])
-    assert notes == [[], [], ["note: val/loss is mae in some runs and mse in others, which no order can compare"]]
+    assert notes == [[], [], ["note: val/loss is mae in some runs and mse in others, so the order is meaningless"]]
 
 
 def test_runs_by_another_code_than_most_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_a_run_that_was_best_of_all_before_its_end_is_named(better: float, capsy
     lines = printed(capsys)
     assert "best first by val/loss after the last step" in lines
     notes = [line for line in lines if line.startswith("note")]
-    assert notes == ["note: the best checkpoint is of k=b: val/loss 0.05 at step 1,200"] * (better < 0.1)
+    assert notes == ["note: best checkpoint: k=b, val/loss 0.05 at step 1,200"] * (better < 0.1)
 
 
 def test_the_largest_is_first_where_the_monitor_says_so_then_by_name_and_what_is_not_finite_last(

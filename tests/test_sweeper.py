@@ -92,7 +92,7 @@ def test_the_second_round_repeats_the_best_of_each(
         ["seed=5", "seed=6"] * 2,
     ]
     printed = capsys.readouterr().out
-    assert printed.startswith(f"\nof each optimizer the best by {choose_by}, 2 times more:\n")
+    assert printed.startswith(f"\nbest setting of each optimizer by {choose_by}, 2 more runs each:\n")
     assert printed.count("in s, as a table in summary.csv") == 1 and "8 runs in s" in printed
     assert Path("s/summary.csv").is_file()
 
@@ -104,11 +104,11 @@ def test_a_second_round_without_a_choice_is_refused(sweeper: Sweep) -> None:
         for_each="optimizer",
         then={"seed": "1"},
     )
-    message = "no run of optimizer has val/loss, hydra.sweeper.choose_by, to be chosen by"
+    message = "no optimizer completed with val/loss, as hydra.sweeper.choose_by requires"
     with pytest.raises(UserError, match=f"^{message}$"):
         made.sweep([])
     made, launcher = sweeper(params=RATES, then={"seed": "1"})
-    with pytest.raises(UserError, match=r"for_each must be one of the swept keys, as hydra\.sweeper\.then is set, got"):
+    with pytest.raises(UserError, match=r"for_each must be one of the swept keys if hydra\.sweeper\.then is set, got"):
         made.sweep([])
     assert launcher.launched == []
 
@@ -155,7 +155,7 @@ def test_an_interrupted_sweep_says_what_is_left_and_lets_the_directory_go(
     assert "2 runs in s" in summary
     assert left == (
         "not finished:\n  optimizer.lr=0.1,optimizer=sgd\n  optimizer.lr=0.2,optimizer=sgd\n"
-        "  the same command goes on from here\n"
+        "  run the same command again to resume\n"
     )
     with locked(Path("s"), "the sweep"):
         made, launcher = sweeper()
@@ -208,4 +208,4 @@ def test_a_search_with_a_failed_trial_fails_the_sweep(sweeper: Sweep, capsys: py
     with pytest.raises(SystemExit) as raised:
         made.sweep([])
     assert raised.value.code == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "no trial was completed"
+    assert capsys.readouterr().out.splitlines()[-1] == "no trial completed"

@@ -46,7 +46,7 @@ def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Scri
         tuned[optimizer] = f"{optimizer}, lr={best:g}"
 
     again = script("train.py", *SWEEP)
-    assert again.stdout.count("finished before") == 12
+    assert again.stdout.count("already finished") == 12
 
     asked = "--group", "optimizer", "--x", "samples"
     compared = script("compare.py", str(tmp_path / "logs/sweeps/tuned"), *asked, fresh=True)

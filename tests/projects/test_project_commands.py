@@ -102,7 +102,7 @@ def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None
     train(tmp_path, name, *arguments, before=interrupt, code=130)
     assert {seed: run["status"] for seed, run in runs(tmp_path / "logs/sweeps/s")} == {0: "completed", 1: "interrupted"}
     output = train(tmp_path, name, *arguments)
-    assert output.count("finished before") == 1
+    assert output.count("already finished") == 1
     expected = train_project(name, tmp_path / "alone", *SHORT, *IN_PROCESS.get(name, ()), "seed=1")
     assert dict(runs(tmp_path / "logs/sweeps/s"))[1]["metrics"] == expected.metrics
 

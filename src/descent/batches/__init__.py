@@ -1,1 +1,1 @@
-"""Batches with a reproducible order and an exact position."""
+"""Batches in a reproducible order, with an exact position."""

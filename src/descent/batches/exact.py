@@ -1,4 +1,4 @@
-"""Any training DataLoader, made to resume bit for bit, in the middle of an epoch too."""
+"""Makes any training DataLoader resume bit for bit, also in the middle of an epoch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -15,13 +15,13 @@ from descent.batches.seeding import first_key, generators_in, in_keyed_steps, se
 
 
 def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
-    """What to train with in place of a loader, and a note on what cannot be exact, with its cure.
+    """Returns a replacement that resumes exactly, and a note on what cannot be exact and how to fix it, or ``None``.
 
     Args:
         loader: what ``train_dataloader`` returned.
-        seed: of the order of the batches and of the random numbers in them.
+        seed: for the order of the batches and the random numbers in them.
     """
-    # an empty one is a loader of its own to Lightning
+    # Lightning treats an empty collection as a single loader
     if isinstance(loader, CombinedLoader) or (isinstance(loader, Mapping | list | tuple) and loader):
         return _all_exact(loader, seed)
     if isinstance(loader, RowBatches) and loader.seed is None:
@@ -31,8 +31,8 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
     name = type(loader).__name__
     if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
         note = (
-            f"a run resumed in the middle of an epoch misses a batch, because Lightning fetches one ahead from {name}, "
-            "which has no length; a __len__ would cure it"
+            f"a run resumed in the middle of an epoch misses a batch, because Lightning prefetches one from {name}, "
+            "which has no length; add __len__ to fix this"
         )
         return loader, None if has_length(loader) else note
     if isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__:
@@ -40,14 +40,14 @@ def exact(loader: Any, seed: int) -> tuple[Any, str | None]:
             return MapStyleLoader(loader, seed), None
         name = type(loader.dataset).__name__
     return ReplayedLoader(loader, seed), (
-        f"a run resumed in the middle of an epoch loads again what it has seen of {name}, and is exact only if its "
-        "batches depend on torch's, NumPy's and random's numbers alone; a loader with state_dict and load_state_dict "
-        "(torchdata's StatefulDataLoader) would cure it"
+        f"a run resumed in the middle of an epoch reloads the batches of {name} that it has seen, and is exact only if "
+        "they depend only on the generators of torch, NumPy and random; use a loader with state_dict and "
+        "load_state_dict (torchdata's StatefulDataLoader) to fix this"
     )
 
 
 def parts(loader: Any) -> list[Any]:
-    """The loaders of a collection, as Lightning takes them, or the one."""
+    """Lists the loaders of a collection in Lightning's order, or the single loader."""
     if isinstance(loader, CombinedLoader):
         loader = loader.flattened
     if isinstance(loader, Mapping):
@@ -56,7 +56,7 @@ def parts(loader: Any) -> list[Any]:
 
 
 def is_shuffled(loader: Any) -> bool:
-    """Whether a loader may draw another order in each epoch: whether its sampler is not known to keep to one."""
+    """Whether the order may change between epochs: true unless the sampler is known to keep one order."""
     return any(map(_is_shuffled, parts(loader)))
 
 
@@ -73,16 +73,16 @@ def _is_shuffled(loader: Any) -> bool:
 
 
 def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
-    """Goes on where a checkpoint of Lightning's was written; to be called before training starts.
+    """Restores the position of each loader from a Lightning checkpoint. Call it before training starts.
 
-    Lightning itself does so for checkpoints that were written within an epoch, and only where nothing has asked for
-    the loader before, as schedulers do.
+    Lightning itself restores positions only from checkpoints written within an epoch, and only if nothing, such as a
+    scheduler, has requested the loader before.
     """
     saved = checkpoint["loops"]["fit_loop"]
     progress = saved["epoch_progress"]["current"]
     stateful = [part for part in parts(loader) if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")]
     for part, state in zip(stateful, saved["state_dict"].get("combined_loader", []), strict=True):
-        # where another's state at the end of an epoch leads is not known
+        # what the state of another loader means at the end of an epoch is not known
         if _is_exact(part) or progress["processed"] < progress["started"]:
             part.load_state_dict(state)
 
@@ -93,7 +93,7 @@ def _is_exact(loader: Any) -> bool:
 
 def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
     combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
-    # each has an order of its own, as Lightning has it: rows of equally long loaders are not paired
+    # each has its own order, as in Lightning: rows of loaders of equal length are not paired
     seeds = [seed, *(first_key(seed, number, LOADER) for number in range(1, len(combined.flattened)))]
     pairs = [exact(loader, own_seed) for loader, own_seed in zip(combined.flattened, seeds, strict=True)]
     combined.flattened = [loader for loader, _ in pairs]
@@ -105,21 +105,21 @@ def _all_exact(loaders: Any, seed: int) -> tuple[CombinedLoader, str | None]:
         ] = None
     elif len(lengths) > 1 and combined is loaders and not all(map(_is_exact, combined.flattened)):
         notes[
-            "loaders of different lengths that keep their own position are resumed exactly where the mode of their "
-            'CombinedLoader is "max_size_cycle" or "min_size", not where it is "max_size"'
+            "loaders of different lengths that keep their own position resume exactly if the mode of their "
+            'CombinedLoader is "max_size_cycle" or "min_size", but not if it is "max_size"'
         ] = None
     return combined, "; ".join(notes) or None
 
 
 class ReplayedLoader(ExactLoader):
-    """In place of anything else that is iterated over: what was seen is loaded again and thrown away."""
+    """Replaces any other iterable. To resume, it reloads the batches already seen and discards them."""
 
     def __init__(self, loader: Any, seed: int) -> None:
         if isinstance(loader, DataLoader) and (loader.persistent_workers or not loader.in_order):
             loader = copy(loader)
-            # only workers that start with the epoch have random numbers of the epoch's own
-            vars(loader)["persistent_workers"] = False  # a DataLoader refuses to have it set
-            loader.in_order = True  # or the batches would come as the workers' speed has it
+            # only workers that start with the epoch can draw the epoch's random numbers
+            vars(loader)["persistent_workers"] = False  # DataLoader forbids setting it
+            loader.in_order = True  # otherwise the order of the batches depends on the workers' speed
         super().__init__(loader, seed)
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
@@ -127,7 +127,7 @@ class ReplayedLoader(ExactLoader):
         listeners = (getattr(loader, name, None) for name in ("dataset", "sampler", "batch_sampler"))
         tell_epoch(epoch, loader, *listeners)
         key = first_key(self.seed, epoch, BATCH, self.repeat)
-        self._iterator = None  # its workers end before others start
+        self._iterator = None  # ends its workers before new ones start
         with seeded(key, generators_in(loader)):
             self._iterator = iter(loader)  # a DataLoader draws its workers' seeds here
         return islice(in_keyed_steps(self._iterator, key + 1), first, None)

@@ -1,4 +1,4 @@
-"""Batches cut from tensors in memory: no per-row fetching, no workers, no collating."""
+"""Cuts batches from tensors in memory, without per-row fetching, workers or collating."""
 
 import numpy as np
 import torch
@@ -8,15 +8,15 @@ from descent.batches.rows import Batch, RowBatches
 
 
 class InMemoryBatches(RowBatches):
-    """Iterates over batches that are tuples of the same rows of each tensor, in an order as ``RowBatches`` says.
+    """Iterates over batches: tuples of the same rows of each tensor, in the order of ``RowBatches``.
 
-    They may be views of the tensors: what changes a batch in place changes the rows.
+    Batches may be views of the tensors: changing a batch in place changes the rows.
 
     Args:
-        tensors: of equally many rows each, on the device and in the precision of training.
-        size: rows a batch; the last batch of an epoch may be smaller. ``None``: all rows.
-        shuffle: whether each epoch has a new order.
-        seed: of the orders; ``None``: the run's.
+        tensors: with the same number of rows, on the device and in the precision of training.
+        size: rows per batch; the last batch of an epoch may be smaller. ``None``: all rows.
+        shuffle: whether to draw a new order for each epoch.
+        seed: for the orders; ``None``: the run's seed.
     """
 
     def __init__(
@@ -24,10 +24,10 @@ class InMemoryBatches(RowBatches):
     ) -> None:
         rows = len(tensors[0])
         if any(len(tensor) != rows for tensor in tensors):
-            raise ValueError(f"tensors must have equally many rows, got {[len(tensor) for tensor in tensors]}")
+            raise ValueError(f"tensors must have the same number of rows, got {[len(tensor) for tensor in tensors]}")
         super().__init__(rows, size or rows, shuffle, seed)
         self.tensors: Batch = tensors
-        self._ordered: tuple[tuple[int, int], Batch] | None = None  # the epoch and repeat, and the rows in their order
+        self._ordered: tuple[tuple[int, int], Batch] | None = None  # (epoch, repeat), and the rows in that order
 
     def all(self) -> Batch:
         """The whole training set as one batch."""
@@ -44,9 +44,9 @@ class InMemoryBatches(RowBatches):
             return self.tensors
         key = self.epoch, repeat
         if self._ordered is None or self._ordered[0] != key:
-            self._ordered = None  # free the rows of the epoch before
+            self._ordered = None  # free the rows of the previous epoch
             order = torch.from_numpy(np.random.default_rng((self.seed or 0, key[0], 2, key[1])).permutation(self.rows))
             order = order.to(self.tensors[0].device)
-            # one copy an epoch; batches are views of it
+            # one copy per epoch; batches are views of it
             self._ordered = (key, tuple(tensor.index_select(0, order) for tensor in self.tensors))
         return self._ordered[1]

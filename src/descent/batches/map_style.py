@@ -1,4 +1,4 @@
-"""A DataLoader over rows that have indices, from any position and with random numbers of each batch's own."""
+"""Makes a DataLoader over a map-style dataset start at any position, with separate random numbers for each batch."""
 
 import logging
 from collections import deque
@@ -27,18 +27,18 @@ from descent.batches.share import Share
 
 log = logging.getLogger(__name__)
 
-ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # what a key is for
+ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # the purpose of a key
 
 
 class MapStyleLoader(ExactLoader):
-    """In place of a DataLoader whose rows have indices; nothing that was seen is loaded again.
+    """Replaces a DataLoader over a map-style dataset. To resume, it reloads nothing that was seen.
 
-    Each batch is fetched and collated with torch, NumPy, ``random`` and the generators that the dataset, its
-    transforms and the collate function own seeded by (seed, epoch, number of the batch), in a worker or not.
+    While a batch is fetched and collated, torch, NumPy, ``random`` and the generators owned by the dataset, its
+    transforms and the collate function are seeded by (seed, epoch, batch number), with or without workers.
 
     Attributes:
-        share: of this process, where several train one model; the run sets it. The random numbers are then the
-            process's own, too.
+        share: this process's part of each batch, if several processes train one model; the run sets it. The random
+            numbers then depend on the process too.
     """
 
     share: Share | None = None
@@ -46,8 +46,8 @@ class MapStyleLoader(ExactLoader):
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         super().__init__(loader, seed)
         self._plan = _Plan()
-        self._rows: deque[int] = deque()  # of the batches that are planned and were not handed out
-        self._is_noted = False  # that a sampler counts for itself
+        self._rows: deque[int] = deque()  # of each batch that is planned but not yet returned
+        self._is_noted = False  # that a sampler keeps its own count
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         key = first_key(self.seed, epoch, BATCH, self.repeat)
@@ -56,9 +56,9 @@ class MapStyleLoader(ExactLoader):
         self._plan.items = ((key + number, index) for number, index in enumerate(self._own(epoch, first), first))
         self._rows.clear()
         if self._iterator is None or not self.loader.persistent_workers:
-            self._iterator = None  # its workers end before others start
+            self._iterator = None  # ends its workers before new ones start
             self._keyed = self._keyed_loader()
-        # workers that live on from epoch to epoch start alike in a resumed run, whatever its first epoch
+        # persistent workers start with the same seed in a resumed run, whatever its first epoch
         started = (0, WORKER) if self.loader.persistent_workers else (epoch, WORKER, self.repeat)
         self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, *started))
         self._iterator = iter(self._keyed)
@@ -68,7 +68,7 @@ class MapStyleLoader(ExactLoader):
             yield batch
 
     def _own(self, epoch: int, first: int) -> Iterator[Any]:
-        """What each batch, or the part of it that is this process's, is fetched with."""
+        """The index or indices to fetch for each batch, or for this process's part of it."""
         for index in self._indices(epoch, first):
             if self.share is None:
                 yield index
@@ -90,7 +90,7 @@ class MapStyleLoader(ExactLoader):
         )
 
     def _indices(self, epoch: int, first: int) -> Iterator[Any]:
-        """What each batch is fetched with: a list of rows, or one row where the loader does not collate."""
+        """The indices of each batch: a list of rows, or one row if the loader does not batch."""
         sampler, batch_sampler = self.loader.sampler, self.loader.batch_sampler
         tell_epoch(epoch, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
         rows: Any = None
@@ -107,7 +107,7 @@ class MapStyleLoader(ExactLoader):
         return islice(self._drawn(source, first_key(self.seed, epoch, ORDER, self.repeat)), first, None)
 
     def _drawn(self, source: Any, key: int) -> Iterator[Any]:
-        """The indices of any other sampler: all at once if it has a length, or else one by one."""
+        """The indices from any other sampler: drawn all at once if it has a length, otherwise one by one."""
         counted = _counters(source)
         with seeded(key, generators_in(self.loader.generator, source)):
             iterator = iter(source)
@@ -115,8 +115,8 @@ class MapStyleLoader(ExactLoader):
         changed = [name for name, value in _counters(source).items() if value != counted.get(name)]
         if changed and not self._is_noted:
             log.warning(
-                "note: a resumed run may have another order of rows, because %s changes from epoch to epoch and is in "
-                "no checkpoint; a sampler's set_epoch(epoch) in its place would cure it",
+                "note: a resumed run may read the rows in another order, because %s changes from epoch to epoch and is "
+                "not in the checkpoint; give the sampler a set_epoch(epoch) instead",
                 changed[0],
             )
             self._is_noted = True
@@ -124,7 +124,7 @@ class MapStyleLoader(ExactLoader):
 
 
 def _counters(source: Any) -> dict[str, float]:
-    """The numbers that a sampler, or the one within a batch sampler, keeps."""
+    """The numbers that a sampler, or the sampler of a batch sampler, stores as attributes."""
     return {
         f"{type(sampler).__name__}.{name}": value
         for sampler in (source, getattr(source, "sampler", None))
@@ -134,7 +134,7 @@ def _counters(source: Any) -> dict[str, float]:
 
 
 class _Plan:
-    """The sampler of the loader within: a key and an index for each batch that is left of the epoch."""
+    """The sampler of the inner loader: a key and an index for each remaining batch of the epoch."""
 
     items: Iterable[tuple[int, Any]] = ()
 
@@ -143,7 +143,7 @@ class _Plan:
 
 
 class _Fetch(Dataset[Any]):
-    """A dataset of whole batches, each fetched and collated with random numbers of its own."""
+    """A dataset of whole batches, each fetched and collated with its own random numbers."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.dataset: Any = loader.dataset
@@ -153,7 +153,7 @@ class _Fetch(Dataset[Any]):
         while type(source) is Subset:
             source = source.dataset
         self.draws = type(source) is not TensorDataset or self.collate_fn not in (default_collate, default_convert)
-        self.generators: list[Generator] | None = None  # looked for where they are used, after worker_init_fn
+        self.generators: list[Generator] | None = None  # found on first use, after worker_init_fn has run
 
     def __getitem__(self, item: tuple[int, Any]) -> Any:
         key, index = item
@@ -173,14 +173,14 @@ class _Fetch(Dataset[Any]):
 
 
 class _Init:
-    """A worker's start, where ``get_worker_info`` has the user's own dataset."""
+    """Starts a worker, with the user's own dataset in ``get_worker_info``."""
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self.init = init
 
     def __call__(self, worker: int) -> None:
         info: Any = get_worker_info()
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # it refuses to have it set
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # WorkerInfo forbids setting it
         if self.init is not None:
             self.init(worker)
 

@@ -1,4 +1,4 @@
-"""Parquet files as blocks of rows: columns to tensors."""
+"""Reads Parquet files as blocks of rows, with columns as tensors."""
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +15,12 @@ from descent.batches.row_groups import row_groups
 from descent.batches.rows import Batch
 from descent.errors import UserError, invalid
 
-FEWEST, MOST = 2**17, 2**24  # numbers in a block: reading fewer takes longer a row; so many take 128 MB
+FEWEST, MOST = 2**17, 2**24  # numbers in a block: fewer cost more time per row; the most take 128 MB
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of a file that are read together: whole row groups, or a part of one that is large."""
+    """Rows of a file that are read together: whole row groups, or a part of a large one."""
 
     file: Path
     first: int
@@ -30,17 +30,17 @@ class Slice:
 class ParquetBlocks:
     """The rows of Parquet files, for ``StreamedBatches``.
 
-    A block is a row group, or several small ones in a row, or a part of one that has more than 16 million numbers.
+    A block is a row group, several small adjacent ones, or a part of one with more than 16 million numbers.
 
     Args:
-        path: a file, a directory with ``.parquet`` files in it, or a pattern as ``glob`` has it; of several files the
-            rows come in the order of the names.
-        columns: for each tensor of a batch a column, or a list of them side by side: ``[["a", "b"], "y"]``. A column
-            of arrays has a tensor of its own.
-        dtype: of floating point columns; integers become ``int64``, and ``bool`` stays.
+        path: a file, a directory of ``.parquet`` files, or a ``glob`` pattern. Several files are read in the order of
+            their names.
+        columns: for each tensor of a batch, a column or a list of columns side by side: ``[["a", "b"], "y"]``. A
+            column of arrays needs its own tensor.
+        dtype: of floating-point columns; integers become ``int64``, and ``bool`` stays ``bool``.
 
     Raises:
-        UserError: there is no such file or column, or it cannot be read; when its block is read, a cell is missing.
+        UserError: a file or column does not exist or cannot be read; or, when a block is read, a cell is missing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ParquetBlocks:
         self.rows = [part.rows for part in self.slices]
 
     def read(self, block: int) -> Batch:
-        """The rows of a block, a tensor for each entry of ``columns``."""
+        """The rows of a block, as one tensor for each entry of ``columns``."""
         part = self.slices[block]
         names = dict.fromkeys(name for entry in self.columns for name in entry)
         frame = read_slice(part, scan_parquet(part.file).select(cs.by_name(*names, require_all=True)))
@@ -71,7 +71,7 @@ class ParquetBlocks:
         cells = [frame[name].to_numpy(writable=True) for name in names]
         for name, cell in zip(names, cells, strict=True):
             if cell.dtype == object or cell.dtype.kind not in "fiub":
-                raise invalid(f"column {name}", "numbers, or arrays of them of one length", str(frame[name].dtype))
+                raise invalid(f"column {name}", "numbers or numeric arrays of one length", str(frame[name].dtype))
         numbers = cells[0] if is_single else np.column_stack(cells)
         if numbers.dtype.kind in "iu":
             return torch.from_numpy(numbers.astype(np.int64))
@@ -80,10 +80,10 @@ class ParquetBlocks:
 
 
 def files_at(path: str, key: str, suffixes: Sequence[str]) -> list[Path]:
-    """The file, those of a directory, or those of a pattern, in the order of their names.
+    """The file, or the files of a directory or pattern, sorted by name.
 
     Raises:
-        UserError: there is none, or they have other suffixes; ``key`` begins the message.
+        UserError: there are none, or they have other or different suffixes; the message begins with ``key``.
     """
     given, rule = Path(path), f"an existing file, a directory or a pattern of {' or '.join(suffixes)} files"
     if given.is_dir():
@@ -91,7 +91,7 @@ def files_at(path: str, key: str, suffixes: Sequence[str]) -> list[Path]:
     elif given.exists() or not glob.has_magic(path):
         found = [given] if given.is_file() else []
     else:
-        found = [file for file in map(Path, glob.glob(path, recursive=True)) if file.is_file()]  # noqa: PTH207  # absolute or not
+        found = [file for file in map(Path, glob.glob(path, recursive=True)) if file.is_file()]  # noqa: PTH207  # a pattern may be absolute
     kinds = {file.suffix.lower() for file in found}
     if not found or not kinds <= {*suffixes}:
         raise invalid(key, rule, path)
@@ -101,7 +101,7 @@ def files_at(path: str, key: str, suffixes: Sequence[str]) -> list[Path]:
 
 
 def slices(files: Iterable[Path], columns: int) -> Iterator[Slice]:
-    """The blocks of files of which ``columns`` are read.
+    """Splits files into blocks, given the number of ``columns`` to read.
 
     Raises:
         UserError: a file cannot be read.
@@ -125,16 +125,16 @@ def slices(files: Iterable[Path], columns: int) -> Iterator[Slice]:
 
 
 def scan_parquet(file: Path) -> pl.LazyFrame:
-    """Exactly this file, and nothing that its path says."""
-    # absolute, because polars takes a leading ~ for the home directory
+    """Scans exactly this file, without interpreting its path."""
+    # absolute, because polars expands a leading ~ to the home directory
     return pl.scan_parquet(file.absolute(), glob=False, hive_partitioning=False)
 
 
 def read_slice(part: Slice, frame: pl.LazyFrame) -> pl.DataFrame:
-    """The rows of a block, of a frame of its file.
+    """Reads the rows of a block from a lazy frame of its file.
 
     Raises:
-        UserError: the file has fewer than it had.
+        UserError: the file cannot be read, or now has fewer rows.
     """
     try:
         found = frame.slice(part.first, part.rows).collect()

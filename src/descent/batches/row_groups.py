@@ -1,22 +1,22 @@
-"""How many rows each row group of a Parquet file has, which polars reads and does not tell.
+"""Counts the rows of each row group of a Parquet file, which polars reads but does not expose.
 
-The footer of a file is a structure in Thrift's compact protocol: https://parquet.apache.org/docs/file-format/metadata,
+The footer is a struct in Thrift's compact protocol: https://parquet.apache.org/docs/file-format/metadata,
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
 from pathlib import Path
 from typing import Any
 
-ROW_GROUPS, NUM_ROWS = 4, 3  # fields of FileMetaData; of RowGroup
+ROW_GROUPS, NUM_ROWS = 4, 3  # a field of FileMetaData; one of RowGroup
 LIST, SET, STRUCT = 9, 10, 12  # types
-TAIL = 8  # bytes: the length of the footer, and the mark of a Parquet file
+TAIL = 8  # bytes: the length of the footer, and the magic number
 
 
 def row_groups(path: Path) -> list[int]:
-    """The number of rows of each, in their order.
+    """The number of rows of each row group, in order.
 
     Raises:
-        ValueError: it is no Parquet file that can be read.
+        ValueError: the file is not a readable Parquet file.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -24,7 +24,7 @@ def row_groups(path: Path) -> list[int]:
         tail = file.read()
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != b"PAR1" or length + TAIL > size:
-            raise ValueError("it does not end as a Parquet file does")
+            raise ValueError("it does not end like a Parquet file")
         file.seek(size - TAIL - length)
         footer = _Compact(file.read(length))
     try:
@@ -34,13 +34,13 @@ def row_groups(path: Path) -> list[int]:
 
 
 class _Compact:
-    """Reads values one after another: structures as dictionaries by the number of a field, texts as their lengths."""
+    """Reads values in sequence: structs as dictionaries keyed by field number, strings as their lengths."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
     def value(self, kind: int) -> Any:
-        if kind in (1, 2):  # a field that is true or false has nothing but its type
+        if kind in (1, 2):  # the type of a boolean field is its value
             return kind == 1
         if kind == 3:
             return self._byte()
@@ -58,7 +58,7 @@ class _Compact:
             return [self._byte() if kind in (1, 2) else self.value(kind) for _ in range(count)]
         if kind == STRUCT:
             return self._struct()
-        raise KeyError(kind)  # a map, which no footer has
+        raise KeyError(kind)  # a map, which footers do not contain
 
     def _struct(self) -> dict[int, Any]:
         fields, number = dict[int, Any](), 0

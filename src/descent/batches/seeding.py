@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, drawn without changing those of the process around."""
+"""Draws random numbers that depend only on a key, without changing the global generators."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,25 +14,25 @@ from lightning.pytorch import Trainer
 from torch.utils.data import get_worker_info
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
-LARGE = 100  # a longer list or dict holds data
+LARGE = 100  # a longer list or dict is data, and is not searched
 
 
 def first_key(seed: int, epoch: int, purpose: int, repeat: int = 0) -> int:
-    """The key of the first batch of an epoch, or of a repeat within it. The others follow by counting."""
+    """The key of the first batch of an epoch, or of a repeat within it. Later batches count up from it."""
     return int(np.random.SeedSequence((seed, epoch, purpose, repeat)).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
 @contextmanager
 def seeded(key: int, generators: Sequence[Generator] = ()) -> Iterator[None]:
-    """What is drawn within from torch (CPU), NumPy, ``random`` and the generators depends on ``key`` alone.
+    """Seeds torch (CPU), NumPy, ``random`` and ``generators`` from ``key`` within the context.
 
-    Afterwards the three global states are as before, but for a DataLoader's worker, whose states nobody else uses.
+    Restores the three global states afterwards, except in a DataLoader worker, where nothing else uses them.
     """
     saved = None
     if get_worker_info() is None:
         saved = torch.get_rng_state(), np.random.get_state(), random.getstate()
     random.seed(key)
-    # not the key itself: NumPy and torch would give the same numbers for it
+    # not the key itself, for which NumPy and torch would draw the same numbers
     torch.default_generator.manual_seed(random.getrandbits(63))
     np.random.seed(random.getrandbits(32))
     for generator in generators:
@@ -47,7 +47,7 @@ def seeded(key: int, generators: Sequence[Generator] = ()) -> Iterator[None]:
 
 
 def in_keyed_steps(iterator: Iterator[Any], key: int) -> Iterator[Any]:
-    """What an iterator gives if each step is seeded by its number."""
+    """Iterates with step n seeded by ``key + n``."""
     for step in count(key):
         with seeded(step):
             try:
@@ -68,9 +68,9 @@ def _reseed(generator: Generator, key: int) -> None:
 
 
 def generators_in(*owners: Any) -> list[Generator]:
-    """The generators that datasets, transforms and samplers may draw from, those of their attributes at any depth.
+    """Finds the generators that datasets, transforms and samplers may draw from, in their attributes at any depth.
 
-    Those of a class and of the module where it is written are among them, but not of what that module imports.
+    Includes those of their classes and of the modules that define the classes, but not of imported modules.
     """
     found: list[Generator] = []
     left, seen = list(reversed(owners)), set[int]()
@@ -79,7 +79,7 @@ def generators_in(*owners: Any) -> list[Generator]:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        if thing is torch.default_generator:  # torch's Dataset refers to it; it has a seed of its own
+        if thing is torch.default_generator:  # torch's Dataset refers to it; it is seeded separately
             continue
         if isinstance(thing, Generator):
             found.append(thing)
@@ -94,7 +94,7 @@ def generators_in(*owners: Any) -> list[Generator]:
         elif isinstance(thing, FunctionType):
             left += [value for value in thing.__globals__.values() if isinstance(value, Generator)]
             for cell in thing.__closure__ or ():
-                with suppress(ValueError):  # nothing in it yet
+                with suppress(ValueError):  # an empty cell
                     left.append(cell.cell_contents)
         elif not isinstance(thing, type | ModuleType | torch.Tensor | Trainer):
             left += getattr(thing, "__dict__", {}).values()

@@ -1,4 +1,4 @@
-"""Which rows of each batch are this process's, where several train one model."""
+"""Divides each batch among the processes that train one model."""
 
 from collections.abc import Sized
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ Rows = TypeVar("Rows", bound=Sized)  # a tensor or a list
 
 @dataclass
 class Share:
-    """Every ``world``-th row of a batch, from ``rank`` on.
+    """Every ``world``-th row of a batch, from row ``rank`` on.
 
-    A process that a short batch has no row for takes its first, and does not count it: the steps of all processes stay
-    in time with each other.
+    If a batch is too short to have a row for a process, that process takes the first row but does not count it, so
+    that all processes take the same steps.
 
     Args:
         rank: of this process.
-        world: how many there are.
+        world: number of processes.
 
     Attributes:
-        rows: of the latest batch, of all processes together.
-        own: how many of them are this process's; 0: its row does not count.
+        rows: number of rows in the latest batch, over all processes.
+        own: how many of them belong to this process; 0: its row does not count.
     """
 
     rank: int
@@ -29,16 +29,16 @@ class Share:
     own: int = 0
 
     def count(self, rows: int) -> None:
-        """Notes that the next batch has so many rows."""
+        """Records the number of rows of the next batch."""
         self.rows, self.own = rows, len(range(self.rank, rows, self.world))
 
     def of(self, rows: Rows) -> Rows:
-        """The part of ``rows`` that this process takes."""
+        """Returns this process's part of ``rows``."""
         part = slice(self.rank, None, self.world) if self.rank < len(rows) else slice(1)
         taken: Rows = rows[part]  # type: ignore[index]
         return taken
 
     @property
     def weight(self) -> float:
-        """By which the mean over the latest share goes into a mean over all processes, each by 1."""
+        """The factor for this process's mean that makes the plain mean over processes the mean over all rows."""
         return self.world * self.own / self.rows

@@ -1,4 +1,4 @@
-"""Batches of rows that do not fit into memory, read block by block."""
+"""Reads batches block by block from data that does not fit into memory."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -12,40 +12,38 @@ from numpy.typing import NDArray
 
 from descent.batches.rows import Batch, RowBatches
 
-BLOCKS, ROWS = 6, 7  # what an order is of, see descent.batches.map_style for other keys
+BLOCKS, ROWS = 6, 7  # what a key orders; other purposes are in descent.batches.map_style
 CHUNK = 400_000  # rows
 
 
 class Blocks(Protocol):
-    """Rows in blocks, each of which can be read by itself.
+    """Rows in blocks that can be read separately.
 
     Attributes:
-        rows: how many each block has.
+        rows: number of rows of each block.
     """
 
     rows: Sequence[int]
 
     def read(self, block: int) -> Batch:
-        """The rows of a block as tensors, always the same, on the CPU and in the precision of training."""
+        """Returns the rows of a block as tensors on the CPU, in the precision of training; the same on each call."""
 
 
 class StreamedBatches(RowBatches):
-    """Iterates over batches that are tuples of the same rows of each tensor, with one chunk of them in memory, and
-    the next.
+    """Iterates over batches: tuples of the same rows of each tensor. Holds one chunk of rows and the next in memory.
 
-    Shuffled, an epoch has its blocks in an order of its own, and a chunk is as many of them, one after another, as
-    reach ``chunk`` rows; its rows have an order of their own, too. So rows that are far apart meet in a batch only if
-    their blocks are in one chunk. Where the rows are sorted, the chunk should be a large part of them all, or they
-    should be shuffled once before. In neither order does anything depend on what was read before: a position is gone to
-    without reading up to it.
+    A chunk is as many consecutive blocks as it takes to reach ``chunk`` rows. With ``shuffle``, each epoch shuffles its
+    blocks, then the rows of each chunk. So rows that are far apart share a batch only if their blocks share a chunk: if
+    the rows are sorted, make the chunk a large part of the data, or shuffle the data once beforehand. The order does
+    not depend on what was read before, so a run resumes at a position without reading up to it.
 
     Args:
-        blocks: of the rows.
-        size: rows a batch; only the last batch of an epoch may be smaller.
-        shuffle: whether each epoch has a new order.
-        seed: of the orders; ``None``: the run's.
-        chunk: rows that are in memory at a time, at least, and as many that are read ahead; a block is never divided.
-        device: that the batches are on, moved there chunk by chunk; ``None``: the CPU.
+        blocks: the rows to read.
+        size: rows per batch; only the last batch of an epoch may be smaller.
+        shuffle: whether to draw a new order for each epoch.
+        seed: for the orders; ``None``: the run's seed.
+        chunk: minimum number of rows to hold in memory, and to read ahead; blocks are never split.
+        device: where the batches are, moved chunk by chunk; ``None``: the CPU.
     """
 
     def __init__(
@@ -63,13 +61,13 @@ class StreamedBatches(RowBatches):
             raise ValueError("blocks must have rows, got none")
         self.blocks, self.chunk, self.device = blocks, chunk, device
         self._planned: _Plan | None = None
-        self._loaded: tuple[tuple[_Plan, int], Batch] | None = None  # the chunk of that number
-        self._ahead: tuple[tuple[_Plan, int], Future[Batch]] | None = None  # the one after it
+        self._loaded: tuple[tuple[_Plan, int], Batch] | None = None  # (plan, chunk number), and its rows
+        self._ahead: tuple[tuple[_Plan, int], Future[Batch]] | None = None  # the next chunk
         self._reader = ThreadPoolExecutor(1, "read")
 
     @property
     def tensors(self) -> Batch:  # type: ignore[override]
-        """Those of the chunk that comes next."""
+        """The tensors of the chunk at the current position."""
         repeat, number = divmod(self.position, self.count)
         plan = self._plan(repeat)
         return self._chunk(plan, plan.chunk_at(number * self.size))
@@ -79,13 +77,13 @@ class StreamedBatches(RowBatches):
             yield self._rows(repeat, number * self.size, min((number + 1) * self.size, self.rows))
 
     def _rows(self, repeat: int, start: int, stop: int) -> Batch:
-        """Of the epoch's order, from one or more chunks."""
+        """Rows ``start`` to ``stop`` in the order of the epoch, from one or more chunks."""
         plan, parts = self._plan(repeat), []
         while start < stop:
             number = plan.chunk_at(start)
             begin, end = plan.ends[number] - plan.sizes[number], min(stop, plan.ends[number])
             rows = tuple(tensor[start - begin : end - begin] for tensor in self._chunk(plan, number))
-            # a copy of the rest, so that the chunk is freed before the next is read
+            # clones the rest of a chunk, so that the chunk is freed before the next is read
             parts.append(rows if end == stop else tuple(tensor.clone() for tensor in rows))
             del rows
             start = end
@@ -98,10 +96,10 @@ class StreamedBatches(RowBatches):
         return self._planned
 
     def _chunk(self, plan: "_Plan", number: int) -> Batch:
-        """Also begins to read the next one, while training takes its steps on this."""
+        """Returns a chunk and starts to read the next one in the background."""
         wanted = plan, number
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # free the one before
+            self._loaded = None  # free the previous chunk
             ahead, self._ahead = self._ahead, None
             rows = ahead[1].result() if ahead and ahead[0] == wanted else self._read(*wanted)
             self._loaded = wanted, tuple(tensor.to(self.device, non_blocking=tensor.is_pinned()) for tensor in rows)
@@ -123,13 +121,13 @@ class _Plan:
     """The chunks of an epoch.
 
     Args:
-        key: the seed, the epoch, and how often its batches were gone through before.
-        rows: of each block.
-        chunk, shuffle: as of ``StreamedBatches``.
+        key: the seed, the epoch, and the repeat within it.
+        rows: number of rows of each block.
+        chunk, shuffle: see ``StreamedBatches``.
 
     Attributes:
-        chunks: the blocks of each.
-        sizes: how many rows each has; ``ends``: and where in the epoch they end.
+        chunks: the blocks of each chunk.
+        sizes: number of rows of each chunk; ``ends``: where each chunk ends in the epoch.
     """
 
     def __init__(self, key: tuple[int, int, int], rows: Sequence[int], chunk: int, shuffle: bool) -> None:

@@ -1,6 +1,6 @@
-"""Ranking, tables and figures over any runs."""
+"""Ranks runs and writes tables and figures of them."""
 
-# What a curve may be drawn over, and what its axis says.
+# The x axes of curves, with their labels.
 X_AXES = {
     "steps": "optimizer steps",
     "samples": "samples seen",

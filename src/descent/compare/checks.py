@@ -1,4 +1,4 @@
-"""What a comparison reads of a ``result.json``, and what it must be."""
+"""Checks the parts of ``result.json`` that a comparison reads."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -19,14 +19,14 @@ from descent.errors import validation_error
 from descent.run.result import Status
 
 NOT_COMPARABLE = ("interrupted", "failed")
-MOST = 2**63  # of an integer in a table
-LARGEST = 1e300  # of a number: means and deviations of larger ones are not finite
+MOST = 2**63  # limit of an integer in a table
+LARGEST = 1e300  # limit of a number: means and deviations of larger ones are not finite
 
 
 def _check_number(value: Any) -> Any:
-    """Refuses one that is too large; what is no number may be anything."""
+    """Rejects numbers that are too large. Other types pass."""
     limit = {int: MOST, float: LARGEST}.get(type(value))
-    if limit and not -limit < value < limit:  # nan is not
+    if limit and not -limit < value < limit:  # false for nan
         raise ValueError
     return value
 
@@ -35,7 +35,7 @@ _Integer = Annotated[int, Strict(), Lt(MOST)]
 _Number = Annotated[_Integer | Annotated[float, Strict()], AfterValidator(_check_number)]
 
 Finite = Annotated[_Number, Rule(f"a number below {LARGEST:g} in size")]
-FiniteOrNull = Annotated[Finite | None, OrNull("not finite")]  # as results are written
+FiniteOrNull = Annotated[Finite | None, OrNull("not finite")]  # results store non-finite values as null
 Count = Annotated[_Integer, Ge(0), Rule("an integer, 0 or more")]
 Size = Annotated[_Integer, Gt(0), Rule("a positive integer")]
 Duration = Annotated[_Number, Ge(0), Rule("a number, 0 or more")]
@@ -47,7 +47,7 @@ class Part(BaseModel):
 
 
 class Best(Part):
-    metric: Text = Field(validation_alias=AliasChoices("metric", "monitor"))  # as it was called once
+    metric: Text = Field(validation_alias=AliasChoices("metric", "monitor"))  # its old name
     value: FiniteOrNull = None
 
 
@@ -83,7 +83,7 @@ class Comparable(BaseModel):
 
 
 def why_not_comparable(result: dict[str, Any]) -> str | None:
-    """In words that follow the run's directory; ``None`` if nothing is wrong with ``result``."""
+    """A reason that is printed after the run's directory; ``None`` if ``result`` can be compared."""
     if result.get("status") in NOT_COMPARABLE:
         return str(result["status"])
     try:
@@ -91,7 +91,7 @@ def why_not_comparable(result: dict[str, Any]) -> str | None:
         Comparable.model_validate(result)
     except ValidationError as error:
         return broken(str(validation_error(error, separator="/")))
-    except (ValueError, RecursionError) as error:  # half a surrogate pair, NaN: no result is written with such
+    except (ValueError, RecursionError) as error:  # half a surrogate pair or NaN, which the project never writes
         return broken(str(error))
     return None
 

@@ -1,4 +1,4 @@
-"""What a project adds to a comparison of its runs."""
+"""Defines what a project adds to a comparison of its runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from descent.errors import invalid
 
 @dataclass(frozen=True)
 class Curve:
-    """What is drawn over each x axis, and what may have to come to a target.
+    """A curve to draw over each x axis, with an optional target.
 
     Attributes:
-        tag: of its points.
-        mode: ``min`` or ``max``, what is best.
-        label: what the axis says.
+        tag: of the logged scalar.
+        mode: ``min`` or ``max``: which values are best.
+        label: of the y axis.
         name: of the figures, ``<name>_over_steps``.
-        target: the value to come to; ``None``: there is none.
+        target: the value to reach; ``None``: no target.
     """
 
     tag: str
@@ -35,7 +35,7 @@ class Curve:
             raise invalid("--target", "a number", self.target)
 
     def limit(self, run: Run) -> float | None:
-        """The target as a value of the run's curve; of a class of one's own it may be another for each run."""
+        """The target as a value of the run's curve. A subclass may return another value for each run."""
         return self.target
 
     def goal(self) -> str:
@@ -45,15 +45,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Extra:
-    """What a project's own runs have to show; of other runs nothing of it is shown.
+    """What a project adds for its own runs; it has no effect on other runs.
 
     Attributes:
-        curve: drawn where no metric is asked for; a target is of it.
-        modes: which of further metrics' values are best, by their names without ``val/`` and the like.
-        columns: of the table, each the mean of a metric.
-        figures: by name; a function of the settings, best first, that returns none where there is nothing to be seen.
-        problem: why a result cannot be compared; ``None`` if it can be.
-        metric_problem: what a metric is, by name, that does not compare the runs; ``None`` if it does.
+        curve: drawn, and used for targets; the metric's curve is only added if a metric is given or runs lack this one.
+        modes: ``min`` or ``max`` for further metrics, by name without split (``val/`` etc.).
+        columns: of the table, by title; each is the mean of a metric.
+        figures: by name; functions of the settings, best first, that return ``None`` if there is nothing to draw.
+        problem: returns why a result cannot be compared; ``None`` if it can be.
+        metric_problem: returns why a metric cannot compare the runs, to follow ``<metric> is``; ``None`` if it can.
     """
 
     curve: Curve | None = None

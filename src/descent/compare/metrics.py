@@ -1,4 +1,4 @@
-"""Which metric is reported and which one chooses, and which of their values are best."""
+"""Determines the metrics of a comparison, and whether their smallest or largest values are best."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,40 +7,40 @@ from descent.errors import UserError, invalid
 
 
 def modes_of(monitors: Mapping[Metric, object], metric: str, mode: str, modes: Mapping[str, str]) -> dict[str, str]:
-    """What is best, ``min`` or ``max``, by name without split: as the user, the runs' monitor or the project says.
+    """The mode, ``min`` or ``max``, of each metric by name without split: set by the user, the monitor or the project.
 
     Args:
-        monitors: of the runs, and a run that has it.
+        monitors: of the runs, each with a run that has it.
 
     Raises:
-        UserError: the runs' monitors differ, and the user does not say what decides.
+        UserError: the runs' monitors differ, and ``metric`` and ``mode`` are not both given.
     """
     first = next(iter(monitors))
     if len(monitors) == 1:
         modes = {**modes, without_split(first.name): first.mode}
     elif not (metric and mode):
         shown = ", ".join(f"{monitor.name} ({monitor.mode}) in {run}" for monitor, run in monitors.items())
-        raise UserError(f"--metric and --mode must be given, or the directories of runs with one monitor: {shown}")
+        raise UserError(f"--metric and --mode must be given, because the monitors of the runs differ: {shown}")
     return {**modes, **({without_split(metric or first.name): mode} if mode else {})}
 
 
 def directed(name: str, modes: Mapping[str, str]) -> Metric:
-    """A metric with what is best of it.
+    """The metric ``name`` with its mode.
 
     Raises:
-        UserError: nobody says it.
+        UserError: its mode is not known.
     """
     if without_split(name) in modes:
         return Metric(name, modes[without_split(name)])
     known = ", ".join(f"{other} ({mode})" for other, mode in modes.items())
-    raise UserError(f"--metric {name} must come with --mode min or --mode max: what is best is known of {known} only")
+    raise UserError(f"--metric {name} must come with --mode min or --mode max; the mode is only known for {known}")
 
 
 def first_logged(names: Sequence[str], logged: Collection[str], modes: Mapping[str, str]) -> Metric:
-    """The first of ``names`` that there is.
+    """The first of ``names`` that was logged, with its mode.
 
     Raises:
-        UserError: there is none, or nobody says what is best of it.
+        UserError: none was logged, or its mode is not known.
     """
     for name in names:
         if name in logged:

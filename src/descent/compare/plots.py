@@ -1,4 +1,4 @@
-"""The figures of a comparison, each to be read without a caption."""
+"""Draws the figures of a comparison."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,14 +15,14 @@ from descent.compare.settings import Setting, finals, mean_of, name_of
 from descent.config.metric import Metric
 from descent.drawing import legend, look, new_figure, plain
 
-MOST_LINES = 12  # settings in a figure, the best ones; more cannot be told apart
+MOST_LINES = 12  # the best settings in a figure; more lines cannot be told apart
 CLIPPED = Curve("grad/clipped", "max", "fraction of the logged steps clipped so far")
 
 
 def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | None:
-    """A curve over an x axis: its mean over the seeds that did not diverge, and their range.
+    """Draws a curve over an x axis: its mean over the runs that did not diverge, and their range.
 
-    Where the axis is logarithmic the mean is the geometric one.
+    On a logarithmic axis the mean is geometric.
     """
     whole = [replace(setting, runs=[run for run in setting.runs if not run.diverged]) for setting in settings]
     every = (value for setting in whole for run in setting.runs for value in run.curve(curve.tag)[1])
@@ -46,10 +46,10 @@ def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | No
 
 
 def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: Metric) -> Figure | None:
-    """Sensitivity to the learning rate, one line for each optimizer, or what else differs, in the order of the ranking.
+    """Draws the metric over the learning rate, one line per combination of the other settings, in ranking order.
 
-    Points are means over the runs that did not diverge, of the seeds that all settings of a line have; a cross says
-    that a run diverged.
+    Points are means over the runs that did not diverge, of the seeds that all settings of a line share. A cross marks
+    a diverged run.
     """
     lines: dict[str, list[Setting]] = {_without_rate(setting): [] for setting in ranked}
     for setting in every:
@@ -69,7 +69,7 @@ def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: 
             points.append((rate, mean_of(replace(setting, runs=runs), metric.name)))
             if any(run.diverged for run in runs):
                 crosses = True
-                height = 0.97 - 0.035 * (number % 8)  # one row a line, so that they do not hide each other
+                height = 0.97 - 0.035 * (number % 8)  # one row per line, so that crosses do not overlap
                 color = look(number)["color"]
                 axes.plot(rate, height, "x", color=color, transform=axes.get_xaxis_transform(), markersize=7)
         drawn += [mean for _, mean in points]
@@ -85,9 +85,9 @@ def _without_rate(setting: Setting) -> str:
 
 
 def heat_map(settings: Sequence[Setting], chosen_by: Metric, metric: Metric) -> Figure | None:
-    """The mean of ``metric`` for each optimizer and batch size, of the setting with the best mean of ``chosen_by``.
+    """Draws the mean of ``metric`` for each optimizer and batch size, at its setting with the best mean ``chosen_by``.
 
-    Settings of which a run diverged, or has no value, are not chosen.
+    A setting with a run that diverged or has no value is not chosen.
     """
     cells: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
@@ -126,7 +126,7 @@ def heat_map(settings: Sequence[Setting], chosen_by: Metric, metric: Metric) -> 
 
 
 def _together(runs: Sequence[Run], tag: str, x: str, scale: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The curves of runs at common places of the x axis, (places,) and (runs, places); on ``log`` their logarithms."""
+    """The curves of the runs on a common grid: (points,) and (runs, points). With ``log``, returns logarithms."""
     curves = []
     for run in runs:
         steps, values = run.curve(tag)
@@ -142,11 +142,11 @@ def _together(runs: Sequence[Run], tag: str, x: str, scale: str) -> tuple[NDArra
 
 
 def scale_of(mode: str, values: Iterable[float]) -> str:
-    """Of an axis: logarithmic where the smallest values are the best and none is negative, as of a loss."""
+    """The scale of an axis: logarithmic if small values are best and none is negative, as for a loss."""
     known = [value for value in values if isfinite(value)]
     return "log" if mode == "min" and known and min(known) >= 0 and max(known) > 0 else "linear"
 
 
 def titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # it is the report's caption, too
+    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # also the caption in the report
     return figure

@@ -1,4 +1,4 @@
-"""The comparison of runs: a ranking, and ``compare/`` next to the runs with its tables and figures."""
+"""Compares runs: prints a ranking and writes tables and figures to ``compare/`` next to the runs."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,25 +34,25 @@ def compare(
     metric: str = "",
     mode: str = "",
     target_metric: str = "",
-    extra: Extra = Extra(),  # noqa: B008  # it cannot be changed
+    extra: Extra = Extra(),  # noqa: B008  # frozen
 ) -> Path:
-    """Compares the runs below ``directories``; prints the ranking and returns the directory of what was written.
+    """Compares the runs below ``directories``, prints the ranking and returns the output directory.
 
     Args:
-        group: hyperparameters to compare by, the best setting for each combination of their values; empty: by all
+        group: hyperparameters to compare by, with the best setting for each combination of their values; empty: all
             that differ.
-        x: of the figures' x axes, ``descent.compare.X_AXES``; ``None``: a figure for each.
-        target: a value of ``target_metric``'s curve that runs are to come to; ``None``: the project's own, or none.
-        metric: what is reported, and by which to rank; empty: the runs' monitor, with ``group`` the same of test rows
-            where the runs have it. The best settings are chosen by it, or where it is of test rows by the same of
-            validation: test rows choose nothing.
-        mode: ``min`` or ``max``, which of the metric's values are best; empty: as the runs' monitor says.
-        target_metric: empty: the project's own curve, or the metric.
+        x: one of ``descent.compare.X_AXES``; ``None``: one figure for each.
+        target: a value that runs should reach on the curve of ``target_metric``; ``None``: the project's, or none.
+        metric: reported and used to rank; empty: the runs' monitor, or with ``group`` its test metric if logged. It
+            also chooses the best settings, except that a test metric chooses by its validation counterpart: test rows
+            are never used to choose.
+        mode: ``min`` or ``max``: which values of the metric are best; empty: the mode of the runs' monitor.
+        target_metric: empty: the project's curve, or the metric.
         extra: what the project adds.
 
     Raises:
-        UserError: nothing to compare, an argument that no run knows, a metric of which nobody says what is best, or
-            one that is not the same in all runs.
+        UserError: there is nothing to compare, an argument fits no run, or a metric's mode is not known or its quantity
+            is not the same in all runs.
     """
     runs, left_out = read_runs(directories, extra.problem)
     logged = sorted({name for run in runs for name in run.result["metrics"]})
@@ -60,7 +60,7 @@ def compare(
     having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
     modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)
     monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
-    usual = [monitor, same_of("train", monitor)]  # that of training, where there is no validation
+    usual = [monitor, same_of("train", monitor)]  # the training metric, if there is no validation
     tested = [same_of("test", monitor)] if group else []
     reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
     choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
@@ -69,7 +69,7 @@ def compare(
         if (problem := extra.metric_problem(runs, name)) is not None:
             raise UserError(f"{name} is {problem}")
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
-    curve = Curve(choosers[0], reported.mode, choosers[0])  # of test rows there is none
+    curve = Curve(choosers[0], reported.mode, choosers[0])  # test metrics have no curve
     aimed = _aimed(runs, own or curve, target, target_metric, modes)
     every = settings_of(runs, group)
     for key in group:
@@ -101,7 +101,7 @@ def compare(
     figures = dict(_drawn(draw))
     names = [curve.name, *([extra.curve.name] if extra.curve else [])]
     for name in {*draw, *(f"{name}_over_{axis}" for name in names for axis in X_AXES)}:
-        (out / f"{name}.png").unlink(missing_ok=True)  # of a comparison of something else
+        (out / f"{name}.png").unlink(missing_ok=True)  # left by an earlier comparison
     for name, (_, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
@@ -117,7 +117,7 @@ def compare(
 def _aimed(
     runs: Sequence[Run], curve: Curve, target: float | None, target_metric: str, modes: Mapping[str, str]
 ) -> Curve:
-    """What has the target, if there is one: ``curve``, or that of ``target_metric``."""
+    """The curve for the target: ``curve``, or that of ``target_metric``, with the target if one is given."""
     if target_metric:
         curve = Curve(target_metric, directed(target_metric, modes).mode, target_metric)
         if target is None:
@@ -137,7 +137,7 @@ def _has(runs: Sequence[Run], curve: Curve) -> bool:
 def _notes(
     runs: Sequence[Run], monitors: Sequence[Metric], group: Sequence[str], chooser: Metric, metric: Metric
 ) -> Iterator[str]:
-    """What chose the settings, and what is reported of them."""
+    """Notes on what chose the settings and what is reported."""
     first = "largest" if metric.mode == "max" else "smallest"
     whole = [run.result["metrics"] for run in runs if not run.diverged]
     lacking = {name: sum(found.get(name) is None for found in whole) for name in (metric.name, chooser.name)}
@@ -154,54 +154,54 @@ def _notes(
     if note := other_code_note([run.result for run in runs], [str(run.path) for run in runs]):
         yield note
     if any(run.result.get("checksum") is None for run in runs):
-        yield "the rows have no checksum: runs are compared whose data have the same settings"
+        yield "runs without a checksum of their data are compared if their data settings are the same"
     if group:
-        yield f"chosen: of each {' and '.join(group)} the setting with the most seeds, then the best by {chooser.name}"
+        yield f"chosen for each {' and '.join(group)}: the setting with the most seeds, then the best by {chooser.name}"
     if metric.name.startswith("test/"):
         chose = sorted({best[0] for run in runs if (best := best_of(run))})
         checkpoint = f", at the checkpoint with the best {' or '.join(chose)}" if chose else ""
-        yield f"reported: {metric.name}, of rows that chose nothing{checkpoint}"
+        yield f"reported: {metric.name}, on rows not used to choose{checkpoint}"
     elif group:
-        yield f"reported: {metric.name}, of the rows that chose"
+        yield f"reported: {metric.name}, on the rows used to choose"
     if group:
-        yield "a setting that has seeds which did not choose it is measured on those alone"
+        yield "a setting with seeds that were not used to choose it is measured on those seeds only"
 
 
 def _best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:
-    """Names the setting with the best checkpoints where another one is first."""
+    """Names the setting with the best checkpoints, if another setting ranks first."""
     column = f"best {metric.name} mean"
     if column not in table.columns:
         return
     means = table[column].cast(pl.Float64)
     best = means.arg_max() if metric.mode == "max" else means.arg_min()
     if best and means[0] is not None and metric.merit(means[best]) > metric.merit(means[0]):
-        yield f"the best checkpoints are of {table['setting'][best]}: {metric.name} {means[best]:.4g} on average"
+        yield f"the best checkpoints are those of {table['setting'][best]}: {metric.name} {means[best]:.4g} on average"
 
 
 def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Sequence[str]) -> Iterator[str]:
-    """What curves there are, what the target is, and how exactly it is known when a run came to it."""
+    """Notes on missing curves, the target, and the precision of the steps to the target."""
     if without := sum(not run.has_event_file for run in runs):
-        yield f"runs without an event file of TensorBoard, in the tables but in no figure of curves: {without}"
+        yield f"runs without a TensorBoard event file, in the tables but not in the figures of curves: {without}"
     if "samples" in axes and any(run.result["steps"] and run.result["samples"] % run.result["steps"] for run in runs):
-        yield "some batches are smaller: the samples axis counts the average batch size for each step"
+        yield "some batches are smaller: the samples axis uses the average batch size"
     if curve.target is None:
         return
-    yield f"target: {curve.goal()}; medians of the runs that came to it, the others are misses"
+    yield f"target: {curve.goal()}; medians over the runs that reached it, the others missed it"
     if unknown := sum(not run.diverged and curve.tag not in run.curves for run in runs):
-        yield f"runs without a curve of {curve.tag}, which neither came to the target nor missed it: {unknown}"
+        yield f"runs without a curve of {curve.tag}, which neither reached the target nor missed it: {unknown}"
     apart = table["steps between points"].drop_nulls()
     if len(apart):
         low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
         steps = f"{high}" if low == high else f"{low} to {high}"
-        yield f"steps to the target are as fine as the logged points before it: {steps} apart"
+        yield f"steps to the target are as precise as the logged points before it: {steps} apart"
 
 
 def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """The figures that there is something for: name, title and PNG."""
+    """Draws the figures that have data: name, title and PNG."""
     for name, function in draw.items():
         try:
             figure = function()
             if figure is not None:
                 yield name, (figure.get_suptitle() or name, png_of(figure, DPI))
-        except Exception as error:  # whatever a project's own figure meets: the tables are no worse for it
+        except Exception as error:  # whatever fails in a project's own figure, the tables are still valid
             print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Runs read back from their directories: results and curves, and which of them cannot be compared."""
+"""Reads runs from their directories, and leaves out those that cannot be compared."""
 
 import json
 import logging
@@ -17,15 +17,15 @@ from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
 from descent.run.result import read_result
 
-EVENTS = "events.out.tfevents."  # with which the names of TensorBoard's files begin
+EVENTS = "events.out.tfevents."  # prefix of TensorBoard's file names
 Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 
-# Arguments of torch's DataLoader that say how rows are read, and not which.
+# DataLoader arguments that set how rows are read, not which rows.
 READING = ("batch_size", "shuffle", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last")
 
 
 def _is_no_restart(record: logging.LogRecord) -> bool:
-    """Not TensorBoard's message that a run was killed and has gone on, whose points from before it leaves out."""
+    """Hides TensorBoard's message that it drops points because a killed run was resumed."""
     return "out of order event.step" not in record.getMessage()
 
 
@@ -34,14 +34,14 @@ logging.getLogger("tensorboard").addFilter(_is_no_restart)
 
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end, be it a good one or divergence."""
+    """A run that completed or diverged."""
 
     path: Path
     result: dict[str, Any]
 
     @cached_property
     def hparams(self) -> dict[str, Any]:
-        """Flat, whatever the values: ``model.optimizer.lr``."""
+        """The hyperparameters by flat key, such as ``model.optimizer.lr``."""
         return _flat(self.result["hparams"])
 
     @property
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What tells its data from others': the checksum of the rows, or where there is none the settings."""
+        """What identifies the data: the checksum of the rows, or the data settings if there is none."""
         if self.result.get("checksum") is not None:
             return {"checksum": self.result["checksum"]}
         settings = {key: value for key, value in self.hparams.items() if key.split(".")[0] == "data"}
@@ -62,12 +62,12 @@ class Run:
 
     @cached_property
     def sample(self) -> str:
-        """What a second run would only repeat: the config and the seed."""
+        """Identifies the config and the seed, which a repetition has in common."""
         return json.dumps([self.result.get("config_digest"), self.hparams, self.result["seed"]], sort_keys=True)
 
     @cached_property
     def curves(self) -> dict[str, Points]:
-        """The scalars of the event files, by TensorBoard's own reader, each step once and in order."""
+        """The scalars of the event files, read by TensorBoard, with each step once and in order."""
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
         events = EventAccumulator(str(self.path), size_guidance={SCALARS: 0})
@@ -80,13 +80,13 @@ class Run:
         return found
 
     def curve(self, tag: str) -> Points:
-        """Empty where the run has none."""
+        """The points of a curve; empty if the run has none."""
         return self.curves.get(tag, (np.array([], dtype=np.int64), np.array([])))
 
     def axis(self, name: str, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What an x axis of ``X_AXES`` shows at ``steps``; nan where it is not known.
+        """The values of an x axis of ``X_AXES`` at ``steps``; nan if not known.
 
-        Samples are as many each step as on average over the run.
+        Samples are counted as the run's average per step.
         """
         if name == "steps":
             return steps.astype(np.float64)
@@ -95,7 +95,7 @@ class Run:
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
         if not len(known):
             return np.full(len(steps), np.nan)
-        if name == "gradient_evaluations":  # which has no point at 0, and none after the last step
+        if name == "gradient_evaluations":  # it has no point at step 0 and none after the last step
             known = np.array([0, *known, self.result["steps"]])
             values = np.array([0, *values, self.result["gradient_evaluations"]])
         return np.asarray(np.interp(steps, known, values), dtype=np.float64)
@@ -111,16 +111,16 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def read_runs(
     directories: Sequence[Path], problem: Callable[[dict[str, Any]], str | None] = lambda result: None
 ) -> tuple[list[Run], list[str]]:
-    """The runs below ``directories`` that can be compared, and why others are left out.
+    """Returns the runs below ``directories`` that can be compared, and why others are left out.
 
-    A run is left out that is broken, failed or was interrupted, that is a copy of another, whose data are not those of
-    most, or of whose config and seed there is a newer one: a repetition is no further sample.
+    Leaves out runs that are broken, failed or interrupted, copies, runs with other data than most, and runs with a
+    newer repetition of the same config and seed, because a repetition is not a new sample.
 
     Args:
         problem: the project's own check of a result.
 
     Raises:
-        UserError: there is no such directory, or no run that can be compared in them.
+        UserError: a directory does not exist, or no run can be compared.
     """
     found: dict[str, Run] = {}
     left_out: list[str] = []
@@ -133,7 +133,7 @@ def read_runs(
         except UserError as error:
             reason = str(error)
         if not reason:
-            first = found.setdefault(json.dumps(run.result), run)  # with its seconds to the last digit
+            first = found.setdefault(json.dumps(run.result), run)  # copies also agree in the seconds, to the last digit
             reason = f"a copy of {first.path}" if first is not run else None
         if reason:
             left_out.append(f"{path}: {reason}")
@@ -153,7 +153,7 @@ def read_runs(
     for run in sorted(kept, key=lambda run: (run.path / "result.json").stat().st_mtime):
         newest[run.sample] = run
     left_out += [
-        f"{run.path}: {newest[run.sample].path} is newer, of the same config and seed"
+        f"{run.path}: {newest[run.sample].path} is newer, with the same config and seed"
         for run in kept
         if newest[run.sample] is not run
     ]
@@ -161,15 +161,15 @@ def read_runs(
 
 
 def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
-    """Each once, however often its directory is named; what cannot be looked into is said in ``left_out``."""
+    """The run directories, each once. Directories that cannot be read are added to ``left_out``."""
     paths: dict[Path, Path] = {}
     errors: list[OSError] = []
     for directory in directories:
-        if not os.path.isdir(directory):  # noqa: PTH112  # Path raises where a parent cannot be looked into
+        if not os.path.isdir(directory):  # noqa: PTH112  # Path.is_dir raises if a parent cannot be read
             raise UserError(f"DIR must be a directory, got {directory}")
         for root, _, names in os.walk(directory, onerror=errors.append):
             path = Path(root).resolve()
-            # another logger's event files are below the run's directory
+            # event files below a run's directory belong to another logger
             begun = any(name.startswith(EVENTS) for name in names) and paths.keys().isdisjoint(path.parents)
             if begun or "result.json" in names:
                 paths.setdefault(path, Path(root))
@@ -178,12 +178,12 @@ def _run_dirs(directories: Sequence[Path], left_out: list[str]) -> list[Path]:
 
 
 def _unfit(run: Run) -> str | None:
-    """Why its curves cannot be compared; ``None`` if they can be, or there are none."""
+    """Why the curves cannot be compared; ``None`` if they can be or if there are none."""
     if not run.has_event_file:
         return None
     try:
         steps, _ = run.curve("train/seconds")
-    except Exception as error:  # whatever TensorBoard's reader says of a file that is none of its own
+    except Exception as error:  # TensorBoard's reader may raise anything on a foreign file
         return f"its event file cannot be read ({type(error).__name__}: {error})"
     if not len(steps):
         return "its event file is broken: it has no points"

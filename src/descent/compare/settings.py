@@ -1,4 +1,4 @@
-"""Runs that belong together, and which setting is a group's best."""
+"""Groups runs into settings and chooses the best setting of each group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from typing import Any
 from descent.compare.runs import Run
 from descent.config.metric import Metric
 
-CLASSES = ("data.", "model.", "callbacks.", "logger.")  # their arguments may be copies of what stands elsewhere
+CLASSES = ("data.", "model.", "callbacks.", "logger.")  # their arguments may be copies of other keys
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     name: str
     values: dict[str, Any]
@@ -22,10 +22,10 @@ class Setting:
 
 
 def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]:
-    """The runs by setting: by all hyperparameters that differ between them, those of ``first`` named first.
+    """Groups runs by the hyperparameters that differ between them, and names those of ``first`` first.
 
-    Seeds make no setting of their own, nor does what follows from another key, as an optimizer's arguments that only
-    it has, or a ``data.batch_size`` that is ``${batch.size}``.
+    Ignores seeds and keys that follow from another key, such as the arguments of one optimizer only, or a
+    ``data.batch_size`` of ``${batch.size}``.
     """
     keys = sorted(_varied(runs), key=lambda key: first.index(key) if key in first else len(first))
     found: dict[tuple[str, ...], Setting] = {}
@@ -37,16 +37,16 @@ def settings_of(runs: Sequence[Run], first: Sequence[str] = ()) -> list[Setting]
 
 
 def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Metric) -> list[Setting]:
-    """One setting for each combination of the values of ``group``: so each optimizer at its own best learning rate.
+    """Chooses a setting for each combination of the values of ``group``, such as each optimizer's best learning rate.
 
-    It is the one with the most seeds, which a protocol has chosen to repeat with others; among equals the one of
-    which fewest runs diverged or have no ``metric``, then the one with the best mean of it, then the first. Where it
-    has seeds that no other setting of its group has, it is measured on those alone: the others were there to choose it.
+    Takes the one with the most seeds, because a protocol repeats the settings that it chooses. Ties go to the fewest
+    runs that diverged or have no ``metric``, then to the best mean, then to the first. If the setting has seeds that
+    no other setting of its group has, it is measured on those only: the others were used to choose it.
     """
 
     def merit(setting: Setting) -> tuple[int, int, float]:
         mean = mean_of(setting, metric.name)
-        seeds = len({run.result["seed"] for run in setting.runs})  # a run that is there twice chooses nothing
+        seeds = len({run.result["seed"] for run in setting.runs})  # a repeated seed counts once
         without = len(setting.runs) - len(finals(setting, metric.name))
         return seeds, -without, -inf if isnan(mean) else metric.merit(mean)
 
@@ -63,19 +63,19 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Met
 
 
 def name_of(values: Mapping[str, Any]) -> str:
-    """``adam, lr=0.1``: options by their name, keys with their value."""
+    """A name such as ``adam, lr=0.1``: options by name, keys with their value."""
     shown = {key: "full" if key == "batch.size" and value is None else _text(value) for key, value in values.items()}
     return ", ".join(f"{key.removeprefix('optimizer.')}={v}" if "." in key else v for key, v in shown.items())
 
 
 def mean_of(setting: Setting, metric: str) -> float:
-    """Over the runs that did not diverge; nan where there is none."""
+    """The mean of ``metric`` over the runs that did not diverge; nan if there are no values."""
     values = finals(setting, metric)
     return fmean(values) if values else nan
 
 
 def finals(setting: Setting, metric: str) -> list[float]:
-    """``metric`` at the end of the runs that did not diverge."""
+    """The final values of ``metric`` of the runs that did not diverge."""
     found = [run.result["metrics"].get(metric) for run in setting.runs if not run.diverged]
     return [value for value in found if value is not None]
 
@@ -96,13 +96,13 @@ def _varied(runs: Sequence[Run]) -> list[str]:
 
 
 def _follows(values: Sequence[str], options: Sequence[str]) -> bool:
-    """Whether the option chosen of a group decides the value of a key of it."""
+    """Whether the chosen option of a config group determines the value of a key in it."""
     seen: dict[str, str] = {}
     return all(seen.setdefault(option, value) == value for option, value in zip(options, values, strict=True))
 
 
 def _same(value: Any) -> str:
-    """Equal for equal values: 1 and 1.0 are one learning rate."""
+    """A text that is the same for equal values: 1 and 1.0 are the same learning rate."""
     number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return repr(float(value) if number else value)
 

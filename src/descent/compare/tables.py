@@ -1,4 +1,4 @@
-"""Settings against each other: mean and deviation over seeds, and what it takes to come to a target."""
+"""Builds the tables: mean and deviation over seeds, and the cost of reaching a target."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -16,24 +16,24 @@ from descent.config.metric import Metric
 
 
 def best_of(run: Run) -> tuple[str, float | None] | None:
-    """The metric that chose the run's best checkpoint, and its value there."""
+    """The metric that chose the run's best checkpoint, and its value there; ``None``: no best checkpoint."""
     best = run.result.get("best")
     return (best.get("metric", best.get("monitor")), best.get("value")) if best else None
 
 
 def to_target(run: Run, curve: Curve) -> dict[str, float] | None:
-    """At which step, sample, gradient evaluation and second the run first came to the target of ``curve``.
+    """The step, sample, gradient evaluation and second at which the run first reached the target of ``curve``.
 
     Returns:
-        by x axis, of the first logged point that did, nan where it is not known; and ``apart``, how many steps before
-        it the last point is that did not, or the beginning: it is not known any finer. ``None`` where none did, or
-        the run diverged after all: a miss.
+        The value on each x axis at the first logged point that reached it, nan if not known; and ``apart``, the number
+        of steps since the point before it, or since the start, which limits the precision. ``None``: no point
+        reached it, or the run diverged.
     """
     steps, values = run.curve(curve.tag)
     limit = curve.limit(run) if len(values) and not run.diverged else None
     if limit is None:
         return None
-    with np.errstate(over="ignore"):  # event files are in single precision, in which 0.9 is a little less than 0.9
+    with np.errstate(over="ignore"):  # event files have single precision, in which 0.9 is a little below the double
         single, goal = values.astype(np.float32), np.float32(limit)
     (reached,) = (single >= goal if curve.mode == "max" else single <= goal).nonzero()
     if not len(reached):
@@ -50,17 +50,17 @@ def table_of(
     chosen_by: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """A row a setting, the best first: the fewest runs that diverged or have no ``metric``, then the best mean of it.
+    """One row per setting, best first: the smallest share of runs that diverged or lack ``metric``, then the best mean.
 
-    Mean and deviation are of the runs that did not diverge, the medians of those that came to the target, of an even
-    number the lower of the two in the middle. ``steps between points`` is the largest distance from the point at the
-    target to the one before.
+    Means and deviations are over the runs that did not diverge. Medians are over those that reached the target; of an
+    even number, the lower of the two middle values. ``steps between points`` is the largest distance from the point at
+    the target to the point before it.
 
     Args:
-        metric: what is reported.
-        curve: if it has a target, there are columns for it.
-        chosen_by: the metric that chose the settings among others, where one did.
-        columns: further ones, each the mean of a metric.
+        metric: the reported metric.
+        curve: adds columns for its target, if it has one.
+        chosen_by: the metric that chose the settings, if one did.
+        columns: more columns by title, each the mean of a metric.
     """
     rows = []
     monitor = next((best[0] for s in settings for run in s.runs if (best := best_of(run))), metric.name)
@@ -99,7 +99,7 @@ def _target_columns(setting: Setting, curve: Curve) -> dict[str, float | None]:
 
 
 def runs_table(runs: Sequence[Run]) -> pl.DataFrame:
-    """A row a run: its directory, outcome, every flat hyperparameter and metric."""
+    """One row per run: its directory, outcome, metrics and flat hyperparameters."""
     outcome = ("status", "reason", "stopped", "seed", "steps", "epochs", "samples", "gradient_evaluations", "seconds")
     rows = [
         {"run": str(run.path)}

@@ -1,1 +1,1 @@
-"""Sweeps that continue, tune and search."""
+"""Sweeps that resume, tune and search."""

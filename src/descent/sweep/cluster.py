@@ -1,4 +1,4 @@
-"""Jobs of a sweep that submitit starts: a cluster queues them, preempts them, and cancels them by itself."""
+"""Runs the jobs of a sweep through submitit, where a cluster may queue, preempt or cancel them."""
 
 import signal
 import subprocess
@@ -22,10 +22,10 @@ def is_submitit(launcher: Launcher) -> bool:
 
 
 class Requeued:
-    """The task of a job, in its own process: where a signal has ended it, the process ends without a return value.
+    """Runs a job in its own process. If a signal ends the job, the process ends without a return value.
 
-    So nobody takes the job for done whom the cluster queues again, and a cancelled job is done when it has left the
-    queue. What it has reached is in its directory.
+    So a job that the cluster requeues does not count as done, and a cancelled job is done once it has left the queue.
+    Its results are in its directory.
     """
 
     def __init__(self, task: TaskFunction) -> None:
@@ -36,21 +36,21 @@ class Requeued:
         result = self.task(config)
         if isinstance(result, Result) and result.signal is not None:
             if result.signal == signals.REQUEUE:
-                signal.raise_signal(result.signal)  # once more, to submitit: it queues the job again, if it may
+                signal.raise_signal(result.signal)  # for submitit, which requeues the job if it may
             raise SystemExit(result.exit_code)
         return result
 
 
 @contextmanager
 def waited_for(mark: Path) -> Iterator[None]:
-    """Within it submitit waits until every job has ended, whether or not the first ones have left a return value.
+    """Makes submitit wait within the context until every job has ended, with or without a return value.
 
-    Whether a job of a cluster has ended is asked of ``squeue``: ``sacct`` needs accounting, which not all have.
+    Asks ``squeue`` which jobs have ended: ``sacct`` needs accounting, which not all clusters have.
 
     Args:
-        mark: where it appears, jobs that are queued are cancelled.
+        mark: the file that cancels the queued jobs when it appears.
     """
-    core: Any = import_module("submitit.core.core")  # an extra, which mypy need not find
+    core: Any = import_module("submitit.core.core")  # an optional extra, hidden from mypy
     slurm: Any = import_module("submitit.slurm.slurm")
 
     class Queue(slurm.SlurmInfoWatcher):  # type: ignore[misc]
@@ -67,7 +67,7 @@ def waited_for(mark: Path) -> Iterator[None]:
                 array = job.job_id.partition("_")[0]
                 subprocess.run(["scancel", "--state=PENDING", array], stderr=subprocess.DEVNULL, check=False)
             time.sleep(1)
-        return [None]  # what became of it is in its result.json
+        return [None]  # its outcome is in its result.json
 
     before = core.Job.results, slurm.SlurmJob.watcher
     core.Job.results, slurm.SlurmJob.watcher = results, Queue(delay_s=60)

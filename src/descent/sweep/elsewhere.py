@@ -1,4 +1,4 @@
-"""Jobs of a sweep that another launcher of Hydra's does, in processes of its own."""
+"""Runs the jobs of a sweep through other Hydra launchers, in separate processes."""
 
 import os
 import signal
@@ -22,83 +22,83 @@ from descent.sweep.cluster import Requeued, is_submitit, waited_for
 
 
 class WithoutBar:
-    """The task of a job that draws no progress bar: those of several jobs would overlap."""
+    """Runs a job without a progress bar, because the bars of several jobs would overlap."""
 
     def __init__(self, task: TaskFunction) -> None:
         self.task = task
 
     def __call__(self, config: DictConfig) -> Any:
-        os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported; the run's config and result stay the same
+        os.environ["TQDM_DISABLE"] = "1"  # set before tqdm is imported; leaves the run's config and result unchanged
         return self.task(config)
 
 
 def task_elsewhere(launcher: Launcher, task: TaskFunction) -> TaskFunction:
-    """What a job of the launcher does in a process of its own."""
+    """The task for a job of the launcher, in its own process."""
     quiet = WithoutBar(task)
     return Requeued(quiet) if is_submitit(launcher) else quiet
 
 
 def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int, run_dirs: Sequence[Path]) -> None:
-    """Waits until all jobs have ended, and says which have left no result.
+    """Launches the jobs, waits until all have ended, and prints which ended without a result.
 
-    A signal to this process ends them all at their next safe points, and no other begins.
+    A signal to this process stops all jobs at their next safe point, and no further job starts.
 
     Args:
-        launcher: as Hydra has built it.
-        jobs: the overrides of each.
-        first: the number of the first.
-        run_dirs: of each job.
+        launcher: the one that Hydra built.
+        jobs: the overrides of each job.
+        first: the number of the first job.
+        run_dirs: the directory of each job.
 
     Raises:
-        SystemExit: a signal has come in.
+        SystemExit: this process received a signal.
     """
     before = [_written(run_dir) for run_dir in run_dirs]
     sweep_dir = run_dirs[0].parent
     if type(launcher).__module__.startswith("hydra_plugins.hydra_ray_launcher."):
         ray: Any = import_module("hydra_plugins.hydra_ray_launcher._launcher_util")
         given: Any = launcher
-        ray.start_ray(given.ray_cfg.init)  # before the handlers below: it sets one of SIGTERM
+        ray.start_ray(given.ray_cfg.init)  # before the handlers below, because it sets a SIGTERM handler
     waiting = waited_for(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
     with handed_on(sweep_dir), waiting:
         try:
             launcher.launch(jobs, initial_job_idx=first)
-        except Exception as error:  # a worker was killed, for example; the other jobs may have ended well
+        except Exception as error:  # for example, a worker was killed; the other jobs may have completed
             print(f"error: {type(launcher).__name__}: {one_line(error)}")
     for run_dir, written in zip(run_dirs, before, strict=True):
         if _written(run_dir) == written and not is_finished(run_dir):
-            print(f"{run_dir.name} has ended without a result")
+            print(f"{run_dir.name} ended without a result")
 
 
 def workers(launcher: Mapping[str, Any], most: int | None = None) -> int:
-    """How many jobs a launcher does at once.
+    """How many jobs a launcher runs at once.
 
     Args:
-        launcher: its node of the config: joblib's, submitit's, or of one that does one job after another.
-        most: where the sweep hands on so many together.
+        launcher: its config node: joblib's, submitit's, Ray's, or that of a serial launcher.
+        most: the most jobs that the sweep launches together; ``None``: no limit.
     """
     cores = os.cpu_count() or 1
     if "n_jobs" in launcher:  # joblib: -1 is all cores, -2 all but one
         jobs = int(launcher["n_jobs"] or 1)
         count = jobs if jobs > 0 else cores + 1 + jobs
-    elif "array_parallelism" in launcher:  # a cluster's
+    elif "array_parallelism" in launcher:  # a cluster
         count = int(launcher["array_parallelism"])
-    else:  # submitit's on this machine starts them all, Ray's one a core
+    else:  # submitit on this machine starts all at once, Ray one per core
         count = cores if "submitit_folder" in launcher or "ray" in launcher else 1
     return max(1, min(count, most or count))
 
 
 def _written(run_dir: Path) -> int | None:
-    """When its ``result.json`` was, which an earlier launch may have done."""
+    """When ``result.json`` was written, perhaps by an earlier launch; ``None``: not yet."""
     path = run_dir / "result.json"
     return path.stat().st_mtime_ns if path.is_file() else None
 
 
 @contextmanager
 def handed_on(sweep_dir: Path) -> Iterator[None]:
-    """Within it a signal becomes the mark that jobs look for, wherever they run; a second one ends this process.
+    """Turns a signal into the mark file that jobs check, wherever they run. A second signal ends this process.
 
     Raises:
-        SystemExit: at the end, where a signal has come in.
+        SystemExit: on exit, if a signal was received.
     """
     mark, received = stop_mark(sweep_dir), list[int]()
 
@@ -107,9 +107,9 @@ def handed_on(sweep_dir: Path) -> Iterator[None]:
             raise SystemExit(128 + number)
         received.append(number)
         mark.write_text(str(number), encoding="utf-8")
-        print("\nending all jobs where they can go on from; once more: at once", file=sys.stderr)
+        print("\nstopping all jobs where they can resume; press Ctrl-C again to quit now", file=sys.stderr)
 
-    is_main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    is_main = threading.current_thread() is threading.main_thread()  # only it may set handlers
     handlers = {number: signal.signal(number, note) for number in HANDLED} if is_main else {}
     try:
         yield

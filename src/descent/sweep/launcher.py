@@ -1,4 +1,4 @@
-"""The jobs of a sweep: which are left to do, and who does them."""
+"""Launches the jobs of a sweep that are not finished."""
 
 import traceback
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class ResumingLauncher(Launcher):
-    """Leaves finished jobs alone, names those that cannot be composed, and has the rest done.
+    """Skips finished jobs, reports jobs that cannot be composed, and runs the rest.
 
     Args:
-        launcher: who does them; ``None``: they are done one after another in this process.
+        launcher: runs the jobs; ``None``: run one after another in this process.
     """
 
     def __init__(self, launcher: Launcher | None = None) -> None:
@@ -48,7 +48,7 @@ class ResumingLauncher(Launcher):
         left = [list(job) for job, done in zip(job_overrides, prepared, strict=True) if not isinstance(done, JobReturn)]
         if left:
             launch_elsewhere(self.launcher, left, initial_job_idx, [self._run_dir(job) for job in left])
-        # what became of a job that was done elsewhere is in its result.json alone
+        # the outcome of a job in another process is only in its result.json
         returns = zip(job_overrides, prepared, strict=True)
         return [
             done if isinstance(done, JobReturn) else JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
@@ -56,7 +56,7 @@ class ResumingLauncher(Launcher):
         ]
 
     def check(self, overrides: list[str]) -> None:
-        """Raises an error where the job has begun with another config than it has today."""
+        """Raises an error if the job started with another config than it has now."""
         from descent.run.resume import check_unchanged
 
         check_unchanged(self._run_dir(overrides), self._composed(overrides)[1])
@@ -65,13 +65,13 @@ class ResumingLauncher(Launcher):
         return Path(self.config.hydra.sweep.dir) / job_label(overrides)
 
     def _composed(self, overrides: list[str]) -> tuple[DictConfig, "Config"]:
-        """The config of a job, as Hydra has it and checked."""
+        """The config of a job, as composed by Hydra and as validated."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         return config, to_config(tree, config.hydra.runtime)
 
     def _prepared(self, number: int, overrides: list[str]) -> DictConfig | JobReturn:
-        """The config of a job that is left to do; how it ended where it is finished, or cannot be composed."""
+        """The config of a job that is left to run, or the outcome of one that is finished or cannot be composed."""
         from descent.run.resume import check_unchanged
 
         signals.exit_if_received()
@@ -83,10 +83,10 @@ class ResumingLauncher(Launcher):
             return _not_composed(error, run_dir, overrides)
         check_unchanged(run_dir, checked)
         if is_finished(run_dir):
-            print("finished before")
+            print("already finished")
             return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         if config.hydra.sweep.dir != self.config.hydra.sweep.dir:
-            raise UserError("name must be one for the whole sweep")
+            raise UserError("name must be the same for the whole sweep")
         return config
 
     def _job(self, number: int, overrides: list[str]) -> JobReturn:
@@ -103,7 +103,7 @@ class ResumingLauncher(Launcher):
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
             )
-        except OSError as error:  # its directory cannot be made
+        except OSError as error:  # its directory cannot be created
             return _not_composed(error, self._run_dir(overrides), overrides)
         result = job.return_value
         if isinstance(result, Result) and result.status == "interrupted":
@@ -112,7 +112,7 @@ class ResumingLauncher(Launcher):
 
 
 def _not_composed(error: Exception, run_dir: Path, overrides: list[str]) -> JobReturn:
-    """The result of a job with, for example, an option that does not exist."""
+    """Writes the result of a job that cannot start, for example with an option that does not exist."""
     signals.exit_if_received()
     reason = one_line(error)
     print(f"error: {reason}")

@@ -1,4 +1,4 @@
-"""A search by Optuna that goes on where it was. Needs ``pip install -e '.[optuna]'``."""
+"""Runs an Optuna search that can be resumed. Needs ``pip install -e '.[optuna]'``."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from descent.run.run_dirs import job_label
 from descent.sweep.tuning import ended_result
 
 Direction = Literal["minimize", "maximize"]
-RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 where log is true"
+RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 if log is true"
 
 
 def search(
@@ -31,30 +31,30 @@ def search(
     mode: Mode = "min",
     at_once: int = 1,
 ) -> str:
-    """Asks Optuna for trials, ``at_once`` each time; the study is ``study.db`` (SQLite) beside the runs.
+    """Asks Optuna for ``at_once`` trials at a time and runs them. The study is ``study.db`` (SQLite) next to the runs.
 
-    The next points depend on ``seed``, ``at_once`` and the trials that have ended, and on nothing else; trials are
-    written to the study after the jobs of all that were asked for have ended. So after a kill at any moment the same
-    command asks for the same points again: their jobs have the same directories, where they go on or are found
-    finished, and the search ends as one that was never killed.
+    The next points depend only on ``seed``, ``at_once`` and the ended trials, and trials are written to the study once
+    all jobs of their batch have ended. So after a kill at any moment the same command asks for the same points again.
+    Their jobs have the same directories, where they resume or are already finished, and the search ends exactly as an
+    uninterrupted one.
 
-    A trial that diverges is told to Optuna as pruned, one that fails as failed, and the study goes on.
+    Diverged trials are reported to Optuna as pruned, failed ones as failed, and the study continues.
 
     Args:
-        arguments: overrides that all trials have in common.
+        arguments: overrides shared by all trials.
         launch: runs jobs, given the overrides of each and the number of the first.
-        space: by key of the config, ``{low, high}``, with ``log: true`` for a logarithmic scale.
-        n_trials: how many the study is to have in all.
-        choose_by: the metric; ``mode`` says whether its smallest or its largest value is best.
-        seed: of Optuna's sampler (TPE).
-        check: raises an error where the job of an earlier trial, given its overrides, would have another config today.
-        at_once: how many trials are asked for together, one a worker.
+        space: ``{low, high}`` by config key, with ``log: true`` for a logarithmic scale.
+        n_trials: total number of trials in the study.
+        choose_by: the metric to optimize; ``mode`` says whether smaller or larger values are better.
+        seed: for Optuna's sampler (TPE).
+        check: raises an error if the job of an earlier trial, given its overrides, would have another config now.
+        at_once: number of trials to ask for together, one per worker.
 
     Returns:
-        the best trial in words.
+        a description of the best trial.
 
     Raises:
-        UserError: a value that is not allowed, or Optuna is not installed.
+        UserError: a value is not allowed, the study cannot be used, or Optuna is not installed.
     """
     check_search(arguments, space, n_trials, seed)
     with extra("optuna", "a search"):
@@ -67,23 +67,23 @@ def search(
         study = optuna.create_study(
             study_name="study", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
         )
-    except Exception as error:  # SQLite's and Optuna's own
+    except Exception as error:  # SQLite and Optuna raise their own errors
         raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
     about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by, "mode": mode}
     before = about | study.user_attrs.get("about", {})
     if before != about:
         changed = next(key for key in about if about[key] != before[key])
-        raise UserError(f"the search in {sweep_dir} has other {changed}, {before[changed]}: name=... begins another")
+        raise UserError(f"the search in {sweep_dir} uses {changed} {before[changed]}; start a new one with name=...")
     study.set_user_attr("about", about)
-    # in one order, whatever that of the keys: the sampler draws one after another
+    # sorted, so that the sampler draws in the same order for any order of the keys
     distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
     for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
-        if (log := getattr(was, "log", None)) != distributions[key].log:  # Optuna knows no study with both
-            other = f"other log of {key}, {as_yaml(log)}"
-            raise UserError(f"the search in {sweep_dir} has {other}: name=... begins another")
+        if (log := getattr(was, "log", None)) != distributions[key].log:  # an Optuna study cannot mix both
+            other = f"{key} with log: {as_yaml(log)}"
+            raise UserError(f"the search in {sweep_dir} uses {other}; start a new one with name=...")
     open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    if open_trials:  # an earlier version wrote a trial before its job had ended
-        print(f"note: {open_trials} of the trials in {path} had not ended; they are left out")
+    if open_trials:  # earlier versions wrote a trial before its job had ended
+        print(f"note: {open_trials} of the trials in {path} have not ended and are ignored")
 
     def job_at(point: Mapping[str, float]) -> list[str]:
         return [*arguments, *(f"{key}={value:.6g}" for key, value in point.items())]
@@ -110,7 +110,7 @@ def search(
 
     completed = [(trial.value, trial.params) for trial in ended if trial.value is not None]
     if not completed:
-        return "no trial was completed"
+        return "no trial completed"
     value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
     values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
     return f"best {choose_by} {value:.6g} with {values}"
@@ -119,15 +119,15 @@ def search(
 def _next_points(
     ended: Sequence[Any], distributions: Mapping[str, Any], direction: Direction, seed: int, count: int
 ) -> list[dict[str, float]]:
-    """What Optuna asks for after the trials ``ended``, by a sampler that remembers nothing but them."""
+    """Asks Optuna for the next points, with a sampler that knows only the trials ``ended``."""
     import numpy as np
     import optuna
 
-    # one and the same seed would ask for the same points again while there are too few trials to learn from
+    # a fixed seed would repeat the same points while there are too few trials to learn from
     own_seed = int(np.random.SeedSequence((seed, len(ended))).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constant_liar
-        # several at once are kept apart by taking those that have not ended for bad ones
+        # counts running trials as bad ones, to keep simultaneous points apart
         sampler = optuna.samplers.TPESampler(seed=own_seed, constant_liar=count > 1)
     study = optuna.create_study(direction=direction, sampler=sampler)
     study.add_trials(ended)
@@ -135,12 +135,12 @@ def _next_points(
 
 
 def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | None, str]:
-    """Optuna's state for it, the value, the run's status.
+    """Optuna's trial state, the value and the run's status.
 
-    Of a pruned trial the sampler learns to stay away, of a failed one nothing.
+    The sampler learns to avoid pruned trials, and learns nothing from failed ones.
 
     Raises:
-        UserError: the completed run has no such metric.
+        UserError: the completed run did not log ``choose_by``.
     """
     status, metrics = result["status"], result["metrics"]
     if status != "completed":
@@ -149,11 +149,11 @@ def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | No
         known = ", ".join(metrics)
         raise invalid("hydra.sweeper.choose_by", f"a metric of the runs ({known})", choose_by)
     value = metrics[choose_by]
-    return "PRUNED" if value is None else "COMPLETE", value, status  # one that is not finite is null
+    return "PRUNED" if value is None else "COMPLETE", value, status  # results store non-finite values as null
 
 
 def _counts(trial: Any) -> bool:
-    """Whether it is one of the ``n_trials``: it ended, and not by an interruption, as one of an earlier version may."""
+    """Whether a trial counts towards ``n_trials``. Earlier versions also stored interrupted ones, which do not."""
     return trial.state.name in ("COMPLETE", "PRUNED") or trial.user_attrs.get("status") == "failed"
 
 

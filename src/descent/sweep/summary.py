@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: a table of its runs, on the console and as ``summary.csv``."""
+"""Summarizes the runs of a sweep, on the console and in ``summary.csv``."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ MOST_ROWS, MOST_METRICS = 30, 3  # on the console
 
 
 def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Prints and writes the summary of the runs in ``sweep_dir``, and returns them with their results."""
+    """Prints and writes a summary of the runs in ``sweep_dir``. Returns the runs with their results."""
     runs = []
     for path in sorted({path.parent for name in ("result.json", ".hydra") for path in sweep_dir.glob(f"*/{name}")}):
         try:
@@ -30,7 +30,7 @@ def summarize(sweep_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def write_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
-    """``summary.csv``: a row a run, with its directory, outcome, hyperparameters and metrics."""
+    """Writes ``summary.csv``: one row per run, with its directory, outcome, metrics and hyperparameters."""
     rows = [_row(run, result) for run, result in runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO(newline="")
@@ -47,7 +47,7 @@ def _row(run: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> None:
-    """The runs, the best by their monitor first."""
+    """Prints the runs, best first by the monitored metric."""
     from rich.box import SIMPLE_HEAD  # not at the top: Hydra imports this file before it checks the config
     from rich.console import Console
     from rich.table import Table
@@ -69,19 +69,19 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
         values = [result["metrics"].get(metric) for metric in metrics]
         cells = ["" if value is None else f"{value:.5g}" for value in values]
         table.add_row(name, *cells, f"{result['steps']:,}", f"{result['seconds']:.2f}")
-    console = Console(highlight=False, markup=False)  # names may hold brackets
+    console = Console(highlight=False, markup=False)  # names may contain brackets
     console.print(table)
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
     tested = any(name.startswith("test/") for name in logged)
     if tested or len(runs) > 1:
-        of_tests = "; test/* are of the best checkpoint" if tested else ""
+        of_tests = "; test/* are from the best checkpoint" if tested else ""
         console.print(f"best first by {monitor.name} after the last step{of_tests}", soft_wrap=True)
     if note := _better_before_its_end(ranked, monitor, names):
         console.print(note, soft_wrap=True)
     if len(kinds := quantities_of((result for _, result in runs), monitor.name)) > 1:
         others = ", ".join(kinds[1:])
-        note = f"note: {monitor.name} is {kinds[0]} in some runs and {others} in others, which no order can compare"
+        note = f"note: {monitor.name} is {kinds[0]} in some runs and {others} in others, so the order is meaningless"
         console.print(note, soft_wrap=True)
     if note := other_code_note([result for _, result in runs], [*names.values()]):
         console.print(f"note: {note}", soft_wrap=True)
@@ -95,7 +95,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
 
 
 def _shown(monitor: Metric, logged: list[str]) -> list[str]:
-    """The monitor, the same of other rows, and losses."""
+    """The monitored metric, its counterparts in other splits, and the losses."""
     same = [same_of(split, monitor.name) for split in SPLITS]
     losses = [name for name in logged if name.endswith("/loss")]
     return [name for name in dict.fromkeys([monitor.name, *same, *losses]) if name in logged][:MOST_METRICS]
@@ -104,18 +104,18 @@ def _shown(monitor: Metric, logged: list[str]) -> list[str]:
 def _better_before_its_end(
     ranked: list[tuple[Path, dict[str, Any]]], monitor: Metric, names: dict[Path, str]
 ) -> str | None:
-    """Names the run with the best checkpoint of all where another one is first."""
+    """A note that names the run with the best checkpoint, if another run ranks first."""
     bests = [(run, result["best"]) for run, result in ranked if result["status"] == "completed" and result["best"]]
     known = [(run, best) for run, best in bests if best.get("metric") == monitor.name and best.get("value") is not None]
     if not known:
         return None
-    run, best = max(known, key=lambda found: monitor.merit(found[1]["value"]))  # the first of equals
+    run, best = max(known, key=lambda found: monitor.merit(found[1]["value"]))  # the first, if several are equal
     if run == ranked[0][0]:
         return None
-    return f"note: the best checkpoint is of {names[run]}: {monitor.name} {best['value']:.5g} at step {best['step']:,}"
+    return f"note: best checkpoint: {names[run]}, {monitor.name} {best['value']:.5g} at step {best['step']:,}"
 
 
 def _rank(result: dict[str, Any], monitor: Metric) -> tuple[bool, float]:
     metrics = result["metrics"]
-    value = metrics.get(monitor.name, metrics.get(same_of("train", monitor.name)))  # where there is no validation
+    value = metrics.get(monitor.name, metrics.get(same_of("train", monitor.name)))  # if there is no validation
     return (result["status"] != "completed" or value is None, 0.0 if value is None else -monitor.merit(value))

@@ -1,7 +1,7 @@
-"""Hydra's serial sweep, made to survive.
+"""Runs Hydra sweeps that can be resumed.
 
-A job that is finished is left alone, one that was interrupted goes on, and one that fails or cannot be composed is
-a result like any other. So the same command again continues a sweep.
+The same command resumes a sweep: finished jobs are skipped and interrupted ones resume. A job that fails or cannot be
+composed does not stop the others.
 """
 
 import sys
@@ -28,23 +28,23 @@ from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_o
 
 
 class ResumingSweeper(Sweeper):
-    """Every combination of the values, as Hydra's basic sweeper; ``max_batch_size`` and ``params`` work as there.
+    """Runs every combination of the values, like Hydra's basic sweeper, with its ``max_batch_size`` and ``params``.
 
-    With ``then`` a second round follows: of each value of ``for_each`` the setting of the first round with the best
-    ``choose_by``, again with every combination of the values of ``then``. So a learning rate is tuned for each
-    optimizer on some seeds, by their mean, and what was chosen is measured on others.
+    With ``then``, a second round follows: for each value of ``for_each``, it repeats the first round's setting with the
+    best mean ``choose_by``, with every combination of the values of ``then``. For example, it tunes the learning rate
+    of each optimizer on some seeds and measures the chosen rates on others.
 
-    With ``space`` Optuna searches instead, see ``descent.sweep.searching.search``.
+    With ``space``, Optuna searches instead, see ``descent.sweep.searching.search``.
 
     Args:
-        for_each: a key of ``params``: ``optimizer``.
+        for_each: a swept key, for example ``optimizer``.
         choose_by: a metric; ``None``: ``monitor.metric``.
-        mode: of another metric than that, ``min`` or ``max``.
+        mode: ``min`` or ``max``, for another metric than the monitor's.
         then: keys and values as in ``params``: ``{seed: "1,2,3"}``; ``None``: no second round.
-        space, n_trials, seed: of a search.
+        space, n_trials, seed: settings of the search.
     """
 
-    launcher: Launcher  # these three from ``setup`` on
+    launcher: Launcher  # set in ``setup``, like the next two
     hydra_context: HydraContext
     config: DictConfig
 
@@ -60,7 +60,7 @@ class ResumingSweeper(Sweeper):
         n_trials: int = 20,
         seed: int = 0,
     ) -> None:
-        from descent.config.schema import Mode  # pydantic comes in here
+        from descent.config.schema import Mode  # imports pydantic, so not at the top
         from descent.config.types import OrNull, PositiveInteger, Rule, Text, check
 
         values = Annotated[Annotated[Mapping[str, Any], Rule("keys with their values")] | None, OrNull("none")]
@@ -72,7 +72,7 @@ class ResumingSweeper(Sweeper):
         ):
             check(kind, value, f"hydra.sweeper.{key}")
         self.max_batch_size, self.params = max_batch_size, params or {}
-        self.overrides: list[list[list[str]]] = []  # of the jobs of each batch
+        self.overrides: list[list[list[str]]] = []  # of each job of each batch
         self.for_each, self.then = for_each, then
         self.given = choose_by, mode
         self.space, self.n_trials, self.seed = space, n_trials, seed
@@ -81,7 +81,7 @@ class ResumingSweeper(Sweeper):
         self.hydra_context, self.config = hydra_context, config
         context: Any = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launcher = Plugins.instance().instantiate_launcher(**context)
-        basic = str(config.hydra.launcher.get("_target_")).endswith(".BasicLauncher")  # Hydra's own, which resumes none
+        basic = str(config.hydra.launcher.get("_target_")).endswith(".BasicLauncher")  # Hydra's own cannot resume
         if not basic and not isinstance(self.launcher, ResumingLauncher):
             self.launcher = ResumingLauncher(self.launcher)
             self.launcher.setup(**context)
@@ -99,15 +99,15 @@ class ResumingSweeper(Sweeper):
         if self.space and self.params:
             raise invalid("hydra.sweeper.params", "null in a search", dict(self.params))
         with locked(sweep_dir, "the sweep"):
-            stop_mark(sweep_dir).unlink(missing_ok=True)  # of a sweep that was killed as it ended
+            stop_mark(sweep_dir).unlink(missing_ok=True)  # left by a sweep that was killed while stopping
             try:
                 returns = self._search(arguments, sweep_dir) if self.space else self._all(arguments, sweep_dir)
                 if repeats:
                     returns += [self._second_round(sweep_dir, repeats)]
-            except SystemExit:  # Ctrl-C or SIGTERM, in a job or between two
+            except SystemExit:  # Ctrl-C or SIGTERM, in a job or between jobs
                 unfinished = [job for job in self._jobs() if not is_finished(sweep_dir / job)]
                 summarize(sweep_dir)
-                print("interrupted; not finished:", *unfinished, "the same command goes on from here", sep="\n  ")
+                print("interrupted; not finished:", *unfinished, "run the same command again to resume", sep="\n  ")
                 raise
 
             summarize(sweep_dir)
@@ -122,7 +122,7 @@ class ResumingSweeper(Sweeper):
             return returns
 
     def _all(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
-        """Every combination. The launcher composes each job, so that a bad one keeps no other from beginning."""
+        """Runs every combination. The launcher composes each job, so that an invalid one does not stop the others."""
         jobs = combinations([*as_overrides(self.params), *arguments], self.hydra_context.config_loader)
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
@@ -141,7 +141,7 @@ class ResumingSweeper(Sweeper):
         from descent.sweep.searching import search
 
         assert self.space is not None
-        check = getattr(self.launcher, "check", lambda job: None)  # Hydra's basic launcher has none
+        check = getattr(self.launcher, "check", lambda job: None)  # Hydra's basic launcher has no check
         given = arguments, launch, sweep_dir, self.space, self.n_trials, self.choose_by, self.seed, check, self.mode
         self.best = search(*given, at_once=workers(self.config.hydra.get("launcher", {}), self.max_batch_size))
         return returns
@@ -153,9 +153,9 @@ class ResumingSweeper(Sweeper):
             self.for_each, self.choose_by, sweep_dir, first, {key_of(override) for override in repeats[0]}, self.mode
         )
         if not best:
-            raise UserError(f"no run of {self.for_each} has {self.choose_by}, hydra.sweeper.choose_by, to be chosen by")
+            raise UserError(f"no {self.for_each} completed with {self.choose_by}, as hydra.sweeper.choose_by requires")
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
-        print(f"\nof each {self.for_each} the best by {self.choose_by}, {len(repeats)} times more:")
+        print(f"\nbest setting of each {self.for_each} by {self.choose_by}, {len(repeats)} more runs each:")
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
 

@@ -1,4 +1,4 @@
-"""The second round of a tuned sweep: what is best of each, and how it is repeated."""
+"""Chooses and repeats the best settings in the second round of a tuned sweep."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
@@ -19,13 +19,13 @@ from descent.run.run_dirs import job_label
 
 
 def repeats_of(then: Mapping[str, Any], for_each: str | None, keys: Collection[str]) -> list[list[str]]:
-    """Every combination of the values of ``then``, as overrides; ``keys`` are those that the first round sweeps.
+    """Every combination of the values of ``then``, as overrides. ``keys`` are the keys swept in the first round.
 
     Raises:
-        UserError: ``for_each`` is none of ``keys``, or ``then`` cannot be swept.
+        UserError: ``for_each`` is not in ``keys``, or ``then`` cannot be swept.
     """
     if for_each not in keys:
-        raise invalid("hydra.sweeper.for_each", "one of the swept keys, as hydra.sweeper.then is set", for_each)
+        raise invalid("hydra.sweeper.for_each", "one of the swept keys if hydra.sweeper.then is set", for_each)
     if {"name", for_each} & set(then):
         raise invalid("hydra.sweeper.then", f"keys other than name and {for_each}", [*then])
     try:
@@ -44,12 +44,11 @@ def best_of_each(
 ) -> list[tuple[str, ...]]:
     """The setting with the best mean for each value of ``for_each``, as overrides.
 
-    A setting is what jobs have in common that differ in nothing but the keys of ``then``. One of which a job has not
-    completed is not chosen.
+    Jobs of one setting differ only in the keys of ``then``. A setting with a job that has not completed is not chosen.
 
     Raises:
-        UserError: ``choose_by`` is another quantity in some runs than in those that it is compared with, or a job has
-            not ended, as one whose process was killed.
+        UserError: ``choose_by`` is not the same quantity in all runs that are compared, or a job has not ended, for
+            example because its process was killed.
     """
     results: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, dict[tuple[str, ...], list[float]]] = {}
@@ -68,19 +67,19 @@ def best_of_each(
         if means:
             best.append(choose(means, key=means.__getitem__))
         else:
-            print(f"{group} is not repeated: none of its settings has completed with {choose_by}")
+            print(f"{group} is not repeated: none of its settings completed with {choose_by}")
     return best
 
 
 def ended_result(run_dir: Path) -> dict[str, Any]:
-    """The result of a job that others depend on.
+    """Reads the result of a job that later jobs depend on.
 
     Raises:
-        UserError: it has not ended by itself.
+        UserError: the job was interrupted or has no result.
     """
     result = read_result(run_dir) if (run_dir / "result.json").is_file() else {"status": "interrupted"}
     if result["status"] == "interrupted":
-        raise UserError(f"{run_dir} was interrupted; the same command goes on from here")
+        raise UserError(f"{run_dir} was interrupted; run the same command again to resume")
     return result
 
 
@@ -107,10 +106,10 @@ def key_of(override: str) -> str:
 
 
 def combinations(overrides: Sequence[str], config_loader: ConfigLoader | None = None) -> list[list[str]]:
-    """The overrides of each job; of a key that is there twice the last values count.
+    """The overrides of each job. If a key is given twice, its last values count.
 
     Raises:
-        HydraException: a sweep over a range of numbers, which only a search has.
+        HydraException: an override sweeps over a range of numbers, which only a search can do.
     """
     values: dict[str, list[str]] = {}
     for override in OverridesParser.create(config_loader).parse_overrides([*overrides]):
@@ -120,5 +119,5 @@ def combinations(overrides: Sequence[str], config_loader: ConfigLoader | None = 
         elif override.is_discrete_sweep():
             values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            raise HydraException(f"{key} must be values one by one: hydra.sweeper.space searches in a range")
+            raise HydraException(f"{key} must be a list of values; set hydra.sweeper.space to search a range")
     return [list(job) for job in product(*values.values())]
