@@ -196,7 +196,7 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "rows.csv"
     write_text(path, "city,x,y\nRome,1,2\nOslo,3,4\n")
     assert load(config_of("data=table", f"data.path={path}", "data.target=y").data).feature_names == ("x",)
-    assert "not numeric and left out: city" in caplog.text
+    assert "note: non-numeric columns are left out: city" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_keys_that_do_not_go_together_are_refused(overrides: list[str], message:
     ("overrides", "group", "message"),
     [
         (["model.bias=false", "model.init_bias=1"], "model", "model.init_bias must be null when model.bias is false, "),
-        (["data=line", "data.targets=[1]"], "data", r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
+        (["data=line", "data.targets=[1]"], "data", r"data.targets must be as long as data.inputs \(4\), got \[1\]"),
         (
             ["data=table", "data.path=no.csv", "data.target=y"],
             "data",
