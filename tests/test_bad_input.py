@@ -1,4 +1,4 @@
-"""Bad values for every numeric key and bad tables: each is refused in one line that names it, or allowed and listed."""
+"""Tests that bad numbers and bad tables are refused in one line that names them, or allowed and listed."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ PROBES: dict[str, Any] = {
     "true": True,
 }
 
-# Every numeric key, with those of the probes that are values like any other. Ranges of torch's are torch's to check.
+# The probes that each numeric key accepts. Torch checks the ranges of its own arguments.
 NUMERIC = {
     "seed": ["0"],
     "data.num_samples": [],

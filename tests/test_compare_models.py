@@ -1,4 +1,4 @@
-"""Comparisons of runs with different models and losses."""
+"""Tests comparisons of runs with different models and losses."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_runs_of_different_models_are_compared_and_each_figure_has_those_that_ha
     assert shown["train/loss over optimizer steps"] == 3
     assert (
         shown["Paths over the contours of the training loss"] == 2
-    )  # two parameters each, of one of the two, and star
+    )  # one model's path and the star: the other has other parameters
 
 
 def test_runs_of_different_losses_are_compared_only_by_what_is_the_same_in_all(run: Run, tmp_path: Path) -> None:
