@@ -75,7 +75,7 @@ def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
         with pytest.raises(UserError) as raised:
             load(data)
         said = "nan" if math.isnan(number) else "1001000000000000.0"
-        rule = "numbers up to 1e+15 (larger squared errors overflow)"
+        rule = "numbers up to 1e+15 (larger squares may overflow)"
         assert str(raised.value) == f"{column} must be {rule}, got {said}"
 
 

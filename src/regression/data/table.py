@@ -48,7 +48,7 @@ def read_table(
         path: a ``.csv`` or ``.parquet`` file.
         target: the column to predict.
         features: the columns to predict it from; ``None``: all other numeric ones, and with ``onehot`` those of text.
-        exclude: columns that are not features; only without ``features``.
+        exclude: columns that are not features, if ``features`` is ``None``.
         missing: ``drop`` leaves out rows with a missing cell, ``mean`` only rows without a target.
         onehot: whether a column of text becomes a feature for each category, in alphabetical order.
 
