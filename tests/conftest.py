@@ -1,4 +1,4 @@
-"""What the tests share: composing a config, training in this process, and running a script as a user does."""
+"""Shared helpers: composes configs, trains in this process, and runs scripts as a user does."""
 
 import copy
 import gc
@@ -31,20 +31,20 @@ from regression.data.rows import Rows
 from regression.data.split import Split
 
 torch.set_num_threads(1)  # the tests run in as many processes as there are cores
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored for what it starts with &
-os.fsync = lambda fd: None  # a tenth of a run, and no test cuts the power; a script in a process of its own has it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for commands started with &
+os.fsync = lambda fd: None  # fsync takes a tenth of a run; scripts in their own processes still call it
 if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and every run would inherit that
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and every run would inherit that
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to processes")
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-OPTIONAL = ("fast", "sweep", "compare")  # rooms of the machinery
+OPTIONAL = ("fast", "sweep", "compare")  # packages of descent that may be deleted
 
 
 def needs(room: str) -> pytest.MarkDecorator:
-    """Skips a test where an optional room of the machinery has been deleted."""
+    """Skips a test if an optional package of descent was deleted."""
     return pytest.mark.skipif(not (ROOT / "src/descent" / room).is_dir(), reason=f"descent/{room}/ was deleted")
 
 
@@ -52,14 +52,14 @@ needs_fast, needs_sweep, needs_compare = needs("fast"), needs("sweep"), needs("c
 
 
 def options(group: str) -> list[str]:
-    """Every option of a config group, by globbing: a new file is tested without a line here."""
+    """Every option of a config group, found by globbing, so that new files are tested too."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def config_of(*overrides: str) -> Config:
     """The checked config of a command line.
 
-    Composing takes longer than training on few rows: one that was asked for shortly before is not composed again.
+    Recent configs are cached: composing takes longer than training on a few rows.
     """
     return copy.deepcopy(_composed(overrides, Path.cwd(), frozenset(os.environ.items())))
 
@@ -70,7 +70,7 @@ def _composed(overrides: tuple[str, ...], *_: object) -> Config:
 
 
 def data_module(spec: dict[str, Any]) -> RegressionData:
-    """The data of a config's ``data``, set up."""
+    """The data module of a config's ``data``, set up."""
     data = build(spec, "data", RegressionData)
     data.setup()
     return data
@@ -87,7 +87,7 @@ def split(spec: dict[str, Any], num_rows: int) -> Split:
 
 
 def save_config(run_dir: Path, *overrides: str) -> None:
-    """The config of a command line as Hydra saves it for a run."""
+    """Saves the config of a command line as Hydra saves it for a run."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     (run_dir / ".hydra").mkdir(parents=True)
@@ -98,7 +98,7 @@ def save_config(run_dir: Path, *overrides: str) -> None:
 
 
 class Listener(Callback):
-    """Wants every step, which keeps all of them in Lightning's own loop."""
+    """Listens to every step, so that all steps run in Lightning's own loop."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         pass
@@ -109,7 +109,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Trains in this process, in a directory below ``tmp_path`` that is new for each call."""
+    """Trains in this process, in a new directory below ``tmp_path`` for each call."""
     count = iter(range(1000))
 
     def run(
@@ -125,7 +125,7 @@ def run(tmp_path: Path) -> Run:
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """Runs ``python scripts/<name>`` from another directory, with ``logs/`` below ``tmp_path``, and warnings as errors.
 
-    ``fresh``: in a process that imports everything itself. It takes seconds, and is for what imports have to do with.
+    ``fresh``: in a process that imports everything itself, which takes seconds; for tests that depend on imports.
     """
 
     def script(
@@ -146,7 +146,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a script in the background; it is killed at the end of the test."""
+    """Starts a script in the background, and kills it at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(name: str, *arguments: str) -> subprocess.Popen[str]:
@@ -178,19 +178,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The cluster for one test alone: a job of another would take its nodes."""
+    """Reserves the cluster for one test: jobs of another would take its nodes."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "slurm.lock"):
         yield
         subprocess.run(["scancel", "--me"], check=False)
 
 
 def pytest_collection_finish() -> None:
-    """Spares the garbage collector to look through the libraries again and again, as a run does."""
+    """Keeps the garbage collector from scanning the libraries again and again, as runs do."""
     gc.freeze()
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leaves out the files that need, at their top, an optional room which has been deleted."""
+    """Ignores files whose top-level imports need an optional package that was deleted."""
     gone = [room for room in OPTIONAL if not (ROOT / "src/descent" / room).is_dir()]
     return True if collection_path.suffix == ".py" and set(gone) & _rooms_of(collection_path) else None
 

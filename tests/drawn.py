@@ -1,4 +1,4 @@
-"""What a figure shows, as plain values to be compared with values written by hand."""
+"""Describes figures by plain values, to compare with values written by hand."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 @contextmanager
 def drawn() -> Iterator[list[tuple[Figure, Any]]]:
-    """The figures that are made into pictures meanwhile, each with its resolution."""
+    """The figures that are saved within the context, each with its resolution."""
     figures: list[tuple[Figure, Any]] = []
     save = Figure.savefig
 
@@ -24,7 +24,7 @@ def drawn() -> Iterator[list[tuple[Figure, Any]]]:
 
 
 def frame(figure: Figure) -> dict[str, Any]:
-    """All that is written around the data."""
+    """Everything that is drawn around the data."""
     axes = figure.axes[0]
     legend = axes.get_legend()
     return {
@@ -40,7 +40,7 @@ def frame(figure: Figure) -> dict[str, Any]:
 
 
 def lines(axes: Axes) -> list[tuple[str, str, str, str, list[tuple[float, float]]]]:
-    """Label, colour, style, marker and points of each line; no label where it is in no legend."""
+    """Label, colour, style, marker and points of each line; the label is empty if it is not in the legend."""
     return [
         (
             "" if str(line.get_label()).startswith("_") else str(line.get_label()),

@@ -1,7 +1,7 @@
-"""Scripts as a user runs them, in a process that has the large libraries already; their import takes seconds.
+"""Runs scripts as a user does, in processes that already have the large libraries, which take seconds to import.
 
-The processes come from the ``forkserver`` of ``multiprocessing``: it has run nothing of the tests, and has nothing of
-``descent`` or of a project, which each script imports anew.
+The processes come from the ``forkserver`` of ``multiprocessing``: it has run no test code, and has not imported
+``descent`` or a project, so each script imports them itself.
 """
 
 import multiprocessing
@@ -19,17 +19,17 @@ LIBRARIES = ("hydra", "lightning.pytorch", "matplotlib.figure", "polars", "pydan
 def run_forked(
     command: Sequence[str], cwd: Path, environment: dict[str, str], output: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """As ``subprocess.run`` with every warning an error.
+    """Like ``subprocess.run``, with warnings as errors.
 
     Args:
         command: a script and its arguments.
-        cwd: the directory that it is run in.
-        environment: all of its variables.
-        output: a directory for what it prints, which is made and removed.
+        cwd: the working directory.
+        environment: all environment variables.
+        output: a directory for the script's output, which is created and removed.
         timeout: in seconds.
 
     Raises:
-        TimeoutExpired: it took longer, and was killed.
+        TimeoutExpired: the script took longer and was killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LIBRARIES])

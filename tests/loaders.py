@@ -1,4 +1,4 @@
-"""Loaders as users write them, each with random numbers of its own kind, to be made exact."""
+"""Loaders as users write them, each with another source of random numbers, to test ``exact``."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -26,17 +26,17 @@ from descent.batches.exact import exact
 from descent.batches.in_memory import InMemoryBatches
 
 ROWS = 22
-# Lightning's and torch's advice
+# Advice of Lightning and torch
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
 def drawn() -> float:
-    """From each of the three global generators."""
+    """The sum of a number from each of the three global generators."""
     return float(torch.rand(())) + float(np.random.rand()) + random.random()
 
 
 class Rows(Dataset[Tensor]):
-    """Rows whose first value is their index, and a random transform; counts what was loaded."""
+    """Rows of their index and a random number; records which rows were loaded."""
 
     def __init__(self, noise: Callable[[], float] = lambda: 0.0) -> None:
         self.noise, self.loaded = noise, list[int]()
@@ -55,7 +55,7 @@ class AtOnce(Rows):
 
 
 class Owner(Rows):
-    """Owns generators, one of them within its transform."""
+    """Owns generators, one of them inside its transform."""
 
     def __init__(self) -> None:
         super().__init__(partial(self.draw, {"rng": random.Random(1)}))
@@ -70,19 +70,19 @@ module_generator = np.random.default_rng(4)
 
 
 class ClassOwner(Rows):
-    """Draws from a generator of the class and from one of this module."""
+    """Draws from a generator of the class and from a generator of this module."""
 
     generator = random.Random(5)
 
     def __init__(self) -> None:
-        super().__init__(float)  # no function of this module
+        super().__init__(float)  # not a function of this module
 
     def __getitem__(self, row: int) -> Tensor:
         return torch.tensor([row, self.generator.random() + float(module_generator.random())])
 
 
 class Stream(IterableDataset[Tensor]):
-    """Each worker gives its share, in an order and with noise that are drawn."""
+    """Each worker yields its share, in random order and with noise."""
 
     def __iter__(self) -> Iterator[Tensor]:
         worker = get_worker_info()
@@ -97,7 +97,7 @@ class SizedStream(Stream):
 
 
 class Endless:
-    """A sampler without an end and without a length."""
+    """A sampler without end or length."""
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -105,7 +105,7 @@ class Endless:
 
 
 class Buckets:
-    """A user's batch sampler with a generator of its own and batches of different sizes."""
+    """A user's batch sampler with its own generator and batches of different sizes."""
 
     epoch = 0
 
@@ -148,7 +148,7 @@ class Stateful:
 
 
 def padded(rows: list[Tensor]) -> Tensor:
-    """Cuts each to a length that is drawn, and pads the shorter ones; a collate function for sequences."""
+    """A collate function that crops sequences to random lengths and pads the shorter ones."""
     length = random.randint(1, 2)
     return nn.utils.rnn.pad_sequence([row[: random.randint(1, length)] for row in rows], batch_first=True)
 
@@ -194,7 +194,7 @@ WITH_WORKERS: dict[str, Callable[[], Any]] = {
 
 
 def disturb() -> None:
-    """What ran before must not matter."""
+    """Reseeds at random: what ran before must not matter."""
     seed = random.randrange(2**31)
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""Scripts in two processes at once, as torchrun would start them."""
+"""Runs scripts in several processes at once, as torchrun does."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ OF_PROJECT = (f"hydra.searchpath=[file://{ROOT}/tests/several/conf]", "experimen
 
 
 def in_two(tmp_path: Path, script: str, *arguments: str, world: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """Of each process its exit code and output, in their order, with ``logs/`` below ``tmp_path``."""
+    """The exit code and output of each process, by rank, with ``logs/`` below ``tmp_path``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

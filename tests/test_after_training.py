@@ -1,4 +1,4 @@
-"""What is said of a run once it is over: rare ends, counts, and whose random numbers are drawn."""
+"""Tests the end of a run: rare endings, counts, random numbers, evaluation on the CPU."""
 
 import signal
 from pathlib import Path
@@ -36,16 +36,16 @@ def test_a_run_that_is_resumed_at_its_end_has_the_metrics_of_before(
     monkeypatch.setattr(LinearRegression, "training_step", logging)
     options = *SMALL, "trainer.max_epochs=2", f"data.val_fraction={val_fraction}"
     first = run(*options, run_dir=tmp_path / "r")
-    assert first.metrics["own"] in (5.0, 6.0)  # the number of the last batch, of 48 rows or of 54
+    assert first.metrics["own"] in (5.0, 6.0)  # the index of the last batch, of 48 rows or of 54
     again = run(*options, run_dir=tmp_path / "r", resume=True)
     assert again.metrics == first.metrics and next(iter(again.metrics)) == "train/loss"
     assert (again.steps, again.samples, again.stopped) == (first.steps, first.samples, None)
     if val_fraction:
-        assert [point.step for point in events(tmp_path / "r").Scalars("val/loss")] == [6, 12]  # and none again
+        assert [point.step for point in events(tmp_path / "r").Scalars("val/loss")] == [6, 12]  # no point twice
 
 
 class States(ResultCallback):
-    """The state of torch's generator when training ends, when the result is made, and after the test."""
+    """Records the state of torch's generator when training ends, when the result is made, and after the test."""
 
     def __init__(self) -> None:
         self.found: list[Any] = []
@@ -152,7 +152,7 @@ def test_a_run_that_diverges_at_its_first_step_says_so_and_not_that_no_weight_ch
 
 
 class Breaks(Callback):
-    """Makes a weight infinite once the last batch is trained on."""
+    """Makes the bias infinite after an epoch's last batch."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: LinearRegression, *_: Any) -> None:
         if trainer.is_last_batch:

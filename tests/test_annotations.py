@@ -1,4 +1,4 @@
-"""What an annotation allows, in the words of a message; read from a file that nobody imports."""
+"""Tests the messages that say what an annotation allows, read from a file that is not imported."""
 
 import ast
 from pathlib import Path

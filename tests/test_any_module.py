@@ -1,4 +1,4 @@
-"""What a module may do that the example does not: nothing of it gives wrong results without a word."""
+"""Tests modules that do what the example does not: none gives wrong results silently."""
 
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def test_the_loss_of_all_rows_changes_nothing_of_the_module(
         if self.training:
             self.log("own", 1.0)
         else:
-            self.log("own", 2.0)  # nothing of it is kept
+            self.log("own", 2.0)  # must not be kept
             torch.rand(3)
         return PLAIN(self, batch, batch_idx)
 
@@ -189,7 +189,7 @@ def test_a_metric_of_other_rows_has_the_mode_of_its_name_and_not_of_its_last_par
         monitor.mode_of("val/loss/dataloader_idx_0", None, "x")
 
 
-QUIET = (*SMALL, "optimizer=sgd", "trainer.max_epochs=2", "trainer.fast=false")  # whose optimizer steps are its own
+QUIET = (*SMALL, "optimizer=sgd", "trainer.max_epochs=2", "trainer.fast=false")  # the optimizer's own step is called
 
 
 STANDSTILL = "note: no weight changed in 12 steps"
@@ -289,10 +289,10 @@ def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkey
     )
     shuffle = False
     run(*options, callbacks=[Trace()])
-    assert len(seen) == 2 and seen[0] == seen[1]  # validation's own rows, as Lightning has it
+    assert len(seen) == 2 and seen[0] == seen[1]  # validation's own rows, as in Lightning
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of CombinedLoader
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # from CombinedLoader
 def test_loaders_that_draw_an_order_are_shuffled() -> None:
     rows, order = range(4), WeightedRandomSampler([0.5] * 4, 4)
     listed, stream = DataLoader(rows, sampler=[3, 1]), DataLoader(Stream())  # type: ignore[arg-type]

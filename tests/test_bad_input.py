@@ -1,4 +1,4 @@
-"""Bad values for every numeric key and bad tables: each is refused in one line that names it, or allowed and listed."""
+"""Tests that bad numbers and bad tables are refused in one line that names them, or allowed and listed."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ PROBES: dict[str, Any] = {
     "true": True,
 }
 
-# Every numeric key, with those of the probes that are values like any other. Ranges of torch's are torch's to check.
+# The probes that each numeric key accepts. Torch checks the ranges of its own arguments.
 NUMERIC = {
     "seed": ["0"],
     "data.num_samples": [],
@@ -196,7 +196,7 @@ def test_columns_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogC
     path = tmp_path / "rows.csv"
     write_text(path, "city,x,y\nRome,1,2\nOslo,3,4\n")
     assert load(config_of("data=table", f"data.path={path}", "data.target=y").data).feature_names == ("x",)
-    assert "not numeric and left out: city" in caplog.text
+    assert "note: non-numeric columns are left out: city" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bad input: one line that names the key, the rule and the value, before anything trains. Whole messages."""
+"""Tests whole messages for bad input: one line that names the key, the rule and the value, before training."""
 
 import re
 

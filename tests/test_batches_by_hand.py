@@ -1,4 +1,4 @@
-"""Orders of rows, and random numbers of batches, held against NumPy's, torch's and ``random``'s own by hand."""
+"""Compares orders of rows and random numbers of batches with those drawn directly by NumPy, torch and ``random``."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from descent.batches import map_style
 from descent.batches.exact import exact
 from descent.batches.in_memory import InMemoryBatches
 
-ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # what numbers are drawn for: part of what makes a run the same again
+ORDER, BATCH, WORKER, LOADER = 2, 3, 4, 5  # parts of the seed; changing them changes every run
 
 
 def key(*words: int) -> int:
@@ -33,7 +33,7 @@ def key(*words: int) -> int:
 
 
 class Streams:
-    """The generators of a process as they are seeded with a key."""
+    """A process's generators, seeded with a key."""
 
     def __init__(self, key: int) -> None:
         self.python = random.Random(key)
@@ -49,7 +49,7 @@ def numbers() -> list[float]:
 
 
 class Drawing:
-    """Rows with numbers from the process's generators and from four of its own; no ``Dataset``, which has torch's."""
+    """Rows that draw from the process's generators and from four of their own; not a torch ``Dataset``."""
 
     def __init__(self) -> None:
         self.legacy, self.python = np.random.RandomState(9), random.Random(9)
@@ -84,7 +84,7 @@ def test_the_numbers_of_a_batch_are_those_of_seed_epoch_repeat_and_number(epoch:
 
 
 class Anything:
-    """Iterated over, with numbers where it begins and at each step."""
+    """An iterable that draws numbers at its start and at each step."""
 
     def __init__(self) -> None:
         self.generator = random.Random(9)
@@ -137,7 +137,7 @@ def test_what_another_sampler_gives_is_what_it_draws_with_the_key_of_the_order(n
 
 def test_a_sampler_without_a_length_takes_each_step_with_a_key_of_its_own() -> None:
     first, expected = key(7, 3, ORDER, 0), []
-    for step in (1, 2, 3):  # of the batch sampler, four rows each
+    for step in (1, 2, 3):  # steps of the batch sampler, four rows each
         generator = Streams(first + step).torch
         expected.append([int(torch.randint(ROWS, (), generator=generator)) for _ in range(4)])
     for position in (0, 1):
@@ -177,11 +177,11 @@ def test_the_batches_in_memory_of_a_repeat_have_an_order_of_its_number() -> None
     assert [batch.tolist() for (batch,) in loader.take(2)] == [orders[2][:4], orders[2][4:8]]
     resumed = InMemoryBatches(x, size=4, shuffle=True, seed=3)
     resumed.load_state_dict({"epoch": 5, "position": 4})
-    resumed.set_epoch(5)  # the same one leaves the position
+    resumed.set_epoch(5)  # the same epoch keeps the position
     assert resumed.state_dict() == {"epoch": 5, "position": 4}
     assert [batch.tolist() for (batch,) in resumed] == [orders[1][4:8], orders[1][8:]]
     unseeded = InMemoryBatches(x, size=10, shuffle=True)
-    assert unseeded.take(3) == [unseeded.all()] * 3 and unseeded.position == 1  # the order in one batch is no matter
+    assert unseeded.take(3) == [unseeded.all()] * 3 and unseeded.position == 1  # order in a batch does not matter
     unseeded = InMemoryBatches(x, size=5, shuffle=True)
     assert unseeded.take(1)[0][0].tolist() == np.random.default_rng((0, 0, 2)).permutation(10)[:5].tolist()
     plain = InMemoryBatches(x, size=4)
@@ -195,12 +195,12 @@ def test_every_validation_of_an_epoch_sees_the_same_batches_in_memory(shuffle: b
     loader = InMemoryBatches(torch.arange(10), size=4, shuffle=shuffle, seed=3)
     rows = np.random.default_rng((3, 5, 2, 0)).permutation(10).tolist() if shuffle else [*range(10)]
     for limit in (2, 2, 3, 1, 3, 3):  # limit_val_batches, or none
-        loader.set_epoch(5)  # as Lightning does before each
+        loader.set_epoch(5)  # Lightning does this before each epoch
         assert [batch.tolist() for (batch,) in islice(loader, limit)] == [rows[:4], rows[4:8], rows[8:]][:limit]
 
 
 class Recorded(DataLoader[Any]):
-    """A DataLoader that starts no worker."""
+    """A DataLoader that records its arguments and starts no workers."""
 
     made: ClassVar[list[tuple[Any, dict[str, Any]]]] = []
 
@@ -244,7 +244,7 @@ def test_the_loader_within_has_the_users_options_and_a_key_for_its_workers(
 
 
 class Told:
-    """Notes the epochs that it is told."""
+    """Records the epochs that are set."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []

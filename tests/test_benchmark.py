@@ -1,4 +1,4 @@
-"""The benchmark measures what it says."""
+"""Tests that the benchmark measures what it claims to."""
 
 import time
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_loops_of_a_sweep_are_found_wherever_it_is_started(tmp_path: Path, m
             .replace(IMPORTS, "pass")
             .replace("processes import sweep_by", "measure import Process")
         )
-        process("-c", light)  # raises an error where it exits with 1
+        process("-c", light)  # raises an error if it exits with 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Budgets of samples, gradient evaluations and seconds."""
+"""Tests budgets of samples, gradient evaluations and seconds."""
 
 import sys
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_schedule_is_as_long_as_the_budget(run: Run, tmp_path: Path) -> None:
 
 
 def rows_of_steps(per_epoch: int, steps: int) -> list[int]:
-    """Of ten rows in batches of four, with so many batches an epoch."""
+    """The rows of each step, for ten rows in batches of four and ``per_epoch`` batches an epoch."""
     return [[4, 4, 2][step % per_epoch] for step in range(steps)]
 
 
@@ -58,7 +58,7 @@ def test_a_budget_is_as_many_steps_as_spend_it(samples: int) -> None:
     steps = next(steps for steps in range(1, 99) if sum(rows_of_steps(3, steps)) >= samples)
     assert Budget(samples, None, None).most_steps(batches) == steps
     assert Budget(samples, 5, None).most_steps(batches) == min(steps, 5)
-    assert Budget(samples, None, 9.0).most_steps(DataLoader(x)) == sys.maxsize  # type: ignore[arg-type]  # not known
+    assert Budget(samples, None, 9.0).most_steps(DataLoader(x)) == sys.maxsize  # type: ignore[arg-type]  # unknown
     assert Budget(None, 5, 9.0).most_steps(batches) == Budget(samples, 5, None).most_steps([x]) == 5
 
 

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers as their classes make them, and schedules as long as the run."""
+"""Tests that optimizers and schedulers are built with their arguments, and that schedules last as long as the run."""
 
 import math
 from types import SimpleNamespace
@@ -42,11 +42,11 @@ def scheduler_of(steps: float, batches: float, name: str, accumulated: int = 1, 
     ("steps", "batches", "interval", "frequency", "calls"),
     [
         (20, 4, "epoch", 1, 5),
-        (21, 4, "epoch", 1, 6),  # the last epoch is cut short, and counts
+        (21, 4, "epoch", 1, 6),  # the last epoch is cut short but counts
         (20, 4, "epoch", 2, 2),
         (24, 4, "epoch", 2, 3),
         (20, 4, "step", 1, 20),
-        (20, 4, "step", 3, 5),  # each epoch has one, and begins to count anew
+        (20, 4, "step", 3, 5),  # one each epoch: the count restarts
         (23, 4, "step", 3, 6),
         (22, 4, "step", 3, 5),
         (20, 4, "step", 4, 5),
@@ -64,7 +64,7 @@ def test_a_schedule_as_long_as_the_run_has_as_many_calls_as_lightning_makes(
 def test_a_scheduler_keeps_what_it_is_given() -> None:
     assert scheduler_of(20, 4, "CosineAnnealingLR", T_max=7)["scheduler"].T_max == 7
     assert scheduler_of(20, 4, "LinearLR", total_iters=None)["scheduler"].total_iters == 20
-    assert scheduler_of(20, 4, "LinearLR")["scheduler"].total_iters == 5  # torch's own default
+    assert scheduler_of(20, 4, "LinearLR")["scheduler"].total_iters == 5  # torch's default
     one_cycle = {"max_lr": 0.5, "cycle_momentum": False}
     assert scheduler_of(20, 4, "OneCycleLR", total_steps=20, **one_cycle)["scheduler"].total_steps == 20
     with pytest.raises(UserError) as raised:
@@ -78,13 +78,13 @@ def test_a_scheduler_keeps_what_it_is_given() -> None:
 
 
 def test_plateau_waits_for_better_values_in_the_mode_that_its_spec_has() -> None:
-    for mode in ("min", "max"):  # the config fills in the monitor's: test_config
+    for mode in ("min", "max"):  # test_config tests that the config sets it
         spec = {"interval": "epoch", "monitor": "val/r2", "mode": mode}
         assert scheduler_of(20, 4, "ReduceLROnPlateau", **spec)["scheduler"].mode == mode
 
 
 def calls_of(steps: int, batches: int, accumulated: int, frequency: int, interval: str) -> int:
-    """How often Lightning calls a scheduler, batch by batch: after steps whose batch, or epoch, is a multiple."""
+    """Counts Lightning's scheduler calls batch by batch: after steps whose batch, or epoch, is a multiple."""
     taken = called = epoch = 0
     while taken < steps:
         epoch += 1

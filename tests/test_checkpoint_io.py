@@ -1,4 +1,4 @@
-"""Reading a checkpoint: the whole text of each refusal."""
+"""Tests the whole messages of checkpoints that cannot be read."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""When the two checkpoints are written, what the best one is, and what is left of a run that is killed."""
+"""Tests when checkpoints are written, which is best, and what a killed run leaves."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ from regression.model import LinearRegression
 
 
 class Written(SparseCallback):
-    """The steps at which ``last.ckpt`` was written."""
+    """Records the steps at which ``last.ckpt`` is written."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -36,7 +36,7 @@ class Written(SparseCallback):
     ("every", "batch", "epochs", "expected"),
     [
         (7, ["batch=mini", "batch.size=8"], 5, [7, 14, 21, 28, 30]),  # 6 steps an epoch
-        (6, ["batch=mini", "batch.size=8"], 3, [6, 12, 18]),  # an epoch's end is a safe point, the last one's the end
+        (6, ["batch=mini", "batch.size=8"], 3, [6, 12, 18]),  # at epoch ends; the last one is the end of the run
         (9, ["batch=full", "batch.size=null"], 30, [9, 18, 27, 30]),
         ("null", ["batch=full", "batch.size=null"], 30, [30]),
     ],
@@ -72,7 +72,7 @@ WITHOUT = "data.val_fraction=0", "data.test_fraction=0"
 
 
 def training_losses(run_dir: Path, *overrides: str) -> dict[int, float]:
-    """Of all rows, at the weights after each step, by NumPy."""
+    """The loss of all training rows after each step, computed with NumPy."""
     x, y, parts = rows(*overrides)
     weights = [curve(run_dir, f"parameters/{name}") for name in ("weight_1", "weight_2", "bias")]
     a = np.c_[x[parts.train], np.ones(len(parts.train))]
@@ -113,7 +113,7 @@ def test_of_equal_losses_the_first_is_the_best(run: Run) -> None:
 
 
 class Copies(SparseCallback):
-    """Copies the run directory after a step, which is what a process killed then would leave."""
+    """Copies the run directory after a step: a process killed then would leave the same."""
 
     def __init__(self, step: int, source: Path, target: Path) -> None:
         self.step, self.source, self.target = step, source, target
@@ -124,7 +124,7 @@ class Copies(SparseCallback):
         return False
 
 
-@needs_fast  # whose steps alone call on_step
+@needs_fast  # calls on_step
 @pytest.mark.parametrize("step", [11, 17])  # the last checkpoint is that of step 7, or 14
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curves(
     step: int, run: Run, tmp_path: Path
@@ -144,7 +144,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curve
 
 
 class StopsAfterEpoch(Callback):
-    """Asks training to stop after one epoch, and does not ask again."""
+    """Requests a stop after one epoch, only once."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -163,7 +163,7 @@ def test_a_run_that_a_rule_has_stopped_before_its_min_epochs_ends_at_them_once_r
     expected = run(*options, callbacks=[StopsAfterEpoch(2), whole], run_dir=tmp_path / "whole")
     signal = SignalAt(step, where="on_before_backward")
     first = run(*options, callbacks=[StopsAfterEpoch(2), resumed, signal], run_dir=tmp_path / "r")
-    assert (expected.epochs, first.status, first.steps) == (6, "interrupted", step + 1)  # at the step's end
+    assert (expected.epochs, first.status, first.steps) == (6, "interrupted", step + 1)  # at the end of the step
     found = run(*options, callbacks=[StopsAfterEpoch(2), resumed], run_dir=tmp_path / "r", resume=True)
     assert (found.epochs, found.metrics, found.best) == (6, expected.metrics, expected.best)
     assert resumed.steps == whole.steps
@@ -175,10 +175,10 @@ class LogsSteps(Callback):
         pl_module.log("steps", float(trainer.global_step), on_step=True, on_epoch=False)
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(run: Run, tmp_path: Path) -> None:
     options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
-    for step in (7, 8):  # the points are after each second one
+    for step in (7, 8):  # every second step has a point
         signal = SignalAt(step - 1, where="on_before_backward")
         run_dir = tmp_path / str(step)
         assert run(*options, callbacks=[LogsSteps(), signal], run_dir=run_dir).steps == step
@@ -186,7 +186,7 @@ def test_what_is_logged_of_a_step_is_there_where_the_run_was_interrupted_in_it(r
         assert curve(run_dir, "steps") == {step: step for step in (2, 4, 6, 8, 10, 12)}
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoint_was_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +205,7 @@ def test_what_is_logged_of_a_step_is_there_where_the_signal_came_as_its_checkpoi
     assert curve(tmp_path, "steps") == {step: step for step in range(1, 13)}
 
 
-@needs_fast  # which logs what Lightning logs after the last hook
+@needs_fast  # logs what Lightning logs after the last hook
 @pytest.mark.parametrize("fast", ["true", "false"])
 def test_what_is_logged_of_a_step_is_there_where_the_process_was_killed_after_its_checkpoint(
     fast: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +217,7 @@ def test_what_is_logged_of_a_step_is_there_where_the_process_was_killed_after_it
     def save(self: AtomicCheckpointIO, checkpoint: Any, path: Any, **options: Any) -> None:
         written(self, checkpoint, path, **options)
         if path.name == "last.ckpt" and checkpoint["global_step"] == 4 and path.is_relative_to(tmp_path / "whole"):
-            shutil.copytree(tmp_path / "whole", tmp_path / "killed")  # what is on the disk now
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")  # what is on disk now
 
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
     run(*options, callbacks=[LogsSteps()], run_dir=tmp_path / "whole")
@@ -226,7 +226,7 @@ def test_what_is_logged_of_a_step_is_there_where_the_process_was_killed_after_it
         assert curve(run_dir, "steps") == {step: step for step in range(1, 13)}
         tables = [pl.read_csv(path, infer_schema_length=None) for path in sorted(run_dir.rglob("metrics.csv"))]
         steps = pl.concat([table["steps"].drop_nulls() for table in tables])
-        assert steps.to_list() == [*range(1, 13)]  # each once
+        assert steps.to_list() == [*range(1, 13)]  # each step once
 
 
 def test_a_signal_that_comes_as_a_safe_point_has_been_passed_waits_for_the_next(

@@ -1,4 +1,4 @@
-"""The commands, run as a user runs them, from another directory."""
+"""Tests the commands as a user runs them, from another directory."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def test_help_config_and_config_errors_do_not_import_torch(
 
 
 def test_tab_completion_offers_the_options_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "python scripts/train.py optimizer=ada"  # Hydra knows no script by a path with a hyphen
+    line = "python scripts/train.py optimizer=ada"  # Hydra completes no script whose path has a hyphen
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     command = [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "train.py"), "-sc", "query=bash"]
@@ -53,9 +53,9 @@ def test_what_a_class_gets_by_interpolation_is_a_hyperparameter_once() -> None:
     composed = flat_hparams(
         config_of("data=table", "data.path=${trainer.accelerator}.csv", "data.target=${oc.env:HOME}")
     )
-    assert Path(composed["data.path"]).name == "auto.csv"  # of several values, or of none of the config's
+    assert Path(composed["data.path"]).name == "auto.csv"  # composed from other values, and from the environment
     assert composed["data.target"] == os.environ["HOME"]
-    assert flat["model._target_"] == "regression.model.LinearRegression"  # its own is there
+    assert flat["model._target_"] == "regression.model.LinearRegression"  # its own _target_ is kept
 
 
 def test_what_the_model_gets_of_a_key_of_the_projects_own_is_a_hyperparameter() -> None:
@@ -94,7 +94,7 @@ def test_a_run_leaves_its_directory_in_logs_from_wherever_it_is_started(script: 
     assert command.startswith("python scripts/train.py optimizer=adam trainer.max_epochs=2")
     for shown in ("learned", "least squares", "true", "before training", str(run_dir), "loss="):
         assert shown in done.stdout + done.stderr
-    # nothing but the progress bar on stderr: no warning, no library's message
+    # stderr has only the progress bar: no warnings or messages of libraries
     assert all(line.startswith("Training:") for line in done.stderr.replace("\r", "\n").splitlines() if line)
     assert "INFO" not in done.stdout and "Tip" not in done.stdout
 

@@ -1,4 +1,4 @@
-"""Whether it is said that a project's code has changed since a run began."""
+"""Tests that commands note when a project's code has changed since a run began."""
 
 import sys
 from dataclasses import replace
@@ -47,7 +47,7 @@ def new_process() -> None:
 def test_any_change_of_a_python_file_is_seen_and_of_no_other(package: Path) -> None:
     config = config_of(*OWN)
     seen = [code_digests(config)]
-    assert seen[0].keys() == {"own_code", "regression"}  # of the model; of data and callbacks
+    assert seen[0].keys() == {"own_code", "regression"}  # own_code: model; regression: data and callbacks
     (package / "notes.txt").touch()
     for change in (
         lambda: (package / "notes.txt").write_text("other"),
@@ -86,7 +86,7 @@ def test_a_resumed_run_says_that_the_code_has_changed(
         (package / "parts/layer.py").write_text("width = 3\n")
     new_process()
     train(config, run_dir, callbacks=[SignalAt(6)], resume=True)
-    train(config, run_dir, resume=True)  # it began with the code of now
+    train(config, run_dir, resume=True)  # it began with the current code
     notes = [message for message in caplog.messages if "code" in message]
     assert notes == [f"note: the code of own_code has changed since the last checkpoint of {run_dir}"] * changed
 

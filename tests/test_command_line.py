@@ -1,4 +1,4 @@
-"""Hydra's composed config is judged, however it was asked for; nobody has to read what a command prints."""
+"""Tests that every way to compose a config checks it, and that commands survive output that nobody reads."""
 
 import errno
 import io
@@ -215,7 +215,7 @@ def test_a_stream_that_breaks_keeps_its_first_error(number: int) -> None:
     assert output.write("text") == 4
     output.flush()
     assert output.error is not None and output.error.errno == number
-    assert output.encoding is None  # as the stream's own
+    assert output.encoding is None  # the same as the stream's
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_signal_while_a_job_is_composed_ends_the_sweep_and_fails_no_job(number
         def load_sweep_config(self, *args: Any) -> None:
             try:
                 signals.exit_at_once(number)
-            except SystemExit:  # as in a destructor, or in a library
+            except SystemExit:  # like a destructor or a library
                 raise AttributeError("half composed") from None
 
     launcher = ResumingLauncher()

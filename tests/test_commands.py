@@ -1,4 +1,4 @@
-"""A command and a run as it does it: what is printed and logged, which exit code, what is cleaned up."""
+"""Tests what commands and their runs print, log, return and clean up."""
 
 import gc
 import json
@@ -26,7 +26,7 @@ from descent.run.streams import Output
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What ``command`` changes of the process is afterwards as it was."""
+    """Restores what ``command`` changes in the process."""
     handlers = {number: signal.getsignal(number) for number in signals.HANDLED}
     for where, name in ((sys, "stdout"), (sys, "stderr"), (logging, "raiseExceptions"), (threading, "excepthook")):
         monkeypatch.setattr(where, name, getattr(where, name))
@@ -117,9 +117,9 @@ def test_output_that_was_written_fails_nothing(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("text\n", "")
 
 
-# A run, with training and its report replaced.
+# Runs, with training and its report replaced.
 
-config_of = cache(composed)  # composing takes longer than all the rest
+config_of = cache(composed)  # composing takes most of the time
 
 Calls = list[tuple[Any, ...]]
 
@@ -161,7 +161,7 @@ def test_a_run_is_announced_trained_and_reported(
         assert gc.isenabled()
     finally:
         gc.enable()
-    assert gc.get_freeze_count() == frozen  # torch was there before
+    assert gc.get_freeze_count() == frozen  # torch was already imported
     how = {"resume": False, "longer": False, "on_start": None, "in_sweep": brief}
     assert calls == [
         *([] if brief else [("print_choices", config, tmp_path / "a b")]),
@@ -218,7 +218,7 @@ def test_a_run_that_fails_is_a_result_and_its_traceback_is_in_the_log(
     where = [] if isinstance(error, UserError) else [("ERROR", f"the traceback is in {tmp_path}/train.log", False)]
     assert logged(caplog) == [("ERROR", f"error: {reason}", False), ("INFO", "The traceback:", True), *where]
     assert caplog.records[1].exc_info is not None and caplog.records[1].exc_info[1] is error
-    assert not list(tmp_path.iterdir())  # train has written what there is to be said
+    assert not list(tmp_path.iterdir())  # train writes the result itself
     assert [call[0] for call in calls] == ["train"]
 
 

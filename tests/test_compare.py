@@ -1,4 +1,4 @@
-"""The comparison of runs, held against numbers read off the runs themselves."""
+"""Compares comparisons with numbers read from the runs themselves."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ from regression.comparison import EXCESS, EXTRA, contraction_of, problem
 
 
 class Page(HTMLParser):
-    """The cells and images of a page, of which every tag that must be closed is closed in its order."""
+    """Reads the cells and images of a page, and checks that tags are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Page(HTMLParser):
             kind, _, data = (dict(attrs)["src"] or "").partition(",")
             assert kind == "data:image/png;base64"
             self.images.append(base64.b64decode(data, validate=True))
-        elif tag != "meta":  # neither has an end
+        elif tag != "meta":  # a meta tag is not closed
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -74,7 +74,7 @@ def made(directory: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two optimizers, three rates, two seeds; and runs that do not belong in the comparison."""
+    """Two optimizers, three rates, two seeds, and runs that do not belong in the comparison."""
     study = tmp_path_factory.mktemp("study")
     for rate in RATES:
         for seed in (0, 1):
@@ -301,7 +301,7 @@ def test_a_diverged_seed_is_a_miss_and_takes_nothing_from_the_others(study: Path
 def test_the_time_that_a_run_lay_idle_does_not_count(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
 
-    def clock() -> float:  # each look at it takes a second
+    def clock() -> float:  # every call takes a second
         nonlocal now
         now += 1.0
         return now

@@ -1,4 +1,4 @@
-"""The comparison and the summary of a project that is no regression: a classifier, by its accuracy."""
+"""Tests comparisons and summaries of a project other than regression: a classifier, by accuracy."""
 
 import json
 import shutil
@@ -25,9 +25,9 @@ CURVE = [(0, 0.1), (40, 0.5), (80, 0.9)]
 
 
 def write(run_dir: Path, accuracy: float | None, curve: list[tuple[int, float]] | None = None, **given: Any) -> None:
-    """A run of 80 steps and 640 samples, its ``result.json`` and the points of ``val/acc``.
+    """Writes ``result.json`` and the points of ``val/acc`` for a run of 80 steps and 640 samples.
 
-    Its data has no checksum, and neither a batch size nor a learning rate is known of it.
+    Its data have no checksum, and its batch size and learning rate are unknown.
     """
     run_dir.mkdir(parents=True)
     loss = None if accuracy is None else accuracy + 1  # the best by accuracy is the worst by loss
@@ -103,7 +103,7 @@ def test_with_a_group_validation_chooses_and_the_same_of_the_test_is_reported(tm
 
 
 def test_figures_and_columns_are_of_the_metric_and_of_nothing_that_the_runs_do_not_have(study: Path) -> None:
-    for extra in (Extra(), EXTRA):  # what the example has to show is of its own runs only
+    for extra in (Extra(), EXTRA):  # the example's figures are for its own runs only
         out = compare([study], extra=extra)
         assert figures_in(out) == {f"metric_over_{axis}" for axis in ("steps", "samples", "seconds")}
         titles = ["setting", "runs", "diverged", "chosen by", "reported", "val/acc mean", "val/acc deviation"]
@@ -153,7 +153,7 @@ def test_the_time_to_an_accuracy_is_that_of_the_first_point_at_or_above_it(tmp_p
     assert table["steps to target"].to_list() == [20, 80, None]
     assert table["samples to target"].to_list() == [160, 640, None]
     assert table["seconds to target"].to_list() == [0.25, 1.0, None]
-    assert table["gradient_evaluations to target"].to_list() == [None] * 3  # of which there is no curve
+    assert table["gradient_evaluations to target"].to_list() == [None] * 3  # it has no curve
     assert table["missed"].to_list() == [0, 0, 1]
     assert table["steps between points"].to_list() == [20, 60, None]
 
@@ -220,7 +220,7 @@ def test_a_run_without_an_event_file_is_ranked_and_in_no_curve(
     compare([study], x="steps", target=0.9)
     assert note not in capsys.readouterr().out
     events = next((study / "width=8").glob("events.out*"))
-    events.unlink()  # the best of them
+    events.unlink()  # of the best run
     table = table_in(compare([study], x="steps", target=0.9))
     assert table["setting"].to_list() == BEST_FIRST
     assert table["at target"].to_list() == [0, 1, 1] and table["missed"].to_list() == [0, 0, 0]
@@ -253,7 +253,7 @@ def test_an_event_file_below_a_runs_directory_is_another_loggers_and_no_run(
 def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_have(
     mode: str, first: str, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at its end
+    write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at the end
     ranked = "ranked by the share of runs that {}, then by the others' mean of val/acc after the last step, the"
     assert ranking(compare([study], metric="val/acc", mode=mode))[::2] == [first, "model.width=8"]
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The comparison of results written by hand, made so that a likely mistake gives another answer."""
+"""Tests comparisons of hand-written results, chosen so that likely mistakes give other answers."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ OPTIMUM = {
 
 
 def result_of(seed: int = 0, status: str = "completed", **given: Any) -> dict[str, Any]:
-    """``result.json`` of SGD on all rows, 100 steps; ``metrics`` and ``hparams`` are added to, others replaced."""
+    """``result.json`` of full-batch SGD, 100 steps; ``metrics`` and ``hparams`` are merged, other keys replaced."""
     hparams = {"optimizer": "sgd", "optimizer._target_": "torch.optim.SGD", "optimizer.lr": 0.1}
     hparams |= {"batch": "full", "batch.size": None, "seed": seed, "scheduler": "none"}
     result: dict[str, Any] = {
@@ -52,7 +52,7 @@ def result_of(seed: int = 0, status: str = "completed", **given: Any) -> dict[st
 
 
 def run_of(excess: Sequence[float] = (), every: int = 10, **given: Any) -> Run:
-    """A run whose ``optimum/excess_loss`` has a point every so many steps."""
+    """A run whose ``optimum/excess_loss`` has a point every ``every`` steps."""
     run = Run(Path("run"), result_of(**given))
     steps = np.arange(len(excess)) * every
     run.__dict__["curves"] = {"optimum/excess_loss": (steps, np.array(excess, dtype=float))}
@@ -60,7 +60,7 @@ def run_of(excess: Sequence[float] = (), every: int = 10, **given: Any) -> Run:
 
 
 def runs_of(lr: float, losses: Sequence[float | None], first_seed: int = 0, **hparams: Any) -> list[Run]:
-    """One for each validation loss; ``None``: it diverged."""
+    """A run for each validation loss; ``None``: it diverged."""
     return [
         run_of(
             seed=first_seed + number,
@@ -72,7 +72,7 @@ def runs_of(lr: float, losses: Sequence[float | None], first_seed: int = 0, **hp
     ]
 
 
-# What is best: rates with the validation losses of their seeds, and which of the rates it is.
+# Rates with the validation losses of their seeds, and the best rate.
 CHOICES: dict[str, tuple[dict[float, list[float | None]], float]] = {
     "the mean and not the last seed": ({0.1: [9.0, 1.0], 0.2: [2.0, 2.0], 0.3: [1.0, 9.0]}, 0.2),
     "the mean and not the best seed": ({0.1: [0.1, 9.0], 0.2: [3.0, 3.0]}, 0.2),
@@ -110,7 +110,7 @@ def test_a_run_that_is_there_twice_does_not_choose_its_setting() -> None:
 
 
 def test_what_a_sweep_repeated_is_measured_on_the_seeds_that_did_not_choose_it() -> None:
-    # the rate 0.1 was chosen by the seeds 0 and 1, and is worse on the others
+    # seeds 0 and 1 chose the rate 0.1, which is worse on the others
     runs = [*runs_of(0.1, [1.0, 1.0, 5.0, 7.0]), *runs_of(0.2, [2.0, 2.0])]
     chosen = best_settings(settings_of(runs), ["optimizer"], LOSS)
     row = table_of(chosen, LOSS, EXCESS, "val/loss").row(0, named=True)
@@ -127,7 +127,7 @@ def test_the_mean_is_of_the_seeds_that_did_not_diverge_and_fewer_of_those_rank_f
 
 
 def falls_at(point: int) -> list[float]:
-    """Excess losses of which the one number ``point`` is the first within a hundredth of the optimum's loss, 1."""
+    """Excess losses that are first within a hundredth of the optimum's loss, 1, at index ``point``."""
     return [1.0] * point + [0.01] * (10 - point)
 
 
@@ -162,7 +162,7 @@ def test_the_target_is_a_fraction_of_the_optimums_loss_or_of_the_first_excess_wh
 
 
 def halving(**given: Any) -> Run:
-    return run_of([0.25**k for k in range(12)], every=1, **given)  # the distance is halved
+    return run_of([0.25**k for k in range(12)], every=1, **given)  # the distance is halved each step
 
 
 def test_the_contraction_is_known_of_sgd_on_all_rows_at_a_fixed_rate() -> None:
@@ -200,7 +200,7 @@ def test_a_column_whose_first_fraction_comes_late_keeps_it() -> None:
     every: list[Run] = []
     for number in range(151):
         value = number if number < 150 else 0.5
-        losses: list[float | None] = [value] if number < 150 else [value, 1.0]  # the first deviation comes late, too
+        losses: list[float | None] = [value] if number < 150 else [value, 1.0]  # the first deviation comes late too
         every += runs_of(value, losses, **{"optimizer.beta": value, "clip": "none" if number < 150 else "norm"})
     table = runs_table(every)
     for column in ("val/loss", "optimizer.lr", "optimizer.beta"):
@@ -211,7 +211,7 @@ def test_a_column_whose_first_fraction_comes_late_keeps_it() -> None:
 
 
 def write(run_dir: Path, curves: dict[str, Sequence[tuple[int, float]]] | None = None, **given: Any) -> None:
-    """``run_of``'s result, and the points that a comparison cannot do without, as TensorBoard has them."""
+    """Writes the result of ``run_of``, and the points that a comparison needs, as TensorBoard events."""
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text(json.dumps(result_of(**given)))
     writer = EventFileWriter(str(run_dir))
@@ -226,7 +226,7 @@ def write(run_dir: Path, curves: dict[str, Sequence[tuple[int, float]]] | None =
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> Path:
-    """Two optimizers, each with two rates; test rows would choose the others, and rank the optimizers so, too."""
+    """Two optimizers with two rates each; test rows would choose other rates and rank the optimizers otherwise."""
     losses = {("sgd", 0.1): (1.0, 4.0), ("sgd", 0.2): (2.0, 3.0), ("adam", 0.1): (1.5, 6.0), ("adam", 0.2): (9.0, 1.0)}
     for (optimizer, lr), (val, test) in losses.items():
         hparams = {"optimizer": optimizer, "optimizer.lr": lr}

@@ -1,4 +1,4 @@
-"""Every label, line and point of the figures of a comparison, of curves written by hand."""
+"""Tests every label, line and point of a comparison's figures, from hand-written curves."""
 
 from collections.abc import Sequence
 from math import nan, sqrt
@@ -119,7 +119,7 @@ def test_where_only_the_rate_differs_the_line_has_the_optimizers_name_and_r2_a_l
     every = settings_of(runs)
     r2, zero = (figure_of(learning_rates(every, every, metric)) for metric in (R2, LOSS))
     assert frame(r2)["legend"] == ("", ["sgd"])
-    assert frame(r2)["scales"] == ("log", "linear") == frame(zero)["scales"]  # a logarithm has no 0
+    assert frame(r2)["scales"] == ("log", "linear") == frame(zero)["scales"]  # log(0) does not exist
     assert learning_rates(every[:1], every[:1], R2) is None
 
 
@@ -222,7 +222,7 @@ def test_the_clipped_fraction_is_the_mean_and_the_range_of_the_seeds_of_every_se
     clipping(0, 1.0, 0.5, 0.75)
     clipping(1, 1.0, 1.0, 0.25)
     clipping(2, 1.0)
-    monkeypatch.setattr("descent.compare.plots.MOST_LINES", 1)  # what does not clip takes no place
+    monkeypatch.setattr("descent.compare.plots.MOST_LINES", 1)  # runs without clipping do not count
     with drawn() as figures:
         compare([tmp_path], x="steps")
     (figure,) = [figure for figure, _ in figures if "clipped" in figure.get_suptitle()]

@@ -1,4 +1,4 @@
-"""What the figures of a comparison show, read off their lines and texts, of results written by hand."""
+"""Tests what a comparison's figures show, by their lines and texts, from hand-written results."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def axes_of(figure: Figure | None) -> Axes:
 
 
 def points_of(axes: Axes) -> list[list[tuple[float, float]]]:
-    """Of each line with more than one point."""
+    """The points of each line that has more than one."""
     lines = ([(float(x), float(y)) for x, y in zip(*line.get_data(), strict=True)] for line in axes.lines)
     return [line for line in lines if len(line) > 1]
 
@@ -40,7 +40,7 @@ def test_the_curve_of_a_setting_is_the_geometric_mean_as_far_as_all_its_seeds_go
 def test_the_mean_of_seeds_that_were_logged_at_different_steps_is_of_those_that_all_of_them_have_come_to() -> None:
     early, late = run_of([4.0, 4.0, 4.0], every=10), run_of([16.0, 16.0], every=10, seed=1)
     steps, values = late.curves["optimum/excess_loss"]
-    late.curves["optimum/excess_loss"] = steps + 5, values  # 5 and 15
+    late.curves["optimum/excess_loss"] = steps + 5, values  # at 5 and 15
     (line,) = points_of(axes_of(curve_over(settings_of([early, late]), EXCESS, "steps")))
     assert line == [(step, pytest.approx(8.0)) for step in (5.0, 10.0, 15.0)]
 
@@ -125,7 +125,7 @@ def test_names_are_written_as_they_are_and_points_that_are_not_finite_are_left_o
     written = frame(figure)
     assert written["title"] == "a$b$ over optimizer steps; line: mean, band: range over seeds"  # a report's caption
     assert (written["labels"], written["legend"]) == (("optimizer steps", r"a\$b\$"), ("", [r"s\$", "other"]))
-    figure.draw_without_rendering()  # nor is the title taken for mathematics
+    figure.draw_without_rendering()  # the title is not parsed as mathematics
     found = [points for *_, points in lines(figure.axes[0])]
     assert found == [[(10.0, 1.0), (30.0, 3.0), (40.0, -1.0)], [(10.0, 1.0), (30.0, 3.0)]]
 

@@ -1,4 +1,4 @@
-"""Which metric a comparison reports, which one chooses, and what is best of it."""
+"""Tests which metric a comparison reports, which one it chooses by, and which values are best."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ OWN = {"loss": "min", "r2": "max"}
         ([ACC], "", "", OWN | {"acc": "max"}),
         ([ACC], "", "min", OWN | {"acc": "min"}),
         ([ACC], "test/r2", "min", {"loss": "min", "r2": "min", "acc": "max"}),
-        ([Metric("val/loss", "max")], "", "", {"loss": "max", "r2": "max"}),  # the monitor goes before the project
+        ([Metric("val/loss", "max")], "", "", {"loss": "max", "r2": "max"}),  # the monitor overrides the project
         ([ACC, LOSS], "val/r2", "min", {"loss": "min", "r2": "min"}),
         ([ACC, LOSS], "val/acc", "max", OWN | {"acc": "max"}),
     ],
@@ -56,7 +56,7 @@ def test_the_first_metric_that_is_logged_is_taken_and_the_message_names_what_the
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the time of the pictures."""
+    """Skips drawing pictures, to save time."""
     monkeypatch.setattr("descent.compare.ranking.png_of", lambda figure, dpi: b"")
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of runs with different models and losses."""
+"""Tests comparisons of runs with different models and losses."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_runs_of_different_models_are_compared_and_each_figure_has_those_that_ha
     assert shown["train/loss over optimizer steps"] == 3
     assert (
         shown["Paths over the contours of the training loss"] == 2
-    )  # two parameters each, of one of the two, and star
+    )  # one model's path and the star: the other has other parameters
 
 
 def test_runs_of_different_losses_are_compared_only_by_what_is_the_same_in_all(run: Run, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_runs_of_different_losses_are_compared_only_by_what_is_the_same_in_all(r
         run(*options, "data.val_fraction=0.3", f"model.loss={loss}", run_dir=tmp_path / loss)
     with pytest.raises(UserError) as raised:
         compare([tmp_path], extra=EXTRA)
-    shared = "another quantity in runs of another model.loss (mae, mse); --metric val/mae is the same in all"
+    shared = "not comparable across model.loss (mae, mse); use --metric val/mae"
     assert str(raised.value) == f"val/loss is {shared}"
     assert compare([tmp_path], metric="val/mae", extra=EXTRA) == tmp_path / "compare"
     assert compare([tmp_path / "mae"], extra=EXTRA) == tmp_path / "mae/compare"

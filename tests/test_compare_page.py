@@ -1,4 +1,4 @@
-"""The page and the ranking of a comparison, of tables written by hand."""
+"""Tests the page and the ranking of a comparison, from hand-written tables."""
 
 import base64
 import re
@@ -39,7 +39,7 @@ def test_the_ranking_folds_long_names_and_neither_colours_nor_breaks_a_line(
     line = f"[b]1 of 'x'[/b] {'and so on ' * 5}end"
     print_ranking(table, "val/r2", ["own"], [line])
     head, _, *lines = capsys.readouterr().out.splitlines()[1:]
-    assert re.sub(r"\x1b\[\d+m", "", head).split() == ["setting", "val/r2", "own"]  # its titles alone are bold
+    assert re.sub(r"\x1b\[\d+m", "", head).split() == ["setting", "val/r2", "own"]  # only titles are bold
     assert [line.rstrip() for line in lines] == [
         " abcdefghijklmn   0.9877 ± 0.05   0.012",
         " opqrstuvwxyz01",

@@ -1,4 +1,4 @@
-"""What a comparison takes for a run, what it calls a setting, and where a curve's points stand."""
+"""Tests what a comparison accepts as runs, how it names settings, and where a curve's points are."""
 
 import logging
 import os
@@ -64,7 +64,7 @@ def test_a_result_is_held_to_the_rules(path: str, rule: str, accepted: list[Any]
 
 def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
     assert [why_not_comparable({"status": status}) for status in ("interrupted", "failed")] == ["interrupted", "failed"]
-    result = result_of(best={"monitor": ""})  # as old runs have it
+    result = result_of(best={"monitor": ""})  # as in old runs
     assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a text, got '')"
     del result["steps"]
     assert why_not_comparable(result) == "its result.json is broken (steps is missing)"
@@ -101,7 +101,7 @@ def test_an_optimum_is_held_to_its_types(key: str, accepted: list[Any], refused:
         for _ in places:
             value = [value]
         result = result_of(optimum=OPTIMUM | {name: value})
-        assert why_not_comparable(result) is None  # it is the example's to say
+        assert why_not_comparable(result) is None  # the example checks it
         return problem(result)
 
     assert [reason(value) for value in accepted] == [None] * len(accepted)
@@ -216,8 +216,8 @@ def test_points_after_the_checkpoint_that_a_killed_run_went_on_from_are_left_out
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "run")
-    for first, last in ((0, 9), (5, 8)):  # killed at 9, gone on from 5
-        time.sleep(0.01)  # files are read by their names, which have the time
+    for first, last in ((0, 9), (5, 8)):  # killed at 9, resumed from 5
+        time.sleep(0.01)  # files are read in the order of their names, which contain the time
         writer = SummaryWriter(str(tmp_path / "other"), purge_step=first or None, filename_suffix=f".{first}")
         for step in range(first, last):
             writer.add_scalar("a", float(first), step)
@@ -301,7 +301,7 @@ def test_the_best_of_a_table_is_of_the_first_monitor_and_nothing_is_last() -> No
     (row,) = table_of(settings_of([*runs, diverged]), TRAINING, EXCESS).iter_rows(named=True)
     assert row["best val/r2 mean"] == pytest.approx(0.6)
     assert row["best val/r2 deviation"] == pytest.approx(0.02**0.5)
-    assert "best train/loss mean" in table_of(settings_of(runs[:1]), TRAINING, EXCESS).columns  # what is reported
+    assert "best train/loss mean" in table_of(settings_of(runs[:1]), TRAINING, EXCESS).columns  # it is reported
     silent = run_of(hparams={"optimizer.lr": 0.5}, metrics={"val/loss": None})
     table = table_of(settings_of([silent, *runs_of(0.2, [3.0]), *runs_of(0.3, [2.0])]), LOSS, EXCESS)
     assert table["val/loss mean"].to_list() == [2.0, 3.0, None]

@@ -1,4 +1,4 @@
-"""All that a comparison writes, letter for letter: the console, the page and the tables, of results written by hand."""
+"""Tests the exact text of a comparison's console, page and tables, from hand-written results."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ from test_compare_by_hand import compare, write
 
 from descent.errors import UserError
 
-ADAM = "[b]<am>"  # nothing that rich or a browser may take for its own
+ADAM = "[b]<am>"  # neither rich nor a browser may interpret it
 FAST = {"optimum/excess_loss": [(0, 4.0), (10, 0.02), (30, 0.01)]}
 SLOW = {"optimum/excess_loss": [(0, 4.0), (60, 0.5), (100, 0.005)], "grad/evaluations": [(20, 60), (100, 300)]}
 NEVER = {"optimum/excess_loss": [(0, 4.0), (100, 0.5)]}
@@ -25,7 +25,7 @@ RUNS: list[tuple[str, float, int, float | None, Any]] = [
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """SGD at two rates and Adam, of which one seed diverged; and a run that has not ended."""
+    """SGD at two rates; Adam, where one seed diverged; and a run that has not ended."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     for optimizer, lr, seed, loss, curves in RUNS:

@@ -1,4 +1,4 @@
-"""What a comparison reads of runs, one by one: their results, their data and their directories."""
+"""Tests what a comparison reads from runs: their results, data and directories."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_data_without_a_checksum_are_told_apart_by_their_settings_and_not_by_how
 
 
 def write(run_dir: Path, **given: Any) -> None:
-    """A run without curves."""
+    """Writes a run without curves."""
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text(json.dumps(result_of(**given)))
 
@@ -168,6 +168,6 @@ def test_a_target_beyond_single_precision_is_come_to_at_once() -> None:
 
 @pytest.mark.parametrize(("loss", "steps"), [(1e-7, 20), (1e-5, 30)])
 def test_whether_an_optimums_loss_is_rounding_is_relative_to_the_first_excess(loss: float, steps: int) -> None:
-    # a hundredth of the first excess is 1e4, and of a loss that is above rounding less than the third point
+    # 1% of the first excess is 1e4; 1% of a loss above rounding is below the third point, 1e4
     run = run_of([1e6, 1e5, 1e4, 1e-8], optimum=OPTIMUM | {"loss": loss})
     assert (to_target(run, EXCESS) or {})["steps"] == steps

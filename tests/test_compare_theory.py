@@ -1,4 +1,4 @@
-"""Contractions as predicted and measured, of curves written by hand."""
+"""Tests predicted and measured contractions, from hand-written curves."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from regression.comparison import contraction_of, contractions
 
 
 def falling(factors: list[float], **given: Any) -> Any:
-    """A run whose excess is multiplied by these, one after another, from 1."""
+    """A run whose excess starts at 1 and is multiplied by each factor in turn."""
     return run_of(np.cumprod([1.0, *factors]).tolist(), every=10, **given)
 
 
@@ -84,7 +84,7 @@ def test_with_momentum_it_is_the_largest_eigenvalue_of_a_step(lr: float, nestero
 
 @pytest.mark.parametrize(("points", "known"), [(4, False), (5, True)])
 def test_a_contraction_needs_a_late_and_a_last_point_above_rounding(points: int, known: bool) -> None:
-    for rest in ([], [1e-9, 0.5]):  # below a billionth of the first it is rounding
+    for rest in ([], [1e-9, 0.5]):  # below a billionth of the first it is rounding error
         assert (contraction_of(falling([0.25] * (points - 1) + rest)) is not None) == known
 
 
@@ -93,7 +93,7 @@ def test_it_is_settled_where_the_last_quarters_are_within_a_fiftieth(last: float
     found = contraction_of(falling([0.5] * 4 + [np.exp(-1.0)] * 2 + [np.exp(-last)] * 2))
     assert found is not None
     assert found[2] == settled
-    assert found[1] == pytest.approx(np.exp(-(1 + last) / 2 / 20))  # ten steps a point, and the loss is a square
+    assert found[1] == pytest.approx(np.exp(-(1 + last) / 2 / 20))  # ten steps a point; loss is distance squared
 
 
 def test_a_single_setting_has_a_figure_of_its_contraction() -> None:

@@ -1,4 +1,4 @@
-"""Every file in ``conf/``, found by globbing: a new option is tested without a line here."""
+"""Tests every file in ``conf/``, found by globbing, so that new options are tested too."""
 
 from itertools import cycle, product
 from pathlib import Path
@@ -9,7 +9,7 @@ from conftest import CONF, Run, config_of, options
 
 from descent.errors import UserError
 
-NEEDED = {"table": ("data.path=rows.csv", "data.target=y")}  # what an option cannot do without
+NEEDED = {"table": ("data.path=rows.csv", "data.target=y")}  # keys that an option requires
 SMALL = ("data.num_samples=40", "trainer.max_epochs=12")  # one step an epoch; warmup_cosine warms up over ten
 
 
@@ -46,7 +46,7 @@ def test_every_optimizer_ends_within_5_percent_of_least_squares(optimizer: str, 
     result = run(f"optimizer={optimizer}", f"batch={batch}")
     assert result.optimum is not None
     excess = result.metrics["train/loss"] / result.optimum["loss"] - 1
-    assert -1e-6 < excess <= 0.05  # single precision may round to just below
+    assert -1e-6 < excess <= 0.05  # single precision may round slightly below
 
 
 def works_or_refuses(run: Run, optimizer: str, scheduler: str, batch: str, clip: str) -> None:
@@ -84,7 +84,7 @@ def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run:
         works_or_refuses(run, optimizer, scheduler, batch, clip)
 
 
-# ddp_cpu starts another process of the same command, see test_several_processes.py
+# ddp_cpu starts the same command in another process, see test_several_processes.py
 @pytest.mark.parametrize("trainer", [option for option in options("trainer") if option != "ddp_cpu"])
 def test_every_trainer_works_or_says_what_this_machine_lacks(trainer: str, run: Run) -> None:
     try:

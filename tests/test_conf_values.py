@@ -1,4 +1,4 @@
-"""What the options of ``conf/`` are set to, as people rely on it. An option that is new needs no line here."""
+"""Tests the values of the options in ``conf/`` that users rely on. New options need no line here."""
 
 import importlib.util
 import math
@@ -17,10 +17,10 @@ from descent.config.hparams import flat_hparams
 from descent.config.schema import Config, tree_of
 from descent.run.cli import load_config
 
-# What an option is, where it has more than one key; and what every other of its group leaves as it is.
+# The keys of options that have several, and the common values that the other options of a group keep.
 COMMON = {
     "data": {"val_fraction": 0.0, "test_fraction": 0.0, "standardize": False, "seed": 0, "max_rows": None}
-    | {"batch_size": 32, "shuffle": True, "bias": True},  # as the keys that these are interpolated from
+    | {"batch_size": 32, "shuffle": True, "bias": True},  # interpolated from other keys
     "model": {"loss": "mse", "bias": True, "scheduler": {}, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05}},
     "optimizer": {},
     "scheduler": {"frequency": 1, "monitor": None, "interval": "epoch"},
@@ -160,7 +160,7 @@ def at_most(samples: int, log_every: int) -> dict[str, Any]:
     return {**keys, "trainer.log_every_n_steps": log_every, **QUIET}
 
 
-# What each sets, beside the data and the scheduler that it chooses.
+# What each sets, besides the keys of the data and the scheduler that it chooses.
 SETS: dict[str, dict[str, Any]] = {
     "experiment=line_numpy": FULL | FLOAT64 | FROM_0 | {"data": "line", "optimizer.lr": 0.01},
     "experiment=line_linear": FULL | FLOAT64 | {"data": "line", "optimizer.lr": 0.01} | epochs(1000),
@@ -235,7 +235,7 @@ def test_every_option_composes_into_a_valid_config_with_the_values_it_had(
 
 
 @needs_sweep
-@pytest.mark.parametrize("option", options("launcher") or [None])  # none without sweep/
+@pytest.mark.parametrize("option", options("launcher") or [None])  # empty without sweep/
 def test_a_launcher_changes_nothing_of_a_run(option: str) -> None:
     plugin = option.partition("_")[0]
     if plugin != "serial" and importlib.util.find_spec(f"hydra_plugins.hydra_{plugin}_launcher") is None:
@@ -244,11 +244,11 @@ def test_a_launcher_changes_nothing_of_a_run(option: str) -> None:
 
 
 def check_experiment(choice: str, config: Config, defaults: dict[str, Any]) -> None:
-    """It sets what ``SETS`` says, and nothing else."""
+    """Checks that an experiment sets exactly what ``SETS`` says."""
     group, _, option = choice.partition("=")
     found = {key: value for key, value in flat_hparams(config).items() if defaults.get(key, "none") != value}
     for chosen in ("data", "scheduler"):
-        if chosen in found:  # its keys are held above
+        if chosen in found:  # its keys are tested above
             found = {k: v for k, v in found.items() if not k.startswith(f"{chosen}.") or k in SETS[choice]}
     assert found == SETS[choice] | {group: option}
     assert config.extra == {
@@ -277,7 +277,7 @@ def test_an_experiment_keeps_its_data_model_and_optimizer_where_a_project_has_ot
 RATES = "0.001,0.00316,0.01,0.0316,0.1,0.316"
 
 
-@needs_sweep  # whose experiments go with it
+@needs_sweep  # its experiments are deleted with it
 @pytest.mark.parametrize(
     ("option", "sweeper", "runs"),
     [

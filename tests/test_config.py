@@ -1,4 +1,4 @@
-"""A config as a whole: keys that do not go together, what is kept, what decides and what is left out."""
+"""Tests whole configs: keys that conflict, what is kept, which key wins and what is left out."""
 
 import errno
 import inspect
@@ -29,7 +29,7 @@ from descent.run.run_dirs import job_label
 from descent.run.saved_config import saved_config
 from descent.training.build import build
 
-OLD_TRAINER = (  # its keys when the schema had no others
+OLD_TRAINER = (  # the keys of the first schema
     *("accelerator", "precision", "max_epochs", "max_steps", "log_every_n_steps", "check_val_every_n_epoch"),
     *("deterministic", "fast_dev_run", "profiler", "enable_progress_bar"),
 )
@@ -59,7 +59,7 @@ def test_keys_that_do_not_go_together_are_refused(overrides: list[str], message:
     ("overrides", "group", "message"),
     [
         (["model.bias=false", "model.init_bias=1"], "model", "model.init_bias must be null when model.bias is false, "),
-        (["data=line", "data.targets=[1]"], "data", r"data.targets must be as many as data.inputs \(4\), got \[1\]"),
+        (["data=line", "data.targets=[1]"], "data", r"data.targets must be as long as data.inputs \(4\), got \[1\]"),
         (
             ["data=table", "data.path=no.csv", "data.target=y"],
             "data",
@@ -98,8 +98,8 @@ def test_what_waits_for_a_metric_waits_for_the_one_that_decides() -> None:
 
 def test_a_scheduler_that_says_no_mode_has_that_of_its_metric() -> None:
     config = config_of("scheduler=plateau", "~scheduler.mode", "monitor={metric: val/acc, mode: max}")
-    assert config.scheduler["mode"] == "max"  # torch's own default is min
-    assert config.model["scheduler"]["mode"] == "max"  # of which the scheduler is made
+    assert config.scheduler["mode"] == "max"  # torch's default is min
+    assert config.model["scheduler"]["mode"] == "max"  # from which the scheduler is built
     with pytest.raises(UserError, match=r"scheduler\.mode must be min or max: val/r2 is not val/loss"):
         config_of("scheduler=plateau", "~scheduler.mode", "scheduler.monitor=val/r2")
 
@@ -166,7 +166,7 @@ def test_several_options_of_callbacks_and_loggers_are_put_together(tmp_path: Pat
     assert config.callbacks["swa"]["swa_lrs"] == config.optimizer["lr"]
     assert config.logger == config_of("logger=tensorboard_and_csv").logger and len(config.logger) == 2
     assert [*config_of("callbacks=none", mine).callbacks] == ["mine"]
-    save_config(tmp_path, "callbacks=[regression,swa]")  # from which a run is resumed
+    save_config(tmp_path, "callbacks=[regression,swa]")  # resuming reads it
     assert saved_config(tmp_path).callbacks == config_of("callbacks=[regression,swa]").callbacks
     with pytest.raises(UserError, match=r"^stopping must be one option: -m stopping=... runs several"):
         config_of("stopping=[patience,converged]")
@@ -201,7 +201,7 @@ def test_an_old_run_is_read_with_defaults_and_has_the_digest_that_it_had() -> No
     options = "stopping=patience", "scheduler=plateau", "callbacks=none"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         old: Any = OmegaConf.to_container(compose("train", [*options]), resolve=True)
-    for key in ("monitor", "logger", "callbacks"):  # as it was saved before there were these
+    for key in ("monitor", "logger", "callbacks"):  # as saved before these keys existed
         del old[key]
     new = [
         ("stopping", "mode"),
@@ -211,7 +211,7 @@ def test_an_old_run_is_read_with_defaults_and_has_the_digest_that_it_had() -> No
     for group, key in new:
         del old[group][key]
     now = config_of(*options)
-    config = parse(old, own=["predict_at", "figures"], links=now.links)  # a saved config has its interpolations
+    config = parse(old, own=["predict_at", "figures"], links=now.links)  # a saved config keeps its interpolations
     assert (config.monitor, config.callbacks, config.logger) == (now.monitor, {}, {})
     assert (config.stopping, config.scheduler, config.trainer) == (now.stopping, now.scheduler, now.trainer)
     assert config_digest(config) == config_digest(now)
@@ -281,7 +281,7 @@ def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_p
     assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
 
 
-@needs_sweep  # as the experiment does
+@needs_sweep  # for the experiment
 def test_the_hyperparameters_name_the_experiment_and_the_debug_option() -> None:
     found = flat_hparams(config_of("experiment=paths", "debug=overfit"))
     assert (found["experiment"], found["debug"]) == ("paths", "overfit")

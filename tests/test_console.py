@@ -1,4 +1,4 @@
-"""What the console shows, word for word."""
+"""Tests the exact text of the console."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ TWO = Result(
 
 
 def changed(entries: dict[str, Any], **fields: Any) -> Result:
-    """``TWO`` with other entries of its callbacks, and other fields."""
+    """``TWO`` with entries of callbacks and fields replaced."""
     return replace(TWO, entries=TWO.entries | entries, **fields)
 
 
@@ -62,7 +62,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
-    """Without the spaces that tables end their lines with."""
+    """The output, without the trailing spaces of tables."""
     written = capsys.readouterr()
     assert written.err == ""
     return "".join(f"{line.rstrip()}\n" for line in written.out.splitlines())
@@ -83,7 +83,7 @@ def test_schedulers_in_sequence_are_shown_by_their_names_and_whole(capsys: pytes
     assert f"schedulers={parts}  milestones=[10]" in row
 
 
-@needs_sweep  # as the experiment does
+@needs_sweep  # for the experiment
 def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     print_choices(config_of("experiment=paths", "optimizer=adam", "callbacks=none", "seed=7"), Path("logs/[x]"))
     assert shown(capsys) == (

@@ -1,4 +1,4 @@
-"""Stopping where nothing is left to gain, held against gradient descent by hand on four rows of y = 2 x."""
+"""Tests stopping=converged against gradient descent by hand on four rows of y = 2 x."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ LINE = (
 
 
 def by_hand(steps: int) -> tuple[list[float], list[float]]:
-    """Loss and norm of its gradient after each step."""
+    """The loss and the gradient norm after each step."""
     a, y = np.c_[[1.0, 2, 3, 4], np.ones(4)], np.array([2.0, 4, 6, 8])
     p, losses, norms = np.zeros(2), [], []
     for _ in range(steps):

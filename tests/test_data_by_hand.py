@@ -75,7 +75,7 @@ def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
         with pytest.raises(UserError) as raised:
             load(data)
         said = "nan" if math.isnan(number) else "1001000000000000.0"
-        rule = "numbers up to 1e+15, whose squares can be summed"
+        rule = "numbers up to 1e+15 (larger squares may overflow)"
         assert str(raised.value) == f"{column} must be {rule}, got {said}"
 
 
@@ -86,7 +86,7 @@ def test_data_that_do_not_fit_into_memory_are_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ListedData, "load", full)
     with pytest.raises(UserError) as raised:
         load(config_of("data=line").data)
-    assert str(raised.value) == "data must fit into the memory of this machine; it does not"
+    assert str(raised.value) == "data must fit into the memory of this machine; they do not"
 
 
 def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +100,8 @@ def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monk
     with pytest.raises(UserError) as raised:
         check_size(1000, 7000)
     assert str(raised.value) == (
-        "data.num_samples must be such that the data fit into memory: 1000 x 7000 numbers take 1.6 GiB while they are"
-        " drawn, and there are 1.6 GiB, got 1000"
+        "data.num_samples must be small enough for the data to fit into memory: generating 1000 x 7000 numbers takes"
+        " 1.6 GiB, and there are 1.6 GiB, got 1000"
     )
     with pytest.raises(UserError) as raised:
         check_size(1000, 7001)
@@ -127,7 +127,7 @@ def test_two_rows_are_enough_for_a_part_and_one_for_training() -> None:
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [1, 2, 2]
     with pytest.raises(UserError) as raised:
         split({**data, "val_fraction": 0.58, "test_fraction": 0.38}, 5)
-    rule = "such that training keeps a row of 5, got {'val': 3, 'test': 2}"
+    rule = "small enough to leave training one of 5 rows, got {'val': 3, 'test': 2}"
     assert str(raised.value) == f"data.val_fraction and data.test_fraction must be {rule}"
     with pytest.raises(UserError) as raised:
         split({**data, "val_fraction": 0.6}, 5)

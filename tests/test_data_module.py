@@ -122,7 +122,7 @@ def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
     data = data_module(config.data)
     with caplog.at_level(logging.INFO):
         assert (data.least_squares() is None) == (data.least_squares() is None) == spared
-    said = "note: the least-squares solution of 30 rows and 4 features would take minutes, and is left out"
+    said = "note: the least-squares solution of 30 rows and 4 features would take minutes and is not computed"
     assert [(r.levelname, r.message) for r in caplog.records] == ([("WARNING", said)] if spared else [])
 
 

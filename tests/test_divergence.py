@@ -149,8 +149,8 @@ def test_the_rate_above_which_all_rows_diverge_is_noted_once(
     assert notes(caplog) == []
     rate = (most or 1) * 1.001
     run(*small, f"optimizer.lr={rate}", callbacks=[SignalAt(1)], run_dir=tmp_path / "r")
-    noted = "note: the learning rate {:g} is above {:.4g}, beyond which this optimizer diverges on all rows, unless "
-    expected = [noted.format(rate, most) + "the rate comes down in time"] if most else []
+    noted = "note: the learning rate {:g} is above {:.4g}, where this optimizer diverges on full batches "
+    expected = [noted.format(rate, most) + "unless the rate decreases in time"] if most else []
     assert notes(caplog) == expected
     run(*small, f"optimizer.lr={rate}", run_dir=tmp_path / "r", resume=True)
     assert notes(caplog) == expected
@@ -168,8 +168,8 @@ def losses_on_the_line(rate: float, momentum: float, size: int) -> list[float]:
     return losses
 
 
-STABLE = " (on all rows at once it is stable below 0.1198)"
-SMALLER = " (on all rows at once it is stable below 0.2275; a batch that is smaller allows less)"
+STABLE = " (full batches are stable below 0.1198)"
+SMALLER = " (full batches are stable below 0.2275; smaller batches need a lower rate)"
 
 
 @pytest.mark.parametrize(

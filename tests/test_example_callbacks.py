@@ -60,7 +60,7 @@ def test_where_least_squares_is_left_out_all_else_is_there(
     with drawn() as figures:
         result = run(*LINE, "trainer.max_epochs=2", "figures=true")
     assert (result.status, result.optimum, set(result.metrics)) == ("completed", None, {"train/loss"})
-    said = "note: the least-squares solution of 4 rows and 1 features would take minutes, and is left out"
+    said = "note: the least-squares solution of 4 rows and 1 features would take minutes and is not computed"
     assert notes(caplog) == [said]
     assert not [tag for tag in events(tmp_path / "0").Tags()["scalars"] if "optimum" in tag]
     assert {path.name for path in (tmp_path / "0/figures").iterdir()} == {"predicted.png", "fit.png"}

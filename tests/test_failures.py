@@ -72,7 +72,7 @@ def test_only_a_batch_above_the_training_set_is_noted(
 ) -> None:
     run(*SMALL, f"batch.size={size}", "trainer.max_epochs=1")
     found = [record.getMessage() for record in caplog.records if record.name.startswith(("descent", "regression"))]
-    assert found == (["note: batch.size=41 is more than the 40 training rows: every batch is all of them"] * noted)
+    assert found == (["note: batch.size=41 is more than the 40 training rows: each batch has all rows"] * noted)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_dropping_leaves_out_the_rows_with_a_missing_cell(tmp_path: Path, caplog
     assert data.train.y.tolist() == whole["price"].to_list()
     left = 60 - whole.height
     assert notes(caplog) == [
-        "not numeric and left out: color",
+        "note: non-numeric columns are left out: color",
         f"note: {left} of the 60 rows of {path} have a missing cell and are left out",
     ]
     written(frame.with_columns(income=pl.lit(None)), path)
@@ -147,10 +147,10 @@ def test_a_target_is_never_filled(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_a_column_that_is_missing_in_every_training_row_has_no_mean(tmp_path: Path) -> None:
     path = written(pl.DataFrame({"x": [1, 2], "z": [None, None], "price": [1, 2]}), tmp_path / "rows.csv")
     none = ("data.features=[x,z]", "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
-    assert refusal(path, *none) == "column z must have a cell in a training row that is not missing"
+    assert refusal(path, *none) == "column z must have a value in at least one training row"
     words = frame_of().with_columns(color=pl.when(pl.int_range(pl.len()) == 59).then("color"))
     said = refusal(written(words, path), "data.categorical=onehot", "data.max_rows=50", *none[1:])
-    assert said == "column color must have a cell in a training row that is not missing"
+    assert said == "column color must have a value in at least one training row"
 
 
 def one_hot(frame: pl.DataFrame, column: str = "color") -> NDArray[np.float64]:
@@ -180,7 +180,7 @@ def test_a_category_that_no_training_row_has_is_no_feature(tmp_path: Path, caplo
     data = module(written(frame, path), "data.categorical=onehot")
     assert data.rows.feature_names == ("age", "color=blue", "color=green", "color=red", "income")
     assert data.val.x[0, 1:4].tolist() == [0, 0, 0] and data.val.x[1:, 1:4].sum(axis=1).tolist() == [1] * 5
-    assert notes(caplog) == ["note: no training row has color=mauve: validation and test rows are 0 there"]
+    assert notes(caplog) == ["note: no training row has color=mauve: rows that have it get 0 in all categories"]
     assert data.rows.inputs.shape == (0, 5)
 
 
@@ -215,18 +215,18 @@ def test_a_category_and_a_column_of_the_same_name_are_kept_apart(tmp_path: Path)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.exclude=[colr]"], "data.exclude must name columns of PATH; colr is none: did you mean color?"),
+        (["data.exclude=[colr]"], "data.exclude must name columns of PATH; colr is not one: did you mean color?"),
         (
             ["data.exclude=[zzz]"],
-            "data.exclude must name columns of PATH; zzz is none: its columns are age, color, income, price",
+            "data.exclude must name columns of PATH; zzz is not one: its columns are age, color, income, price",
         ),
         (
             ["data.exclude=[price]"],
-            "data.exclude must be without the target 'price', which is no feature, got ['price']",
+            "data.exclude must be without the target 'price', which is not a feature, got ['price']",
         ),
         (
             ["data.exclude=[age]", "data.features=[income]"],
-            "data.exclude must be null where data.features names all the columns that are used, got ['age']",
+            "data.exclude must be null if data.features is given, got ['age']",
         ),
         (["data.missing=fill"], "data.missing must be one of error, drop, mean, got 'fill'"),
         (
@@ -320,10 +320,10 @@ def test_a_run_without_missing_cells_refuses_them_and_a_category_it_has_not_seen
         (
             frame.with_columns(color=purple),
             "column color of .*in.csv must be a category of the run's training rows"
-            r" \(blue, green, red\) in data row 42, got 'purple'; 1 row has none of them:"
-            " leave such rows out, or train with rows that have theirs$",
+            r" \(blue, green, red\) in data row 42, got 'purple'; 1 row has an unknown category:"
+            " remove such rows, or train with rows that have it$",
         ),
-        (frame.with_columns(color=more), rf"in data row 42, got 'purple'; {len(frame) - 50} rows have none of them: "),
+        (frame.with_columns(color=more), rf"42, got 'purple'; {len(frame) - 50} rows have an unknown category: "),
         (frame_of().with_columns(color=purple), "in data row 42, got 'purple'"),
         (frame.drop("color"), "in.csv must have the columns age, color, income.*; color missing"),
     ]

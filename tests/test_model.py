@@ -93,7 +93,7 @@ def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own()
 
     with pytest.raises(UserError) as raised:
         model_of(Mine())
-    cure = "; with others choose callbacks=none, for good in the defaults of conf/train.yaml"
+    cure = "; otherwise choose callbacks=none, permanently in the defaults of conf/train.yaml"
     assert str(raised.value) == f"callbacks=regression needs a RegressionModel, got a Mine{cure}"
     trainer: Any = SimpleNamespace(datamodule=Theirs())
     with pytest.raises(UserError) as raised:

@@ -219,10 +219,10 @@ REFUSED = [
     ),
     (
         ["data.categorical=onehot"],
-        "data.categorical must be null with data.streaming=true: categories are those of all",
+        "data.categorical must be null with data.streaming=true: finding the categories needs all",
     ),
     (["data.missing=mean"], "data.missing must be error or drop with data.streaming=true, got 'mean'"),
-    (["data.max_rows=10"], "data.max_rows must be null with data.streaming=true, which takes all rows, got 10"),
+    (["data.max_rows=10"], "data.max_rows must be null with data.streaming=true, which uses all rows, got 10"),
     (["data.chunk_rows=0"], "data.chunk_rows must be a positive integer, got 0"),
     (["data.target=z"], "data.target must be a column of"),
     (["data.features=[kind]"], "column kind of"),
@@ -330,7 +330,7 @@ def test_columns_that_are_no_numbers_are_left_out_and_named(
     for path in (parquet, csv):
         caplog.clear()
         assert [feature.name for feature in streamed_data(path).train.table.features] == ["a", "b", "c"]
-        assert [record.getMessage() for record in caplog.records] == ["not numeric and left out: kind"]
+        assert [record.getMessage() for record in caplog.records] == ["note: non-numeric columns are left out: kind"]
 
 
 PEAK = """

@@ -42,7 +42,7 @@ def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, capl
     inputs, targets, names = read_table(written(tmp_path / "rows.CSV", TEXT), "y", None)
     assert (inputs.tolist(), targets.tolist(), names) == ([[1], [-1e15]], [5, 1e15], (Feature("x"),))
     said = [(record.levelno, record.message) for record in caplog.records]
-    assert said == [(logging.WARNING, "not numeric and left out: name, city, blank")]
+    assert said == [(logging.WARNING, "note: non-numeric columns are left out: name, city, blank")]
     caplog.clear()
     read_table(written(tmp_path / "all.csv", "x,y\n1,2\n"), "y", None)
     read_table(tmp_path / "rows.CSV", "y", ["x"])
@@ -80,7 +80,7 @@ WHOLE: dict[str, tuple[str, str]] = {
     ),
     "one too large": (
         "x,y\n1e15,2\n2,1\n1,-1.5e15\n",
-        "column y of PATH must be a number up to 1e+15, whose square can be summed, in data row 3, got '-1.5e15'",
+        "column y of PATH must be a number up to 1e+15 (larger squares may overflow) in data row 3, got '-1.5e15'",
     ),
     "two in a row": ("x,y\n1,2\n\noops,inf\n", "column x of PATH must be a finite number in data row 2, got 'oops'"),
     "one missing, one bad": ("x,y\n1,2\n\n,inf\n", "column y of PATH must be a finite number in data row 2, got 'inf'"),
@@ -175,6 +175,6 @@ def test_a_number_can_be_used_up_to_the_largest(number: float, tmp_path: Path) -
     if abs(number) == 1e15:
         assert read_columns(path, "--data", ["x", "y"]).tolist() == [[1, number], [number, 3]]
     else:
-        what = "a number up to 1e.15, whose square can be summed," if math.isfinite(number) else "a finite number"
+        what = r"a number up to 1e.15 \(larger squares may overflow\)" if math.isfinite(number) else "a finite number"
         with pytest.raises(UserError, match=f"column y of .* must be {what} in data row 1, got {number}$"):
             read_columns(path, "--data", ["x", "y"])

@@ -48,7 +48,7 @@ def made(tree: dict[str, Any], cwd: Path | None = None) -> Any:
         ({"data.val_fraction": 0.5, "data.test_fraction": 0.499}, None),
         ({"data.val_fraction": 0.5, "data.test_fraction": 0.5}, f"{FRACTIONS} 1.0"),
         ({"data.test_fraction": 0.75, "data.val_fraction": 0.5}, f"{FRACTIONS} 1.25"),
-        ({"data.targets": [1, 2, 3]}, "data.targets must be as many as data.inputs (4), got [1, 2, 3]"),
+        ({"data.targets": [1, 2, 3]}, "data.targets must be as long as data.inputs (4), got [1, 2, 3]"),
         ({"clip.gradient_clip_val": 2}, f"{BOTH} 2 and null"),
         ({"clip.gradient_clip_algorithm": "value"}, f"{BOTH} null and 'value'"),
         ({"clip.gradient_clip_val": 2, "clip.gradient_clip_algorithm": "value"}, None),

@@ -1,1 +1,1 @@
-"""The worked example: linear regression by gradient descent. A project of your own takes its place."""
+"""The worked example: linear regression by gradient descent. Replace it with your own project."""

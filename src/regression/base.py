@@ -1,4 +1,4 @@
-"""What every model of the example shares: units, loss, metrics, predictions, optimizer."""
+"""Defines the base class of the models: units, loss, metrics, predictions, optimizer."""
 
 import math
 from collections.abc import Callable
@@ -16,31 +16,31 @@ from descent.training.build import build_optimizer, build_scheduler
 from regression.data.standardization import Standardization
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": mse_loss, "mae": l1_loss, "huber": huber_loss}
-POWERS = {"mse": 2, "mae": 1, "huber": 2}  # of the target's unit, in each loss
+POWERS = {"mse": 2, "mae": 1, "huber": 2}  # the power of the target's unit in each loss
 
 
 class RegressionModel(LightningModule):
-    """A model of one target. A class of it defines ``make_layers`` and ``forward``.
+    """A model with one target. Subclasses define ``make_layers`` and ``forward``.
 
-    Training runs in the units of the standardised data; metrics and predictions are in the data's own. Every argument
-    is a plain value, so that ``load_from_checkpoint(path)`` needs nothing else.
+    Training uses the units of the standardised data; metrics and predictions are in the data's own units. Every
+    argument is a plain value, so ``load_from_checkpoint(path)`` needs nothing else.
 
     Args:
-        optimizer: ``{"_target_": "torch.optim.SGD", "lr": 0.05}``, with any further argument of the class.
+        optimizer: ``{"_target_": "torch.optim.SGD", "lr": 0.05}``, with any other arguments of the class.
         scheduler: the same for a class of ``torch.optim.lr_scheduler``, with Lightning's ``interval``,
-            ``frequency`` and ``monitor``; ``None`` or empty: the learning rate stays as it is.
-        loss: of an error e in the units of training the mean over the rows of ``e^2`` (mse), ``|e|`` (mae), or of
-            ``e^2 / 2`` where ``|e| <= 1`` and ``|e| - 1/2`` beyond (huber). ``train/loss`` and ``val/loss`` are that
-            of an error E in the data's own: huber's are ``E^2 / 2`` and ``s (|E| - s / 2)``, s the target's scale.
-        bias: whether there is one.
-        num_features: d; ``None``: this and what follows are taken from the ``RegressionData`` that it trains on.
-        standardization: the fields of ``Standardization``; ``None``: the data were left as they are.
-        target_center: mean of the training targets in the units of training; metrics are computed about it.
-        target_scale: their standard deviation; 1 where all are the same.
+            ``frequency`` and ``monitor``; ``None`` or empty: the learning rate is constant.
+        loss: the mean over the rows of ``e^2`` (mse), ``|e|`` (mae), or ``e^2 / 2`` where ``|e| <= 1`` and
+            ``|e| - 1/2`` elsewhere (huber), of the error e in training units. ``train/loss`` and ``val/loss`` are those
+            of the error E in the data's own units; huber's: ``E^2 / 2`` and ``s (|E| - s / 2)``, s the target's scale.
+        bias: whether the model has a bias.
+        num_features: d; ``None``: this and the arguments below are taken from the ``RegressionData`` in training.
+        standardization: the fields of ``Standardization``; ``None``: the data are not standardised.
+        target_center: the mean of the training targets in training units; metrics are computed about it.
+        target_scale: their standard deviation; 1 if all are equal.
 
     Attributes:
-        metric_quantities: that ``loss`` is another quantity in each: a sweep chooses by none that differs.
-        loss_unit: what a training loss is multiplied by to be in the data's own units.
+        metric_quantities: what the metric ``loss`` measures; a sweep refuses to choose by a metric that differs.
+        loss_unit: the factor that converts a training loss to the data's own units.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class RegressionModel(LightningModule):
             self._make(num_features)
 
     def make_layers(self, num_features: int) -> None:
-        """Makes the layers for inputs (batch, d)."""
+        """Creates the layers for inputs (batch, d)."""
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        """Takes from the data what the config cannot know: features, units, and the size of the targets."""
+        """Takes the number of features, the units, and the centre and scale of the targets from the data."""
         if hasattr(self, "units"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
@@ -88,7 +88,7 @@ class RegressionModel(LightningModule):
         if not (math.isfinite(given["target_center"]) and 0 < given["target_scale"] < math.inf):
             raise ValueError("its target_center must be a finite number, and its target_scale one greater than 0")
         self.loss_unit = self.units.y_scale ** POWERS[given["loss"]]
-        # Of targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits of targets far from 0 or tiny.
+        # For targets with mean 0 and deviation 1: torchmetrics' R2 loses all digits if targets are tiny or far from 0.
         losses = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "huber": Huber(1 / given["target_scale"])}
         metrics = MetricCollection({"loss": losses[given["loss"]], "mae": MeanAbsoluteError(), "r2": R2Score()})
         self.val_metrics = metrics.clone(prefix="val/")
@@ -111,9 +111,9 @@ class RegressionModel(LightningModule):
         self.log_dict(self.compute(self.test_metrics))
 
     def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
-        """Predictions (batch,) for inputs (batch, d), both in the data's own units and in the precision of ``batch``.
+        """Predictions (batch,) for inputs (batch, d), both in the data's own units and the precision of ``batch``.
 
-        Means and scales are taken off and put on in that precision, whatever the model's own.
+        Standardisation is computed in that precision, whatever the model's own.
         """
         x = (batch - batch.new_tensor(self.units.x_mean)) / batch.new_tensor(self.units.x_scale)
         y: Tensor = self(x.to(next(self.parameters()))).to(batch)
@@ -127,13 +127,13 @@ class RegressionModel(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def update(self, metrics: MetricCollection, batch: tuple[Tensor, ...]) -> None:
-        """Adds a batch, in the units of training, to ``metrics``."""
+        """Adds a batch in training units to ``metrics``."""
         x, y = batch
         center, scale = self.hparams["target_center"], self.hparams["target_scale"]
         metrics.update((self(x) - center) / scale, (y - center) / scale)
 
     def compute(self, metrics: MetricCollection) -> dict[str, Tensor]:
-        """The values of ``metrics`` in the data's own units; begins them anew."""
+        """Returns the values of ``metrics`` in the data's own units and resets them."""
         values: dict[str, Tensor] = metrics.compute()
         metrics.reset()
         unit = self.hparams["target_scale"] * self.units.y_scale
@@ -142,7 +142,7 @@ class RegressionModel(LightningModule):
 
 
 class Huber(Metric):
-    """The mean Huber loss, which torchmetrics has not."""
+    """The mean Huber loss, which torchmetrics does not have."""
 
     sum: Tensor
     rows: Tensor

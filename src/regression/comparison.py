@@ -1,4 +1,4 @@
-"""What a comparison of runs shows beyond their metrics: how far they are from the exact answer, and theory."""
+"""Adds the distance to the optimum, and theory, to the comparison of runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ Finite = Annotated[float, AfterValidator(_finite)]
 
 
 class OptimumEntry(BaseModel, strict=True):
-    """What is read of a result's ``optimum``; infinity is written as null."""
+    """The fields of a result's ``optimum`` that are read; null stands for infinity."""
 
     weight: list[Finite | None]
     bias: Finite | None = None
@@ -55,7 +55,7 @@ class HparamsEntry(BaseModel, strict=True):
 
 
 class Entries(BaseModel):
-    """What is read of a result beside what is read of every project's."""
+    """The fields of a result that are read in addition to those of every project."""
 
     optimum: OptimumEntry | None = None
     rows: RowsEntry | None = None
@@ -78,8 +78,8 @@ def problem(result: dict[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Excess(Curve):
-    """Training loss above the optimum. The target is a fraction of the optimum's loss, or where that is 0 of the first
-    excess."""
+    """Training loss above the optimum. The target is a fraction of the optimum's loss, or of the first excess if that
+    loss is 0."""
 
     def __post_init__(self) -> None:
         if self.target is not None and not 0 < self.target < inf:
@@ -95,7 +95,7 @@ class Excess(Curve):
 
 
 def paths(settings: Sequence[Setting]) -> Figure | None:
-    """For models of two parameters: the path of each setting's first run over the contours of the loss."""
+    """For models with two parameters: the path of each setting's first run over the contours of the loss."""
     ways: dict[str, NDArray[np.float64]] = {}
     shown: list[str] = []
     for setting in settings[:MOST_LINES]:
@@ -106,7 +106,7 @@ def paths(settings: Sequence[Setting]) -> Figure | None:
         tags = [tag for tag in run.curves if tag.startswith("parameters/weight_")]
         tags += [tag for tag in run.curves if tag == "parameters/bias"]
         point = optimum.weight + ([] if optimum.bias is None else [optimum.bias])
-        numbers = np.array([*point, *chain(*optimum.hessian)], dtype=float)  # null, what is not finite, is nan
+        numbers = np.array([*point, *chain(*optimum.hessian)], dtype=float)  # null becomes nan
         if (len(tags), len(point), [*map(len, optimum.hessian)]) != (2, 2, [2, 2]) or np.isnan(numbers).any():
             continue
         center, hessian = numbers[:2], numbers[2:].reshape(2, 2)
@@ -121,7 +121,7 @@ def paths(settings: Sequence[Setting]) -> Figure | None:
 
 
 def contractions(settings: Sequence[Setting]) -> Figure | None:
-    """Theory and practice: predicted against measured contraction of the distance to the optimum a step."""
+    """Measured against predicted contraction of the distance to the optimum per step."""
     every = [(setting.name, contraction_of(setting.runs[0])) for setting in settings]
     found = [(name, *triple) for name, triple in every if triple is not None]
     if not found:
@@ -144,10 +144,10 @@ def contractions(settings: Sequence[Setting]) -> Figure | None:
 
 
 def contraction_of(run: Run) -> tuple[float, float, bool] | None:
-    """Of SGD on all rows at a fixed rate: as predicted, as seen in the second half of the run, whether it is settled.
+    """For full-batch SGD at a fixed rate: predicted, measured in the second half of the run, and whether it settled.
 
-    It is settled when the last two quarters agree. Before, directions of larger curvature still die away; momentum
-    may oscillate for ever.
+    It has settled if the last two quarters agree. Before that, directions with faster contraction still matter; with
+    momentum it may oscillate forever.
     """
     hparams, optimum, size = run.hparams, optimum_of(run.result), run.hparams.get("batch.size")
     sgd = hparams.get("optimizer._target_") == "torch.optim.SGD" and not any(
@@ -157,10 +157,10 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
     free = not hparams.get("clip.gradient_clip_val") and hparams.get("scheduler") in (None, "none")
     if run.diverged or not (sgd and full and free and optimum and hparams.get("optimizer.lr")):
         return None
-    if not (optimum.max_stable_lr and optimum.condition_number):  # all inputs are 0: no curvature
+    if not (optimum.max_stable_lr and optimum.condition_number):  # no curvature: all inputs are 0
         return None
     steps, excess = run.curve(EXCESS.tag)
-    kept = excess > 1e-9 * excess[:1]  # below it is rounding
+    kept = excess > 1e-9 * excess[:1]  # below this is rounding error
     steps, logs = steps[kept], np.log(excess[kept])
     middle, last = len(steps) // 2, len(steps) - 1
     late = (middle + last) // 2
@@ -168,7 +168,7 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
         return None
 
     def slope(start: int, end: int) -> float:
-        return float((logs[end] - logs[start]) / (2 * (steps[end] - steps[start])))  # the loss goes with the square
+        return float((logs[end] - logs[start]) / (2 * (steps[end] - steps[start])))  # loss is distance squared
 
     settled = abs(slope(middle, late) - slope(late, last)) < 0.02 * abs(slope(middle, last))
     largest = 2 / optimum.max_stable_lr
@@ -180,11 +180,11 @@ def contraction_of(run: Run) -> tuple[float, float, bool] | None:
 
 
 def metric_problem(runs: Sequence[Run], metric: str) -> str | None:
-    """Why a metric does not compare runs: each ``model.loss`` has a ``val/loss`` of its own."""
+    """Why runs cannot be compared by a metric: ``val/loss`` depends on ``model.loss``."""
     losses = sorted({str(run.hparams.get("model.loss", "mse")) for run in runs})
     if len(losses) == 1 or not metric.endswith("/loss"):
         return None
-    return f"another quantity in runs of another model.loss ({', '.join(losses)}); --metric val/mae is the same in all"
+    return f"not comparable across model.loss ({', '.join(losses)}); use --metric val/mae"
 
 
 EXCESS = Excess("optimum/excess_loss", "min", "training loss above the optimum", "excess", target=0.01)

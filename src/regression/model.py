@@ -1,4 +1,4 @@
-"""The models: linear regression, polynomials and a multilayer perceptron."""
+"""Defines the models: linear regression, polynomials and a multilayer perceptron."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,12 +20,12 @@ class LinearRegression(RegressionModel):
     """``y = w x + b``.
 
     Args:
-        optimizer: this and the arguments that are not named here: see ``RegressionModel``.
-        init_weight: the initial value of every weight; ``None``: torch's default, random.
-        init_bias: the same for b.
+        optimizer: see ``RegressionModel``, as for all arguments that are not listed here.
+        init_weight: the initial value of every weight; ``None``: torch's default, which is random.
+        init_bias: the initial value of b; ``None``: likewise.
 
     Attributes:
-        degree: up to which powers of each feature are terms of it, each with a weight: 1, the features alone.
+        degree: the highest power of each feature; every power has its own weight. 1: the features themselves.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class LinearRegression(RegressionModel):
             nn.init.constant_(self.linear.bias, given["init_bias"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions (batch,) for inputs (batch, d), both in the units of training."""
+        """Predictions (batch,) for inputs (batch, d), both in training units."""
         prediction: Tensor = self.linear(powers(x, self.degree)).squeeze(-1)
         return prediction
 
     def own_units(self) -> tuple[list[float], float | None]:
-        """The weight of each term and the bias, or ``None``, in the data's own units.
+        """The weights ``[w_1, ..., w_d]`` and the bias, or ``None``, in the data's own units.
 
-        ``[w_1, ..., w_d]``, or of powers those of the first feature, those of the second and so on.
+        With powers: the weights of all powers of the first feature, then of the second, and so on.
         """
         weight: list[float] = self.linear.weight.detach()[0].tolist()
         bias = self.linear.bias.item() if self.hparams["bias"] else None
@@ -60,16 +60,16 @@ class LinearRegression(RegressionModel):
 
 
 class Polynomial(LinearRegression):
-    """``y = b + the sum of w_jk x_j^k`` over the features j and k = 1 .. degree; no products of features.
+    """``y = b + sum_jk w_jk x_j^k`` over the features j and k = 1 .. degree, without products of features.
 
-    It is linear in its parameters, so least squares, curvature and stable rates are known of it as of a line. Training
-    takes powers of the standardised features; ``own_units`` are weights of powers of the features themselves.
+    The model is linear in its parameters, so its least-squares optimum, curvature and stable learning rates are known.
+    Training uses powers of the standardised features; ``own_units`` gives weights for powers of the original features.
 
     Args:
         degree: the highest power.
 
     Raises:
-        UserError: as training begins: a power is above ``LARGEST``, or a column has the name of another's power.
+        UserError: when training starts: a power is above ``LARGEST``, or a column has the name of another's power.
     """
 
     def __init__(self, optimizer: dict[str, Any], degree: PositiveInteger = 2, **common: Any) -> None:
@@ -87,16 +87,16 @@ class Polynomial(LinearRegression):
                 raise invalid("model.degree", f"{rule} at most {LARGEST:g}", degree)
             terms = names_of_powers(names, degree)
             if twice := sorted({name for name in names if terms.count(name) > 1}):
-                raise UserError(f"column {twice[0]} must have another name: it is that of another column's power")
+                raise UserError(f"column {twice[0]} must be renamed: a power of another column has this name")
         super().configure_model()
 
 
 class MLP(RegressionModel):
-    """A multilayer perceptron: linear layers with an activation between each two.
+    """A multilayer perceptron: linear layers with an activation between them.
 
     Args:
-        hidden: the width of the hidden layer, or of each; ``[]``: none, which is linear regression.
-        activation: the class of ``torch.nn``.
+        hidden: the width of the hidden layer, or a list of widths; ``[]``: no hidden layer, so linear regression.
+        activation: a class of ``torch.nn``.
     """
 
     def __init__(
@@ -117,6 +117,6 @@ class MLP(RegressionModel):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predictions (batch,) for inputs (batch, d), both in the units of training."""
+        """Predictions (batch,) for inputs (batch, d), both in training units."""
         prediction: Tensor = self.layers(x).squeeze(-1)
         return prediction

@@ -1,4 +1,4 @@
-"""The exact answer that gradient descent is on its way to: least squares, and how curved the loss is."""
+"""Computes the least-squares optimum and the curvature of the loss."""
 
 import cmath
 from dataclasses import dataclass
@@ -10,30 +10,29 @@ from torch import Tensor
 from regression.terms import powers
 
 BLOCK = 2**20  # numbers
-SINGULAR = 1e-10  # singular values below this share of the largest count as 0
-ROUNDING = 1e-14  # and below this one they are nothing but rounding
+SINGULAR = 1e-10  # singular values below this fraction of the largest count as 0
+ROUNDING = 1e-14  # below this fraction they are rounding errors
 MOST_WORK = 1e12  # operations: about a minute
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The minimum of the mean squared error on the training rows, and the loss's shape.
+    """The minimum of the mean squared error on the training rows, and the shape of the loss.
 
-    ``L`` and ``m`` are the largest and the smallest curvature that is not 0, that is, eigenvalue of the Hessian.
-
-    All of it is in the units of training.
+    ``L`` and ``m`` are the largest and the smallest nonzero eigenvalue (curvature) of the Hessian. All values are in
+    training units.
 
     Attributes:
         loss: the smallest possible mean squared error.
-        weight: (d,) where it lies; of all such places the one nearest to 0, where there are several.
-        bias: the same for the bias; ``None`` in a model without one.
-        condition_number: ``L / m``; gradient descent needs of the order of this many steps.
-        max_stable_lr: ``2 / L``; plain gradient descent on all rows diverges above it.
-        best_lr: ``2 / (L + m)``, the fixed learning rate with the smallest factor below.
-        contraction: ``(L - m) / (L + m)``, by which a step of plain gradient descent on all rows at ``best_lr``
-            shortens the distance to the optimum at least, and in the long run exactly.
+        weight: (d,) weights at the minimum; if it is not unique, the one nearest to 0.
+        bias: the bias at the minimum; ``None`` for a model without bias.
+        condition_number: ``L / m``; gradient descent needs on the order of this many steps.
+        max_stable_lr: ``2 / L``; plain full-batch gradient descent diverges above it.
+        best_lr: ``2 / (L + m)``, the fixed learning rate with the smallest ``contraction``.
+        contraction: ``(L - m) / (L + m)``: a step of plain full-batch gradient descent at ``best_lr`` multiplies the
+            distance to the optimum by at most this factor, and in the long run by exactly this factor.
         unique: whether the minimum is a single point.
-        lower_by: at least by how much the loss falls below ``loss`` along directions that count as flat and are not.
+        lower_by: how far the loss falls below ``loss``, at least, along directions that count as flat but are not.
     """
 
     loss: float
@@ -48,19 +47,19 @@ class Optimum:
 
 
 def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1, before: Tensor | None = None) -> Tensor:
-    """``R`` of ``[A, y] = Q R``, of ``A = [x, 1]``, or ``A = x`` without bias; float64, (d [+ 1] + 1) squared.
+    """``R`` of ``[A, y] = Q R`` with ``A = [x, 1]``, or ``A = x`` without bias: float64, (d [+ 1] + 1) squared.
 
-    Of a polynomial x are all its terms, see ``regression.terms.powers``, and d their number.
+    For a polynomial, x stands for all its terms (see ``regression.terms.powers``), and d for their number.
 
-    It holds all that least squares needs, and its condition number is A's own, not the square that ``A^T A`` would
-    have. Updated block by block it needs no copy of the data. See Golub and Van Loan, Matrix Computations, 5.3.
+    R is all that least squares needs. Its condition number is that of A; that of ``A^T A`` would be squared. R is
+    updated block by block, so the data are not copied. See Golub and Van Loan, Matrix Computations, 5.3.
 
     Args:
-        x: (n, d) inputs as training sees them.
+        x: (n, d) inputs in training units.
         y: (n,) targets.
-        bias: whether the model has one.
+        bias: whether the model has a bias.
         degree: the highest power of each input in A.
-        before: R of other rows, whose R with these it then is.
+        before: R of earlier rows; the result is then R of all rows.
     """
     terms = x.shape[1] * degree
     r = x.new_empty(0, terms + bias + 1, dtype=torch.float64) if before is None else before
@@ -73,7 +72,7 @@ def r_factor(x: Tensor, y: Tensor, bias: bool, degree: int = 1, before: Tensor |
 
 
 def work(rows: int, features: int) -> float:
-    """Operations of the decompositions below, by their order of size."""
+    """The order of magnitude of operations that the decompositions below take."""
     k = min(rows, features)
     return rows * features * k + 20 * features * k**2
 
@@ -81,14 +80,14 @@ def work(rows: int, features: int) -> float:
 def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
     """The optimum of ``mean((A p - y)^2)``.
 
-    By the singular values ``s`` of A's part of R. The Hessian is ``2 A^T A / n``, so its eigenvalues are
-    ``2 s^2 / n``. See Golub and Van Loan, Matrix Computations, 5.5; for the learning rates Nesterov, Introductory
-    Lectures on Convex Optimization, 1.2.3 and 2.1.5.
+    Uses the singular values ``s`` of the columns of R that belong to A. The Hessian is ``2 A^T A / n``, so its
+    eigenvalues are ``2 s^2 / n``. See Golub and Van Loan, Matrix Computations, 5.5; for the learning rates see
+    Nesterov, Introductory Lectures on Convex Optimization, 1.2.3 and 2.1.5.
 
     Args:
         r: from ``r_factor``.
-        n: rows.
-        bias: whether the model has one.
+        n: the number of rows.
+        bias: whether the model has a bias.
     """
     a, b = r[:, :-1], r[:, -1]
     u, s, vt = torch.linalg.svd(a, full_matrices=False)
@@ -111,26 +110,26 @@ def least_squares(r: Tensor, n: int, bias: bool) -> Optimum:
 
 
 def excess_loss(r: Tensor, n: int, difference: Tensor) -> float:
-    """How far the loss at ``optimum + difference`` is above the optimum's: ``|A difference|^2 / n``.
+    """The loss at ``optimum + difference`` minus the loss at the optimum: ``|A difference|^2 / n``.
 
-    Without subtracting two losses that are nearly equal, so it is exact down to the smallest numbers.
+    It does not subtract two nearly equal losses, so even tiny values are exact.
 
     Args:
         r: from ``r_factor``.
-        n: rows.
-        difference: (d [+ 1],) float64, weights and then the bias.
+        n: the number of rows.
+        difference: (d [+ 1],) float64, weights, then the bias.
     """
     return (r[:, :-1] @ difference).square().sum().item() / n
 
 
 def to_nearest(r: Tensor, difference: Tensor) -> Tensor:
-    """The difference to the nearest of all solutions, where the one that ``difference`` starts at is not unique.
+    """The difference to the nearest solution, if the solution that ``difference`` is relative to is not unique.
 
-    Without what does not change the loss: the projection onto the rows of A.
+    Removes what does not change the loss, by projecting onto the row space of A.
 
     Args:
         r: from ``r_factor``.
-        difference: (d [+ 1],) float64, weights and then the bias.
+        difference: (d [+ 1],) float64, weights, then the bias.
     """
     _, s, vt = torch.linalg.svd(r[:, :-1], full_matrices=False)
     rows = vt[s > SINGULAR * s[0]]
@@ -139,11 +138,12 @@ def to_nearest(r: Tensor, difference: Tensor) -> Tensor:
 
 
 def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = False, decay: float = 0.0) -> float:
-    """Above which SGD on all rows diverges: ``2 (1 + momentum) / (L + decay)`` with heavy-ball momentum.
+    """The learning rate above which full-batch SGD diverges.
 
-    Nesterov's momentum: ``2 (1 + momentum) / ((1 + 2 momentum) (L + decay))``. Both follow from the roots of the
-    recursion in the direction of the largest curvature: Polyak, Some methods of speeding up the convergence of
-    iteration methods, 1964; O'Donoghue and Candes, Adaptive restart for accelerated gradient schemes, 2015, 2.1.
+    ``2 (1 + momentum) / (L + decay)`` for heavy-ball momentum, and for Nesterov momentum
+    ``2 (1 + momentum) / ((1 + 2 momentum) (L + decay))``. Both follow from the roots of the recursion along the largest
+    curvature: Polyak, Some methods of speeding up the convergence of iteration methods, 1964; O'Donoghue and Candes,
+    Adaptive restart for accelerated gradient schemes, 2015, 2.1.
     """
     curvature = 2 / optimum.max_stable_lr + decay
     if not curvature:
@@ -152,11 +152,12 @@ def largest_stable_lr(optimum: Optimum, momentum: float = 0.0, nesterov: bool = 
 
 
 def contraction(largest: float, smallest: float, lr: float, momentum: float = 0.0, nesterov: bool = False) -> float:
-    """By which a step of SGD on all rows shortens the distance to the optimum in the long run; above 1 it grows.
+    """The factor by which a step of full-batch SGD scales the distance to the optimum in the long run.
 
-    The largest root of the recursion, at the largest or the smallest curvature ``h``, whichever is slower:
-    ``r^2 - (1 + momentum - lr h) r + momentum`` for heavy-ball momentum, ``max |1 - lr h|`` without, and
-    ``r^2 - (1 + momentum) (1 - lr h) r + momentum (1 - lr h)`` for Nesterov's. See as above.
+    Above 1 the distance grows. The factor is the largest absolute root of the recursion at the largest or the smallest
+    curvature ``h``, whichever is slower: ``r^2 - (1 + momentum - lr h) r + momentum`` for heavy-ball momentum,
+    ``max |1 - lr h|`` without momentum, and ``r^2 - (1 + momentum) (1 - lr h) r + momentum (1 - lr h)`` for Nesterov
+    momentum. Sources: see ``largest_stable_lr``.
     """
     roots = []
     for h in (largest, smallest):

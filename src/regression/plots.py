@@ -1,4 +1,4 @@
-"""Figures of linear regression: the fit, the predictions, the paths of two parameters."""
+"""Draws the fit, predictions against targets, and paths of two parameters."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from regression.data.rows import Array
 
 
 def fit_over_data(x: Array, y: Array, curves: Mapping[str, tuple[Array, Array]], names: tuple[str, str]) -> Figure:
-    """The rows of one feature (rows,), and curves over them.
+    """Rows of a single feature (rows,), with curves drawn over them.
 
     Args:
-        curves: by name, inputs and predictions of each.
-        names: of the feature and of the target.
+        curves: the inputs and predictions of each curve, by name.
+        names: of the feature and the target.
     """
     figure, axes = new_figure()
     axes.plot(x, y, ".", color="#999999", markersize=4, label="training rows")
@@ -27,7 +27,7 @@ def fit_over_data(x: Array, y: Array, curves: Mapping[str, tuple[Array, Array]],
 
 
 def predicted_against_actual(parts: Mapping[str, tuple[Array, Array]], target: str) -> Figure:
-    """Predictions over targets, of each part (rows,); on the diagonal they are equal."""
+    """Predictions against targets (rows,) of each part; they are equal on the diagonal."""
     figure, axes = new_figure(5, 5)
     ends = [
         min(min(a.min(), p.min()) for a, p in parts.values()),
@@ -44,12 +44,12 @@ def predicted_against_actual(parts: Mapping[str, tuple[Array, Array]], target: s
 def paths_over_contours(
     paths: Mapping[str, Array], center: ArrayLike, hessian: ArrayLike, names: tuple[str, str]
 ) -> Figure:
-    """The ways that parameters took over the contours of ``(p - center)^T hessian (p - center) / 2``.
+    """Paths of two parameters over the contours of ``(p - center)^T hessian (p - center) / 2``.
 
     Args:
-        paths: by name, (points, 2).
+        paths: (points, 2) each, by name.
         center: (2,) the optimum.
-        hessian: (2, 2)
+        hessian: (2, 2).
         names: of the parameters.
     """
     figure, axes = new_figure(7, 5)
@@ -59,7 +59,7 @@ def paths_over_contours(
     grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low - margin, high + margin, strict=True)))
     difference = np.stack(grid, axis=-1) - np.array(center)
     above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
-    if above.max() > 1e-200:  # there is a slope
+    if above.max() > 1e-200:  # the loss is not flat
         levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
         axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
     for number, (name, path) in enumerate(paths.items()):

@@ -1,4 +1,4 @@
-"""Predictions for a table, in a stream: memory does not grow with its rows."""
+"""Predicts for a table as a stream, in memory that does not grow with its rows."""
 
 import logging
 from collections.abc import Callable
@@ -26,26 +26,26 @@ COLUMN = "prediction"
 
 
 class _UnusableError(Exception):
-    """A feature's cell, or a prediction; which one is looked for then."""
+    """A cell or a prediction cannot be used; ``_unusable`` then finds which one."""
 
 
 def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName = "best") -> None:
     """Writes the rows of ``source`` with a column ``prediction`` to ``output``.
 
-    The run's features are found by name, in any order; other columns are kept as they are, and blank lines are left
-    out. The run's own standardisation is applied, and the prediction is in the target's own units. Missing cells are
-    what they were in training: an error, a row without a prediction (``drop``), or the training rows' mean.
+    The run's features are found by name, in any order. Other columns are kept, blank lines are dropped. The run's own
+    standardisation is applied; the prediction is in the target's own units. Missing cells are treated as in training:
+    an error, a row without a prediction (``drop``), or the mean of the training rows.
 
     Args:
-        run_dir: of a run that has trained.
+        run_dir: the directory of a trained run.
         source: a ``.csv`` or ``.parquet`` file.
-        output: the same; replaced whole or not at all.
-        checkpoint: which of the run's two.
+        output: a ``.csv`` or ``.parquet`` file; it is replaced as a whole or not at all.
+        checkpoint: which of the run's two checkpoints to use.
 
     Raises:
-        UserError: a column is missing or there twice, a feature's cell is missing, holds no finite number, one above
-            ``LARGEST`` or a category that no training row had, a prediction is not finite, a file cannot be read or
-            written, or the checkpoint not be used.
+        UserError: a column is missing or occurs twice; a feature's cell is missing, is not a finite number, is above
+            ``LARGEST`` or has a category that no training row had; a prediction is not finite; a file cannot be read
+            or written; or the checkpoint cannot be used.
     """
     trained = read_trained(run_dir, checkpoint)
     kind = load_class(trained.config.data["_target_"], LightningDataModule, "data")
@@ -77,11 +77,11 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
 def _prediction(
     model: RegressionModel, encoding: Encoding, numbers: list[pl.Expr], leave: Callable[[int], None] | None
 ) -> pl.Expr:
-    """The predictions, unchecked if ``leave``, which is told how many rows have none, is ``None``."""
+    """The predictions. ``leave`` gets the number of rows without one; if it is ``None``, nothing is checked."""
 
     def predict(rows: pl.Series) -> pl.Series:
         given = rows.struct.unnest()
-        inputs = given.to_numpy(writable=True)  # torch warns of an array that is not
+        inputs = given.to_numpy(writable=True)  # torch warns about read-only arrays
         encoding.fill(inputs)
         missing = np.isnan(inputs).any(axis=1)
         inputs[missing] = 0
@@ -100,7 +100,7 @@ def _prediction(
 def _unusable(
     frame: pl.LazyFrame, encoding: Encoding, source: Path, model: RegressionModel, checkpoint: Path
 ) -> UserError:
-    """The error for the first cell that cannot be used, or else for those missing, or the first bad prediction."""
+    """The error for the first bad cell, else for missing cells, else for the first bad prediction."""
     features = encoding.features
     if error := bad_cell(frame, features, source):
         return error

@@ -1,4 +1,4 @@
-"""What the tests of whole projects share: training in this process, in a child that may be killed, and as a command."""
+"""Trains whole projects: in this process, in a child that may be killed, and by command."""
 
 import os
 import runpy
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = ("digits", "gan", "lengths", "stream")
 QUICK = [name if name == "digits" else pytest.param(name, marks=pytest.mark.soak) for name in NAMES]
 QUIET = ("trainer.enable_progress_bar=false", "figures=false")
-# Lightning's advice on workers
+# Lightning's advice about workers
 advised = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 
 
@@ -32,7 +32,7 @@ def overrides_of(name: str, *overrides: str) -> list[str]:
 def train_project(
     name: str, run_dir: Path, *overrides: str, callbacks: Sequence[Callback] = (), resume: bool = False
 ) -> Result:
-    """A run, in this process, with its config where Hydra would have saved it."""
+    """Trains in this process, with the config saved where Hydra would save it."""
     given = overrides_of(name, *overrides)
     if not (run_dir / ".hydra").is_dir():
         save_config(run_dir, *given)
@@ -40,7 +40,7 @@ def train_project(
 
 
 class Trace(Callback):
-    """Every batch, and the weights after it."""
+    """Records every batch and the weights after it."""
 
     def __init__(self) -> None:
         self.steps: dict[int, Any] = {}
@@ -54,13 +54,13 @@ class Trace(Callback):
 
 
 class SignalAt(Callback):
-    """Sends this process a signal as a training batch begins, counted from 1 over all epochs."""
+    """Sends this process a signal when a training batch starts; batches are counted from 1 over all epochs."""
 
     def __init__(self, batch: int, number: signal.Signals = signal.SIGINT) -> None:
         self.batch, self.number, self.sent = batch, number, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # what it has sent is none of the run's
+        return {}  # what it has sent is not part of the run
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if batches_trained(trainer) == self.batch and not self.sent:
@@ -69,19 +69,19 @@ class SignalAt(Callback):
 
 
 def batches_trained(trainer: Trainer) -> int:
-    """With the one in hand."""
+    """The number of batches so far, including the current one."""
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
 def in_child(function: Callable[[], Any], output: Path = Path(os.devnull)) -> int:
-    """Calls it in a process of its own, which needs no import anew; its exit code, or minus the signal that ended it.
+    """Calls ``function`` in a forked process; returns its exit code, or minus the signal that ended it.
 
-    Nothing in it may use polars, whose threads a child does not have.
+    ``function`` must not use polars, whose threads do not exist in a fork.
     """
     child = os.fork()
     if child == 0:
         code = 1
-        signal.alarm(120)  # should it hang all the same
+        signal.alarm(120)  # ends it if it hangs
         try:
             with output.open("w") as file:
                 os.dup2(file.fileno(), 1)
@@ -103,7 +103,7 @@ def in_child(function: Callable[[], Any], output: Path = Path(os.devnull)) -> in
 
 
 def command(tmp_path: Path, script: str, *arguments: str, before: Callable[[], Any] = lambda: None) -> tuple[int, str]:
-    """Exit code and output of ``python scripts/<script>``, with ``logs/`` in ``tmp_path``; calls ``before`` first."""
+    """The exit code and output of ``python scripts/<script>``, with ``logs/`` in ``tmp_path``, after ``before()``."""
 
     def run() -> None:
         before()
@@ -118,7 +118,7 @@ def command(tmp_path: Path, script: str, *arguments: str, before: Callable[[], A
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Of trees with tensors in them; nan equals nan."""
+    """Compares nested values with tensors in them; nan equals nan."""
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

@@ -1,4 +1,4 @@
-"""The training loss where batches come from a loader."""
+"""Tests the training loss of batches from a DataLoader."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ pytestmark = advised
 
 
 class Means(Callback):
-    """The mean loss of each epoch's batches, and what the Trainer knows of it once the epoch is over."""
+    """Records the mean loss of each epoch's batches."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -27,7 +27,7 @@ class Means(Callback):
             self.losses.clear()
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_of_a_loader_the_monitored_training_loss_is_each_epochs_mean_over_its_batches(tmp_path: Path) -> None:
     means, options = Means(), ("monitor.metric=train/loss", "trainer.max_epochs=2")
     whole = train_project("lengths", tmp_path / "whole", *options, callbacks=[means])
@@ -35,7 +35,7 @@ def test_of_a_loader_the_monitored_training_loss_is_each_epochs_mean_over_its_ba
     assert whole.metrics["train/loss"] == pytest.approx(means.means[-1], rel=1e-5)
     assert whole.best == {"step": 14, "metric": "train/loss", "value": whole.metrics["train/loss"]}
     assert whole.samples == 2 * 130
-    for batch in (10, 0):  # in the second epoch of seven steps
+    for batch in (10, 0):  # 10 is in the second epoch of seven steps
         at = SignalAt(batch)
         found = train_project("lengths", tmp_path / "r", *options, callbacks=[at], resume=batch == 0)
         assert found.status == ("interrupted" if batch else "completed")

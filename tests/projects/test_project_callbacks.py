@@ -1,4 +1,4 @@
-"""Lightning's own callbacks, loggers and Trainer arguments on projects of one's own, by config alone."""
+"""Tests Lightning's callbacks, loggers and Trainer arguments on other projects, set by config alone."""
 
 import signal
 from itertools import pairwise
@@ -21,14 +21,14 @@ from descent.errors import UserError
 from descent.training.checkpoint_io import read_checkpoint
 
 pytestmark = advised
-FEW = ("trainer.max_epochs=3", "data.num_workers=0", "data.num_rows=130")  # of 5 batches an epoch
+FEW = ("trainer.max_epochs=3", "data.num_workers=0", "data.num_rows=130")  # 5 batches an epoch
 CALLBACKS: dict[str, tuple[str, ...]] = {
     "ModelCheckpoint": ("monitor=val/acc", "mode=max", "save_top_k=2"),
     "EarlyStopping": ("monitor=val/acc", "mode=max", "patience=1"),
     "LearningRateMonitor": (),
     "RichModelSummary": (),
     "Timer": (),
-    "DeviceStatsMonitor": ("cpu_stats=false",),  # which need psutil
+    "DeviceStatsMonitor": ("cpu_stats=false",),  # CPU statistics need psutil
 }
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_accumulates_gradients_resumes_bit_for_bit(scheduler: str, ac
 
 
 def test_what_is_logged_of_accumulated_gradients_is_of_the_whole_step(tmp_path: Path) -> None:
-    accumulated = "trainer.accumulate_grad_batches=3"  # of 7 batches: 3, 3 and 1
+    accumulated = "trainer.accumulate_grad_batches=3"  # 7 batches: 3, 3 and 1
     overrides = accumulated, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
     seen: list[float] = []
 
@@ -114,7 +114,7 @@ def test_what_is_logged_of_accumulated_gradients_is_of_the_whole_step(tmp_path: 
         assert [(point.step, point.value) for point in curves[0]] == [(point.step, point.value) for point in curves[1]]
 
 
-@pytest.mark.parametrize("limit", ["max_gradient_evaluations=7", "max_samples=224"])  # in the second step's midst
+@pytest.mark.parametrize("limit", ["max_gradient_evaluations=7", "max_samples=224"])  # within the third step
 def test_a_budget_ends_training_after_a_whole_step_of_accumulated_gradients(limit: str, tmp_path: Path) -> None:
     accumulated = "trainer.accumulate_grad_batches=3", "data.num_rows=600"
     result = train_project("digits", tmp_path / "run", *FEW, *accumulated, f"stopping.{limit}")
@@ -138,7 +138,7 @@ def test_a_monitor_that_was_never_logged_is_an_error_that_lists_what_was(tmp_pat
     )
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_the_curve_of_a_loss_that_the_module_logs_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def training_step(self: Reader, batch: Any, batch_idx: int) -> Any:
         self.log("train/loss", torch.tensor(7.0), on_step=False, on_epoch=True, batch_size=1)

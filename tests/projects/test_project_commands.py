@@ -1,4 +1,4 @@
-"""The commands, as a user gives them, on any project: train, a sweep that goes on, a tuned study, evaluate, compare."""
+"""Tests the commands on any project: train, a resumed sweep, a tuned study, evaluate, compare."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from test_train import events
 from descent.run.result import read_result
 
 pytestmark = [advised, posix]
-# a class, the metrics it has to show, an argument of the config to tune, and one of which each value is tuned
+# a class, the metrics it must show, a key to tune, and a key with values that are each tuned
 PROJECTS: dict[str, Any] = {
     "digits": (
         "model.Digits",
@@ -44,7 +44,7 @@ IN_PROCESS = {"digits": ("data.num_workers=0",)}
 
 
 def train(tmp_path: Path, name: str, *arguments: str, before: Callable[[], Any] = lambda: None, code: int = 0) -> str:
-    flags = [argument for argument in arguments if argument.startswith("-")]  # argparse wants them in one place
+    flags = [argument for argument in arguments if argument.startswith("-")]  # argparse needs them in one place
     overrides = [*SHORT, *IN_PROCESS.get(name, ()), *(argument for argument in arguments if argument not in flags)]
     given = ["--config-dir", str(HERE / "conf"), *flags, f"experiment={name}", *overrides]
     found, output = command(tmp_path, "train.py", *given, before=before)
@@ -71,7 +71,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
     for shown in result["metrics"]:
         assert shown.partition("/")[2] in output
     tags = set(events(run_dir).Tags()["scalars"])
-    # what is logged on step and on epoch is in TensorBoard with these endings alone
+    # TensorBoard has metrics that are logged on step and on epoch only with these endings
     assert {tag for tag in result["metrics"] if tag != "train/error"} <= tags
     assert {"lr", "grad/norm"} <= tags
     code, output = command(tmp_path, "evaluate.py", str(run_dir))
@@ -81,7 +81,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
     assert kept == {tests[0]: result["metrics"][tests[0]]}  # to the last bit
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 @needs_sweep
 @pytest.mark.parametrize("name", QUICK)
 def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None:

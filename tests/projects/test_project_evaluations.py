@@ -1,4 +1,4 @@
-"""Evaluations of any project, on its own test rows and on those of a file."""
+"""Tests evaluations of any project, on its own test rows and on those of a file."""
 
 import json
 import warnings
@@ -89,7 +89,7 @@ def test_known_warnings_of_libraries_are_shown_by_no_command(
 
     def warning(self: Digits, images: Any) -> Any:
         calls.append(len(images))
-        warnings.warn("The `srun` command is available on your system but is not used.", stacklevel=1)  # else an error
+        warnings.warn("The `srun` command is available on your system but is not used.", stacklevel=1)  # else raised
         return step(self, images)
 
     monkeypatch.setattr(Digits, "forward", warning)
@@ -135,7 +135,7 @@ def test_a_split_by_chance_is_the_same_in_training_resuming_and_evaluating(
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images less a number that training fits, which is 0 where ``load_state_dict`` was not called."""
+    """Subtracts from the images a number that training fits; it is 0 until ``load_state_dict`` is called."""
 
     def init(self: DigitsData, *_: Any, **__: Any) -> None:
         LightningDataModule.__init__(self)

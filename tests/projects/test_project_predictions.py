@@ -1,4 +1,4 @@
-"""Predictions of any project that says how a file becomes batches, and predictions columns."""
+"""Tests predictions of any project that defines how files become batches and predictions become columns."""
 
 import shutil
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_the_checkpoint_that_is_asked_for_predicts(
 
     asked: list[Any] = []
     monkeypatch.setattr(DigitsData, "predict_file", lambda self, *given: asked.append(given), raising=False)
-    predict(own, source, source)  # all is up to it
+    predict(own, source, source)  # predict_file decides everything
     predict(own, source, tmp_path / "out.csv", "last")
     assert asked == [(own, source, source, "best"), (own, source, tmp_path / "out.csv", "last")]
 
@@ -153,7 +153,7 @@ def fixed(self: Any, path: Path, *_: Any) -> Any:
 
 
 def inputs_of(run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """What ``predict_step`` is given for batches of 3.0 and 5.0: their number, and one of their equal values."""
+    """The calls of ``predict_step`` for batches of 3.0 and of 5.0: the batch index and the value of the batch."""
     seen: list[tuple[int, float]] = []
 
     def step(self: Digits, batch: Any, batch_idx: int) -> Any:
@@ -175,7 +175,7 @@ def test_predictions_call_the_hooks_that_change_batches(
     monkeypatch.setattr(Digits, "transfer_batch_to_device", lambda self, batch, device, _: batch * 10)
     monkeypatch.setattr(Digits, "on_after_batch_transfer", lambda self, batch, _: batch + 2)
     assert inputs_of(run_dir, source, monkeypatch) == [(0, 42.0), (1, 62.0)]
-    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 3)  # goes before
+    monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 3)  # takes precedence
     assert inputs_of(run_dir, source, monkeypatch) == [(0, 43.0), (1, 63.0)]
 
     def while_training(self: Any, batch: Any, _: int) -> Any:
@@ -236,7 +236,7 @@ def test_predictions_draw_the_same_numbers_each_time_and_none_of_the_callers(
         torch.rand(())
         before = torch.get_rng_state()
     assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3
-    torch.manual_seed(3)  # that of the run
+    torch.manual_seed(3)  # the seed of the run
     assert drawn[0] == torch.rand(()).item()
 
 

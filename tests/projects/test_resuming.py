@@ -1,4 +1,4 @@
-"""Runs of any project, ended by Ctrl-C or by kill -9, go on as if nothing had happened, bit for bit."""
+"""Tests that runs of any project resume bit for bit after Ctrl-C or kill -9."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ Whole = Callable[[str], tuple[Path, Trace]]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """A run of a project that nothing interrupts."""
+    """An uninterrupted run of a project."""
     made: dict[str, tuple[Path, Trace]] = {}
 
     def whole(name: str) -> tuple[Path, Trace]:
@@ -41,11 +41,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def kept(run_dir: Path) -> dict[str, Any]:
-    """All that the last checkpoint has, but for the times."""
+    """The last checkpoint without its times."""
     checkpoint = read_checkpoint(run_dir / "checkpoints/last.ckpt")
     for state in checkpoint["callbacks"].values():
         state.pop("seconds", None)
-    # counts that a scheduler which watches a metric has stepped, which it does after the end of its epoch
+    # It counts a step of ReduceLROnPlateau, which follows the end of the epoch.
     del checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
     return checkpoint
 
@@ -69,12 +69,12 @@ def assert_same(run_dir: Path, expected_dir: Path) -> None:
     assert points(run_dir) == points(expected_dir)
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
     expected_dir, expected_trace = whole(name)
     trace, epoch = Trace(), EPOCH[name]
-    # the first step, within an epoch, the last of one, the first of one, the very last
+    # first step, within an epoch, last of an epoch, first of an epoch, last step of the run
     for batch in (1, epoch // 2, epoch, epoch + 1, 3 * epoch, 0):
         at = SignalAt(batch)
         found = train_project(name, tmp_path / "run", callbacks=[trace, at], resume=True)
@@ -84,7 +84,7 @@ def test_a_run_interrupted_by_ctrl_c_resumes_bit_for_bit(name: str, whole: Whole
     assert_same(tmp_path / "run", expected_dir)
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 @posix
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_run_ended_by_kill_9_resumes_bit_for_bit(name: str, whole: Whole, tmp_
     assert_same(tmp_path / "run", expected_dir)
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +113,7 @@ def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
     options = "data.num_workers=0", "data.num_rows=200"
     first = train_project("digits", tmp_path / "whole", *options)
     assert (first.status, first.steps) == ("completed", 12)
-    for batch in (2, 8, 13):  # batches that are left out count to Lightning
+    for batch in (2, 8, 13):  # Lightning counts skipped batches
         at = SignalAt(batch)
         train_project("digits", tmp_path / "run", *options, callbacks=[at], resume=True)
         assert at.sent
@@ -122,7 +122,7 @@ def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
 
 
 class Thaw(Callback):
-    """Trains the first layers from the second epoch on, and keeps the normalisation as it is in the last."""
+    """Freezes the first layer in the first epoch, and the normalisation in the last."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         layers = pl_module.get_submodule("layers")
@@ -130,7 +130,7 @@ class Thaw(Callback):
         layers.get_submodule("1").train(trainer.current_epoch < 2)
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_layers_that_an_epochs_start_freezes_stay_so_in_a_run_resumed_within_it(tmp_path: Path) -> None:
     options = "data.num_workers=0", "data.num_rows=200"
     first = train_project("digits", tmp_path / "whole", *options, callbacks=[Thaw()])
@@ -169,7 +169,7 @@ def test_attributes_that_training_changes_and_no_checkpoint_has_are_noted(
     assert notes("saved by hand") == []
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,7 +188,7 @@ def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
     ]
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,13 +205,13 @@ def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
 
 
 class SignalToAll(SignalAt):
-    """The same to the whole group of processes, from another one, as a terminal or ``timeout`` does."""
+    """Signals the whole process group from another process, as a terminal or ``timeout`` does."""
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if batches_trained(trainer) == self.batch:
             kill = ["kill", f"-{int(self.number)}", "--", f"-{os.getpgid(0)}"]
             subprocess.run(kill, start_new_session=True, check=True)
-            time.sleep(0.2)  # for what would come of the workers
+            time.sleep(0.2)  # the workers' reaction, if any
 
 
 @posix

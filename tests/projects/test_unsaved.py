@@ -1,4 +1,4 @@
-"""What a resumed run would begin anew with is said; what a checkpoint can keep, it keeps."""
+"""Tests that checkpoints keep what they can, and that notes name what a resumed run lacks."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ PLAIN = Digits.training_step
 
 
 class Average(Callback):
-    """Of the first weights; a state that no checkpoint has."""
+    """The running mean of the first weights, which no checkpoint saves."""
 
     mean: Any = None
 
@@ -42,7 +42,7 @@ class Kept(Average):
 
 class ByEpoch(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Whatever it does."""
+        """Does nothing: being called counts."""
 
 
 class Rotating(Sampler[int]):
@@ -159,7 +159,7 @@ def test_what_a_step_changes_of_the_module_is_noted(
         self.rng.random()
         self.best = loss.item()
         self.weights["a"] *= 0.9
-        self.left = loss  # for a hook
+        self.left = loss  # for a hook to use
         return loss
 
     monkeypatch.setattr(Digits, "configure_model", make)
@@ -177,7 +177,7 @@ def assert_goes_on_exactly(name: str, path: Path, options: tuple[str, ...], batc
     assert_same(path / "run", path / "whole")
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_loader_that_is_made_by_chance_in_each_epoch_resumes_bit_for_bit(
     assert "note: a resumed run is exact only if train_dataloader returns the same loader each time" in caplog.text
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_gradients_that_are_added_up_by_hand_resume_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +206,7 @@ def test_gradients_that_are_added_up_by_hand_resume_bit_for_bit(
         discriminator.step()
         g_loss = cross_entropy(self.discriminator(self.sample(len(real))), torch.ones(len(real), 1))
         self.manual_backward(g_loss)
-        if self.trainer.fit_loop.total_batch_idx % 3 == 2:  # across the ends of epochs
+        if self.trainer.fit_loop.total_batch_idx % 3 == 2:  # also across epochs
             generator.step()
             generator.zero_grad()
 
@@ -214,8 +214,8 @@ def test_gradients_that_are_added_up_by_hand_resume_bit_for_bit(
     assert_goes_on_exactly("gan", tmp_path, (), (2, 4, 7, 9))
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # of the rest of the epoch, which has no step
-@needs_fast  # which keeps the sums of an epoch
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # no step in the rest of the epoch
+@needs_fast  # keeps an epoch's sums
 @posix
 def test_epochs_that_end_without_a_step_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = GAN.training_step
@@ -241,7 +241,7 @@ def test_epochs_that_end_without_a_step_resume_bit_for_bit(tmp_path: Path, monke
 
 @advised
 @posix
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_workers_that_live_on_in_validation_leave_the_random_numbers_of_training_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +254,7 @@ def test_workers_that_live_on_in_validation_leave_the_random_numbers_of_training
 
 def test_a_metric_of_ones_own_is_not_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(MeanMetric):
-        """Of torchmetrics', with a name of its own."""
+        """A subclass of a torchmetrics metric."""
 
     def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss = PLAIN(self, batch, batch_idx)
@@ -267,7 +267,7 @@ def test_a_metric_of_ones_own_is_not_noted(notes: Callable[..., list[str]], monk
     assert notes() == []
 
 
-@needs_fast  # which keeps the sums of an epoch
+@needs_fast  # keeps an epoch's sums
 def test_gradients_that_are_not_zeroed_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fade(self: Digits, *_: Any) -> None:
         for parameter in self.parameters():
@@ -282,7 +282,7 @@ def test_a_signal_within_an_epoch_of_averaged_weights_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
-        self.left = PLAIN(self, batch, batch_idx)  # which cannot be copied: it has a graph
+        self.left = PLAIN(self, batch, batch_idx)  # cannot be copied: it has a graph
         loss: Tensor = self.left
         return loss
 

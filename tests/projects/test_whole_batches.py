@@ -1,4 +1,4 @@
-"""batch.size=null on data whose DataLoader takes it as batch_size=None, which is no batch of all rows to torch."""
+"""Tests batch.size=null on data that pass it to a DataLoader, for which None is not a batch of all rows."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SMALL = ("trainer.max_epochs=1", "data.num_workers=0", "data.num_rows=40")
 
 
 class Whole(Dataset[Any]):
-    """One thing: all rows."""
+    """A single item: all rows."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -71,7 +71,7 @@ def test_data_that_make_batches_themselves_are_not_refused(
     assert (result.status, result.steps, result.samples) == ("completed", 1, 40)
 
 
-@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")  # of a single row
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")  # for a single row
 def test_a_stream_whose_batches_nobody_makes_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = "trainer.max_epochs=1", "batch=full", "data.batch_size=${batch.size}", "trainer.max_steps=2"
     train_project("stream", tmp_path / "run", *given)

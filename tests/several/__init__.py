@@ -1,1 +1,1 @@
-"""What a project may bring to a run of several processes."""
+"""A project for runs with several processes."""

@@ -1,4 +1,4 @@
-"""Something happens to one of the processes, right before a step."""
+"""Signals or fails one of the processes right before a step."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class SignalAt(Callback):
-    """Sends a process a signal as the step after ``step`` begins; an error stands for ``RAISE``."""
+    """Sends a process a signal when the step after ``step`` starts; ``RAISE`` raises an error instead."""
 
     def __init__(self, step: int, rank: int, name: str = "SIGTERM") -> None:
         self.step, self.rank, self.name = step, rank, name

@@ -1,4 +1,4 @@
-"""Rows by a DataLoader, and a model with all that a step may log."""
+"""Rows from a DataLoader, and a model that logs everything that a step may log."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class Stream(IterableDataset[Any]):
 
 
 class LoaderData(LightningDataModule):
-    """Training rows shuffled by a DataLoader, ``workers`` of them; 11 validation rows in batches of 5, then 1."""
+    """Training rows, shuffled by a DataLoader with ``workers``; 11 validation rows in batches of 5, 5 and 1."""
 
     def __init__(self, rows: int = 33, batch_size: int = 8, workers: int = 0, streams: bool = False) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What only linear regression has to say of a run."""
+"""The callbacks that are specific to regression."""

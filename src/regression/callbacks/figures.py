@@ -1,4 +1,4 @@
-"""The figures that a run leaves, in ``figures/`` and in TensorBoard's Images."""
+"""Draws the figures of a run, for ``figures/`` and TensorBoard's Images."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
-MOST_POINTS = 2000  # rows of a split that are drawn; more only take time
+MOST_POINTS = 2000  # rows of a split to draw; more only take time
 CURVE_POINTS = 200
 
 
 class Figures(ResultCallback):
-    """Draws what there is to be seen of a completed run.
+    """Draws the figures of a completed run.
 
     Args:
-        draw: whether to.
-        in_sweeps: also of the runs of a sweep; each takes a quarter of a second.
+        draw: whether to draw them.
+        in_sweeps: whether to draw them for the runs of a sweep too; each run takes a quarter of a second.
     """
 
     def __init__(self, draw: bool = True, in_sweeps: bool = False) -> None:
         self.draw, self.in_sweeps = draw, in_sweeps
         self.predicted: dict[str, tuple[Array, Array]] = {}  # targets and predictions of each part
-        self.curves: dict[str, tuple[Array, Array]] = {}  # of one feature: its values and the predictions there
+        self.curves: dict[str, tuple[Array, Array]] = {}  # for a single feature: its values and predictions
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Keeps the predictions of the last weights: the test that follows takes those of the best checkpoint."""
+        """Keeps the predictions of the last weights: the test that follows loads the best checkpoint."""
         if self.draw:
             model, data = model_of(pl_module), data_of(trainer)
             parts = {"training rows": data.train, "validation rows": data.val}
@@ -65,7 +65,7 @@ class Figures(ResultCallback):
             return
         try:
             with extra("figures", "figures=true"):
-                from descent.drawing import png_of  # imports matplotlib, which a run without figures does not need
+                from descent.drawing import png_of  # imports matplotlib, which is only needed for figures
         except UserError as missing:
             log.warning("note: %s", missing)
             return
@@ -101,7 +101,7 @@ class Figures(ResultCallback):
 
 
 def _own_units(data: RegressionData, part: AnyPart) -> tuple[Array, Array]:
-    """Rows of a split in the data's own units, as many as are worth drawing."""
+    """At most ``MOST_POINTS`` rows of a split, in the data's own units."""
     some = part.some(MOST_POINTS)
     return data.standardization.own_inputs(some.x), data.standardization.own_targets(some.y)
 
@@ -113,7 +113,7 @@ def _predictions(model: RegressionModel, x: Array) -> Array:
 
 
 def _at_least_squares(trainer: Trainer, model: RegressionModel, x: Array) -> Array | None:
-    """Predictions of the optimum, taken in the units of training: powers of own units may lose all digits."""
+    """The optimum's predictions, computed in training units: powers in own units may lose all digits."""
     linear, found, units = linear_of(model), least_squares_of(trainer, model), data_of(trainer).standardization
     if linear is None or found is None:
         return None

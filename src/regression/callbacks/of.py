@@ -1,4 +1,4 @@
-"""The example's model and data, of a Trainer that may have others."""
+"""Gets the example's model and data from a Trainer, or raises an error if it has others."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ from regression.data.module import RegressionData
 from regression.model import LinearRegression
 from regression.optimum import Optimum
 
-CURE = "; with others choose callbacks=none, for good in the defaults of conf/train.yaml"
+CURE = "; otherwise choose callbacks=none, permanently in the defaults of conf/train.yaml"
 
 
 def model_of(pl_module: LightningModule) -> RegressionModel:
-    """Raises an error where it is another model."""
+    """Raises an error if it is another model."""
     if not isinstance(pl_module, RegressionModel):
         raise UserError(f"callbacks=regression needs a RegressionModel, got a {type(pl_module).__name__}{CURE}")
     return pl_module
 
 
 def linear_of(pl_module: LightningModule) -> LinearRegression | None:
-    """The same where it is linear in its parameters."""
+    """The model if it is linear in its parameters, else ``None``."""
     model = model_of(pl_module)
     return model if isinstance(model, LinearRegression) else None
 
 
 def data_of(trainer: Trainer) -> RegressionData:
-    """Raises an error where they are other data."""
+    """Raises an error if the data are others."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     if not isinstance(data, RegressionData):
         raise UserError(f"callbacks=regression needs RegressionData, got {type(data).__name__}{CURE}")
@@ -36,6 +36,6 @@ def data_of(trainer: Trainer) -> RegressionData:
 
 
 def least_squares_of(trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Optimum] | None:
-    """See ``RegressionData.least_squares``; ``None`` where it is not the optimum of the model's loss."""
+    """See ``RegressionData.least_squares``; ``None`` if that is not the optimum of the model's loss."""
     model, data = linear_of(pl_module), data_of(trainer)
     return data.least_squares(model.degree) if model and model.hparams["loss"] == "mse" else None

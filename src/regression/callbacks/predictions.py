@@ -1,4 +1,4 @@
-"""Predictions at chosen inputs, before and after training."""
+"""Predicts at chosen inputs before and after training."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Divergence, with what is known of learning rates on a quadratic loss."""
+"""Stops diverging runs and says which learning rates are stable on a quadratic loss."""
 
 import logging
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class StableRate(Divergence):
-    """Takes the place of ``Divergence``, and says from which learning rate on the optimizer cannot be stable.
+    """Replaces ``Divergence``, and says above which learning rate the optimizer is not stable.
 
-    The first loss is the loss of the whole training set before the first step, or that of predicting 0 everywhere if
-    it is larger: the loss of a single row, or of good initial weights, can be small by luck.
+    The first loss is the loss of the whole training set before the first step, or of predicting 0 everywhere if that
+    is larger: the loss of a single row, or of good initial weights, can be small by chance.
 
     Args:
-        factor: how many times the first loss is too much.
-        optimizer: its config; the largest stable rate is known of SGD on all rows, without clipping, where there is a
-            least-squares solution.
+        factor: a loss above this multiple of the first loss counts as divergence.
+        optimizer: the optimizer's config. The largest stable rate is known only for full-batch SGD without clipping,
+            and if there is a least-squares solution.
     """
 
     def __init__(self, factor: float, optimizer: Mapping[str, Any]) -> None:
@@ -38,8 +38,8 @@ class StableRate(Divergence):
         rate = group.get("initial_lr", group["lr"])
         if self.first is None and self.stable_lr is not None and rate > self.stable_lr:
             log.warning(
-                "note: the learning rate %g is above %.4g, beyond which this optimizer diverges on all "
-                "rows, unless the rate comes down in time",
+                "note: the learning rate %g is above %.4g, where this optimizer diverges on full batches "
+                "unless the rate decreases in time",
                 *(rate, self.stable_lr),
             )
         super().on_train_start(trainer, pl_module)
@@ -56,8 +56,8 @@ class StableRate(Divergence):
         if self.stable_lr is None:
             return advice
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        smaller = "; a batch that is smaller allows less" if rate < self.stable_lr else ""
-        return f"{advice} (on all rows at once it is stable below {self.stable_lr:.4g}{smaller})"
+        smaller = "; smaller batches need a lower rate" if rate < self.stable_lr else ""
+        return f"{advice} (full batches are stable below {self.stable_lr:.4g}{smaller})"
 
     def _stable_lr(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
         given, found = self.optimizer, least_squares_of(trainer, pl_module)

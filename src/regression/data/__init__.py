@@ -1,1 +1,1 @@
-"""The example's data: sources, table, split, standardisation."""
+"""The example's data: sources, tables, split, standardisation."""

@@ -1,14 +1,14 @@
-"""Cells of a table as numbers, as polars expressions: null where a cell is missing, nan where it has no number.
+"""Converts cells of a table to numbers, as polars expressions.
 
-What a cell's number is:
+A missing cell becomes null, a cell without a number nan. A cell's number is:
 
-- text, as all cells of a CSV file are: what polars reads as a number; ``true`` is 1 and ``false`` is 0, in any case
-  of the letters;
-- in a Parquet file also integers, decimals, floats and booleans;
-- for a category of a column: 1 where the cell is that text, 0 where it is that of another feature, and else none.
+- of text, which all cells of a CSV file are: the number that polars reads; ``true`` is 1 and ``false`` is 0,
+  regardless of case;
+- in a Parquet file also an integer, decimal, float or boolean;
+- for a category of a column: 1 if the cell is that category, 0 if it is another feature's, otherwise none.
 
-A cell is missing where it is null, or text without a letter but white space. Any other that is no number, ``nan``,
-``inf``, or a number above ``LARGEST`` in size cannot be used.
+A cell is missing if it is null or only white space. Other cells cannot be used if they are not a number, or are
+``nan``, ``inf`` or a number above ``LARGEST`` in absolute value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from regression.data.rows import LARGEST
 
 
 def as_numbers(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> list[pl.Expr]:
-    """For each feature its numbers as Float64, under its name.
+    """The numbers of each feature as Float64, named like the feature.
 
     Raises:
         UserError: a column is missing, or is neither text nor numeric.
@@ -47,12 +47,12 @@ def as_numbers(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> 
 
 
 def usable(numbers: pl.DataFrame) -> bool:
-    """Whether all that are not missing are finite, and at most ``LARGEST`` in size."""
+    """Whether all numbers that are not missing are finite and at most ``LARGEST`` in absolute value."""
     return all(numbers.select((pl.all().abs() <= LARGEST).all()).row(0))  # false for nan
 
 
 def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> UserError | None:
-    """The error for the first row with a cell that cannot be used; ``None``: there is no such row."""
+    """The error for the first row with a cell that cannot be used; ``None`` if there is no such row."""
     firsts = list({feature.column: feature for feature in features}.values())
     categories = _categories(features)
     numbers = [cells.alias(str(i)) for i, cells in enumerate(as_numbers(frame, features, path))]
@@ -74,16 +74,16 @@ def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> Us
             unseen = numbers[features.index(feature)].is_nan().sum()
             count = frame.select(unseen).collect(engine="streaming").item()
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
-            return UserError(f"{error}; {rows} none of them: leave such rows out, or train with rows that have theirs")
+            return UserError(f"{error}; {rows} an unknown category: remove such rows, or train with rows that have it")
         if np.isfinite(value):
-            rule = f"a number up to {LARGEST:g}, whose square can be summed, in data row {row + 1}"
+            rule = f"a number up to {LARGEST:g} (larger squares may overflow) in data row {row + 1}"
             return invalid(where, rule, cell)
         return invalid(where, f"a finite number in data row {row + 1}", cell)
     return None
 
 
 def missing_cells(frame: pl.LazyFrame, features: Sequence[Feature]) -> dict[str, int]:
-    """How many cells of each column are missing, without the columns that have all."""
+    """The number of missing cells of each column that has any."""
     columns = list(dict.fromkeys(feature.column for feature in features))
     schema = frame.collect_schema()
     counts = frame.select(filled(name, schema[name]).null_count() for name in columns).collect(engine="streaming")
@@ -104,12 +104,12 @@ def is_text(dtype: pl.DataType) -> bool:
 
 
 def column(name: str) -> pl.Expr:
-    """Exactly this one: ``pl.col`` takes ``*`` and ``^..$`` for patterns."""
+    """The column of exactly this name: ``pl.col`` treats ``*`` and ``^..$`` as patterns."""
     return cs.by_name(name).as_expr()
 
 
 def filled(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The cells, and null where one is missing."""
+    """The cells, with null for missing ones."""
     if not is_text(dtype):
         return column(name)
     cell = column(name).cast(pl.String)
@@ -117,7 +117,7 @@ def filled(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def parsed(name: str, dtype: pl.DataType) -> pl.Expr:
-    """The numbers, and null where a cell has none."""
+    """The numbers, with null for cells without a number."""
     cell = column(name)
     if dtype != pl.String:
         return cell.cast(pl.Float64)

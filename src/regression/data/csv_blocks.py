@@ -1,4 +1,4 @@
-"""Where the rows of a CSV file begin, so that some of them can be read without the others."""
+"""Finds where the rows of a CSV file begin, so that blocks of rows can be read alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ import polars as pl
 from descent.errors import UserError
 from regression.data.files import first_line
 
-PIECE = 2**24  # bytes that are looked at together
+PIECE = 2**24  # bytes scanned at a time
 NEWLINE, QUOTE = ord("\n"), ord('"')
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of a CSV file that are read together; a line that is quoted text is a part of another.
+    """Lines of a CSV file that are read together. A line break within quotes does not end a line.
 
     Attributes:
-        header: the bytes before the first of all.
-        first: the first byte; ``end``: the one after the last.
-        rows: how many lines there are, blank ones included.
+        header: the number of bytes before the file's first row.
+        first: the first byte of the lines; ``end``: the byte after the last.
+        rows: the number of lines, including blank ones.
     """
 
     file: Path
@@ -32,7 +32,7 @@ class Lines:
     rows: int
 
     def read(self) -> pl.DataFrame:
-        """All cells as text, null where a line is blank.
+        """All cells as text; the cells of blank lines are null.
 
         Raises:
             UserError: polars finds another number of lines.
@@ -53,7 +53,7 @@ class Lines:
 
 
 def lines_of(file: Path, rows: int) -> Iterator[Lines]:
-    """All lines of a file, ``rows`` of them together."""
+    """All lines of a file, in blocks of ``rows`` lines."""
     header, first, end, count = 0, 0, 0, 0
     for end in _ends(file):
         if not header:

@@ -1,4 +1,4 @@
-"""How the columns of a table become the features of a run."""
+"""Turns the columns of a table into the features of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Missing = Literal["error", "drop", "mean"]
 
 
 class Feature(NamedTuple):
-    """The numbers of a column, or 1 where its text is ``category`` and 0 where it is another."""
+    """The numbers of a column; with ``category`` 1 where its text is that category, and 0 where it is another."""
 
     column: str
     category: str | None = None
@@ -26,12 +26,12 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What training, evaluation and prediction make of the cells of a table.
+    """How training, evaluation and prediction encode the cells of a table.
 
     Attributes:
         features: in the order of the weights.
-        missing: what becomes of a missing cell.
-        means: of each feature over the training rows, in its own units; empty unless ``missing`` is ``mean``.
+        missing: how missing cells are treated.
+        means: the mean of each feature over the training rows, in its own units; empty unless ``missing`` is ``mean``.
     """
 
     features: list[Feature]
@@ -40,25 +40,25 @@ class Encoding:
 
     @classmethod
     def fit(cls, features: list[Feature], missing: Missing, train: Array) -> "Encoding":
-        """From training rows (rows, features), with nan for a missing cell.
+        """The encoding for training rows (rows, features), with nan for missing cells.
 
         Raises:
-            UserError: a mean is needed, and a column has no number in any training row.
+            UserError: a column that needs a mean has no number in any training row.
         """
         means = []
         for feature, cells in zip(features, train.T, strict=True):
             known = cells[~np.isnan(cells)] if missing == "mean" else cells
             if not len(known):
-                raise UserError(f"column {feature.column} must have a cell in a training row that is not missing")
+                raise UserError(f"column {feature.column} must have a value in at least one training row")
             means.append(float(known.mean()))
         return cls(features, missing, means if missing == "mean" else [])
 
     @classmethod
     def of_run(cls, result: Mapping[str, Any], state: Mapping[str, Any]) -> "Encoding":
-        """That of a run: from the state of its data module, or of the plain columns that its result names.
+        """A run's encoding, from the state of its data module, or else for the plain columns that its result names.
 
         Raises:
-            UserError: the state is damaged, or not of the features that the result names.
+            UserError: the state is damaged, or its features are not those that the result names.
         """
         names, _ = column_names(result)
         if "encoding" not in state:
@@ -69,11 +69,11 @@ class Encoding:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Plain values, so that a checkpoint can hold it."""
+        """The encoding as plain values, for a checkpoint."""
         return {"features": [[*feature] for feature in self.features], "missing": self.missing, "means": self.means}
 
     def fill(self, inputs: Array) -> None:
-        """Replaces nan in inputs (rows, features) by the feature's mean, where there is one."""
+        """Replaces nan in inputs (rows, features) by the feature's mean, if there is one."""
         for cells, mean in zip(inputs.T, self.means, strict=bool(self.means)):
             cells[np.isnan(cells)] = mean
 
@@ -82,7 +82,7 @@ def column_names(result: Mapping[str, Any]) -> tuple[list[str], str]:
     """The features and the target of a run, from its ``result.json``.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are missing.
     """
     features, target = result.get("features"), result.get("target")
     if not (isinstance(features, list) and features and isinstance(target, str)):

@@ -1,4 +1,4 @@
-"""CSV and Parquet files, read with polars. Training, evaluation and prediction read them in this one way."""
+"""Reads CSV and Parquet files with polars, for training, evaluation and prediction."""
 
 import csv
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ SUFFIXES = (".csv", ".parquet")
 
 
 def scan(path: Path, key: str) -> pl.LazyFrame:
-    """A file as it is, without the blank lines of a CSV file. Its cells are text there.
+    """The rows of a file. Of a CSV file all cells are text, and blank lines are dropped.
 
     Args:
-        path: exactly this file: its name is no pattern.
-        key: what the user named the file with; begins the message of an error.
+        path: exactly this file: its name is not a pattern.
+        key: the config key or option that names the file; error messages begin with it.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise invalid(key, "a file named .csv or .parquet", str(path))
@@ -26,7 +26,7 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
         raise invalid(key, "an existing CSV or Parquet file", str(path))
     if path.suffix.lower() == ".parquet":
         return scan_parquet(path)
-    whole = path.absolute()  # polars takes a leading ~ for the home directory
+    whole = path.absolute()  # polars expands a leading ~ to the home directory
     with whole.open(encoding="utf-8-sig", newline="") as file:
         header = next((row for row in csv.reader(file) if row), [])
     repeated = [name for name in header if header.count(name) > 1]
@@ -40,7 +40,7 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
 
 @contextmanager
 def readable(key: str, path: Path) -> Iterator[None]:
-    """What polars says of a file that it cannot read, as one line that begins with ``key``."""
+    """Turns polars' errors about a file that it cannot read into one line that begins with ``key``."""
     try:
         yield
     except pl.exceptions.NoDataError:

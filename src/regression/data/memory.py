@@ -1,17 +1,17 @@
-"""Whether data that are to be drawn fit into memory."""
+"""Checks that synthetic data fit into memory."""
 
 import os
 
 from descent.errors import invalid
 
-# The random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
+# A random rotation of d features is a QR decomposition of d x d numbers: 2.7 d^3 operations, minutes above this
 MOST_FEATURES = 7_000
-# Where the platform does not tell how much memory it has
+# Assumed if the platform does not report its memory
 USUAL_MEMORY = 64 * 2**30  # bytes
 
 
 def check_size(num_samples: int, num_features: int) -> None:
-    """Refuses data that cannot be drawn in the memory of this machine, or not within minutes.
+    """Refuses data that this machine cannot generate in its memory, or not within minutes.
 
     Raises:
         UserError: too many features, or too many numbers.
@@ -22,21 +22,21 @@ def check_size(num_samples: int, num_features: int) -> None:
     needed, there = needed_bytes(num_samples, num_features), memory_bytes()
     if needed > there:
         rule = (
-            f"such that the data fit into memory: {num_samples} x {num_features} numbers take"
-            f" {needed / 2**30:.1f} GiB while they are drawn, and there are {there / 2**30:.1f} GiB"
+            f"small enough for the data to fit into memory: generating {num_samples} x {num_features} numbers takes"
+            f" {needed / 2**30:.1f} GiB, and there are {there / 2**30:.1f} GiB"
         )
         raise invalid("data.num_samples", rule, num_samples)
 
 
 def needed_bytes(num_samples: int, num_features: int) -> int:
-    """At the peak: the table and its rotated copy, and four squares of the rotation, all in double precision."""
+    """Peak memory: the table, its rotated copy, and four matrices of the rotation's size, in double precision."""
     return 8 * (2 * num_samples * (num_features + 1) + 4 * num_features**2)
 
 
 def memory_bytes() -> int:
-    """The physical memory of this machine; ``USUAL_MEMORY`` where the platform does not tell."""
+    """The physical memory of this machine; ``USUAL_MEMORY`` if the platform does not report it."""
     try:
         page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX platform, or one that does not tell
+    except (AttributeError, ValueError, OSError):  # not POSIX, or not reported
         return USUAL_MEMORY
     return page * pages if min(page, pages) > 0 else USUAL_MEMORY

@@ -1,4 +1,4 @@
-"""The LightningDataModule: rows of a source, split, standardised, in batches."""
+"""Defines the LightningDataModule that splits, standardises and batches the rows of a source."""
 
 import logging
 from collections.abc import Mapping
@@ -26,27 +26,27 @@ from regression.optimum import MOST_WORK, Optimum, least_squares, r_factor, work
 
 log = logging.getLogger(__name__)
 
-EVALUATION_BATCH = 2**16  # rows; bounds the memory of validation and test
+EVALUATION_BATCH = 2**16  # rows; limits the memory that validation and test need
 
 
 class RegressionData(LightningDataModule):
-    """Rows of a source, split, standardised, and served as batches from memory. A source defines ``load``.
+    """Rows of a source, split, standardised, and served in batches from memory. Subclasses define ``load``.
 
     Args:
-        val_fraction: of all rows; 0: no validation, and the training loss is monitored.
-        test_fraction: of all rows.
-        standardize: whether training sees features and target with mean 0 and deviation 1.
-        seed: of the split, and of what is drawn.
-        max_rows: how many rows to use, the first ones; ``None``: all.
+        val_fraction: the fraction of all rows for validation; 0: no validation, and the training loss is monitored.
+        test_fraction: the fraction of all rows for the test.
+        standardize: whether training sees features and target with mean 0 and standard deviation 1.
+        seed: of the split and of synthetic data.
+        max_rows: use only this many rows, from the first on; ``None``: all.
         batch_size: of the training batches; ``None``: all rows.
         shuffle: whether each epoch has a new order.
-        bias: whether the model has one: only then may standardisation subtract means.
+        bias: whether the model has a bias: only then may standardisation subtract means.
 
     Attributes:
         checksum: of the rows in their own units and of the split.
     """
 
-    rows: Rows  # the names; the parts have the numbers
+    rows: Rows  # only the names; the parts hold the numbers
     checksum: int
     standardization: Standardization
     train: AnyPart
@@ -69,14 +69,14 @@ class RegressionData(LightningDataModule):
         self.standardize, self.max_rows, self.bias = standardize, max_rows, bias
         self.batch_size, self.shuffle = batch_size, shuffle
         self.solved: dict[int, tuple[Tensor, Optimum] | None] = {}  # least squares, by degree
-        self.saved: dict[str, Any] = {}  # of the run that the rows of a file are for
+        self.saved: dict[str, Any] = {}  # the state of the run that evaluates a file
 
     def load(self) -> Rows:
-        """The rows of the source, all of them."""
+        """All rows of the source."""
         raise NotImplementedError
 
     def encoded(self, parts: list[Part]) -> list[Part]:
-        """The parts as the training rows, the first, decide what features they have; as they are, if not overridden."""
+        """The parts, encoded by what the training rows (the first part) contain; by default unchanged."""
         return parts
 
     def usable_rows(self) -> Rows:
@@ -88,12 +88,12 @@ class RegressionData(LightningDataModule):
         try:
             found = self.load()
         except MemoryError:
-            raise UserError("data must fit into the memory of this machine; it does not") from None
+            raise UserError("data must fit into the memory of this machine; they do not") from None
         for name, cells in [*zip(found.feature_names, found.inputs.T, strict=True), (found.target_name, found.targets)]:
-            larger = np.fmax if found.missing else np.maximum  # the first passes over nan
+            larger = np.fmax if found.missing else np.maximum  # fmax ignores nan
             largest = float(larger.reduce(np.abs(cells), initial=0))
-            if not largest <= LARGEST:  # true for nan as well
-                raise invalid(f"column {name}", f"numbers up to {LARGEST:g}, whose squares can be summed", largest)
+            if not largest <= LARGEST:  # also true for nan
+                raise invalid(f"column {name}", f"numbers up to {LARGEST:g} (larger squares may overflow)", largest)
         return replace(found, inputs=found.inputs[: self.max_rows], targets=found.targets[: self.max_rows])
 
     def setup(self, stage: str | None = None) -> None:
@@ -103,7 +103,7 @@ class RegressionData(LightningDataModule):
         chosen = split(len(rows.targets), self.val_fraction, self.test_fraction, self.seed)
         parts = [Part(rows.inputs[part], rows.targets[part]) for part in chosen]
         self.rows = replace(rows, inputs=rows.inputs[:0].copy(), targets=rows.targets[:0].copy())
-        del rows  # a large table is in memory only once more, and in training precision
+        del rows  # so that a large table is in memory only once more
         checksum = crc32(repr([len(part) for part in parts]).encode())
         for part in parts:
             checksum = crc32(np.ascontiguousarray(part.y).data, crc32(np.ascontiguousarray(part.x).data, checksum))
@@ -119,21 +119,21 @@ class RegressionData(LightningDataModule):
         self.checksum = checksum
         if self.batch_size is not None and self.batch_size > len(self.train):
             log.warning(
-                "note: batch.size=%d is more than the %d training rows: every batch is all of them",
+                "note: batch.size=%d is more than the %d training rows: each batch has all rows",
                 *(self.batch_size, len(self.train)),
             )
 
     def hide_loaders_without_rows(self) -> None:
-        """Lightning then leaves out the validation, or the test."""
+        """Makes Lightning skip validation, or the test, if it has no rows."""
         for name in ("val", "test"):
             if not len(getattr(self, name)):
                 setattr(self, f"{name}_dataloader", getattr(super(), f"{name}_dataloader"))
 
     def least_squares(self, degree: int = 1) -> tuple[Tensor, Optimum] | None:
-        """Of the training rows, in the units of training: R, and the optimum; ``None`` where it would take too long.
+        """R and the optimum of the training rows, in training units; ``None`` if they would take too long.
 
         Args:
-            degree: up to which powers of the features are terms of the model, see ``regression.optimum.r_factor``.
+            degree: the highest power of the features in the model, see ``regression.optimum.r_factor``.
         """
         if degree not in self.solved:
             self.solved[degree] = self._least_squares(degree)
@@ -143,7 +143,7 @@ class RegressionData(LightningDataModule):
         rows, terms = len(self.train), len(self.rows.feature_names) * degree
         if work(rows, terms) > MOST_WORK:
             log.warning(
-                "note: the least-squares solution of %d rows and %d %s would take minutes, and is left out",
+                "note: the least-squares solution of %d rows and %d %s would take minutes and is not computed",
                 *(rows, terms, "features" if degree == 1 else "powers of features"),
             )
             return None
@@ -159,24 +159,24 @@ class RegressionData(LightningDataModule):
         return r
 
     def state_dict(self) -> dict[str, Any]:
-        """So that a run is resumed on the data it began with."""
+        """Holds what identifies the data, so that a run resumes only on the data it began with."""
         return {"checksum": self.checksum, "columns": [*self.rows.feature_names, self.rows.target_name]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not hasattr(self, "checksum"):
-            self.saved = state_dict  # the rows are those of a file
+            self.saved = state_dict  # the rows come from a file
             return
         own = self.state_dict()
         if any(own.get(key) != state_dict[key] for key in ("checksum", "columns") if key in state_dict):
             raise UserError("data must be what the run began with to be resumed: its rows or columns have changed")
 
     def batches(self, part: Any, size: int | None, shuffle: bool = False) -> RowBatches:
-        """The rows in the model's precision, moved to its device once and not batch by batch."""
+        """Batches in the model's precision; all rows are moved to its device at once."""
         like = self.like()
         return InMemoryBatches(*(torch.from_numpy(a).to(like) for a in (part.x, part.y)), size=size, shuffle=shuffle)
 
     def like(self) -> Tensor:
-        """A tensor on the device and in the precision of the model."""
+        """A tensor that has the device and precision of the model."""
         assert self.trainer is not None
         return next(self.trainer.lightning_module.parameters())
 
@@ -190,8 +190,8 @@ class RegressionData(LightningDataModule):
         return self.batches(self.test, EVALUATION_BATCH)
 
     def file_dataloader(self, path: Path, model: Any, result: Mapping[str, Any]) -> InMemoryBatches:
-        """The rows of a table with the run's columns, in the units that ``model`` was trained in."""
-        from regression.data.table import read_rows  # polars, a third of a second, is for tables alone
+        """The rows of a table with the run's columns, in the units in which ``model`` was trained."""
+        from regression.data.table import read_rows  # only tables need polars, which takes 0.3 s to import
 
         state = self.state_dict() if hasattr(self, "checksum") else self.saved
         _, target = column_names(result)
@@ -199,12 +199,12 @@ class RegressionData(LightningDataModule):
         if len(targets) < 2:
             raise UserError(f"--data must be a file with at least 2 rows, got {len(targets)} in {path}")
         like, units = next(model.parameters()), model.units
-        with np.errstate(all="ignore"):  # a metric that is not finite is an error of its own
+        with np.errstate(all="ignore"):  # a metric that is not finite is reported later
             part = units.inputs(inputs), units.targets(targets)
         return InMemoryBatches(*(torch.from_numpy(array).to(like) for array in part), size=EVALUATION_BATCH)
 
     def predict_file(self, run_dir: Path, source: Path, output: Path, checkpoint: CheckpointName) -> None:
-        """The rows of a table with a column ``prediction``, see ``regression.predict``."""
-        from regression.predict import predict_file  # which needs the model, which needs the data
+        """Writes the rows of a table with a column ``prediction``, see ``regression.predict``."""
+        from regression.predict import predict_file  # here, because the import is circular
 
         predict_file(run_dir, source, output, checkpoint)

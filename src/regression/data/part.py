@@ -1,4 +1,4 @@
-"""Rows of one split, as training sees them."""
+"""Defines the rows of one split, in training units."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ from regression.data.standardization import scale_about
 
 
 class AnyPart(Protocol):
-    """In memory or not, in the units of training."""
+    """Rows of a split in training units, in memory or not."""
 
     def __len__(self) -> int: ...
 
     def blocks(self) -> Iterator["Part"]:
-        """All rows; of a part that is not in memory block by block."""
+        """All rows, block by block if they are not in memory."""
 
     def some(self, most: int) -> "Part":
-        """At most so many rows, from all over the part."""
+        """At most ``most`` rows, spread over the whole part."""
 
     def target_spread(self) -> tuple[float, float]:
-        """The mean and the deviation of the targets; 1 where all are the same."""
+        """The mean and the standard deviation of the targets; the deviation is 1 if all are equal."""
 
     def largest_input(self) -> float:
-        """In size."""
+        """The largest absolute value of the inputs."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """In memory, in the units of training, float64, on the CPU."""
+    """Rows in memory, in training units, float64, on the CPU."""
 
     x: Array  # (rows, features)
     y: Array  # (rows,)

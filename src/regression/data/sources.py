@@ -1,4 +1,4 @@
-"""Where rows come from: a class a source."""
+"""Defines the sources of rows, one class each."""
 
 import logging
 from dataclasses import replace
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 class SyntheticData(RegressionData):
     """A linear model with Gaussian noise, ``y = w x + b + noise_std * e``.
 
-    The features are normal with covariance ``Q diag(v) Q^T``: ``v`` rises geometrically, its last over its
-    first is ``condition_number`` and its mean is 1; ``Q`` is a random rotation. So the condition number changes
-    the shape of the loss, not its scale. ``w``, ``b`` and ``e`` are standard normal. A fraction of the targets,
-    ``outlier_fraction``, is moved by ten standard deviations of the target, up or down.
+    The features are normal with covariance ``Q diag(v) Q^T``. ``v`` is a geometric sequence with mean 1, whose last
+    value is ``condition_number`` times its first; ``Q`` is a random rotation. So the condition number changes the shape
+    of the loss, but not its scale. ``w``, ``b`` and ``e`` are standard normal. ``outlier_fraction`` of the targets are
+    moved up or down by ten standard deviations of the target.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SyntheticData(RegressionData):
         rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
         scales = np.sqrt(variances / variances.mean())
         inputs = rng.standard_normal((n, d))
-        inputs *= scales  # in place: a large table is in memory only once more
+        inputs *= scales  # in place, so that a large table is in memory only once more
         inputs = inputs @ rotation.T
         clean = inputs @ weight + bias
         targets = clean + self.noise_std * rng.standard_normal(n)
@@ -71,12 +71,12 @@ class SyntheticData(RegressionData):
 
 
 class ListedData(RegressionData):
-    """Rows that are written out in the config itself."""
+    """Rows that are listed in the config."""
 
     def __init__(self, inputs: SomeRows, targets: Row, **common: Any) -> None:
         super().__init__(**common)
         if len(inputs) != len(targets):
-            raise invalid("data.targets", f"as many as data.inputs ({len(inputs)})", targets)
+            raise invalid("data.targets", f"as long as data.inputs ({len(inputs)})", targets)
         self.inputs, self.targets = inputs, targets
 
     def load(self) -> Rows:
@@ -89,7 +89,7 @@ class DiabetesData(RegressionData):
 
     def load(self) -> Rows:
         with extra("diabetes", "data=diabetes"):
-            from sklearn.datasets import load_diabetes  # a second, needed here alone
+            from sklearn.datasets import load_diabetes  # takes a second, and only this needs it
 
         bunch: Any = load_diabetes(scaled=False)
         return Rows(
@@ -103,18 +103,18 @@ class DiabetesData(RegressionData):
 class TableData(StreamableData):
     """The user's own CSV or Parquet file.
 
-    With ``categorical=onehot`` a column of text becomes a feature for each category of the training rows, 1 where a
-    cell is that text and 0 where not. None of them is left out, though with a bias one would follow from the others:
-    no category stands out, and a row of a category that no training row has is 0 in all. The least-squares solution
-    is then not unique, and the one nearest to 0 is reported.
+    With ``categorical=onehot`` a column of text becomes one feature for each category of the training rows: 1 if the
+    cell is that category, otherwise 0. No category is dropped, although with a bias one follows from the others: so all
+    are treated alike, and a row whose category no training row has is 0 in all of them. The least-squares solution is
+    then not unique; the one nearest to 0 is reported.
 
     Args:
         path: of the file.
         target: the column to predict.
-        features: the columns to predict it from; ``None``: every other numeric one, and those of text if encoded.
-        exclude: columns that are none of these; only without ``features``.
-        missing: what becomes of rows with a missing cell: an ``error``, they are left out (``drop``), or the feature's
-            mean over the training rows stands for it (``mean``; for a category its fraction). A target is never filled.
+        features: the columns to predict it from; ``None``: all other numeric columns, and those of text if encoded.
+        exclude: columns that are not features; only without ``features``.
+        missing: rows with a missing cell raise an ``error``, are left out (``drop``), or get the feature's mean over
+            the training rows (``mean``; for a category this is its fraction). Missing targets are never filled.
         categorical: how columns of text become features; ``None``: they are left out.
     """
 
@@ -140,13 +140,13 @@ class TableData(StreamableData):
         if features is not None and target in features:
             raise invalid("data.features", f"without the target '{target}'", features)
         if features is not None and exclude is not None:
-            raise invalid("data.exclude", "null where data.features names all the columns that are used", exclude)
+            raise invalid("data.exclude", "null if data.features is given", exclude)
         if target in self.exclude:
-            raise invalid("data.exclude", f"without the target '{target}', which is no feature", exclude)
+            raise invalid("data.exclude", f"without the target '{target}', which is not a feature", exclude)
 
     def _check_streamed(self) -> None:
         if self.categorical is not None:
-            rule = "null with data.streaming=true: categories are those of all training rows"
+            rule = "null with data.streaming=true: finding the categories needs all training rows"
             raise invalid("data.categorical", rule, self.categorical)
         if self.missing == "mean":
             raise invalid("data.missing", "error or drop with data.streaming=true", self.missing)
@@ -159,7 +159,7 @@ class TableData(StreamableData):
         return table
 
     def load(self) -> Rows:
-        from regression.data.table import read_table  # polars, a third of a second, is for tables alone
+        from regression.data.table import read_table  # only tables need polars, which takes 0.3 s to import
 
         onehot = self.categorical == "onehot"
         inputs, targets, self.found = read_table(
@@ -169,18 +169,18 @@ class TableData(StreamableData):
         return Rows(inputs, targets, names, self.target, missing=self.missing == "mean")
 
     def encoded(self, parts: list[Part]) -> list[Part]:
-        """With the categories of the training rows alone, and their means for missing cells."""
+        """Keeps only the categories of the training rows, and fills missing cells with the training means."""
         train, *others = parts
         unseen = {
             j for j, feature in enumerate(self.found) if feature.category is not None and not (train.x[:, j] == 1).any()
         }
         named = [self.found[j].name for j in sorted(unseen) if any((part.x[:, j] == 1).any() for part in others)]
         if named:
-            log.warning("note: no training row has %s: validation and test rows are 0 there", ", ".join(named))
+            log.warning("note: no training row has %s: rows that have it get 0 in all categories", ", ".join(named))
         if unseen:
             kept = [j for j in range(len(self.found)) if j not in unseen]
             if lost := {feature.column for feature in self.found} - {self.found[j].column for j in kept}:
-                raise UserError(f"column {min(lost)} must have a cell in a training row that is not missing")
+                raise UserError(f"column {min(lost)} must have a value in at least one training row")
             parts = [Part(part.x[:, kept], part.y) for part in parts]
             self.found = tuple(self.found[j] for j in kept)
             self.rows = replace(

@@ -1,4 +1,4 @@
-"""Training, validation and test rows."""
+"""Splits rows into training, validation and test rows."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ Indices = NDArray[np.intp]
 
 
 class Split(NamedTuple):
-    """Row numbers; each part keeps the order that the rows had."""
+    """Row numbers; each part keeps the order of the rows."""
 
     train: Indices
     val: Indices
@@ -21,7 +21,7 @@ class Split(NamedTuple):
 def split(num_rows: int, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Draws ``val_fraction`` and ``test_fraction`` of the rows; the rest are for training.
 
-    The draw depends on ``seed`` and the number of rows alone.
+    The draw depends only on ``seed`` and the number of rows.
 
     Raises:
         UserError: a fraction above 0 that leaves fewer than two rows (R2 needs two), or no training row.
@@ -34,7 +34,7 @@ def split(num_rows: int, val_fraction: float, test_fraction: float, seed: int) -
             raise invalid(f"data.{name}_fraction", f"0 or at least 2 of the {num_rows} rows", fraction)
     if num_rows - sum(sizes.values()) < 1:
         raise invalid(
-            "data.val_fraction and data.test_fraction", f"such that training keeps a row of {num_rows}", sizes
+            "data.val_fraction and data.test_fraction", f"small enough to leave training one of {num_rows} rows", sizes
         )
     order = np.random.default_rng((seed, 1)).permutation(num_rows)
     val, test, train = np.split(order, np.cumsum(list(sizes.values())))
@@ -42,18 +42,18 @@ def split(num_rows: int, val_fraction: float, test_fraction: float, seed: int) -
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raises an error where they leave nothing."""
+    """Raises an error if the fractions leave no training rows."""
     if val_fraction + test_fraction >= 1:
         rule = "below 1, to leave training rows"
         raise invalid("data.val_fraction + data.test_fraction", rule, val_fraction + test_fraction)
 
 
 def split_by_hash(first: int, rows: int, settings: tuple[float, float, int]) -> NDArray[np.int8]:
-    """0 for training, 1 for validation, 2 for test, of ``rows`` rows from the number ``first`` on.
+    """The parts (0 training, 1 validation, 2 test) of ``rows`` rows that start at row number ``first``.
 
-    By a hash of the row's number and the seed alone: a row stays where it is when others are added after it, and the
-    parts have about the sizes asked for. The hash is SplitMix64's: Steele, Lea and Flood, Fast splittable pseudorandom
-    number generators, 2014.
+    The part depends only on a hash of the row's number and the seed: a row stays in its part when rows are added after
+    it, and the parts have approximately the requested sizes. The hash is SplitMix64: Steele, Lea and Flood, Fast
+    splittable pseudorandom number generators, 2014.
 
     Args:
         settings: the fractions of validation and test rows, and the seed.

@@ -1,4 +1,4 @@
-"""The LightningDataModule of rows that are read block by block."""
+"""Defines the LightningDataModule for rows that are read block by block."""
 
 from functools import partial
 from typing import Any
@@ -16,18 +16,18 @@ from regression.data.rows import Rows
 from regression.data.split import check_fractions, split_by_hash
 from regression.data.standardization import Standardization
 
-_summaries: dict[str, Any] = {}  # the last of this process: jobs of a sweep have the same data
+_summaries: dict[str, Any] = {}  # only the latest one of this process: jobs of a sweep share their data
 
 
 class StreamableData(RegressionData):
-    """``RegressionData`` whose rows may stay in their files. A source also defines ``table``.
+    """``RegressionData`` whose rows may stay in their files. Subclasses also define ``table``.
 
-    The first pass over the files checks every cell and finds means, scales and what least squares needs. A run that
-    goes on, or is evaluated, has all this in its checkpoint.
+    The first pass over the files checks every cell and computes means, scales and what least squares needs. A run that
+    is resumed or evaluated loads all this from its checkpoint.
 
     Args:
-        streaming: whether they do.
-        chunk_rows: how many rows are in memory at a time, at least, see ``descent.batches.streamed``.
+        streaming: whether the rows stay in their files.
+        chunk_rows: the minimum number of rows that are in memory at a time, see ``descent.batches.streamed``.
     """
 
     def __init__(self, streaming: Boolean = False, chunk_rows: PositiveInteger = CHUNK, **common: Any) -> None:
@@ -36,14 +36,14 @@ class StreamableData(RegressionData):
         if streaming and self.batch_size is None:
             raise invalid("batch.size", "a positive integer with data.streaming=true: no step sees all rows", None)
         if streaming and self.max_rows is not None:
-            raise invalid("data.max_rows", "null with data.streaming=true, which takes all rows", self.max_rows)
+            raise invalid("data.max_rows", "null with data.streaming=true, which uses all rows", self.max_rows)
 
     def table(self) -> Any:
-        """A ``regression.data.streamed_table.StreamedTable``; its polars takes a third of a second to import."""
+        """A ``regression.data.streamed_table.StreamedTable``; import it here, because polars takes 0.3 s to import."""
         raise NotImplementedError
 
     def load_state_before_setup(self, state_dict: dict[str, Any]) -> None:
-        """What ``state_dict`` gave in the run that goes on, or is evaluated."""
+        """Keeps the state of the run that is resumed or evaluated, for ``setup``."""
         self.saved = state_dict
 
     def setup(self, stage: str | None = None) -> None:
@@ -63,7 +63,7 @@ class StreamableData(RegressionData):
         checksum = crc32(repr((settings, names, table.target, table.missing)).encode(), table.checksum())
         known = self.saved if self.saved.get("checksum") == checksum else _summaries.get(f"{checksum} {table.files}")
         summary = Summary.of_state(known["summary"]) if known else None
-        if summary is None or len(summary.counts) != len(table.blocks):  # of another version's blocks
+        if summary is None or len(summary.counts) != len(table.blocks):  # from a version with other blocks
             summary = Summary.of(table, split)
         _summaries.clear()
         _summaries[f"{checksum} {table.files}"] = {"summary": summary.state()}
@@ -80,7 +80,7 @@ class StreamableData(RegressionData):
             if fraction and rows < 2:
                 raise invalid(f"data.{name}_fraction", f"0 or at least 2 of the {sum(sizes)} rows", fraction)
         if not sizes[0]:
-            raise UserError(f"data.val_fraction and data.test_fraction must leave training a row of {sum(sizes)}")
+            raise UserError(f"data.val_fraction and data.test_fraction must leave training one of {sum(sizes)} rows")
 
     def batches(self, part: Any, size: int | None, shuffle: bool = False) -> RowBatches:
         if not self.streaming:

@@ -1,4 +1,4 @@
-"""A table that is read block by block, since it need not fit into memory."""
+"""Reads a table block by block, so that it need not fit into memory."""
 
 import logging
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ PIECE = 2**24  # bytes
 class StreamedTable:
     """The rows of CSV or Parquet files, in blocks.
 
-    A column of text is one of numbers if at least half of the cells of the first block are, see ``read_table``; later
-    ones that are none are then mistakes.
+    A column of text counts as numeric if at least half of its cells in the first block are numbers. Cells that are not
+    are then errors.
 
     Args:
         path: of a file, a directory or a pattern.
-        target, features, exclude, missing: as ``read_table`` has them.
+        target, features, exclude, missing: see ``read_table``.
 
     Attributes:
-        blocks: what is read together.
-        starts: the number of the first row of each block.
+        blocks: the lines or row groups that are read together.
+        starts: the row number at which each block starts, and the total.
 
     Raises:
         UserError: a file cannot be read, a column is missing or not numeric.
@@ -64,7 +64,7 @@ class StreamedTable:
         if features is None:
             left_out = [name for name in others if Feature(name) not in self.features]
             if left_out:
-                log.warning("not numeric and left out: %s", ", ".join(left_out))
+                log.warning("note: non-numeric columns are left out: %s", ", ".join(left_out))
         if not self.features:
             raise UserError(f"data.features: {path} has no numeric column besides the target '{target}'")
         for file in self.files[1:]:
@@ -72,7 +72,7 @@ class StreamedTable:
                 as_numbers(scan(file, KEY), self.columns, file)
 
     def read(self, block: int) -> tuple[NDArray[np.bool_], pl.DataFrame]:
-        """Which rows of a block there are, and their numbers, the target last; without those that are left out.
+        """A mask of the block's rows that are kept, and the numbers of these rows, with the target last.
 
         Raises:
             UserError: a cell is missing, or a file has changed.
@@ -97,7 +97,7 @@ class StreamedTable:
         return kept, numbers
 
     def check(self, block: int, numbers: pl.DataFrame) -> None:
-        """Raises an error where a cell of a block cannot be used."""
+        """Raises an error if a cell of the block cannot be used."""
         if usable(numbers):
             return
         file = self.blocks[block].file
@@ -106,7 +106,7 @@ class StreamedTable:
         raise error or UserError(f"{KEY} must not change while it is read: {file}")
 
     def checksum(self) -> int:
-        """Of all bytes of the files, in the order of their names: a second a gigabyte."""
+        """The checksum of all bytes of the files, in the order of their names; takes a second per gigabyte."""
         found = 0
         for file in self.files:
             about = file.stat()
@@ -119,7 +119,7 @@ class StreamedTable:
         return [lines for file in self.files for lines in lines_of(file, max(1, FEWEST // columns))]
 
     def _numeric(self, names: Sequence[str], schema: pl.Schema) -> list[str]:
-        """Which of the columns are numbers, by the first block."""
+        """The columns that are numeric in the first block."""
         first = self.blocks[0]
         given = [name for name in names if is_numeric(schema[name]) or schema[name] == pl.String]
         with readable(KEY, first.file):
@@ -131,7 +131,7 @@ class StreamedTable:
 
 @lru_cache(10_000)
 def _checksum(path: Path, before: int, about: tuple[int, ...]) -> int:
-    """Of the bytes of a file after others, read once for all jobs of a sweep unless it has changed."""
+    """Adds a file to the checksum ``before``. Cached: the jobs of a sweep read a file once, unless it changes."""
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             before = crc32(piece, before)

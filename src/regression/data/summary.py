@@ -1,4 +1,4 @@
-"""What a run has to know of all rows before its first step, found in one pass over a table in blocks."""
+"""Computes counts, means, scales and R of a table in blocks, in one pass before training."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,18 +15,18 @@ from regression.data.standardization import Standardization
 from regression.data.streamed_table import StreamedTable
 from regression.optimum import MOST_WORK, work
 
-Parts = Callable[[int, int], np.ndarray[Any, np.dtype[np.int8]]]  # of rows by the first number and how many
-CACHED = 4096  # rows of which R is found at once: of 100,000 each takes five times as long
-FAR = 1e3  # deviations from the first block's mean, beyond which R would lose digits
+Parts = Callable[[int, int], np.ndarray[Any, np.dtype[np.int8]]]  # first row, number of rows -> parts
+CACHED = 4096  # rows in each QR decomposition: with 100,000, a row takes five times as long
+FAR = 1e3  # R loses digits if the mean is more deviations than this from the first block's mean
 
 
 @dataclass
 class Columns:
-    """Of the cells (rows, features + 1) of one part, block by block: Chan, Golub and LeVeque, 1983."""
+    """Statistics of the columns (features + 1) of one part, updated block by block: Chan, Golub and LeVeque, 1983."""
 
     rows: int = 0
     mean: list[float] = field(default_factory=list)
-    squares: list[float] = field(default_factory=list)  # the sums of squares about the mean
+    squares: list[float] = field(default_factory=list)  # sums of squares about the mean
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
 
@@ -42,10 +42,10 @@ class Columns:
         self.mean, self.squares, self.low, self.high = (a.tolist() for a in (mean, squares, low, high))
 
     def scale_about(self, column: int, center: float) -> float:
-        """As ``regression.data.standardization.scale_about``.
+        """Computes ``regression.data.standardization.scale_about`` for a column.
 
         Raises:
-            UserError: the squares of the column are too small to be summed.
+            UserError: the squares of the column underflow.
         """
         low, high, mean = self.low[column], self.high[column], self.mean[column]
         largest = max(high - center, center - low)
@@ -53,20 +53,20 @@ class Columns:
             return 1.0
         scale = float(np.sqrt(self.squares[column] / self.rows + (mean - center) ** 2))
         if scale < 0.999 * largest / np.sqrt(self.rows):
-            rule = "numbers whose squares are above 0 in double precision, for its deviation"
+            rule = "numbers whose squares do not underflow in double precision"
             raise invalid(f"column {column + 1} of features and target", rule, largest)
         return scale
 
 
 @dataclass
 class Summary:
-    """Plain values, so that a checkpoint can hold it.
+    """What a run needs to know about all rows; plain values, for checkpoints.
 
     Attributes:
-        counts: how many rows of each block are for training, validation and test.
-        parts: the columns of each.
-        shift, unit: what R is about: the mean and the deviation of the training rows that came first.
-        r: R of ``[1, x, y]`` in those units; empty where it would take too long.
+        counts: the number of training, validation and test rows in each block.
+        parts: the column statistics of each part.
+        shift, unit: the units of R: the mean and standard deviation of the first block of training rows.
+        r: R of ``[1, x, y]`` in these units; empty if it would take too long.
     """
 
     counts: list[list[int]]
@@ -77,7 +77,7 @@ class Summary:
 
     @classmethod
     def of(cls, table: StreamedTable, parts: Parts) -> "Summary":
-        """Reads all of the table, and checks it."""
+        """Reads and checks the whole table."""
         columns, found = len(table.columns), cls([], [Columns(), Columns(), Columns()], [], [], [])
         r = None if work(table.starts[-1], columns) > MOST_WORK else torch.empty(0, columns + 1, dtype=torch.float64)
         for block in range(len(table.blocks)):
@@ -97,7 +97,7 @@ class Summary:
                 a = torch.ones(len(train), columns + 1, dtype=torch.float64)
                 a[:, 1:] = torch.from_numpy((train - found.shift) / found.unit)
                 with threads_as_here():
-                    torch.set_num_threads(1)  # a second one would only wait for the first
+                    torch.set_num_threads(1)  # a second thread would only wait for the first
                     several = [torch.linalg.qr(rows, mode="r").R for rows in torch.split(a, CACHED)]
                     r = torch.linalg.qr(torch.cat([r, *several]), mode="r").R
         found.r = [] if r is None else r.tolist()
@@ -112,16 +112,16 @@ class Summary:
         return asdict(self)
 
     def standardization(self, center: bool) -> Standardization:
-        """As ``Standardization.fit`` of the training rows."""
+        """Computes ``Standardization.fit`` of the training rows."""
         train = self.parts[0]
         means = train.mean if center else [0.0] * len(train.mean)
         scales = [train.scale_about(column, mean) for column, mean in enumerate(means)]
         return Standardization(means[:-1], scales[:-1], means[-1], scales[-1])
 
     def r_factor(self, units: Standardization, bias: bool) -> torch.Tensor | None:
-        """``regression.optimum.r_factor`` of the training rows in those units; ``None``: not exact, or not known.
+        """``regression.optimum.r_factor`` of the training rows in ``units``; ``None`` if it is unknown or inexact.
 
-        ``[x, 1, y]`` in one kind of units is ``[1, x, y]`` in another times a matrix M, and R is that of ``R M``.
+        ``[x, 1, y]`` in ``units`` is ``[1, x, y]`` in the units of ``r`` times a matrix M: the result is R of ``r M``.
         """
         mean, scale = np.array([*units.x_mean, units.y_mean]), np.array([*units.x_scale, units.y_scale])
         shift, unit, train = np.array(self.shift), np.array(self.unit), self.parts[0]

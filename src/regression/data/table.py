@@ -1,4 +1,4 @@
-"""Tables as training and evaluation read them."""
+"""Reads tables for training and evaluation."""
 
 import difflib
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 UNTRAINED = "the run was trained with data.missing=error, not with drop or mean"
 MOST_CATEGORIES = 100  # of a column
-FEWEST_ROWS = 20  # in fewer, consecutive numbers are no sign of an identifier
+FEWEST_ROWS = 20  # with fewer rows, consecutive numbers do not suggest an identifier
 
 
 def read_table(
@@ -47,13 +47,13 @@ def read_table(
     Args:
         path: a ``.csv`` or ``.parquet`` file.
         target: the column to predict.
-        features: the columns to predict it from; ``None``: every other numeric one, and with ``onehot`` those of text.
-        exclude: columns that are not among these others.
-        missing: ``drop`` leaves out rows with a missing cell, ``mean`` only those without a target.
-        onehot: whether a column of text becomes a feature for each of its categories, in the order of the alphabet.
+        features: the columns to predict it from; ``None``: all other numeric ones, and with ``onehot`` those of text.
+        exclude: columns that are not features, if ``features`` is ``None``.
+        missing: ``drop`` leaves out rows with a missing cell, ``mean`` only rows without a target.
+        onehot: whether a column of text becomes a feature for each category, in alphabetical order.
 
     Returns:
-        inputs (rows, features), nan for a missing cell, targets (rows,), and the features.
+        inputs (rows, features) with nan for missing cells, targets (rows,), and the features.
 
     Raises:
         UserError: the file cannot be read, a column is missing, not numeric or has too many categories, or a cell is
@@ -82,7 +82,7 @@ def read_table(
         if features is None:
             left_out = [name for name in others if name not in {feature.column for feature in found}]
             if left_out:
-                log.warning("not numeric and left out: %s", ", ".join(left_out))
+                log.warning("note: non-numeric columns are left out: %s", ", ".join(left_out))
             if not found and numbers.height:
                 raise UserError(f"data.features: {path} has no numeric column besides the target '{target}'")
         every = [*found, Feature(target)]
@@ -104,10 +104,10 @@ def read_table(
 
 
 def read_rows(path: Path, key: str, encoding: Encoding, target: str) -> tuple[Array, Array]:
-    """Inputs (rows, features) and targets (rows,) of a file for a run's evaluation.
+    """Inputs (rows, features) and targets (rows,) of a file, to evaluate a run.
 
     Raises:
-        UserError: as ``read_table``; ``key`` begins the message where the file cannot be read.
+        UserError: as for ``read_table``; if the file cannot be read, the message begins with ``key``.
     """
     with readable(key, path):
         frame = scan(path, key)
@@ -121,7 +121,7 @@ def read_rows(path: Path, key: str, encoding: Encoding, target: str) -> tuple[Ar
 
 
 def _check(frame: pl.LazyFrame, numbers: pl.DataFrame, features: Sequence[Feature], path: Path, key: str) -> None:
-    """Raises an error where ``numbers``, read from ``frame``, are none or cannot be used."""
+    """Raises an error if ``numbers``, read from ``frame``, have no rows or cannot be used."""
     if numbers.height == 0:
         raise UserError(f"{key} must be a file with rows of data, got none in {path}")
     if not usable(numbers):
@@ -131,7 +131,7 @@ def _check(frame: pl.LazyFrame, numbers: pl.DataFrame, features: Sequence[Featur
 def _complete(
     frame: pl.LazyFrame, numbers: pl.DataFrame, features: Sequence[Feature], missing: Missing, path: Path, cure: str
 ) -> pl.DataFrame:
-    """Without the rows that are left out because a cell is missing; the last of the features is the target."""
+    """Leaves out rows with missing cells, as ``missing`` says; the last of the features is the target."""
     needed = [feature.name for feature in (features if missing != "mean" else features[-1:])]
     kept = numbers.drop_nulls(cs.by_name(needed))
     if kept.height == numbers.height:
@@ -149,7 +149,7 @@ def _complete(
 
 
 def words(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
-    """The columns of text of which less than half is numbers; where it is more, the rest are mistakes."""
+    """The columns of text with numbers in less than half of their cells; with more, the rest count as errors."""
     schema = frame.collect_schema()
     enumerated = {name for name in names if name not in numbers.columns}
     texts = [name for name in names if schema.get(name) == pl.String]
@@ -172,7 +172,7 @@ def _is_enumerated(dtype: pl.DataType) -> bool:
 
 
 def _categories(frame: pl.LazyFrame, name: str, path: Path) -> list[str]:
-    """The texts of a column, in the order of the alphabet."""
+    """The categories of a column, in alphabetical order."""
     cells = filled(name, frame.collect_schema()[name]).drop_nulls().unique().sort()
     found: list[str] = frame.select(cells).collect(engine="streaming").to_series().to_list()
     if len(found) > MOST_CATEGORIES:
@@ -186,11 +186,11 @@ def check_known(names: Sequence[str], known: Sequence[str], path: Path) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"its columns are {', '.join(known)}"
-            raise UserError(f"data.exclude must name columns of {path}; {name} is none: {hint}")
+            raise UserError(f"data.exclude must name columns of {path}; {name} is not one: {hint}")
 
 
 def _note_identifiers(inputs: Array, features: Sequence[Feature]) -> None:
-    """Says which columns of different integers look as if they number the rows."""
+    """Notes which columns look like identifiers: distinct integers that are named so or are consecutive."""
     for cells, (name, category) in zip(inputs.T, features, strict=True):
         named = name.lower() == "id" or name.lower().endswith("_id")
         consecutive = len(cells) >= FEWEST_ROWS and cells.max() - cells.min() == len(cells) - 1

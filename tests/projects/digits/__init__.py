@@ -1,1 +1,1 @@
-"""Scikit-learn's digits by a convolutional network."""
+"""Classifies scikit-learn's digits with a convolutional network."""

@@ -1,4 +1,4 @@
-"""Images of handwritten digits, 8 by 8, shifted and made noisy by chance in training."""
+"""Images of handwritten digits, 8 by 8, with random shifts and noise in training."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,10 +49,10 @@ class DigitsData(LightningDataModule):
         return DataLoader(self.test, batch_size=100)
 
     def file_batches(self, path: Path) -> Iterator[Tensor]:
-        """Images of a CSV whose columns are the 64 pixels, a row at a time."""
+        """Images of a CSV with one image a row, and a column for each of the 64 pixels."""
         for frame in pl.scan_csv(path).collect().iter_slices(100):
             yield torch.tensor(frame.to_numpy(), dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
 
     def write_predictions(self, path: Path, predictions: Iterable[Tensor], output: Path) -> None:
-        """A CSV with the column ``digit``."""
+        """Writes a CSV with the column ``digit``."""
         pl.DataFrame({"digit": torch.cat(list(predictions)).numpy()}).write_csv(output)

@@ -36,7 +36,7 @@ class Digits(LightningModule):
         self.test_acc = MulticlassAccuracy(10, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (batch, 10) of images (batch, 1, 8, 8)."""
+        """Scores (batch, 10) for images (batch, 1, 8, 8)."""
         scores: Tensor = self.layers(images)
         return scores
 

@@ -1,1 +1,1 @@
-"""Points on a ring, by two networks against each other."""
+"""Generates points on a ring with a generative adversarial network."""

@@ -1,4 +1,4 @@
-"""A generative adversarial network: two optimizers, and optimization by hand."""
+"""A generative adversarial network: two optimizers and manual optimization."""
 
 from typing import Any
 

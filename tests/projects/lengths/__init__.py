@@ -1,1 +1,1 @@
-"""Sequences of different lengths, by an LSTM."""
+"""Predicts the mean of sequences of different lengths with an LSTM."""

@@ -1,4 +1,4 @@
-"""Sequences of different lengths and their means, padded by a collate function that also crops some by chance."""
+"""Sequences of different lengths and their means; collate functions pad them, and crop them at random in training."""
 
 import random
 from typing import Any
@@ -29,7 +29,7 @@ def padded(batch: list[Row]) -> dict[str, Tensor]:
 
 
 def cropped(batch: list[Row]) -> dict[str, Tensor]:
-    """Where training sees a part of each sequence."""
+    """Crops each sequence at random, for training."""
     return padded([(sequence[: random.randint(2, len(sequence))], target) for sequence, target in batch])
 
 

@@ -16,7 +16,7 @@ class Reader(LightningModule):
         self.head = nn.Linear(width, 1)
 
     def forward(self, sequences: Tensor, lengths: Tensor) -> Tensor:
-        """Numbers (batch,) of padded sequences (batch, longest)."""
+        """Numbers (batch,) for padded sequences (batch, longest)."""
         packed = pack_padded_sequence(sequences.unsqueeze(-1), lengths, batch_first=True, enforce_sorted=False)
         _, (last, _) = self.lstm(packed)
         read: Tensor = self.head(last[0]).squeeze(-1)

@@ -1,1 +1,1 @@
-"""Rows that come from a stream without a length."""
+"""Trains on rows from a stream without a length."""

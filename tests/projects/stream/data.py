@@ -1,4 +1,4 @@
-"""Rows that are drawn one by one; nobody knows how many there will be."""
+"""Rows that are generated one by one; their number is not known in advance."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 class Rows(IterableDataset[Any]):
-    """Some ``count``, less those that are left out by chance."""
+    """``count`` rows, of which about a tenth is left out at random."""
 
     def __init__(self, count: int) -> None:
         self.count = count
