@@ -179,7 +179,7 @@ def test_a_parquet_column_of_dates_is_not_a_feature(tmp_path: Path) -> None:
 def test_too_large_synthetic_data_are_refused_before_drawing(
     overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("it began to draw"))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("drawing started"))
     with pytest.raises(UserError, match=message) as raised:
         load(config_of(*overrides).data)
     assert "\n" not in str(raised.value)

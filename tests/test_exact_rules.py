@@ -86,7 +86,7 @@ def test_the_users_own_loader_is_not_changed() -> None:
 
 
 @quiet
-def test_the_positions_in_a_checkpoint_are_loaded() -> None:
+def test_saved_positions_are_loaded_and_those_of_other_loaders_only_within_an_epoch() -> None:
     for started, processed, position in ((3, 2, 4), (3, 3, 0)):
         stock, memory, mine = Stateful(), InMemoryBatches(X, size=4), exact(DataLoader(Rows(), 4), 1)[0]
         progress = {"current": {"started": started, "processed": processed}}

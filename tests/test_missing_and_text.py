@@ -199,7 +199,7 @@ def test_a_column_with_too_many_categories_is_refused_by_name(tmp_path: Path) ->
     assert 80 <= len(module(path, "data.categorical=onehot").rows.feature_names) <= 101
 
 
-def test_features_with_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_feature_names_of_categories_must_be_unique(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,a=b,price\nb,c,1\nd,e,2\nb,c,3\n")
     none = ("data.categorical=onehot", "data.val_fraction=0", "data.test_fraction=0")
@@ -238,7 +238,7 @@ def test_invalid_table_keys_are_refused(overrides: list[str], message: str, tmp_
     assert refusal(path, *overrides) == message.replace("PATH", str(path))
 
 
-def test_a_column_that_looks_like_an_identifier_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_column_that_looks_like_an_identifier_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = frame_of(blanks=False).drop("color")
     rows = np.random.default_rng(1).permutation(60)
     frame = frame.with_columns(

@@ -65,7 +65,7 @@ def test_rooms_import_each_other_in_one_direction() -> None:
             needs.setdefault(room_of(path), set()).update(rooms - {room_of(path)})
     while needs:  # remove rooms that need no remaining room
         free = [room for room, others in needs.items() if not others & set(needs)]
-        assert free, f"a circle in {needs}"
+        assert free, f"an import cycle in {needs}"
         for room in free:
             del needs[room]
 

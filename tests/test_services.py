@@ -87,7 +87,7 @@ def records(file: Path) -> list[Any]:
         if any(record.WhichOneof("record_type") == "exit" for record in found):
             return found
         time.sleep(0.1)
-    raise AssertionError(f"{file} has no end")
+    raise AssertionError(f"{file} has no exit record")
 
 
 def _records(file: Path) -> list[Any]:

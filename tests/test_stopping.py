@@ -334,7 +334,7 @@ def test_signal_handlers_are_restored_after_training(
     overrides: list[str], callback: Callable[[], Callback] | None, status: Any, run: Run
 ) -> None:
     def mine(number: int, frame: Any) -> None:
-        raise AssertionError("a signal of the training has come to the handler of before")
+        raise AssertionError("a signal during training reached the previous handler")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, mine) for number in numbers}

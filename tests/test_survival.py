@@ -42,7 +42,7 @@ def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
     [
         ("SIGINT", 130),
         *(pytest.param(name, code, marks=pytest.mark.soak) for name, code in (("SIGTERM", 143), ("SIGHUP", 129))),
-    ],  # test_stopping and test_launchers test SIGTERM faster
+    ],  # test_stopping and test_launchers cover the others
 )
 def test_a_signal_during_training_saves_and_prints_the_resume_command(
     name: str, code: int, start: Any, script: Script, tmp_path: Path

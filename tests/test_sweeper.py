@@ -97,7 +97,7 @@ def test_the_second_round_repeats_the_best_setting_of_each(
     assert Path("s/summary.csv").is_file()
 
 
-def test_a_second_round_without_a_choice_is_refused(sweeper: Sweep) -> None:
+def test_a_second_round_without_a_best_run_or_for_each_is_refused(sweeper: Sweep) -> None:
     made, _ = sweeper(
         lambda job: Result("diverged", seed=0, command=""),
         params={"optimizer": "adam", **RATES},

@@ -28,7 +28,7 @@ def own() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(OWN)
     yield
-    assert torch.get_num_threads() == OWN, "a run must leave the process as it was"
+    assert torch.get_num_threads() == OWN, "a run must restore the number of threads"
     torch.set_num_threads(before)
 
 

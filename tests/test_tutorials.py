@@ -174,7 +174,7 @@ def test_rmsprop_matches_each_hand_written_step(run: Run) -> None:
     run("experiment=two_features", "optimizer=rmsprop", callbacks=[trace])
     start, rates = trace.path[0], [0.01] * 1000
     # From about step 570 its steps are too long for the curvature and amplify rounding differences, also within
-    # torch. So the paths are compared for 500 steps, and after that each step from the trained parameters.
+    # torch. So the paths are compared for 500 steps, and all steps one by one from the trained parameters.
     assert_same_path(trace.path[:501], descend(TWO_FEATURES, start, rmsprop, rates[:500]))
     assert_same_path(trace.path, descend(TWO_FEATURES, start, rmsprop, rates, along=trace.path))
 

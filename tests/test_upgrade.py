@@ -144,7 +144,7 @@ def test_an_upgrade_killed_at_any_rename_is_undone_by_the_next(at: int, project:
     before = contents(project)
     for killed_at in (at // 2, 0):
         kill(project, newer, killed_at)
-    renames = 4 if at % 2 else 5  # at the last one nothing is killed
+    renames = 4 if at % 2 else 5  # the last rename marks the end
     assert ("cut off" in upgrade(project, True, newer)) == (at // 2 < renames)
     assert machinery(contents(project)) == machinery(contents(newer))
     rest = {name for name in contents(project) if not name.startswith(("src/descent/", "src/hydra_plugins/"))}
