@@ -1,4 +1,4 @@
-"""Rows, splits, standardisation and batches, held against NumPy, scikit-learn and polars."""
+"""Compares rows, splits, standardisation and batches with NumPy, scikit-learn and polars."""
 
 import os
 import tracemalloc
@@ -22,40 +22,40 @@ from regression.data.standardization import Standardization
 from regression.data.table import read_table
 
 
-def test_synthetic_features_have_the_condition_number_asked_for() -> None:
+def test_synthetic_features_have_the_given_condition_number() -> None:
     rows = load(config_of("data.num_samples=200000", "data.condition_number=50").data)
     eigenvalues = np.linalg.eigvalsh(np.cov(rows.inputs.T))
     assert eigenvalues[-1] / eigenvalues[0] == pytest.approx(50, rel=0.03)
     assert eigenvalues.mean() == pytest.approx(1, rel=0.03)
 
 
-def test_synthetic_targets_follow_the_true_weights_with_the_noise_asked_for() -> None:
+def test_synthetic_targets_follow_the_true_weights_with_the_given_noise() -> None:
     rows = load(config_of("data.num_samples=100000", "data.noise_std=0.3").data)
     residual = rows.targets - rows.inputs @ np.array(rows.true_weight) - rows.true_bias
     assert residual.std() == pytest.approx(0.3, rel=0.02)
     assert abs(residual.mean()) < 0.01
 
 
-def test_the_outlier_fraction_of_the_rows_is_far_off() -> None:
+def test_the_outlier_fraction_of_rows_has_large_residuals() -> None:
     rows = load(config_of("data.outlier_fraction=0.05", "data.noise_std=0.1").data)
     residual = np.abs(rows.targets - rows.inputs @ np.array(rows.true_weight) - rows.true_bias)
     assert (residual > 5).sum() == 50
 
 
-def test_the_data_seed_alone_decides_the_data() -> None:
+def test_only_the_data_seed_decides_the_data() -> None:
     same, other = (load(config_of(f"seed={s}").data) for s in (0, 1))
     assert np.array_equal(same.inputs, other.inputs)
     assert not np.array_equal(same.inputs, load(config_of("data.seed=1").data).inputs)
 
 
-def test_diabetes_is_what_scikit_learn_has() -> None:
+def test_diabetes_equals_scikit_learns_data() -> None:
     rows, bunch = load(config_of("data=diabetes").data), load_diabetes(scaled=False)
     assert np.array_equal(rows.inputs, bunch.data)
     assert np.array_equal(rows.targets, bunch.target)
     assert rows.inputs.shape == (442, 10)
 
 
-def test_the_tutorials_data_are_as_the_tutorials_write_them() -> None:
+def test_the_tutorial_configs_have_the_tutorials_data() -> None:
     expected = {
         "study_hours": ([[1], [2], [3]], [2, 4, 6]),
         "line": ([[1], [2], [3], [4]], [2, 4, 6, 8]),
@@ -97,14 +97,14 @@ def test_a_table_is_read_as_polars_reads_it(kind: str, tmp_path: Path) -> None:
         ("x,y\na,2\nb,3\n", "no numeric column besides the target 'y'"),
     ],
 )
-def test_a_bad_table_is_refused_with_the_place(text: str, message: str, tmp_path: Path) -> None:
+def test_the_error_of_a_bad_table_names_the_column_and_row(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load(config_of("data=table", f"data.path={path}", "data.target=y").data)
 
 
-def test_a_first_fraction_after_149_integers_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_first_fraction_after_149_integers_is_read_exactly(tmp_path: Path) -> None:
     cells = [str(i) for i in range(149)] + ["0.1", "1e-3", "17"]
     path = tmp_path / "rows.csv"
     path.write_text("x,y\n" + "".join(f"{cell},{cell}\n" for cell in cells))
@@ -112,7 +112,7 @@ def test_a_first_fraction_after_149_integers_is_read_as_it_is(tmp_path: Path) ->
     assert inputs[:, 0].tolist() == targets.tolist() == [float(cell) for cell in cells]
 
 
-def test_a_cell_of_text_is_the_number_that_python_reads(tmp_path: Path) -> None:
+def test_text_cells_are_parsed_as_python_parses_floats(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     cells = [repr(float(x)) for x in rng.standard_normal(300) * 10.0 ** rng.integers(-300, 14, 300)]
     cells += [f"{x:.{digits}f}" for x in rng.standard_normal(100) for digits in (0, 3, 60)]
@@ -132,7 +132,7 @@ def test_true_and_false_are_numbers_and_other_words_are_not(tmp_path: Path) -> N
     assert targets.tolist() == [1, 0, 1]
 
 
-def test_a_column_named_like_a_pattern_is_that_column(tmp_path: Path) -> None:
+def test_a_column_name_is_not_read_as_a_pattern(tmp_path: Path) -> None:
     frame = pl.DataFrame({"*": [1.0, 2.0], "^x.$": [3.0, 4.0], "x1": [5.0, 6.0], "y": [7.0, 8.0]})
     for kind in ("csv", "parquet"):
         path = tmp_path / f"rows.{kind}"
@@ -141,7 +141,7 @@ def test_a_column_named_like_a_pattern_is_that_column(tmp_path: Path) -> None:
         assert read_table(path, "*", None)[2] == (("^x.$", None), ("x1", None), ("y", None))
 
 
-def test_a_tilde_is_the_home_directory_only_where_a_path_begins_with_it(
+def test_only_a_leading_tilde_with_a_slash_is_the_home_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,7 +153,7 @@ def test_a_tilde_is_the_home_directory_only_where_a_path_begins_with_it(
         assert load(config_of("data=table", f"data.path='{path}'", "data.target=y").data).inputs.item() == number
 
 
-def test_a_parquet_column_that_is_neither_text_nor_numeric_is_no_feature(tmp_path: Path) -> None:
+def test_a_parquet_column_of_dates_is_not_a_feature(tmp_path: Path) -> None:
     days = [date(2024, 1, 1), date(2024, 1, 2)]
     small = pl.Series([1.5, 2.5], dtype=pl.Float32)
     frame = pl.DataFrame({"day": days, "x": [Decimal("0.1"), Decimal("2")], "s": small, "t": ["1", "2"], "y": [1, 2]})
@@ -176,17 +176,17 @@ def test_a_parquet_column_that_is_neither_text_nor_numeric_is_no_feature(tmp_pat
         ),
     ],
 )
-def test_synthetic_data_that_are_too_large_are_refused_before_they_are_drawn(
+def test_too_large_synthetic_data_are_refused_before_drawing(
     overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("it began to draw"))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: pytest.fail("drawing started"))
     with pytest.raises(UserError, match=message) as raised:
         load(config_of(*overrides).data)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("answer", [None, -1, OSError, ValueError], ids=str)
-def test_a_platform_that_does_not_tell_its_memory_has_a_fixed_bound(
+def test_a_platform_that_does_not_report_its_memory_gets_a_fixed_bound(
     answer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sysconf(name: str) -> int:
@@ -203,7 +203,7 @@ def test_a_platform_that_does_not_tell_its_memory_has_a_fixed_bound(
         check_size(1_100_000_000, 3)
 
 
-def test_drawing_synthetic_data_takes_about_the_memory_that_is_asked_for() -> None:
+def test_drawing_synthetic_data_takes_about_the_estimated_memory() -> None:
     for samples, features in ((200_000, 10), (10, 400)):
         data = config_of(f"data.num_samples={samples}", f"data.num_features={features}").data
         tracemalloc.start()
@@ -213,7 +213,7 @@ def test_drawing_synthetic_data_takes_about_the_memory_that_is_asked_for() -> No
         assert peak == pytest.approx(needed_bytes(samples, features), rel=0.3)
 
 
-def test_splits_are_disjoint_complete_and_decided_by_the_data_seed() -> None:
+def test_splits_are_disjoint_and_complete_and_depend_on_the_data_seed() -> None:
     data = config_of("data.val_fraction=0.2", "data.test_fraction=0.1").data
     parts = split(data, 1000)
     assert (len(parts.train), len(parts.val), len(parts.test)) == (700, 200, 100)
@@ -223,13 +223,13 @@ def test_splits_are_disjoint_complete_and_decided_by_the_data_seed() -> None:
 
 
 @pytest.mark.parametrize("fraction", ["val", "test"])
-def test_a_fraction_that_leaves_less_than_two_rows_is_refused(fraction: str) -> None:
+def test_a_fraction_of_fewer_than_two_rows_is_refused(fraction: str) -> None:
     data = config_of("data=line", f"data.{fraction}_fraction=0.3").data
     with pytest.raises(UserError, match=f"data.{fraction}_fraction must be 0 or at least 2 of the 4 rows, got 0.3"):
         split(data, 4)
 
 
-def test_standardization_is_scikit_learns_on_the_training_rows_alone() -> None:
+def test_standardization_equals_scikit_learns_fit_on_the_training_rows() -> None:
     data = data_module(config_of("data=diabetes").data)
     parts = split(config_of("data=diabetes").data, 442)
     inputs = load(config_of("data=diabetes").data).inputs
@@ -239,7 +239,7 @@ def test_standardization_is_scikit_learns_on_the_training_rows_alone() -> None:
     assert data.train.y.std() == pytest.approx(1)
 
 
-def test_without_a_bias_standardization_scales_and_does_not_shift() -> None:
+def test_without_a_bias_standardization_only_scales() -> None:
     inputs, targets = np.array([[1.0], [2.0], [3.0]]), np.array([2.0, 4.0, 6.0])
     units = Standardization.fit(inputs, targets, center=False)
     assert units.x_mean == [0.0] and units.y_mean == 0.0
@@ -247,8 +247,8 @@ def test_without_a_bias_standardization_scales_and_does_not_shift() -> None:
     assert units.own_units([weight], None) == (pytest.approx([2.0]), None)
 
 
-def test_a_constant_column_keeps_its_scale() -> None:
-    for rows in (5, 6):  # the mean of six is not 0.1 but for rounding
+def test_a_constant_column_is_not_scaled() -> None:
+    for rows in (5, 6):  # rounding moves the mean of six away from 0.1
         inputs = np.column_stack([np.full(rows, 0.1), np.arange(float(rows))])
         units = Standardization.fit(inputs, np.arange(float(rows)), center=True)
         assert (units.x_mean[0] == 0.1) == (rows == 5)
@@ -274,19 +274,19 @@ def test_an_epoch_sees_every_row_once() -> None:
         assert sorted(rows(size)) == list(range(10))
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     assert batches(3) == batches(3)
     assert rows(1) == rows(3)
     assert batches(3) != batches(3, epoch=1)
     assert batches(3) != batches(3, seed=1)
 
 
-def test_without_shuffling_rows_come_in_order() -> None:
+def test_without_shuffling_rows_keep_their_order() -> None:
     assert batches(4, shuffle=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 @pytest.mark.parametrize(("words", "numeric"), [(4, True), (5, True), (6, False)])
-def test_a_column_of_which_at_least_half_is_numbers_is_a_feature_whose_other_cells_are_mistakes(
+def test_text_cells_are_errors_in_a_column_that_is_at_least_half_numbers(
     words: int, numeric: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.csv"

@@ -1,4 +1,4 @@
-"""Sources, split, standardisation and batches against plain loops and numbers worked out by hand."""
+"""Compares sources, split, standardisation and batches with plain loops and values computed by hand."""
 
 import math
 import os
@@ -18,7 +18,7 @@ from regression.data.standardization import Standardization
 SYNTHETIC = ("data.num_samples=7", "data.num_features=3", "data.condition_number=4", "data.noise_std=0.5")
 
 
-def test_synthetic_rows_are_those_of_a_plain_loop() -> None:
+def test_synthetic_rows_equal_those_of_a_plain_loop() -> None:
     found = load(config_of(*SYNTHETIC, "data.outlier_fraction=0.5", "data.seed=3").data)
     rng = np.random.default_rng(3)
     weight, bias = [rng.standard_normal() for _ in range(3)], rng.standard_normal()
@@ -30,7 +30,7 @@ def test_synthetic_rows_are_those_of_a_plain_loop() -> None:
     targets = [y + 0.5 * rng.standard_normal() for y in clean]
     mean = sum(clean) / 7
     deviation = math.sqrt(sum((y - mean) ** 2 for y in clean) / 7)
-    outliers = rng.permutation(7)[:4]  # 3.5 is rounded to the even
+    outliers = rng.permutation(7)[:4]  # 3.5 rounds to even
     for row, sign in zip(outliers, rng.choice([-1.0, 1.0], size=4), strict=True):
         targets[row] += 10 * deviation * sign
     np.testing.assert_allclose(found.inputs, inputs, rtol=1e-12, atol=1e-12)
@@ -53,14 +53,14 @@ def test_every_source_names_its_columns(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [3, 4, 5])
-def test_the_first_rows_are_kept_up_to_the_limit(limit: int) -> None:
+def test_max_rows_keeps_the_first_rows(limit: int) -> None:
     rows = load(config_of("data=line", f"data.max_rows={limit}").data)
     assert (rows.inputs.tolist(), rows.targets.tolist()) == ([[1], [2], [3], [4]][:limit], [2, 4, 6, 8][:limit])
 
 
 @pytest.mark.parametrize("number", [1e15, -1e15, 1.001e15, -1.001e15, math.nan])
 @pytest.mark.parametrize("column", ["column x_1", "column x_2", "column y"])
-def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
+def test_a_number_too_large_to_square_is_refused_with_its_column(
     column: str, number: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = config_of("data=two_features").data
@@ -79,7 +79,7 @@ def test_a_number_too_large_to_be_squared_is_refused_with_its_column(
         assert str(raised.value) == f"{column} must be {rule}, got {said}"
 
 
-def test_data_that_do_not_fit_into_memory_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: ListedData) -> None:
         raise MemoryError
 
@@ -89,7 +89,7 @@ def test_data_that_do_not_fit_into_memory_are_named(monkeypatch: pytest.MonkeyPa
     assert str(raised.value) == "data must fit into the memory of this machine; they do not"
 
 
-def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_is_allowed_up_to_the_memory_and_the_feature_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 8 * (1000 * 7001 + 1000 * 7001 + 4 * 7000 * 7000)  # table, rotated copy, four squares
     assert needed_bytes(1000, 7000) == needed
     answers = {"SC_PAGE_SIZE": 16, "SC_PHYS_PAGES": needed // 16}
@@ -112,7 +112,7 @@ def test_drawing_is_allowed_up_to_the_memory_there_is_and_the_most_features(monk
         assert memory_bytes() == 64 * 2**30
 
 
-def test_the_parts_of_a_split_are_cut_from_one_order_and_sorted() -> None:
+def test_a_split_cuts_one_permutation_and_sorts_each_part() -> None:
     data = config_of("data.val_fraction=0.25", "data.test_fraction=0.15", "data.seed=5").data
     order = np.random.default_rng((5, 1)).permutation(20).tolist()
     parts = split(data, 20)
@@ -121,7 +121,7 @@ def test_the_parts_of_a_split_are_cut_from_one_order_and_sorted() -> None:
     assert parts.train.tolist() == sorted(order[8:])
 
 
-def test_two_rows_are_enough_for_a_part_and_one_for_training() -> None:
+def test_a_part_needs_two_rows_and_training_needs_one() -> None:
     data = config_of("data.val_fraction=0.4", "data.test_fraction=0.4").data
     parts = split(data, 5)
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [1, 2, 2]
@@ -138,7 +138,7 @@ def test_two_rows_are_enough_for_a_part_and_one_for_training() -> None:
     assert str(raised.value) == "data.test_fraction must be 0 or at least 2 of the 5 rows, got 0.2"
 
 
-def test_a_standardization_by_hand() -> None:
+def test_standardization_equals_values_by_hand() -> None:
     units = Standardization([1.0, 2.0], [2.0, 4.0], 10.0, 5.0)
     raw, standardised = np.array([[3.0, 6.0], [1.0, -2.0]]), [[1, 1], [0, -1]]
     assert units.inputs(raw).tolist() == standardised and raw[0].tolist() == [3, 6]  # not in place
@@ -164,12 +164,12 @@ def test_a_standardization_by_hand() -> None:
         ([2.0, 2.0], True, 2.0, 1.0),
         ([0.0, 0.0], False, 0.0, 1.0),
         ([1e-200, 5e-200], True, 3e-200, 2e-200),
-        ([1e12 - 2, 1e12 + 2], True, 1e12, 2.0),  # above a 1e-12th of its size it is no rounding
+        ([1e12 - 2, 1e12 + 2], True, 1e12, 2.0),  # a deviation above 1e-12 of the mean is not rounding
         ([1e12 - 0.5, 1e12 + 0.5], True, 1e12, 1.0),
         ([1e15 - 2, 1e15 + 2], True, 1e15, 1.0),
     ],
 )
-def test_a_column_is_brought_to_mean_zero_and_deviation_one(
+def test_the_fit_has_the_mean_and_scale_of_each_column(
     column: list[float], center: bool, mean: float, scale: float
 ) -> None:
     cells = np.array(column)
@@ -179,7 +179,7 @@ def test_a_column_is_brought_to_mean_zero_and_deviation_one(
     assert (units.y_mean, units.y_scale) == (pytest.approx(mean), pytest.approx(scale))
 
 
-def test_batches_come_in_order_unless_they_are_to_be_shuffled_anew_each_epoch() -> None:
+def test_batches_keep_the_row_order_or_are_reshuffled_each_epoch() -> None:
     x = torch.arange(10.0).unsqueeze(1)
     plain = InMemoryBatches(x, x[:, 0], size=4)
     assert [y.tolist() for _, y in plain] == [y.tolist() for _, y in plain] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -193,7 +193,7 @@ def test_batches_come_in_order_unless_they_are_to_be_shuffled_anew_each_epoch() 
     assert shuffled.sampler.sampler is shuffled and shuffled.batch_sampler is None
 
 
-def test_batches_go_on_where_their_state_was_kept() -> None:
+def test_batches_resume_at_their_saved_position() -> None:
     x = torch.arange(10.0).unsqueeze(1)
     first, second = (InMemoryBatches(x, x[:, 0], size=4) for _ in range(2))
     assert [y.tolist() for _, y in first.take(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]

@@ -1,4 +1,4 @@
-"""The data module: its parts, loaders and checksum, against numbers worked out by hand."""
+"""Compares the data module's parts, loaders and checksum with values computed by hand."""
 
 import logging
 import math
@@ -22,12 +22,12 @@ from regression.data.standardization import Standardization
 
 
 def trained_by(data: RegressionData, dtype: torch.dtype = torch.float32) -> RegressionData:
-    """As within a fit."""
+    """Gives the data module a trainer, as during a fit."""
     data.trainer = SimpleNamespace(lightning_module=torch.nn.Linear(1, 1, dtype=dtype))  # type: ignore[assignment]
     return data
 
 
-def test_the_loaders_have_the_rows_of_their_parts_in_the_precision_of_the_model() -> None:
+def test_each_loader_has_its_rows_in_the_precision_of_the_model() -> None:
     config = config_of("data.num_samples=50", "batch.size=4")
     for dtype in (torch.float32, torch.float64):
         data = trained_by(data_module(config.data), dtype)
@@ -57,7 +57,7 @@ def test_the_loaders_have_the_rows_of_their_parts_in_the_precision_of_the_model(
     assert not is_overridden("val_dataloader", data) and not is_overridden("test_dataloader", data)
 
 
-def test_evaluation_takes_many_rows_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_splits_many_rows_into_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.EVALUATION_BATCH == 2**16
     monkeypatch.setattr(module, "EVALUATION_BATCH", 3)
     rows = ("data.num_samples=20", "data.num_features=1", "data.val_fraction=0.35", "data.test_fraction=0.25")
@@ -72,13 +72,13 @@ def test_evaluation_takes_many_rows_in_parts(tmp_path: Path, monkeypatch: pytest
     assert found == [([[-2], [0], [2]], [-2, 0, 2]), ([[4]], [4])] and next(iter(loader))[0].dtype == torch.float64
 
 
-def test_what_is_not_given_of_the_data_has_its_default() -> None:
+def test_omitted_arguments_have_their_defaults() -> None:
     data = ListedData([[1.0]], [2.0], val_fraction=0.5, test_fraction=0.25, standardize=True, seed=3)
     assert (data.max_rows, data.batch_size, data.shuffle, data.bias) == (None, 32, True, True)
     assert (data.val_fraction, data.test_fraction, data.standardize, data.seed) == (0.5, 0.25, True, 3)
 
 
-def test_the_checksum_is_of_the_rows_in_their_own_units_and_of_the_split() -> None:
+def test_the_checksum_covers_the_raw_rows_and_the_split() -> None:
     config = config_of("data=line", "data.val_fraction=0.5")
     parts = split(config.data, 4)
     content = b"[2, 2, 0]"
@@ -101,7 +101,7 @@ def test_the_checksum_is_of_the_rows_in_their_own_units_and_of_the_split() -> No
         assert (mean == 0 and scale == 1) != standardize
 
 
-def test_the_module_keeps_the_names_of_the_rows_and_not_their_table() -> None:
+def test_the_module_keeps_the_column_names_and_drops_the_table() -> None:
     config = config_of("data=two_features")
     data = data_module(config.data)
     assert data.rows.feature_names == ("x_1", "x_2")
@@ -113,7 +113,7 @@ def test_the_module_keeps_the_names_of_the_rows_and_not_their_table() -> None:
 
 
 @pytest.mark.parametrize("spared", [False, True])
-def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
+def test_least_squares_that_would_take_minutes_is_skipped_with_a_note(
     spared: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = ("data.num_samples=30", "data.num_features=4", "data.val_fraction=0", "data.test_fraction=0")
@@ -127,7 +127,7 @@ def test_least_squares_that_would_take_minutes_is_left_out_with_a_note(
 
 
 @pytest.mark.parametrize(("operations", "spared"), [(1e12, False), (1.001e12, True)])
-def test_least_squares_may_take_a_million_million_operations(
+def test_least_squares_is_solved_up_to_1e12_operations(
     operations: float, spared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "work", lambda rows, features: operations)

@@ -1,4 +1,4 @@
-"""When a run counts as diverged: held against the losses of a loop by hand."""
+"""Compares the step at which a run diverges with the losses of a plain loop."""
 
 import math
 import re
@@ -23,7 +23,7 @@ from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
 def losses_by_hand(steps: int, lr: float) -> list[float]:
-    """The loss before each step of gradient descent on all rows, from 0."""
+    """Returns the loss before each step of gradient descent on all rows, from 0."""
     inputs, targets, parts = rows(*SMALL)
     a, y = np.c_[inputs[parts.train], np.ones(len(parts.train))], targets[parts.train]
     p, losses = np.zeros(3), []
@@ -33,13 +33,13 @@ def losses_by_hand(steps: int, lr: float) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("share", [0.999, 1.001])  # of the loss before the ninth step
+@pytest.mark.parametrize("share", [0.999, 1.001])  # times the loss before the ninth step
 @pytest.mark.parametrize("steps", [[], [2, 5]], ids=str)
-def test_a_run_diverges_at_the_step_whose_loss_is_too_many_times_the_first_one(
+def test_a_run_diverges_when_its_loss_exceeds_the_factor_times_the_first(
     steps: list[int], share: float, run: Run, tmp_path: Path
 ) -> None:
     losses = losses_by_hand(10, lr=1.1)
-    factor = share * losses[8] / losses[0]  # the first is that of predicting 0, too
+    factor = share * losses[8] / losses[0]  # the first is also the loss of predicting 0
     expected = 9 if share < 1 else 10
     options = [*SMALL, *FULL, "optimizer.lr=1.1", "trainer.max_epochs=100", f"stopping.diverged_above={factor}"]
     for number, step in enumerate([*steps, -1]):
@@ -54,17 +54,17 @@ def test_a_run_diverges_at_the_step_whose_loss_is_too_many_times_the_first_one(
 NEAR = ("data=line", "batch=full", "trainer=float64", "model.init_weight=2", "model.init_bias=1e-6")  # y = 2 x
 
 
-def test_a_run_that_begins_near_its_optimum_may_leave_it(run: Run, tmp_path: Path) -> None:
+def test_a_run_that_starts_near_its_optimum_may_leave_it(run: Run, tmp_path: Path) -> None:
     result = run(*NEAR, "optimizer=adam", "optimizer.lr=0.02", "trainer.max_epochs=30", "trainer.log_every_n_steps=1")
     losses = list(curve(tmp_path / "0", "train/loss").values())
     assert losses[0] == pytest.approx(1e-12, rel=1e-3)
-    assert max(losses) > 1e-7  # more than 10,000 times the first, and far less than that of predicting 0
+    assert max(losses) > 1e-7  # over 10,000 times the first, but far below the loss of predicting 0
     assert result.status == "completed"
 
 
 @pytest.mark.parametrize("epochs", [0, 2], ids=lambda epochs: f"after-{epochs}-epochs")
-def test_a_diverged_run_leaves_its_best_checkpoint(epochs: int, run: Run, tmp_path: Path) -> None:
-    # a rate that is multiplied after each epoch: two epochs of six steps are well, or none
+def test_a_diverged_run_keeps_its_best_checkpoint(epochs: int, run: Run, tmp_path: Path) -> None:
+    # the scheduler multiplies the rate by 1e6 after two epochs of six steps, or the rate is too large at once
     rate = ["optimizer.lr=0.05", "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=1e6"]
     options = rate if epochs else ["optimizer.lr=1e6"]
     initial = "model.init_weight=0.25", "model.init_bias=0.5"
@@ -91,13 +91,13 @@ def test_a_diverged_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
         resume(tmp_path / "r")
 
 
-def test_a_last_step_that_leaves_all_bounds_is_divergence(run: Run) -> None:
+def test_a_loss_that_explodes_in_the_last_step_is_divergence(run: Run) -> None:
     result = run(*SMALL, *FULL, "optimizer.lr=1e9", "trainer.max_epochs=1")
     assert (result.status, result.steps) == ("diverged", 1)
     assert result.reason == "the training loss after the last step is not finite, or far above the first"
 
 
-def test_clipping_is_advised_where_there_is_none(run: Run) -> None:
+def test_the_reason_suggests_clipping_unless_the_run_clips(run: Run) -> None:
     plain, clipped = (
         run(*SMALL, *options, "optimizer.lr=1e9").reason
         for options in ([], ["clip=norm", "clip.gradient_clip_val=1e6"])
@@ -111,7 +111,7 @@ def test_clipping_is_advised_where_there_is_none(run: Run) -> None:
     [(["scheduler=linear_warmup"], True), (["+optimizer.dampening=0.5"], False)],
     ids=["warmup", "dampening"],
 )
-def test_the_rate_that_is_noted_is_the_largest_of_a_warm_up_and_none_with_dampening(
+def test_the_rate_note_uses_the_largest_warmup_rate_and_is_absent_with_dampening(
     options: list[str], noted: bool, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(*SMALL, *FULL, "optimizer=momentum", "optimizer.lr=5", *options, "trainer.max_epochs=2")
@@ -141,7 +141,7 @@ def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )
-def test_the_rate_above_which_all_rows_diverge_is_noted_once(
+def test_a_rate_above_the_stable_one_is_noted_once(
     options: list[str], most: float | None, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = [*LINE, *options, "batch=full", "trainer.max_epochs=3"]
@@ -157,7 +157,7 @@ def test_the_rate_above_which_all_rows_diverge_is_noted_once(
 
 
 def losses_on_the_line(rate: float, momentum: float, size: int) -> list[float]:
-    """The loss of the batch before each of 20 steps, from 0, the rows in their order."""
+    """Returns the batch loss before each of 20 steps, from 0, with the rows in order."""
     a, y = np.c_[[1.0, 2, 3, 4], np.ones(4)], np.array([2.0, 4, 6, 8])
     p, velocity, losses = np.zeros(2), np.zeros(2), []
     for step in range(20):
@@ -182,11 +182,11 @@ SMALLER = " (full batches are stable below 0.2275; smaller batches need a lower 
     ids=["full", "clipped", "single"],
 )
 @pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
-def test_the_reason_of_a_divergence_says_where_how_far_and_what_might_help(  # type: ignore[no-untyped-def]
+def test_the_reason_names_the_step_the_factor_and_what_might_help(  # type: ignore[no-untyped-def]
     options, rate: float, momentum: float, size: int, factor: float, advice: str, callbacks, run: Run
 ) -> None:
     losses = losses_on_the_line(rate, momentum, size)
-    first = 30.0  # of all rows at 0: the mean of 4, 16, 36 and 64
+    first = 30.0  # the loss of all rows at 0: the mean of 4, 16, 36 and 64
     (step, *_) = (step for step, loss in enumerate(losses, 1) if loss > factor * first)
     rest = f"optimizer.lr={rate}", f"stopping.diverged_above={factor}", "batch.shuffle=false", "trainer.max_epochs=99"
     optimizer = "optimizer=momentum" if momentum else "optimizer=sgd"
@@ -202,7 +202,7 @@ def test_a_loss_beyond_single_precision_is_not_finite(run: Run) -> None:
 
 
 class OnAccelerator(SimpleNamespace):
-    """A loss of another device, which is not looked at without need."""
+    """A loss on another device, which is read only when needed."""
 
     device = SimpleNamespace(type="cuda")
 
@@ -217,7 +217,7 @@ TRAINER: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 
 
 
 def stepping(*losses: float, first: float | None = None) -> Divergence:
-    """After steps on an accelerator, with a point at each fifth."""
+    """Returns the callback after steps on an accelerator that logs every fifth step."""
     divergence = Divergence(10.0)
     divergence.first, divergence.intervals = first, Intervals(5, None)
     for step, loss in enumerate(losses, 1):
@@ -226,8 +226,8 @@ def stepping(*losses: float, first: float | None = None) -> Divergence:
     return divergence
 
 
-def test_on_an_accelerator_losses_are_looked_at_where_there_is_a_point_and_before_a_checkpoint() -> None:
-    stepping().check(TRAINER)  # nothing to look at
+def test_on_an_accelerator_losses_are_checked_at_logged_steps_and_checkpoints() -> None:
+    stepping().check(TRAINER)  # nothing to check
     divergence = stepping(1.0, math.nan, 1.0, math.nan)
     with pytest.raises(DivergenceError, match=r"^the training loss before step 4 is not finite \(nan\)"):
         divergence.check(TRAINER)
@@ -235,7 +235,7 @@ def test_on_an_accelerator_losses_are_looked_at_where_there_is_a_point_and_befor
         stepping(1.0, math.nan, 1.0, 1.0, math.inf)
 
 
-def test_the_first_loss_that_was_looked_at_is_the_measure_where_there_is_none_of_all_rows() -> None:
+def test_without_a_loss_of_all_rows_the_first_checked_loss_sets_the_limit() -> None:
     divergence = stepping(math.nan, 9.0, 9.0, 9.0, -2.0, 9.0)
     assert (divergence.first, divergence.limit, divergence.state_dict()) == (2.0, 20.0, {"first": 2.0})
     stepping(20.0, first=2.0).check(TRAINER)
@@ -245,7 +245,7 @@ def test_the_first_loss_that_was_looked_at_is_the_measure_where_there_is_none_of
 
 
 class LossAt(SparseCallback):
-    """Has the loss of a step be none that was looked at, as on an accelerator."""
+    """Makes the loss of step 4 nan and unchecked, as on an accelerator."""
 
     def on_step(self, trainer: Any, step: int, *_: Any) -> bool:
         if step == 4:
@@ -254,8 +254,8 @@ class LossAt(SparseCallback):
         return False
 
 
-@needs_fast  # whose steps alone call on_step
-def test_no_checkpoint_is_written_of_weights_that_have_diverged(run: Run, tmp_path: Path) -> None:
+@needs_fast  # only fast steps call on_step
+def test_diverged_weights_are_not_checkpointed(run: Run, tmp_path: Path) -> None:
     result = run(*SMALL, "checkpoint.every_steps=4", callbacks=[LossAt()], run_dir=tmp_path / "r")
     assert result.status == "diverged"
     assert str(result.reason).startswith("the training loss before step 4 is not finite (nan)")

@@ -1,4 +1,4 @@
-"""Steps taken without Lightning's loop are those that Lightning's loop takes, bit for bit in double precision."""
+"""Compares fast steps with Lightning's own loop, bit for bit in double precision."""
 
 import copy
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from descent.training.validation_schedule import ValidationSchedule
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two checkpoints are equal, all but the seconds that they took."""
+    """Whether two checkpoints are equal except for their seconds."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
     if isinstance(a, list | tuple):
@@ -49,7 +49,7 @@ def assert_equals_lightnings_loop(run: Run, tmp_path: Path, *overrides: str) -> 
     for name in written[0]:
         a, b = (read_checkpoint(directory / "checkpoints" / name) for directory in directories)
         for key in a.keys() | b.keys():
-            if (name, key) == ("best.ckpt", "loops"):  # of the moment at which the file was written
+            if (name, key) == ("best.ckpt", "loops"):  # depends on when the file was written
                 continue
             assert same(a[key], b[key]), (key, a[key], b[key])
     points = [
@@ -61,13 +61,13 @@ def assert_equals_lightnings_loop(run: Run, tmp_path: Path, *overrides: str) -> 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
 @pytest.mark.parametrize("model", options("model"))
-def test_every_model_equals_lightnings_loop(
+def test_every_model_trains_as_in_lightnings_loop(
     model: str, loss: str, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     overrides = f"model={model}", f"model.loss={loss}", "optimizer=adam", "data.standardize=true"
     assert_equals_lightnings_loop(run, tmp_path, *overrides)
     (note,) = [message for message in caplog.messages if "Lightning's own loop" in message]
-    assert "the callback Listener" in note  # and none of the run without it
+    assert "the callback Listener" in note  # the run without the Listener has no note
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_every_model_equals_lightnings_loop(
         if batch == "full" or not needs_full_batch(optimizer)
     ],
 )
-def test_steps_of_every_optimizer_equal_lightnings(optimizer: str, batch: str, run: Run, tmp_path: Path) -> None:
+def test_every_optimizer_steps_as_in_lightnings_loop(optimizer: str, batch: str, run: Run, tmp_path: Path) -> None:
     size = {"full": "null", "mini": "8"}[batch]
     epochs = "trainer.max_epochs=60" if batch == "full" else "trainer.max_epochs=4"
     assert_equals_lightnings_loop(
@@ -109,12 +109,12 @@ def test_steps_of_every_optimizer_equal_lightnings(optimizer: str, batch: str, r
     ],
     ids=lambda overrides: ",".join(overrides)[:60],
 )
-def test_everything_around_the_steps_equals_lightnings(overrides: list[str], run: Run, tmp_path: Path) -> None:
+def test_options_work_as_in_lightnings_loop(overrides: list[str], run: Run, tmp_path: Path) -> None:
     assert_equals_lightnings_loop(run, tmp_path, *overrides)
 
 
 class Brought(LightningModule):
-    """A module of somebody else's: layers, dropout, a dictionary as output."""
+    """A user's module with layers, dropout and a dictionary as output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Brought(LightningModule):
 
 
 class Logging(Brought):
-    """Logs now and then."""
+    """Logs from the third epoch on."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
@@ -158,7 +158,7 @@ class ByHand(Brought):
 
 
 class Annealed(Brought):
-    """Looks at the step, the epoch and the batch that it is in."""
+    """Its loss depends on the current step, epoch and batch."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)["loss"]
@@ -184,7 +184,7 @@ class Stops(Brought):
 
 
 class Twice(torch.optim.SGD):
-    """Calls the closure itself, and twice."""
+    """Evaluates the closure twice a step."""
 
     def step(self, closure: Any = None) -> Any:
         assert closure is not None
@@ -198,7 +198,7 @@ class WithTwice(Brought):
 
 
 class Halves(torch.optim.SGD):
-    """Keeps half of the gradient of the step before."""
+    """Halves the gradients where others zero them."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter in self.param_groups[0]["params"]:
@@ -235,7 +235,7 @@ def fit(
     trainer = Trainer(
         *(),
         **({"accelerator": "cpu", "max_epochs": 5, "log_every_n_steps": 3, "enable_checkpointing": False} | options),
-        # where an epoch is a single step, several are taken in a row
+        # where an epoch is a single step, the fast loop takes several at once
         callbacks=[*callbacks, ValidationSchedule(Intervals(3, 1 if size == 8 else 7))],
         logger=CSVLogger(directory),
         enable_progress_bar=False,
@@ -270,7 +270,7 @@ def brought(kind: type[LightningModule]) -> LightningModule:
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hurry(
+def test_a_users_module_trains_the_same_and_a_note_says_why_it_is_not_fast(
     kind: type[LightningModule], why: str | None, size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     modules = brought(kind), brought(kind)
@@ -299,7 +299,9 @@ def test_a_module_that_is_brought_trains_the_same_and_is_told_if_it_does_not_hur
     ids=["clip", "finetuning", "accumulation", "stopping"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_changed_around_the_steps_changes_them_here_too(options: dict[str, Any], tmp_path: Path) -> None:
+def test_clipping_finetuning_accumulation_and_stopping_work_in_fast_steps(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     class Monitored(Brought):
         def on_train_epoch_end(self) -> None:
             self.log("mine", torch.tensor(float(self.current_epoch >= 2)))

@@ -1,4 +1,4 @@
-"""Steps without Lightning's loop where epochs have no number, precision is double, or a scheduler is brought."""
+"""Tests edge cases of fast steps: unlimited epochs, double precision, a user's scheduler and sparse callbacks."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from descent.training.validation_schedule import ValidationSchedule
 
 
 class Casts(Brought):
-    """Makes a tensor in the precision of the step."""
+    """Creates a tensor in the step's default dtype."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         assert torch.full((1,), 0.1).dtype == torch.float64
@@ -27,7 +27,7 @@ class Casts(Brought):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_in_double_precision_what_a_step_makes_is_double(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_in_double_precision_a_step_creates_double_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(50, 3).double()
     trainer = fit(
         brought(Casts), tmp_path, True, precision="64-true", batches=InMemoryBatches(x, x[:, 0], size=8), max_epochs=2
@@ -38,7 +38,7 @@ def test_in_double_precision_what_a_step_makes_is_double(tmp_path: Path, caplog:
 
 @pytest.mark.parametrize("size", [8, 50])
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_without_a_number_of_epochs_ends_by_its_steps(size: int, tmp_path: Path) -> None:
+def test_a_run_with_unlimited_epochs_ends_at_max_steps(size: int, tmp_path: Path) -> None:
     trainers = [
         fit(brought(Brought), tmp_path / str(hurries), hurries, size=size, max_epochs=-1, callbacks=[MaxSteps(33)])
         for hurries in (True, False)
@@ -48,7 +48,7 @@ def test_a_run_without_a_number_of_epochs_ends_by_its_steps(size: int, tmp_path:
 
 
 class Counts(Brought):
-    """Notes what a step can read of where training is."""
+    """Records the counts that a training step can read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Counts(Brought):
 
 @pytest.mark.parametrize("size", [8, 50])
 @pytest.mark.filterwarnings("ignore")
-def test_a_step_reads_the_counts_that_it_reads_in_lightnings_loop(size: int, tmp_path: Path) -> None:
+def test_a_step_reads_the_same_counts_as_in_lightnings_loop(size: int, tmp_path: Path) -> None:
     here, lightning = (brought(Counts), brought(Counts))
     fit(here, tmp_path / "here", True, size=size, max_epochs=9)
     fit(lightning, tmp_path / "lightning", False, size=size, max_epochs=9)
@@ -72,7 +72,7 @@ def test_a_step_reads_the_counts_that_it_reads_in_lightnings_loop(size: int, tmp
 
 
 class Validated(Brought):
-    """Notes the epochs that are validated."""
+    """Records which epochs are validated."""
 
     def __init__(self, plateau: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Validated(Brought):
 
 @pytest.mark.parametrize("plateau", [True, False])
 @pytest.mark.filterwarnings("ignore")
-def test_a_plateau_scheduler_that_is_brought_has_a_validation_after_each_epoch(plateau: bool, tmp_path: Path) -> None:
+def test_a_users_plateau_scheduler_gets_a_validation_after_each_epoch(plateau: bool, tmp_path: Path) -> None:
     torch.manual_seed(1)
     module, x = Validated(plateau), torch.randn(50, 3)
     trainer = Trainer(
@@ -105,7 +105,7 @@ def test_a_plateau_scheduler_that_is_brought_has_a_validation_after_each_epoch(p
 
 
 class Recorder(SparseCallback):
-    """Keeps all that its hooks are given at every third and fifth step."""
+    """Records the arguments of its hooks at every third and fifth step."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -134,7 +134,7 @@ class Recorder(SparseCallback):
 @pytest.mark.parametrize("size", [8, 50])
 @pytest.mark.parametrize("kind", [Brought, NoneNowAndThen])
 @pytest.mark.filterwarnings("ignore")
-def test_a_sparse_callback_is_given_what_lightning_gives(
+def test_a_sparse_callback_gets_the_same_arguments_as_from_lightning(
     kind: type[LightningModule], size: int, tmp_path: Path
 ) -> None:
     recorders = Recorder(), Recorder()
@@ -155,7 +155,7 @@ def test_a_sparse_callback_is_given_what_lightning_gives(
 
 
 class Counter(SparseCallback):
-    """Wants no step, and counts the epochs of those it gets."""
+    """Wants no step, and records the epochs of the steps that it gets."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
@@ -165,7 +165,7 @@ class Counter(SparseCallback):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_steps_leave_lightnings_loop_where_the_reason_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_are_fast_again_when_the_reason_against_it_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     counter = Counter()
     accumulation = GradientAccumulationScheduler({0: 2, 2: 1, 4: 2})
     fit(brought(Brought), tmp_path, True, callbacks=[counter, accumulation])
@@ -193,7 +193,7 @@ class Breaks(Brought):
     [(Brought, [LogsSteps()], MisconfigurationException, 3), (Breaks, [], KeyError, 9)],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_after_an_error_in_a_step_the_batches_are_where_training_was(
+def test_after_an_error_in_a_step_the_batches_keep_their_position(
     kind: type[LightningModule], callbacks: Any, error: type[Exception], steps: int, tmp_path: Path
 ) -> None:
     module, x = brought(kind), torch.randn(50, 3)
@@ -218,7 +218,7 @@ class EveryTenth(SparseCallback):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_who_wants_the_last_step_of_an_epoch_hears_of_its_end(tmp_path: Path) -> None:
+def test_a_callback_that_wants_an_epochs_last_step_gets_its_epoch_end(tmp_path: Path) -> None:
     callback = EveryTenth()
     fit(brought(Brought), tmp_path, True, size=50, max_epochs=30, callbacks=[callback])
-    assert callback.ends == [7, 10, 14, 20, 21, 28, 30]  # every seventh is validated
+    assert callback.ends == [7, 10, 14, 20, 21, 28, 30]  # every seventh epoch is validated

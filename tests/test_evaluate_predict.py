@@ -1,4 +1,4 @@
-"""The commands on a finished run: its metrics again, and predictions for a table."""
+"""Tests evaluating a finished run and predicting for a table."""
 
 import json
 import math
@@ -26,7 +26,7 @@ OVERRIDES = ("data=diabetes", "optimizer=adam", "trainer.max_epochs=20")
 
 
 def trained(directory: Path, *overrides: str) -> Path:
-    """A finished run, with the config that Hydra would have saved."""
+    """Trains a run and saves the config as Hydra does."""
     quiet = "trainer.enable_progress_bar=false", "figures=false"
     train(config_of(*quiet, *overrides), directory)
     save_config(directory, *quiet, *overrides)
@@ -40,7 +40,7 @@ def diabetes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(diabetes_run: Path, tmp_path: Path) -> Path:
-    """A finished run on the diabetes data, of the test's own."""
+    """A copy of a finished run on the diabetes data."""
     return Path(shutil.copytree(diabetes_run, tmp_path / "run"))
 
 
@@ -52,14 +52,14 @@ def table() -> pl.DataFrame:
 
 
 def expected(run_dir: Path, table: pl.DataFrame) -> np.ndarray:
-    """From weights and bias in the data's own units, which are not how the model computes it."""
+    """Predicts from weights and bias in the data's own units; the model itself uses standardised units."""
     weight, bias = load_model(run_dir).own_units()
     names = read_result(run_dir)["features"]
     assert bias is not None
     return table.select(names).to_numpy() @ np.array(weight) + bias
 
 
-def test_evaluating_gives_the_test_metrics_of_the_run_again(run_dir: Path) -> None:
+def test_evaluating_reproduces_the_runs_test_metrics(run_dir: Path) -> None:
     found = evaluate(run_dir)
     written = {name: value for name, value in read_result(run_dir)["metrics"].items() if name.startswith("test/")}
     assert found == pytest.approx(written, rel=1e-6)
@@ -78,7 +78,7 @@ def test_other_rows_and_the_other_checkpoint_can_be_evaluated(run_dir: Path, tab
 
 @pytest.mark.parametrize("source", ["csv", "parquet"])
 @pytest.mark.parametrize("output", ["csv", "parquet"])
-def test_predictions_are_added_to_the_rows_as_they_are(
+def test_predictions_are_added_to_the_unchanged_rows(
     source: str, output: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     shuffled = table.select(sorted(table.columns, reverse=True))
@@ -88,12 +88,12 @@ def test_predictions_are_added_to_the_rows_as_they_are(
     kept = {"id": pl.String}
     found = pl.read_csv(written, schema_overrides=kept) if output == "csv" else pl.read_parquet(written)
     assert found.columns == [*shuffled.columns, "prediction"]
-    assert found["id"].to_list() == table["id"].to_list()  # 007 stays 007
+    assert found["id"].to_list() == table["id"].to_list()  # leading zeros stay
     np.testing.assert_allclose(found["prediction"].to_numpy(), expected(run_dir, table), rtol=1e-5)
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_missing_column_or_a_bad_cell_is_named_and_nothing_is_written(
+def test_a_missing_column_or_bad_cell_is_named_and_no_output_is_written(
     run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.csv"
@@ -137,7 +137,7 @@ def test_bad_paths_are_refused(
         predict_file(run_dir, tmp_path / source, tmp_path / output)
 
 
-def test_a_directory_that_is_no_run_is_named(script: Callable[..., Any]) -> None:
+def test_a_directory_without_a_run_is_refused(script: Callable[..., Any]) -> None:
     failed = script("evaluate.py", "no/such/run")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: RUN_DIR must be the directory of a run")
@@ -160,8 +160,8 @@ def test_metrics_are_right_for_targets_of_any_scale_and_offset(
     assert result.metrics["train/loss"] == pytest.approx(result.optimum["loss"], rel=0.05)  # type: ignore[index]
 
 
-def test_targets_that_are_all_the_same_have_finite_metrics_however_far_off_a_model_is(run: Run) -> None:
-    rows = f"data.inputs={[[i] for i in range(12)]}", f"data.targets={[0.1] * 12}"  # whose mean is rounded
+def test_constant_targets_have_finite_metrics_for_a_bad_model(run: Run) -> None:
+    rows = f"data.inputs={[[i] for i in range(12)]}", f"data.targets={[0.1] * 12}"  # their mean is rounded
     start = "model.init_weight=1000", "model.init_bias=0", "optimizer.lr=1e-12", "trainer.max_epochs=1"
     data = "data=line", *rows, "data.val_fraction=0.25", "data.test_fraction=0.25"
     result = run(*data, *start)
@@ -175,25 +175,25 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def rewrite_checkpoint(run_dir: Path, change: Change) -> None:
-    """Replaces ``best.ckpt`` by what ``change`` makes of it."""
+    """Applies ``change`` to ``best.ckpt``."""
     path = run_dir / "checkpoints/best.ckpt"
     torch.save(change(torch.load(path, weights_only=True)), path)
 
 
 def having(part: str, values: dict[str, Any]) -> Change:
-    """``values`` in a part of the checkpoint."""
+    """Sets ``values`` in a part of the checkpoint."""
     return lambda c: c | {part: c[part] | values}
 
 
 def without(part: str, name: str | None = None) -> Change:
-    """No such part, or nothing of that name in it."""
+    """Removes a part of the checkpoint, or only ``name`` from it."""
     if name is None:
         return lambda c: {key: value for key, value in c.items() if key != part}
     return lambda c: c | {part: {key: value for key, value in c[part].items() if key != name}}
 
 
 def refused(run_dir: Path, table: pl.DataFrame, message: str, output: Path) -> None:
-    """Evaluating and predicting say ``message`` in one line, and write nothing."""
+    """Asserts that evaluating and predicting fail with ``message`` in one line and write nothing."""
     source = output.with_name("given.parquet")
     table.write_parquet(source)
     commands: list[Callable[[], Any]] = [
@@ -211,7 +211,7 @@ def refused(run_dir: Path, table: pl.DataFrame, message: str, output: Path) -> N
 
 @pytest.fixture(scope="module")
 def line() -> pl.DataFrame:
-    """40 rows of a number and a boolean, and a target that is nearly linear in them."""
+    """40 rows of a number and a boolean, with a nearly linear target."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(40)
     flag = x > 0
@@ -221,7 +221,7 @@ def line() -> pl.DataFrame:
 TABLE = ("data=table", "data.target=y", "optimizer=adam", "optimizer.lr=0.1", "trainer.max_epochs=5")
 
 
-def test_a_table_that_has_changed_since_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_table_that_changed_after_training_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     line.write_csv(path)
     run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
@@ -232,12 +232,12 @@ def test_a_table_that_has_changed_since_is_not_evaluated(line: pl.DataFrame, tmp
         with pytest.raises(UserError, match=r"rows.csv must have the rows that .*run was trained on"):
             evaluate(run_dir)
         assert not (run_dir / "evaluation.json").exists()
-        evaluate(run_dir, data=path)  # asked for by name
+        evaluate(run_dir, data=path)  # given by path, it is evaluated
         (run_dir / "evaluation.json").unlink()
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_a_change_in_one_row_of_any_part_is_noticed(part: str, line: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_change_in_one_row_of_any_part_is_detected(part: str, line: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     line.write_csv(path)
     run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
@@ -247,7 +247,7 @@ def test_a_change_in_one_row_of_any_part_is_noticed(part: str, line: pl.DataFram
         evaluate(run_dir)
 
 
-def test_two_rows_are_enough_for_metrics_and_one_is_not(run_dir: Path, table: pl.DataFrame) -> None:
+def test_metrics_need_at_least_two_rows(run_dir: Path, table: pl.DataFrame) -> None:
     path = run_dir / "rows.csv"
     two = table[:2]
     two.write_csv(path)
@@ -260,7 +260,7 @@ def test_two_rows_are_enough_for_metrics_and_one_is_not(run_dir: Path, table: pl
         evaluate(run_dir, data=path)
 
 
-def test_a_table_whose_columns_have_changed_places_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_table_with_swapped_columns_is_not_evaluated(line: pl.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     line.write_csv(path)
     run_dir = trained(tmp_path / "run", *TABLE, f"data.path={path}")
@@ -269,7 +269,7 @@ def test_a_table_whose_columns_have_changed_places_is_not_evaluated(line: pl.Dat
         evaluate(run_dir)
 
 
-def test_data_of_a_config_that_has_changed_since_are_not_evaluated(run_dir: Path) -> None:
+def test_a_run_whose_data_config_changed_is_not_evaluated(run_dir: Path) -> None:
     config = run_dir / ".hydra/config.yaml"
     config.write_text(config.read_text().replace("test_fraction: 0.1", "test_fraction: 0.2"))
     with pytest.raises(UserError, match=r"data=diabetes must have the rows that .* was trained on"):
@@ -304,7 +304,7 @@ def test_a_checkpoint_of_other_data_is_refused(run_dir: Path) -> None:
         evaluate(run_dir)
 
 
-def test_the_checkpoint_of_another_run_in_its_place_is_refused(
+def test_a_checkpoint_copied_from_another_run_is_refused(
     run: Run, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     run(*OVERRIDES, "trainer.max_epochs=1", "data.seed=1", run_dir=tmp_path / "other")
@@ -312,7 +312,7 @@ def test_the_checkpoint_of_another_run_in_its_place_is_refused(
     refused(run_dir, table, r"best.ckpt must be of the run .*; it is of another run", tmp_path / "out.csv")
 
 
-def test_the_best_checkpoint_of_a_run_of_another_length_is_refused(
+def test_a_best_checkpoint_copied_from_a_run_of_another_length_is_refused(
     run: Run, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     run(*OVERRIDES, "trainer.max_epochs=2", run_dir=tmp_path / "other")
@@ -320,7 +320,7 @@ def test_the_best_checkpoint_of_a_run_of_another_length_is_refused(
     refused(run_dir, table, r"best.ckpt must be of step \d+, the best in result.json", tmp_path / "out.csv")
 
 
-def test_a_file_of_the_users_beside_the_output_stays(run_dir: Path, table: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_users_tmp_file_beside_the_output_is_kept(run_dir: Path, table: pl.DataFrame, tmp_path: Path) -> None:
     table.write_csv(tmp_path / "in.csv")
     (tmp_path / "out.csv.tmp").write_text("mine")
     predict_file(run_dir, tmp_path / "in.csv", tmp_path / "out.csv")
@@ -377,7 +377,7 @@ JUNK: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("kind", JUNK)
-def test_a_checkpoint_that_is_none_is_refused_by_name(
+def test_an_invalid_checkpoint_is_refused_by_name(
     kind: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     change, message = JUNK[kind]
@@ -386,7 +386,7 @@ def test_a_checkpoint_that_is_none_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"abc" * 100, bytes(range(256)) * 9], ids=len)
-def test_a_file_of_bytes_for_a_checkpoint_is_refused_by_name(
+def test_a_checkpoint_of_arbitrary_bytes_is_refused_by_name(
     content: bytes, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     (run_dir / "checkpoints/best.ckpt").write_bytes(content)
@@ -394,7 +394,7 @@ def test_a_file_of_bytes_for_a_checkpoint_is_refused_by_name(
 
 
 @pytest.mark.parametrize("cell", ["1e300", "-1e16", "1e400", "nan", "inf", "oops"])
-def test_prediction_and_evaluation_refuse_the_cells_that_training_refuses(
+def test_prediction_and_evaluation_refuse_the_same_cells_as_training(
     cell: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -417,9 +417,7 @@ def test_prediction_and_evaluation_refuse_the_cells_that_training_refuses(
     assert not output.exists() and not (run_dir / "evaluation.json").exists()
 
 
-def test_a_prediction_or_a_metric_that_is_not_finite_is_refused(
-    run_dir: Path, table: pl.DataFrame, tmp_path: Path
-) -> None:
+def test_a_nonfinite_prediction_or_metric_is_refused(run_dir: Path, table: pl.DataFrame, tmp_path: Path) -> None:
     source, output = tmp_path / "in.parquet", tmp_path / "out.csv"
     table.with_columns(s3=pl.when(pl.col("id") == "007").then(1e14).otherwise(pl.col("s3"))).write_parquet(source)
     predict_file(run_dir, source, output)  # large, but finite
@@ -441,13 +439,13 @@ NAMES = ("[a].csv", "*.csv", "a?.csv", "~a.csv", "~", "[a].parquet", "*.parquet"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_name_is_no_pattern(
+def test_a_file_name_is_not_read_as_a_pattern(
     name: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = table.drop("id")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    path = Path(name) if "." in name else Path(name) / "a.parquet"  # or a directory of that name
+    path = Path(name) if "." in name else Path(name) / "a.parquet"  # without a suffix the name is a directory's
     write = pl.DataFrame.write_parquet if path.suffix == ".parquet" else pl.DataFrame.write_csv
     for other in (f"a{path.suffix}", f"ab{path.suffix}", f"home/a{path.suffix}"):
         Path(other).parent.mkdir(exist_ok=True)
@@ -457,9 +455,9 @@ def test_a_file_name_is_no_pattern(
     with pytest.raises(UserError, match="INPUT must be an existing CSV or Parquet file, got"):
         predict_file(run_dir, path, Path("out.csv"))
     path.parent.mkdir(exist_ok=True)
-    write(table, path.absolute())  # to polars a leading ~ is the home directory
+    write(table, path.absolute())  # polars expands a leading ~
     inputs, _, names = read_table(path, "progression", None)
-    assert [feature.name for feature in names] == table.columns[:10]  # none from the name of a directory
+    assert [feature.name for feature in names] == table.columns[:10]  # no column from a directory's name
     assert np.array_equal(inputs, table[:, :10].to_numpy())
     predict_file(run_dir, path, Path("out.csv"))
     predicted = pl.read_csv("out.csv")["prediction"].to_numpy()
@@ -471,7 +469,7 @@ def test_a_file_name_is_no_pattern(
     assert Path("out*.csv").is_file()
 
 
-def test_what_training_reads_prediction_and_evaluation_read_alike(line: pl.DataFrame, tmp_path: Path) -> None:
+def test_prediction_and_evaluation_read_a_table_as_training_does(line: pl.DataFrame, tmp_path: Path) -> None:
     first_fraction = [str(i % 7) for i in range(149)] + ["0.5"] + [f"{i / 8}" for i in range(50)]
     flags = [("true", "false", "True", "FALSE")[i % 4] for i in range(200)]
     odd = [("+3", "1e2", '"4.5"', "007", "-0.0")[i % 5] for i in range(200)]
@@ -500,7 +498,7 @@ def test_what_training_reads_prediction_and_evaluation_read_alike(line: pl.DataF
     assert found == pytest.approx(mean_squared_error(np.arange(200.0), predicted), rel=1e-4)
 
 
-def test_a_boolean_column_is_trained_evaluated_and_predicted(line: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_boolean_column_works_in_training_evaluation_and_prediction(line: pl.DataFrame, tmp_path: Path) -> None:
     for kind in ("csv", "parquet"):
         path, output = tmp_path / f"rows.{kind}", tmp_path / "out.parquet"
         line.write_csv(path) if kind == "csv" else line.write_parquet(path)
@@ -515,7 +513,7 @@ def test_a_boolean_column_is_trained_evaluated_and_predicted(line: pl.DataFrame,
 
 @pytest.mark.parametrize("repeated", ["bmi", "id"])
 @pytest.mark.parametrize("before", ["", "\n\n"], ids=["", "blank lines"])
-def test_a_column_twice_is_refused_by_prediction_and_evaluation(
+def test_prediction_and_evaluation_refuse_a_repeated_column(
     before: str, repeated: str, run_dir: Path, table: pl.DataFrame, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -540,7 +538,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_is_no_table_is_refused_in_one_line(kind: str, run_dir: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_table_is_refused_in_one_line(kind: str, run_dir: Path, tmp_path: Path) -> None:
     name, content, message = FILES[kind]
     path = tmp_path / name
     path.write_bytes(content)
@@ -563,15 +561,15 @@ def test_evaluation_json_says_what_was_evaluated(run_dir: Path, table: pl.DataFr
         assert (kept["checkpoint"], kept["data"], kept["rows"]) == (checkpoint, said, rows)
 
 
-def test_evaluation_json_keeps_the_last_of_each_checkpoint_and_rows(
+def test_evaluation_json_keeps_the_latest_for_each_checkpoint_and_data(
     run_dir: Path, table: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for number, path in enumerate(files):
         table.head(50 + number).write_csv(path)
-    (run_dir / "evaluation.json").write_text("[]")  # broken: nothing to keep
-    for data in (None, Path("a.csv"), files[1], None, files[0]):  # "a.csv" of another directory is another
+    (run_dir / "evaluation.json").write_text("[]")  # broken, so nothing is kept
+    for data in (None, Path("a.csv"), files[1], None, files[0]):  # paths are stored absolute
         evaluate(run_dir, data=data)
     evaluate(run_dir, "last", files[0])
     kept = json.loads((run_dir / "evaluation.json").read_text())
@@ -583,7 +581,7 @@ def test_evaluation_json_keeps_the_last_of_each_checkpoint_and_rows(
 
 
 @pytest.mark.parametrize("error", [UserError("data.path must have rows"), ValueError("no rows")], ids=repr)
-def test_an_error_of_a_project_in_a_file_that_is_evaluated_names_the_file(
+def test_a_projects_error_while_reading_the_evaluated_file_names_the_file(
     error: Exception, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def file_dataloader(*_: object) -> None:

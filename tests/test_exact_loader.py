@@ -1,4 +1,4 @@
-"""Any user's loader gives the same batches for the same seed and epoch, from any position and with any workers."""
+"""Tests that any loader gives the same batches for a seed and epoch, from any position and with any workers."""
 
 import random
 import time
@@ -38,7 +38,7 @@ from descent.training.random_state import random_state
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_batches_depend_on_seed_and_epoch_and_position_alone(name: str) -> None:
+def test_batches_depend_only_on_seed_epoch_and_position(name: str) -> None:
     make = LOADERS[name]
     whole = batches(make(), 3)
     assert same(batches(make(), 3), whole)
@@ -51,7 +51,7 @@ def test_batches_depend_on_seed_and_epoch_and_position_alone(name: str) -> None:
     assert not same(batches(make(), 4, count=len(whole)), whole) or name == "in order"
 
 
-def test_a_loader_that_was_left_in_the_middle_of_an_epoch_starts_the_next_from_its_beginning() -> None:
+def test_after_a_partial_epoch_the_next_epoch_starts_at_its_beginning() -> None:
     def two_epochs(loader: Any, first: int) -> list[Any]:
         given = []
         for epoch in (0, 1):
@@ -69,7 +69,7 @@ def test_a_loader_that_was_left_in_the_middle_of_an_epoch_starts_the_next_from_i
         assert all(torch.equal(a[0], b[0]) for a, b in zip(two_epochs(make(), 2), two_epochs(make(), 6), strict=True))
 
 
-def test_each_epoch_has_every_row_once_and_the_last_batch_is_what_is_left() -> None:
+def test_each_epoch_has_every_row_once_and_the_rest_in_the_last_batch() -> None:
     for make, rows, sizes in (
         (LOADERS["shuffle"], ROWS, [4] * 5 + [2]),
         (LOADERS["drop_last"], 20, [4] * 5),
@@ -84,18 +84,18 @@ def test_each_epoch_has_every_row_once_and_the_last_batch_is_what_is_left() -> N
 
 
 @quiet
-def test_loaders_of_equally_many_rows_are_shuffled_independently() -> None:
+def test_loaders_of_equal_length_are_shuffled_independently() -> None:
     combined, _ = exact([DataLoader(Rows(drawn), ROWS, shuffle=True) for _ in range(2)], 9)
     (((a, b), _, _),) = combined
     assert a[:, 0].tolist() == np.random.default_rng((9, 0, 2)).permutation(ROWS).tolist()
     assert a[:, 0].tolist() != b[:, 0].tolist() and sorted(b[:, 0].tolist()) == list(range(ROWS))
-    assert not set(a[:, 1].tolist()) & set(b[:, 1].tolist())  # nor have they the same noise
+    assert not set(a[:, 1].tolist()) & set(b[:, 1].tolist())  # their noise differs too
     combined, _ = exact([InMemoryBatches(torch.arange(ROWS), size=11, shuffle=True) for _ in range(2)], 9)
     assert all(pair[0][0].tolist() != pair[1][0].tolist() for pair, _, _ in combined)
 
 
 @pytest.mark.parametrize("make", [lambda: DataLoader(Rows(drawn), 4, shuffle=True), LOADERS["weighted"]])
-def test_an_epoch_that_is_gone_through_again_is_drawn_anew(make: Any) -> None:
+def test_iterating_an_epoch_again_draws_a_new_order(make: Any) -> None:
     loader, _ = exact(make(), 1)
     loader.set_epoch(3)
     first, again = list(loader), list(loader)
@@ -109,13 +109,13 @@ def test_an_epoch_that_is_gone_through_again_is_drawn_anew(make: Any) -> None:
     assert same(list(resumed), batches(make(), 4))
 
 
-def test_a_shuffled_loader_has_numpys_permutation_of_seed_and_epoch() -> None:
+def test_a_shuffled_loader_uses_numpys_permutation_of_seed_and_epoch() -> None:
     given = batches(DataLoader(Rows(), 4, shuffle=True), 5, seed=9)
     order = np.random.default_rng((9, 5, 2)).permutation(ROWS)
     assert [int(row) for batch in given for row in batch[:, 0]] == order.tolist()
 
 
-def test_samplers_draw_as_often_as_their_weights_say() -> None:
+def test_a_weighted_sampler_draws_in_proportion_to_its_weights() -> None:
     loader, _ = exact(LOADERS["weighted"](), 0)
     counts = np.zeros(ROWS)
     for epoch in range(300):
@@ -143,9 +143,9 @@ def test_random_numbers_differ_between_rows_batches_epochs_and_generators() -> N
 
 
 @pytest.mark.parametrize("name", [*LOADERS, "2 workers"])
-def test_fetching_leaves_the_random_states_of_the_process_as_they_were(name: str) -> None:
+def test_fetching_does_not_change_the_random_states_of_the_process(name: str) -> None:
     loader, _ = exact((LOADERS | WITH_WORKERS)[name](), 1)
-    np.random.standard_normal()  # NumPy keeps a second one
+    np.random.standard_normal()  # NumPy draws two and keeps the second
     before = random_state()
     given = list(islice(loader, 3))
     after = random_state()
@@ -156,18 +156,18 @@ def test_fetching_leaves_the_random_states_of_the_process_as_they_were(name: str
     assert before["numpy"] == after["numpy"]
 
 
-def test_what_was_seen_is_not_loaded_again() -> None:
+def test_rows_before_the_position_are_not_loaded_again() -> None:
     rows = Rows(drawn)
     batches(DataLoader(rows, 4, shuffle=True), 2, position=4)
     assert rows.loaded == np.random.default_rng((1, 2, 2)).permutation(ROWS)[16:].tolist()
 
 
 @quiet
-def test_workers_give_the_same_batches_as_none_in_any_epoch_and_from_any_position() -> None:
+def test_workers_give_the_same_batches_as_no_workers() -> None:
     def init(worker: int) -> None:
         info = get_worker_info()
         assert info is not None
-        info.dataset.noise = info.dataset.draw_more  # the user's own dataset, as torch documents it
+        info.dataset.noise = info.dataset.draw_more  # torch documents info.dataset as the user's own dataset
 
     class Started(Owner):
         def draw_more(self) -> float:
@@ -187,12 +187,12 @@ def test_workers_give_the_same_batches_as_none_in_any_epoch_and_from_any_positio
         loader.set_epoch(epoch)
         expected = batches(DataLoader(Owner(), batch_sampler=Buckets()), epoch)
         if epoch == 1:
-            assert same(list(islice(loader, 2)), expected[:2])  # and the rest is left
+            assert same(list(islice(loader, 2)), expected[:2])  # the epoch is left early
         else:
             assert same(list(loader), expected)
 
 
-def test_persistent_workers_start_alike_in_a_run_that_is_resumed() -> None:
+def test_persistent_workers_start_the_same_in_a_resumed_run() -> None:
     def init(worker: int) -> None:
         info, number = get_worker_info(), drawn()
         assert info is not None
@@ -210,7 +210,7 @@ def test_persistent_workers_start_alike_in_a_run_that_is_resumed() -> None:
     assert same(given, batches(make(), 1))
 
 
-def test_a_stream_comes_in_the_order_of_its_workers_whatever_their_speed() -> None:
+def test_a_stream_keeps_the_worker_order_when_one_worker_is_slow() -> None:
     class FirstIsSlow(Stream):
         def __iter__(self) -> Iterator[Tensor]:
             worker = get_worker_info()
@@ -224,7 +224,7 @@ def test_a_stream_comes_in_the_order_of_its_workers_whatever_their_speed() -> No
 
 
 @quiet
-def test_notes_name_what_is_not_exact_and_its_cure() -> None:
+def test_notes_name_what_is_not_exact_and_the_remedy() -> None:
     class OwnWay(DataLoader[Tensor]):
         def __iter__(self) -> Any:
             return iter([torch.ones(1)])
@@ -244,7 +244,7 @@ def test_notes_name_what_is_not_exact_and_its_cure() -> None:
         assert all(word in note for word in words), note
 
 
-def test_a_sampler_that_counts_epochs_for_itself_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sampler_that_counts_its_own_epochs_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
     class Counting:
         epoch = 0
 
@@ -265,13 +265,13 @@ def test_a_sampler_that_counts_epochs_for_itself_is_noted_once(caplog: pytest.Lo
     assert note.endswith("not in the checkpoint; give the sampler a set_epoch(epoch) instead")
 
 
-def test_loaders_that_keep_their_own_position_are_left_as_they_are() -> None:
+def test_loaders_with_their_own_state_are_not_replaced() -> None:
     for make in LEFT_AS_THEY_ARE.values():
         loader = make()
         assert exact(loader, 0) == (loader, None)
 
 
-def test_the_loader_that_was_replaced_can_still_be_asked() -> None:
+def test_a_replaced_loader_keeps_the_attributes_of_the_original() -> None:
     stock = DataLoader(Rows(), 4)
     loader, _ = exact(stock, 0)
     assert loader.dataset is stock.dataset
@@ -279,7 +279,7 @@ def test_the_loader_that_was_replaced_can_still_be_asked() -> None:
     assert not hasattr(loader, "nothing")
 
 
-def test_batches_in_memory_of_any_number_of_tensors_have_the_same_rows() -> None:
+def test_in_memory_batches_take_the_same_rows_of_every_tensor() -> None:
     x = torch.arange(10.0)
     loader = InMemoryBatches(x, -x, x.unsqueeze(1) * 2, size=4, shuffle=True, seed=3)
     order = torch.from_numpy(np.random.default_rng((3, 0, 2)).permutation(10))

@@ -1,4 +1,4 @@
-"""What is made exact and what is left, its notes word for word, and where generators are looked for."""
+"""Tests which loaders become exact, the full notes, and where generators are searched."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from descent.training.random_state import random_state
 X = torch.arange(float(ROWS))
 
 
-def test_a_seed_of_its_own_stays_and_none_becomes_the_runs() -> None:
+def test_a_loader_keeps_its_seed_or_gets_the_runs() -> None:
     own, runs = InMemoryBatches(X, seed=5), InMemoryBatches(X)
     zero = InMemoryBatches(X, seed=0)
     for loader in (own, runs, zero):
@@ -30,7 +30,7 @@ def test_a_seed_of_its_own_stays_and_none_becomes_the_runs() -> None:
     assert (own.seed, runs.seed, zero.seed) == (5, 1, 0)
 
 
-def test_what_is_exact_already_or_no_loader_is_left() -> None:
+def test_exact_loaders_and_other_objects_are_not_replaced() -> None:
     made, _ = exact(DataLoader(Rows()), 1)
     for loader in (made, None, 5):
         assert exact(loader, 2) == (loader, None)
@@ -70,7 +70,7 @@ Unsized = type("Unsized", (Stateful,), {"__len__": None})
         (Stateful, None),
     ],
 )
-def test_a_note_is_said_once_and_whole(make: Callable[[], Any], note: str | None) -> None:
+def test_a_note_is_given_once_in_full(make: Callable[[], Any], note: str | None) -> None:
     assert exact(make(), 0)[1] == note
 
 
@@ -86,7 +86,7 @@ def test_the_users_own_loader_is_not_changed() -> None:
 
 
 @quiet
-def test_positions_of_a_checkpoint_are_loaded_where_it_is_known_what_follows() -> None:
+def test_saved_positions_are_loaded_and_those_of_other_loaders_only_within_an_epoch() -> None:
     for started, processed, position in ((3, 2, 4), (3, 3, 0)):
         stock, memory, mine = Stateful(), InMemoryBatches(X, size=4), exact(DataLoader(Rows(), 4), 1)[0]
         progress = {"current": {"started": started, "processed": processed}}
@@ -102,7 +102,7 @@ def test_positions_of_a_checkpoint_are_loaded_where_it_is_known_what_follows() -
             load_positions(combined, {"loops": {"fit_loop": saved}})
 
 
-def test_an_epoch_that_is_set_after_a_batch_was_fetched_is_refused() -> None:
+def test_setting_the_epoch_after_a_batch_was_fetched_is_refused() -> None:
     loader, _ = exact(DataLoader(Stream(), 4), 0)
     given = iter(loader)
     next(given)
@@ -118,12 +118,12 @@ def test_a_missing_attribute_is_named_with_the_class() -> None:
     loader, _ = exact(DataLoader(Rows(), 4), 0)
     with pytest.raises(AttributeError, match=r"^MapStyleLoader has no _nothing$"):
         _ = loader._nothing
-    assert not hasattr(ExactLoader.__new__(ExactLoader), "dataset")  # not made yet, as where it is copied
+    assert not hasattr(ExactLoader.__new__(ExactLoader), "dataset")  # not initialised, as during copying
     with pytest.raises(NotImplementedError):
         list(ExactLoader([1], 0))
 
 
-def test_whether_there_is_a_length_is_what_len_says() -> None:
+def test_has_length_depends_on_whether_len_works() -> None:
     class Unknown:
         def __len__(self) -> int:
             raise NotImplementedError
@@ -137,7 +137,7 @@ def test_whether_there_is_a_length_is_what_len_says() -> None:
         has_length(Broken())
 
 
-def test_a_sampler_within_that_counts_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_nested_sampler_that_counts_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Counting:
         times = 0
 
@@ -158,7 +158,7 @@ def test_a_sampler_within_that_counts_is_named(caplog: pytest.LogCaptureFixture)
     ]
 
 
-def test_the_states_of_the_process_are_put_back_after_an_error_too() -> None:
+def test_the_random_states_of_the_process_are_restored_after_an_error() -> None:
     before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index, union-attr]
     for error in (KeyError, KeyboardInterrupt):
         with pytest.raises(error), seeded(1):
@@ -202,7 +202,7 @@ def function(generator: Any = None) -> None:
     pass
 
 
-HERE = [A, B, C, D, in_module]  # what a function of this module may draw from
+HERE = [A, B, C, D, in_module]  # the generators that a function of this module may use
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_generators_are_found_wherever_they_are_held(owners: Any, expected: list
     assert list(map(id, generators_in(*owners))) == list(map(id, expected))
 
 
-def test_torchs_default_generator_is_none_of_a_datasets_own() -> None:
+def test_torchs_default_generator_does_not_count_as_a_datasets_own() -> None:
     assert generators_in([TensorDataset(torch.zeros(2)), {"a": torch.default_generator}]) == []
 
 
@@ -234,7 +234,7 @@ def test_torchs_default_generator_is_none_of_a_datasets_own() -> None:
     ("owner", "more"),
     [(function, []), (closing(own := random.Random()), [own]), (unbound(), []), (partial(function, own), [own])],
 )
-def test_a_function_has_the_generators_of_its_module_and_those_it_closes_over(owner: Any, more: list[Any]) -> None:
+def test_a_function_has_the_generators_of_its_module_and_its_closure(owner: Any, more: list[Any]) -> None:
     assert {*map(id, generators_in(owner))} == {*map(id, [*HERE, own, *more])}
 
 

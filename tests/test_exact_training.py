@@ -1,4 +1,4 @@
-"""Training in Lightning on any user's loader resumes bit for bit, from any step."""
+"""Tests that training in Lightning resumes bit for bit from any step, with any loader."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from descent.training.random_state import random_state, set_random_state
 
 
 class Module(LightningModule):
-    """Weights that depend on every value of every batch and on their order; draws numbers itself, as dropout does."""
+    """Its weights depend on every value of every batch and on their order; it draws random numbers, like dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Module(LightningModule):
 
 
 class Listing(Module):
-    """Takes the batches of a CombinedLoader, and lists which loaders had one."""
+    """Takes the batches of a CombinedLoader, and records which loaders had one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Listing(Module):
 
 
 class Saver(Callback):
-    """Saves at a step, or at the end of an epoch, and stops; or puts the process's states back and goes on."""
+    """Saves and stops at a step or at the end of an epoch; when resuming, restores the random states."""
 
     def __init__(self, path: Path, step: int | None = None, epoch: int | None = None) -> None:
         self.path, self.step, self.epoch = path, step, epoch
@@ -152,18 +152,20 @@ def test_training_with_workers_resumes_bit_for_bit(name: str, tmp_path: Path) ->
     ],
     ids=str,
 )
-def test_training_options_of_lightning_resume_bit_for_bit(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    # gradients that are being accumulated are in no checkpoint
+def test_training_with_lightnings_options_resumes_bit_for_bit(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    # checkpoints do not hold gradients that are being accumulated
     stops = [{"step": 4}, {"epoch": 0}] if "accumulate_grad_batches" in options else [{"step": 2}, {"epoch": 1}]
     assert_resumes_exactly((LOADERS | LEFT_AS_THEY_ARE)[name], tmp_path, stops, **options)
 
 
 @quiet
-def test_a_module_that_asks_for_its_steps_beforehand_resumes_bit_for_bit(
+def test_a_module_that_reads_estimated_stepping_batches_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asking(self: Module) -> Any:
-        assert self.trainer.estimated_stepping_batches in (18, -1)  # which has Lightning set the loader up
+        assert self.trainer.estimated_stepping_batches in (18, -1)  # makes Lightning set up the loader early
         return torch.optim.SGD(self.parameters(), lr=1e-4, momentum=0.9)
 
     monkeypatch.setattr(Module, "configure_optimizers", asking)
@@ -173,18 +175,18 @@ def test_a_module_that_asks_for_its_steps_beforehand_resumes_bit_for_bit(
 
 
 @quiet
-def test_several_loaders_at_once_resume_bit_for_bit(tmp_path: Path) -> None:
+def test_several_loaders_resume_bit_for_bit(tmp_path: Path) -> None:
     def make() -> dict[str, Any]:
         x = torch.arange(44.0).view(ROWS, 2)
         short = {"short": DataLoader(Rows(drawn), 8, shuffle=True), "memory": InMemoryBatches(x, size=8, shuffle=True)}
         return {"long": LOADERS["shuffle"](), **short}
 
-    # after 3 steps the short ones are at their end, after 4 they have been started again
+    # after 3 steps the short loaders end, after 4 they have started again
     assert_resumes_exactly(make, tmp_path, [*STOPS, {"step": 3}])
 
 
 @quiet
-def test_loaders_that_end_before_the_longest_stay_ended_in_a_run_that_is_resumed(tmp_path: Path) -> None:
+def test_exhausted_loaders_stay_exhausted_in_a_resumed_run(tmp_path: Path) -> None:
     def make() -> CombinedLoader:
         x = torch.arange(44.0).view(ROWS, 2)
         short = DataLoader(Rows(drawn), 8, shuffle=True), InMemoryBatches(x, size=8, shuffle=True)
@@ -194,7 +196,7 @@ def test_loaders_that_end_before_the_longest_stay_ended_in_a_run_that_is_resumed
         module = Listing()
         return fit(make(), Saver(tmp_path / "a.ckpt", **stop), resume, module=module), module.seen
 
-    assert exact(make(), 1)[1] == exact(DataLoader(SizedStream(), 8), 1)[1]  # and nothing of the mode
+    assert exact(make(), 1)[1] == exact(DataLoader(SizedStream(), 8), 1)[1]  # no note on the mode
     epochs = ([[True] * 4] * 3 + [[True, False, False, False]] * 3) * 3
     whole, seen = train()
     assert seen == epochs
@@ -206,16 +208,16 @@ def test_loaders_that_end_before_the_longest_stay_ended_in_a_run_that_is_resumed
 
 
 @quiet
-def test_a_position_that_comes_after_the_first_batch_was_fetched_is_refused() -> None:
+def test_loading_a_position_after_the_first_batch_was_fetched_is_refused() -> None:
     loader, _ = exact(DataLoader(Stream(), 4), 0)
-    next(iter(loader))  # as Lightning does before training starts where there is no length
+    next(iter(loader))  # as Lightning does before training if there is no length
     loader.load_state_dict({"epoch": 0, "position": 0})
     with pytest.raises(RuntimeError, match="before its first batch"):
         loader.load_state_dict({"epoch": 0, "position": 3})
 
 
 @quiet
-def test_lightning_does_not_call_these_loaders_unreliable_to_resume(
+def test_lightning_does_not_warn_that_exact_loaders_are_not_resumable(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     def warned(replace: bool) -> bool:
@@ -230,10 +232,10 @@ def test_lightning_does_not_call_these_loaders_unreliable_to_resume(
 
 
 @quiet
-def test_no_worker_outlives_a_training_that_stops_within_an_epoch(tmp_path: Path) -> None:
+def test_workers_end_when_training_stops_within_an_epoch(tmp_path: Path) -> None:
     for make in WITH_WORKERS.values():
         before = active_children()
         saver = Saver(tmp_path / "a.ckpt", step=2)
         fit(make(), saver)
-        assert saver.loader.num_workers == 2  # the loader itself is still there
+        assert saver.loader.num_workers == 2  # the loader still exists
         assert set(active_children()) <= set(before)

@@ -1,4 +1,4 @@
-"""The example's callbacks in a run that is resumed or fitted again, and in one without what they look at."""
+"""Tests the example's callbacks in resumed runs, in repeated fits, and without an optimum or full loss."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ LINE = (*START, "optimizer.lr=0.02", "trainer.log_every_n_steps=1")
 
 
 def path_by_hand(steps: int) -> list[Any]:
-    """Weight and bias at the start and after each step on all rows."""
+    """Returns weight and bias at the start and after each full-batch step."""
     a, y, p = np.c_[[1.0, 2, 3, 4], np.ones(4)], np.array([2.0, 4, 6, 8]), np.array([0.5, 1.0])
     path = [p]
     for _ in range(steps):
@@ -35,9 +35,7 @@ def path_by_hand(steps: int) -> list[Any]:
     return [pytest.approx(tuple(p), rel=1e-12) for p in path]
 
 
-def test_a_resumed_run_has_the_path_and_the_first_predictions_of_one_that_was_not_interrupted(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_resumed_run_keeps_the_path_and_the_first_predictions(run: Run, tmp_path: Path) -> None:
     options = *LINE, "trainer.max_epochs=4", "predict_at=[[10],[0]]", "figures=true"
     stopped = run(*options, callbacks=[SignalAt(2)], run_dir=tmp_path / "r")
     assert (stopped.status, stopped.steps) == ("interrupted", 2)
@@ -53,7 +51,7 @@ def test_a_resumed_run_has_the_path_and_the_first_predictions_of_one_that_was_no
     ]
 
 
-def test_where_least_squares_is_left_out_all_else_is_there(
+def test_without_least_squares_everything_else_is_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_WORK", 0)
@@ -70,10 +68,10 @@ def test_where_least_squares_is_left_out_all_else_is_there(
     assert notes(caplog) == [said] * 2
 
 
-def test_where_there_is_no_loss_of_all_rows_the_first_is_that_of_the_first_step(
+def test_without_a_full_loss_the_first_loss_is_that_of_the_first_step(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the losses before the first two steps are 10.4 and 23.1, that of predicting 0 is 30
+    # the losses before the first two steps are 10.4 and 23.1; predicting 0 has a loss of 30
     options = *LINE, "optimizer.lr=0.15", "stopping.diverged_above=2", "trainer.max_epochs=2"
     assert run(*options).status == "completed"
     monkeypatch.setattr(divergence, "has_full_loss", lambda trainer: False)
@@ -82,7 +80,7 @@ def test_where_there_is_no_loss_of_all_rows_the_first_is_that_of_the_first_step(
 
 
 @quiet
-def test_a_second_fit_with_the_same_callback_begins_a_path_of_its_own() -> None:
+def test_a_second_fit_with_the_same_callback_starts_a_new_path() -> None:
     callback = Parameters()
     callback.intervals = Intervals(log_every=1, validate_every=None)
     for epochs in (3, 2):
@@ -97,12 +95,12 @@ def test_a_second_fit_with_the_same_callback_begins_a_path_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("standardize", [True, False])
-def test_a_checkpoint_has_all_that_the_model_is_made_of(standardize: bool, run: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_has_all_arguments_of_the_model(standardize: bool, run: Run, tmp_path: Path) -> None:
     x, y = [1.0, 2, 3, 6], [2.0, 4, 6, 12]
     rows = f"data.inputs={[[value] for value in x]}", f"data.targets={y}", f"data.standardize={standardize}"
     run(*LINE, *rows, "trainer.max_epochs=1")
     loaded = torch.load(tmp_path / "0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
-    deviation = 3.5**0.5  # of x about 3; y is twice x
+    deviation = 3.5**0.5  # of x; y is twice x
     units: dict[str, Any] = {"x_mean": [3.0], "x_scale": [pytest.approx(deviation)], "y_mean": 6.0}
     units["y_scale"] = pytest.approx(2 * deviation)
     raw = {"x_mean": [0.0], "x_scale": [1.0], "y_mean": 0.0, "y_scale": 1.0}

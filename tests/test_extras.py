@@ -1,4 +1,4 @@
-"""Libraries that only part of the project needs: without them the rest works, and the part names the command."""
+"""Tests that a missing optional library only disables the part that needs it, with the install command."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ from descent.training.build import build_data
 
 
 def hide(library: str, monkeypatch: pytest.MonkeyPatch, *own: str) -> None:
-    """As if the library were not installed, to modules that are imported from now on, ``own`` among them."""
+    """Makes later imports behave as if the library were not installed; unloads ``own``, so that they import again."""
     for name in [name for name in sys.modules if name.partition(".")[0] == library or name in own]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
@@ -49,9 +49,7 @@ def test_without_matplotlib_a_comparison_names_the_extra(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("in_sweeps", "figures"), [("false", False), ("true", True)])
-def test_figures_of_a_sweeps_runs_are_drawn_only_where_they_are_asked_for(
-    in_sweeps: str, figures: bool, tmp_path: Path
-) -> None:
+def test_sweeps_draw_figures_only_with_in_sweeps(in_sweeps: str, figures: bool, tmp_path: Path) -> None:
     from descent.run.train import train
 
     config = config_of(*SMALL, "figures=true", f"+callbacks.figures.in_sweeps={in_sweeps}")

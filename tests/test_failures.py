@@ -1,4 +1,4 @@
-"""What becomes of a run that fails: the error, in whose words, and the result."""
+"""Tests the errors and results of failed runs."""
 
 import json
 import math
@@ -32,7 +32,7 @@ class FailsAt(SparseCallback):
         setattr(self, hook, fail)
 
 
-def test_a_run_whose_data_are_refused_leaves_a_result_that_says_why(tmp_path: Path) -> None:
+def test_a_run_that_is_refused_leaves_a_result_with_the_reason(tmp_path: Path) -> None:
     config = config_of(*FREE, *SMALL, "seed=3", "predict_at=[[1,2]]")
     reason = "predict_at must be rows of 5 numbers, one for each feature, got [1, 2]"
     with pytest.raises(UserError) as raised:
@@ -54,9 +54,7 @@ def test_a_run_whose_data_are_refused_leaves_a_result_that_says_why(tmp_path: Pa
         ("[1,2,3]", "predict_at must be rows of 2 numbers, one for each feature, got [1, 2, 3]"),
     ],
 )
-def test_inputs_to_predict_at_are_as_wide_as_the_features_and_up_to_a_size(
-    row: str, message: str | None, run: Run
-) -> None:
+def test_predict_at_rows_need_one_number_per_feature_up_to_1e15(row: str, message: str | None, run: Run) -> None:
     overrides = (*SMALL, "data.num_features=2", "trainer.max_epochs=1", f"predict_at=[{row}]")
     if message is None:
         assert run(*overrides).status == "completed"
@@ -67,7 +65,7 @@ def test_inputs_to_predict_at_are_as_wide_as_the_features_and_up_to_a_size(
 
 
 @pytest.mark.parametrize(("size", "noted"), [(40, False), (41, True)])
-def test_only_a_batch_above_the_training_set_is_noted(
+def test_only_a_batch_larger_than_the_training_set_is_noted(
     size: int, noted: bool, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(*SMALL, f"batch.size={size}", "trainer.max_epochs=1")
@@ -80,7 +78,7 @@ def test_only_a_batch_above_the_training_set_is_noted(
     [(("/x/some file",), "/x/some file"), ((b"/x/bytes",), "/x/bytes"), ((), None)],
     ids=["text", "bytes", "none"],
 )
-def test_an_error_of_the_disk_names_the_file_or_the_directory(
+def test_a_disk_error_names_the_file_or_the_run_directory(
     names: tuple[Any, ...], shown: str | None, run: Run, tmp_path: Path
 ) -> None:
     error = OSError(28, "No space left on device", *names)
@@ -91,7 +89,7 @@ def test_an_error_of_the_disk_names_the_file_or_the_directory(
     assert (read_result(tmp_path / "r")["status"], read_result(tmp_path / "r")["reason"]) == ("failed", message)
 
 
-def test_an_error_of_the_disk_is_told_where_the_result_cannot_be_written_either(
+def test_a_disk_error_is_reported_when_the_result_cannot_be_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -110,12 +108,12 @@ def test_an_error_of_the_disk_is_told_where_the_result_cannot_be_written_either(
 
 @pytest.fixture
 def interrupted(run: Run, tmp_path: Path) -> Path:
-    """Of a run that was interrupted in its second epoch of four."""
+    """The directory of a run that was interrupted in its second epoch of four."""
     run(*SMALL, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
     return tmp_path / "r"
 
 
-def test_a_run_that_goes_on_and_fails_keeps_its_result_until_the_first_new_step(interrupted: Path, run: Run) -> None:
+def test_a_resumed_run_keeps_its_old_result_until_its_first_new_step(interrupted: Path, run: Run) -> None:
     before, events = read_result(interrupted), set(interrupted.glob("events*"))
     for hook, kind in {
         "setup": ZeroDivisionError,
@@ -134,7 +132,7 @@ def test_a_run_that_goes_on_and_fails_keeps_its_result_until_the_first_new_step(
     assert len(set(interrupted.glob("events*")) - events) == 1
 
 
-def test_what_loading_a_checkpoint_raises_is_told_as_an_error_of_the_checkpoint(interrupted: Path, run: Run) -> None:
+def test_an_error_while_loading_is_reported_as_an_error_of_the_checkpoint(interrupted: Path, run: Run) -> None:
     before = read_result(interrupted)
     for kind in (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError):
         error = kind("what\n  is  wrong")
@@ -149,7 +147,7 @@ def test_what_loading_a_checkpoint_raises_is_told_as_an_error_of_the_checkpoint(
         assert len(list(interrupted.glob("events*"))) == 1
 
 
-def test_an_error_before_the_first_step_of_a_new_run_is_its_own(run: Run, tmp_path: Path) -> None:
+def test_a_new_run_raises_an_error_before_its_first_step_unchanged(run: Run, tmp_path: Path) -> None:
     error = ValueError("mine")
     with pytest.raises(ValueError, match="mine") as raised:
         run(*SMALL, callbacks=[FailsAt("on_fit_start", error)], run_dir=tmp_path / "r")
@@ -158,7 +156,7 @@ def test_an_error_before_the_first_step_of_a_new_run_is_its_own(run: Run, tmp_pa
     assert len(list((tmp_path / "r").glob("events*"))) == 1
 
 
-def test_on_start_is_called_once_when_all_is_loaded_and_before_the_first_step(tmp_path: Path) -> None:
+def test_on_start_is_called_once_after_loading_and_before_the_first_step(tmp_path: Path) -> None:
     order: list[str] = []
 
     class Notes(SparseCallback):
@@ -174,7 +172,7 @@ def test_on_start_is_called_once_when_all_is_loaded_and_before_the_first_step(tm
     assert order[:4] == ["start", "loaded", "start", "step"] and order.count("start") == 2
 
 
-def test_figures_are_those_of_completed_runs_that_want_them(tmp_path: Path) -> None:
+def test_figures_are_drawn_unless_disabled_or_in_a_fast_dev_run(tmp_path: Path) -> None:
     found = {}
     for name, overrides in {
         "one feature": ["data.num_features=1"],
@@ -196,7 +194,7 @@ def test_figures_are_those_of_completed_runs_that_want_them(tmp_path: Path) -> N
     assert not (tmp_path / "a trial/checkpoints").exists()
 
 
-def test_a_trial_of_a_step_has_the_metrics_of_a_run(run: Run, tmp_path: Path) -> None:
+def test_fast_dev_run_has_all_metrics_and_writes_only_the_result(run: Run, tmp_path: Path) -> None:
     result = run(*SMALL, "trainer.fast_dev_run=true", run_dir=tmp_path / "r")
     assert (result.status, result.steps, result.best) == ("completed", 1, None)
     assert {name for name in result.metrics if not name.startswith("optimum/")} == {
@@ -206,14 +204,14 @@ def test_a_trial_of_a_step_has_the_metrics_of_a_run(run: Run, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", "result.json"}
 
 
-def test_a_trial_of_a_step_finds_a_monitor_that_nobody_logs(run: Run) -> None:
+def test_fast_dev_run_refuses_a_monitor_that_is_not_logged(run: Run) -> None:
     with pytest.raises(
         UserError, match=r"monitor.metric must be one that was logged \(train/loss, .*got 'val/accuracy'"
     ):
         run(*SMALL, "trainer.fast_dev_run=true", "monitor.metric=val/accuracy")
 
 
-def test_a_second_run_in_a_directory_says_that_it_replaces_the_first_and_leaves_no_evaluation_of_it(
+def test_a_second_run_in_a_directory_replaces_the_first_with_a_note(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(*SMALL, run_dir=tmp_path / "r")
@@ -224,7 +222,7 @@ def test_a_second_run_in_a_directory_says_that_it_replaces_the_first_and_leaves_
     assert not (tmp_path / "r/evaluation.json").exists()
 
 
-def test_a_file_that_cannot_be_written_names_itself_and_the_cause(tmp_path: Path) -> None:
+def test_a_write_error_names_the_file_and_the_cause(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before")
     with pytest.raises(UserError) as raised:
         write_atomically(tmp_path / "file/below", b"x")
@@ -240,7 +238,7 @@ def test_a_file_that_cannot_be_written_names_itself_and_the_cause(tmp_path: Path
     assert (tmp_path / "a/b/new").read_bytes() == b"xy"
 
 
-def test_a_lock_is_let_go_after_an_error_too_and_its_own_errors_are_named(tmp_path: Path) -> None:
+def test_a_lock_is_released_after_an_error_and_reports_its_own_errors(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "a/b", "the sweep"):
         raise ZeroDivisionError
     with locked(tmp_path / "a/b", "the sweep"):
@@ -258,7 +256,7 @@ def test_a_lock_is_let_go_after_an_error_too_and_its_own_errors_are_named(tmp_pa
         pass
 
 
-def test_a_run_goes_on_with_another_length_where_it_may_and_is_longer(interrupted: Path) -> None:
+def test_only_longer_true_with_more_epochs_changes_the_length(interrupted: Path) -> None:
     for longer, epochs, refused in ((False, 5, True), (True, 3, True), (True, 5, False)):
         config = config_of(*FREE, *SMALL, f"trainer.max_epochs={epochs}")
         if not refused:

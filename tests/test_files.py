@@ -1,4 +1,4 @@
-"""Messages of a user's mistake at their edges; files that are whole or not there, whatever ends the writing."""
+"""Tests error messages at their edges, and that files are written completely or not at all."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from descent.files import atomic_file, locked, replaced
 
 @pytest.mark.parametrize(
     ("length", "shown"),
-    [(198, f"'{'x' * 198}'"), (199, f"'{'x' * 99} ... {'x' * 99}'")],  # with its quotes: 200 and 201
+    [(198, f"'{'x' * 198}'"), (199, f"'{'x' * 99} ... {'x' * 99}'")],  # 200 and 201 characters with quotes
 )
 def test_a_value_of_more_than_200_characters_is_shortened(length: int, shown: str) -> None:
     assert str(invalid("a.b", "a rule", "x" * length)) == f"a.b must be a rule, got {shown}"
@@ -31,7 +31,7 @@ def test_a_value_of_more_than_200_characters_is_shortened(length: int, shown: st
         ("a.b.zz", ["seed", "name"], "a.b.zz is not a key: the keys here are a.b.seed, a.b.name"),
     ],
 )
-def test_an_unknown_key_is_answered_with_those_beside_it(key: str, known: list[str], message: str) -> None:
+def test_the_error_of_an_unknown_key_lists_its_neighbours(key: str, known: list[str], message: str) -> None:
     assert str(unknown_key(key, known)) == message
 
 
@@ -59,7 +59,7 @@ class Outer:
         ({"needed": 1, "table": [None]}, "", ".", "table must be a group of keys, got [null]"),
     ],
 )
-def test_what_pydantic_finds_first_is_said_with_its_whole_key(
+def test_pydantics_first_error_is_reported_with_the_full_key(
     value: Any, path: str, separator: str, message: str
 ) -> None:
     with pytest.raises(ValidationError) as raised:
@@ -67,7 +67,7 @@ def test_what_pydantic_finds_first_is_said_with_its_whole_key(
     assert str(validation_error(raised.value, path, separator)).startswith(message)
 
 
-def test_a_metric_is_named_without_its_split_and_with_another() -> None:
+def test_a_metrics_split_is_removed_and_replaced() -> None:
     names = ["val/acc", "train/acc", "test/acc", "acc", "gan/acc", "val", "val/", "val/a/b", "gan/val/acc"]
     assert [without_split(name) for name in names] == [
         *("acc", "acc", "acc", "acc", "gan/acc", "val", "val/", "a/b", "gan/val/acc"),
@@ -76,7 +76,7 @@ def test_a_metric_is_named_without_its_split_and_with_another() -> None:
     assert (Metric("loss", "min").merit(2.0), Metric("acc", "max").merit(2.0)) == (-2.0, 2.0)
 
 
-def test_the_metrics_that_decided_are_each_named_once_in_order() -> None:
+def test_each_monitor_is_listed_once_in_order() -> None:
     loss: dict[str, Any] = {"monitor": {"metric": "val/loss", "mode": "min"}}
     acc: dict[str, Any] = {"monitor": {"metric": "val/acc", "mode": "max"}}
     assert monitors_of([loss, acc, {}, {"monitor": None}, loss], []) == [("val/acc", "max"), ("val/loss", "min")]
@@ -99,13 +99,11 @@ def raised_while(context: BaseException, error: BaseException) -> BaseException:
         (raised_while(FULL_DISK, RuntimeError("of torch's")), "cannot write {}: No space left on device"),
         (raised_while(KeyError("b"), RuntimeError("of torch's")), None),
         (RuntimeError("of torch's"), None),
-        (raised_while(FULL_DISK, KeyboardInterrupt()), None),  # no error of the disk's
+        (raised_while(FULL_DISK, KeyboardInterrupt()), None),  # not a disk error
     ],
     ids=["disk", "wrapped", "other context", "other", "interrupt"],
 )
-def test_a_file_stays_as_it_was_whatever_ends_its_writing(
-    error: BaseException, message: str | None, tmp_path: Path
-) -> None:
+def test_a_failed_write_leaves_the_old_file(error: BaseException, message: str | None, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"first")
     with pytest.raises(BaseException) as raised, atomic_file(path) as file:
@@ -120,7 +118,7 @@ def test_a_file_stays_as_it_was_whatever_ends_its_writing(
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"a.json": b"first"}
 
 
-def test_what_is_written_beside_an_output_takes_its_place_when_it_is_whole(
+def test_a_temporary_file_replaces_the_output_when_it_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +136,7 @@ def test_what_is_written_beside_an_output_takes_its_place_when_it_is_whole(
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"out.csv": "second"}
 
 
-def test_another_directory_is_locked_by_itself(tmp_path: Path) -> None:
+def test_each_directory_has_its_own_lock(tmp_path: Path) -> None:
     with locked(tmp_path / "a", "the run"), locked(tmp_path / "b", "the run"):
         assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
             *("a", "a/.lock", "b", "b/.lock"),

@@ -1,4 +1,4 @@
-"""What of an attribute is seen to change, and what is not compared."""
+"""Tests which changes of an attribute a fingerprint detects, and what it does not compare."""
 
 import random
 from collections import deque
@@ -42,7 +42,9 @@ CHANGED: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("make", "change"), CHANGED)
-def test_a_change_is_seen_and_an_equal_value_is_none(make: Callable[[], Any], change: Callable[[Any], Any]) -> None:
+def test_a_change_is_detected_and_an_unchanged_value_is_equal(
+    make: Callable[[], Any], change: Callable[[Any], Any]
+) -> None:
     value = make()
     before = fingerprint(value)
     assert before is not UNKNOWN and fingerprint(value) == before
@@ -50,7 +52,7 @@ def test_a_change_is_seen_and_an_equal_value_is_none(make: Callable[[], Any], ch
     assert fingerprint(value if changed is None else changed) != before
 
 
-def test_not_a_number_is_equal_to_itself() -> None:
+def test_nan_equals_itself() -> None:
     assert fingerprint(float("nan")) == fingerprint(float("nan"))
     assert fingerprint([float("nan")]) == fingerprint([float("nan")])
 
@@ -59,7 +61,7 @@ def test_not_a_number_is_equal_to_itself() -> None:
     "value",
     [torch.ones(2, requires_grad=True) * 2, torch.nn.Linear(1, 1), lambda: None, Plain(Plain(Plain(1))).value.__init__],
 )
-def test_what_a_step_leaves_behind_and_objects_of_libraries_are_not_compared(value: Any) -> None:
+def test_tensors_in_a_graph_modules_and_functions_are_not_compared(value: Any) -> None:
     assert fingerprint(value) is UNKNOWN
     assert fingerprint([value]) == [None]
 
@@ -70,14 +72,14 @@ class Broken:
         raise RuntimeError
 
 
-def test_what_cannot_be_looked_at_is_no_error() -> None:
+def test_values_that_cannot_be_read_are_unknown() -> None:
     with torch.inference_mode():
         made = torch.ones(100_000)
     for value in (made, torch.ones(2, device="meta"), random.SystemRandom(), Broken()):
         assert fingerprint(value) is UNKNOWN
 
 
-def test_a_container_that_holds_itself_is_compared_as_far_as_containers_are_looked_into() -> None:
+def test_a_container_that_holds_itself_can_be_compared() -> None:
     itself: list[Any] = [1]
     itself.append(itself)
     before = fingerprint(itself)
@@ -86,7 +88,7 @@ def test_a_container_that_holds_itself_is_compared_as_far_as_containers_are_look
     assert before != fingerprint(itself)
 
 
-def test_an_object_within_an_object_is_not_looked_into() -> None:
+def test_attributes_of_a_nested_object_are_not_compared() -> None:
     outer = Plain(Plain(1))
     before = fingerprint(outer)
     outer.value.value = 2

@@ -1,4 +1,4 @@
-"""Random numbers of accelerators that this machine need not have, and Lightning's loggers and warnings."""
+"""Tests random states of mocked accelerators, and Lightning's loggers and warnings."""
 
 import logging
 import random
@@ -18,7 +18,7 @@ MPS = torch.tensor([3], dtype=torch.uint8)
 
 @pytest.fixture
 def put_back(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """A machine with accelerators; what is given back to them."""
+    """Mocks accelerators, and lists the states that are restored to them."""
     given: list[tuple[Any, ...]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: CUDA)
@@ -30,7 +30,7 @@ def put_back(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("devices", [0, 1, 2, 3])
-def test_every_accelerator_that_is_there_gets_its_own_state_back(
+def test_every_available_accelerator_gets_its_own_state_back(
     devices: int, put_back: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
@@ -45,7 +45,7 @@ def test_every_accelerator_that_is_there_gets_its_own_state_back(
     assert put_back == [(CUDA[0], 0), (CUDA[1], 1)][:devices] * 2
 
 
-def test_a_state_without_accelerators_leaves_those_that_are_there_alone(
+def test_a_state_without_accelerators_does_not_change_accelerators(
     put_back: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -58,7 +58,7 @@ def test_a_state_without_accelerators_leaves_those_that_are_there_alone(
     assert put_back == []
 
 
-def test_the_state_of_the_generators_is_plain_values_of_their_own() -> None:
+def test_the_random_state_is_a_copy_in_plain_values() -> None:
     np.random.randn()
     random.gauss(0, 1)
     state = random_state()
@@ -74,7 +74,7 @@ def test_the_state_of_the_generators_is_plain_values_of_their_own() -> None:
     assert kept["state"]["key"].tolist() == key.tolist()
 
 
-def test_lightnings_loggers_pass_their_messages_on_to_the_callers(caplog: pytest.LogCaptureFixture) -> None:
+def test_lightnings_loggers_propagate_to_the_callers_handlers(caplog: pytest.LogCaptureFixture) -> None:
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     handlers: list[logging.Handler] = [logging.NullHandler(), logging.NullHandler()]
@@ -120,7 +120,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("message", "category", "shown"), WARNED)
-def test_only_the_known_warnings_of_libraries_are_kept_back(message: str, category: type[Warning], shown: bool) -> None:
+def test_only_known_library_warnings_are_hidden(message: str, category: type[Warning], shown: bool) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with libraries_as_here():

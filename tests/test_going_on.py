@@ -1,4 +1,4 @@
-"""What a run that goes on is held against, and what is said where it is not the same; every message word for word."""
+"""Tests what a resumed run is compared with, and every message when it differs."""
 
 import json
 from collections.abc import Callable
@@ -71,7 +71,7 @@ FLAT = {
 }
 
 
-def test_a_run_is_known_by_these_keys_and_their_values() -> None:
+def test_the_config_digest_covers_these_keys_and_values() -> None:
     config = config_of(
         *("name=mine", "seed=3", "predict_at=[[4]]", "data=line", "data.inputs=[[1],[2]]", "data.targets=[3,5.5]"),
         *("model.init_weight=2", "optimizer=adam", "+optimizer.betas=[0.9,0.5]", "trainer.profiler=simple"),
@@ -80,7 +80,7 @@ def test_a_run_is_known_by_these_keys_and_their_values() -> None:
     assert config_digest(config) == sha256(json.dumps(FLAT, sort_keys=True).encode()).hexdigest()[:16]
 
 
-PARTS: dict[str, list[Any]] = {  # values that are wrong, and those that are right though they hold nothing
+PARTS: dict[str, list[Any]] = {  # values that are wrong, empty ones too
     "run/config": [None, {}, 3],
     "random_state": [None, {}, []],
     "loops/fit_loop": [None, {}, []],
@@ -90,14 +90,14 @@ PARTS: dict[str, list[Any]] = {  # values that are wrong, and those that are rig
 }
 
 
-def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(interrupted: Path) -> None:
+def test_a_checkpoint_that_lacks_a_part_is_refused_with_its_name(interrupted: Path) -> None:
     path, config = interrupted / "checkpoints/last.ckpt", config_of(*OWN)
 
     def refusal() -> str:
         return refused(lambda: train(config, interrupted, resume=True))
 
     whole = torch.load(path, weights_only=True)
-    assert whole["lr_schedulers"] == []  # and is a whole one
+    assert whole["lr_schedulers"] == []  # an empty list is valid here
     for part, wrong in PARTS.items():
         first, _, second = part.partition("/")
         for value in wrong:
@@ -114,12 +114,14 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     known = {key: value for key, value in whole["run"]["config"].items() if key != LENGTH}
     torch.save(whole | {"run": whole["run"] | {"config": known}}, path)
     message = f"{path} must have the same config to be resumed: {LENGTH} was not set and is 4"
-    result = resume(interrupted)  # it may become longer
+    result = resume(interrupted)  # its length may change
     assert (result.status, result.reason) == ("failed", message)
     data = whole["SyntheticData"]
     torch.save(whole | {"SyntheticData": data | {"checksum": data["checksum"] + 1}}, path)
     assert refusal() == "data must be what the run began with to be resumed: its rows or columns have changed"
-    torch.save(whole | {"callbacks": whole["callbacks"] | {"Schedule": {"x": 1}}}, path)  # as one was called once
+    torch.save(
+        whole | {"callbacks": whole["callbacks"] | {"Schedule": {"x": 1}}}, path
+    )  # the former name of a callback
     assert refusal() == (
         f"{path} must be a checkpoint from this version of the project, with the same callbacks, to be resumed"
         " exactly; it has the state of Schedule"
@@ -128,7 +130,7 @@ def test_a_checkpoint_without_a_part_that_is_needed_is_refused_by_its_name(inter
     assert train(config, interrupted, resume=True).status == "completed"
 
 
-def test_a_run_that_becomes_longer_is_not_finished_until_it_is(interrupted: Path) -> None:
+def test_a_lengthened_run_is_interrupted_until_it_completes(interrupted: Path) -> None:
     seen = list[tuple[str, str]]()
 
     class Look(Callback):
@@ -143,11 +145,13 @@ def test_a_run_that_becomes_longer_is_not_finished_until_it_is(interrupted: Path
     assert read_result(interrupted)["status"] == "completed"
 
 
-def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(interrupted: Path) -> None:
+def test_resuming_records_the_command_and_changes_only_the_length_in_the_config(interrupted: Path) -> None:
     config = interrupted / ".hydra/config.yaml"
     with config.open("a") as file, (interrupted / ".hydra/hydra.yaml").open("a") as hydra:
         file.write("# a remark\n")
-        hydra.write("  job:\n    name: ${nothing}\n")  # as Hydra leaves it, with what only a running job knows
+        hydra.write(
+            "  job:\n    name: ${nothing}\n"
+        )  # as Hydra saves it, with an interpolation that only a running job resolves
     text = config.read_bytes()
     assert resume(interrupted).command == f"python scripts/resume.py '{interrupted}'"
     assert config.read_bytes() == text
@@ -160,12 +164,12 @@ def test_resuming_says_the_command_and_leaves_the_config_without_a_new_length(in
     assert saved == OmegaConf.create(text.decode())  # nothing else has changed
 
 
-def test_resuming_says_from_which_step_it_goes_on(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_prints_the_step_it_resumes_at(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = interrupted / "checkpoints/last.ckpt"
     step = torch.load(last)["global_step"]
     assert 0 < step < 20 and resume(interrupted).steps == 20
     assert f"\nresuming at step {step} of {interrupted}\n" in capsys.readouterr().out
-    last.unlink()  # as of a run that ended before it had written one
+    last.unlink()  # as if the run ended before its first checkpoint
     (interrupted / "result.json").unlink()
     assert resume(interrupted).steps == 20
     assert f"\nresuming at step 0 of {interrupted}\n" in capsys.readouterr().out
@@ -178,7 +182,7 @@ def test_the_config_of_a_finished_run_is_not_replaced(finished: Path) -> None:
     assert (finished / ".hydra/config.yaml").read_bytes() == before
 
 
-def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -> None:
+def test_a_directory_without_a_run_is_refused_with_the_missing_file(finished: Path) -> None:
     for name in ("hydra.yaml", "config.yaml"):
         (finished / ".hydra" / name).unlink()
         assert refused(lambda: resume(finished)) == (
@@ -202,7 +206,7 @@ def test_what_is_no_run_is_named_with_the_file_that_it_has_not(finished: Path) -
         ({"status": "diverged", "reason": "x"}, [f"{LENGTH}=9"], "{run} has diverged, and would diverge again: x"),
     ],
 )
-def test_a_finished_run_says_what_it_is_finished_by(
+def test_resuming_a_finished_run_says_why_it_is_finished(
     changed: dict[str, Any], overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     save_config(tmp_path / "r", *OWN)
@@ -211,13 +215,13 @@ def test_a_finished_run_says_what_it_is_finished_by(
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "completed"])
-def test_a_run_whose_result_is_short_of_its_length_goes_on(status: str, finished: Path) -> None:
+def test_a_run_with_fewer_epochs_than_configured_resumes(status: str, finished: Path) -> None:
     written = read_result(finished) | {"status": status, "epochs": 3, "steps": 15}
     (finished / "result.json").write_text(json.dumps(written))
     assert resume(finished).status == "completed"
 
 
-def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_way(run: Run, tmp_path: Path) -> None:
+def test_a_run_with_a_cosine_schedule_cannot_be_lengthened(run: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "r"
     save_config(run_dir, *OWN, "scheduler=cosine")
     run(*SMALL, "scheduler=cosine", callbacks=[SignalAt(7)], run_dir=run_dir)
@@ -235,7 +239,7 @@ def test_a_schedule_that_is_laid_out_for_its_length_is_not_made_longer_in_any_wa
     assert "T_max was null and is 4" in str(resume(run_dir).reason)
 
 
-def test_averaged_weights_are_laid_out_for_the_length_of_a_run(run: Run, tmp_path: Path) -> None:
+def test_a_run_with_weight_averaging_cannot_be_lengthened(run: Run, tmp_path: Path) -> None:
     averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
     options = [*OWN, f"+callbacks.averaging={{_target_: {averaging}, swa_lrs: 0.01}}"]
     run(*options, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
@@ -248,7 +252,7 @@ def test_averaged_weights_are_laid_out_for_the_length_of_a_run(run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("scheduler", ["the module's", "exponential", "none"])
-def test_a_longer_run_says_that_a_scheduler_of_the_modules_own_may_be_laid_out_for_its_length(
+def test_lengthening_notes_that_the_modules_own_scheduler_may_depend_on_the_length(
     scheduler: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def configure(module: LinearRegression) -> Any:
@@ -267,11 +271,11 @@ def test_a_longer_run_says_that_a_scheduler_of_the_modules_own_may_be_laid_out_f
     assert any(message.startswith(start) for message in caplog.messages) == own
 
 
-def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> None:
+def test_a_sweep_refuses_a_run_of_another_config(tmp_path: Path) -> None:
     config, run_dir = config_of(*OWN), tmp_path / "r"
-    check_unchanged(run_dir, config)  # there is none yet
+    check_unchanged(run_dir, config)  # no run yet
     save_config(run_dir, *OWN, "seed=1")
-    check_unchanged(run_dir, config)  # it has not begun
+    check_unchanged(run_dir, config)  # the run has not started
     Result("failed", 0, "").write(run_dir)
     check_unchanged(run_dir, config)
     (run_dir / "checkpoints").mkdir()
@@ -294,7 +298,7 @@ def test_a_sweep_goes_on_with_a_run_of_its_own_config_alone(tmp_path: Path) -> N
 
 
 @needs_sweep
-def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -> None:
+def test_a_sweep_checks_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(20))
     path.write_text(table)
@@ -311,7 +315,7 @@ def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -
     path.write_text(table + "20,1\n")
     for run_dir, config in configs.items():
         if run_dir.name == "0.3":
-            check_unchanged(run_dir, config)  # training looks at its rows for itself
+            check_unchanged(run_dir, config)  # training itself checks the rows
             continue
         assert refused(lambda: check_unchanged(run_dir, config)) == (  # noqa: B023
             f"{path} must have the rows that {run_dir} was trained on: its rows or their split have"
@@ -319,9 +323,7 @@ def test_a_sweep_looks_at_the_rows_of_finished_runs_on_a_table(tmp_path: Path) -
         )
 
 
-def test_a_file_that_data_are_given_is_known_by_its_path_from_here_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_in_a_data_config_may_have_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").touch()
     spec = {"_target_": "mine.data.Data", "path": "rows.csv", "other": str(tmp_path / "gone.csv"), "size": 3}

@@ -1,4 +1,4 @@
-"""On a CUDA GPU: the presets, and that training waits for the device only where a point is logged."""
+"""Tests the presets on a CUDA GPU, and that training synchronises only at logged steps."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ QUIET = ("trainer.enable_progress_bar=false", "figures=false")
 
 
 class NoWaiting(SparseCallback):
-    """Makes every wait for the device an error, from the second step to the last but one of the first epoch."""
+    """Makes synchronisation an error from the second step to the last but one of the first epoch."""
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
         return min((number for number in (2, 24) if number >= step), default=float("inf"))
@@ -33,7 +33,7 @@ class NoWaiting(SparseCallback):
 
 @pytest.mark.parametrize("fast", ["true", "false"])
 @pytest.mark.parametrize("clip", ["none", "norm"])
-def test_no_step_between_two_points_waits_for_the_device(fast: str, clip: str, run: Run) -> None:
+def test_steps_between_logged_steps_do_not_synchronise(fast: str, clip: str, run: Run) -> None:
     try:
         result = run("trainer=gpu", f"trainer.fast={fast}", f"clip={clip}", *QUIET, callbacks=[NoWaiting()])
     finally:
@@ -42,7 +42,7 @@ def test_no_step_between_two_points_waits_for_the_device(fast: str, clip: str, r
 
 
 class Batches(SparseCallback):
-    """Where the training batches lie, after each epoch."""
+    """Records the device and address of the training batches after each epoch."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
@@ -53,7 +53,7 @@ class Batches(SparseCallback):
         self.seen.append((batches.tensors[0].device.type, batches.tensors[0].data_ptr()))
 
 
-def test_data_in_memory_move_to_the_gpu_once(run: Run) -> None:
+def test_in_memory_data_move_to_the_gpu_once(run: Run) -> None:
     batches = Batches()
     run("trainer=gpu", "trainer.max_epochs=3", *QUIET, callbacks=[batches])
     assert len(batches.seen) == 3
@@ -62,12 +62,12 @@ def test_data_in_memory_move_to_the_gpu_once(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("preset", "tolerance"), [("gpu", 1e-4), ("mixed", 2e-2), ("bf16", 5e-2)])
-def test_a_run_on_the_gpu_ends_as_on_the_cpu(preset: str, tolerance: float, run: Run) -> None:
+def test_a_run_on_the_gpu_has_the_metrics_of_the_cpu(preset: str, tolerance: float, run: Run) -> None:
     expected = run("trainer.accelerator=cpu", *QUIET)
     result = run(f"trainer={preset}", *QUIET)
     assert result.metrics == pytest.approx(expected.metrics, rel=tolerance)
 
 
 @pytest.mark.parametrize("preset", ["gpu", "mixed"])
-def test_a_run_that_is_interrupted_on_the_gpu_resumes_bit_for_bit(preset: str, run: Run, tmp_path: Path) -> None:
+def test_an_interrupted_run_on_the_gpu_resumes_bit_for_bit(preset: str, run: Run, tmp_path: Path) -> None:
     assert_resumes_exactly(run, tmp_path, [SignalAt(13)], f"trainer={preset}", "optimizer=adam")

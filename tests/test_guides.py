@@ -1,4 +1,4 @@
-"""The README's seven guides: their files make a project, and each of their commands does what its guide says."""
+"""Tests the README's seven guides: their files make a project, and their commands do what they say."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ QUIET = "trainer.enable_progress_bar=false", "figures=false", "trainer.log_every
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A blank project, with the files of all guides in it."""
+    """A blank project with the files of all guides."""
     create(tmp_path / "project", "mine", "Mine", True)
     for text, name in re.findall(BLOCK, README, re.S):
         (tmp_path / "project" / name).write_text(text)
@@ -41,12 +41,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class Trained:
-    """A run of a guide's command, with its ``result.json``, last checkpoint and config."""
+    """Runs a guide's command, and holds its ``result.json``, last checkpoint and config."""
 
     def __init__(self, project: Path, command: str) -> None:
         given = shlex.split(command)
         short = [] if "debug=" in command else ["trainer.max_epochs=2"]
-        # fewer epochs and no pictures; what the command says comes last, and counts
+        # fewer epochs and no figures; the command comes last, so that it wins
         self.config = load_config(project / "conf", [*QUIET, *short, *given])
         self.directory = project / "logs" / str(len([*project.glob("logs/*")]))
         train(self.config, self.directory)
@@ -59,13 +59,13 @@ class Trained:
         return found
 
     def points(self, tag: str) -> list[float]:
-        """What TensorBoard has of a tag, for every step."""
+        """The logged values of a TensorBoard tag."""
         return [point.value for point in EventAccumulator(str(self.directory)).Reload().Scalars(tag)]
 
 
 def model(run: Trained) -> None:
     assert run.last["state_dict"]["layers.0.weight"].shape == (32, 5)
-    assert (run.result["steps"], run.result["samples"]) == (50, 1600)  # 800 of 1,000 rows, 32 a batch
+    assert (run.result["steps"], run.result["samples"]) == (50, 1600)  # 800 of 1,000 rows, in batches of 32
     assert all(run.points(tag) for tag in ("train/loss", "lr", "grad/norm"))
     assert 0 < run.metrics["train/loss"] < run.points("train/loss")[0]
 
@@ -144,7 +144,7 @@ CHECKS: dict[str, Callable[[Trained], None]] = {
 }
 
 
-def test_there_are_seven_guides_of_a_screen_each_with_a_command() -> None:
+def test_each_of_the_seven_guides_fits_a_screen_and_has_a_command() -> None:
     assert [*GUIDES][:7] == SEVEN
     for name in SEVEN:
         assert len(GUIDES[name].splitlines()) <= 46 and re.search(COMMAND, GUIDES[name])
@@ -156,25 +156,27 @@ def test_the_guides_have_these_files_and_no_others() -> None:
     assert {name for _, name in re.findall(BLOCK, README, re.S)} == expected
 
 
-def test_each_command_of_the_guides_has_its_check() -> None:
+def test_each_command_of_the_guides_has_a_check() -> None:
     given = [command for name in SEVEN for command in re.findall(COMMAND, GUIDES[name])]
     assert [" ".join(command.split()) for command in given] == [*CHECKS]
 
 
-def test_what_the_guides_say_is_clean_by_the_projects_own_linter(project: Path) -> None:
+def test_the_guides_code_passes_the_linter(project: Path) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "src/mine"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.soak  # mypy takes as long as ten other tests
-def test_what_the_guides_say_is_clean_by_the_projects_own_type_checker(project: Path) -> None:
+def test_the_guides_code_passes_the_type_checker(project: Path) -> None:
     command = [sys.executable, "-m", "mypy", "src/mine"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # on workers
+@pytest.mark.filterwarnings(
+    "ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"
+)  # Lightning advises more workers
 @pytest.mark.parametrize("command", CHECKS)
 def test_a_command_of_a_guide_does_what_it_says(command: str, project: Path) -> None:
     run = Trained(project, command)

@@ -1,4 +1,4 @@
-"""Between Hydra's command line and a run: what is printed, refused, handed on, and which exit code a job has."""
+"""Tests the way from Hydra's command line to a run: printing, refusals, arguments and exit codes."""
 
 import argparse
 import pickle
@@ -43,7 +43,7 @@ Calls = list[tuple[Any, ...]]
     ],
     ids=str,
 )
-def test_what_is_there_to_print_is_known_as_such(
+def test_commands_that_only_print_are_recognised(
     arguments: list[str], prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done: Calls = []
@@ -72,27 +72,27 @@ def test_what_is_there_to_print_is_known_as_such(
         (["-m", "seed=1", "--cfg", "job", "batch=full"], ["seed=1", "batch=full"], True, "job"),
         (["--cfg", "all", "seed=1"], ["seed=1"], False, "all"),
         (["seed=1", "--multirun"], ["seed=1"], True, None),
-        (["seed=1", "--info"], ["seed=1"], False, None),  # whose value may be left out
+        (["seed=1", "--info"], ["seed=1"], False, None),  # --info may have no value
         (["--cfg", "job", "job"], ["job"], False, "job"),
         (["seed=1", "--cfg", "job", "--", "batch=full"], ["seed=1", "batch=full"], False, "job"),
         ([], [], False, None),
     ],
     ids=str,
 )
-def test_flags_may_be_in_the_midst_of_the_overrides(
+def test_flags_may_stand_among_the_overrides(
     arguments: list[str], overrides: list[str], multirun: bool, cfg: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[argparse.Namespace] = []
     monkeypatch.setattr("descent.config.loader.install", lambda conf, given: done.append(given))
     monkeypatch.setattr(cli, "command", lambda main, prints: main())
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    cli.run(lambda: done.append(get_args_parser().parse_args()), CONF)  # as hydra.main does it
+    cli.run(lambda: done.append(get_args_parser().parse_args()), CONF)  # as hydra.main does
     for given in done:
         assert (given.overrides, given.multirun, given.cfg) == (overrides, multirun, cfg)
     assert len(done) == 2 and sys.argv[0] == "train.py"
 
 
-def test_a_flag_that_hydra_does_not_have_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_flag_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--fast"])
     with pytest.raises(SystemExit) as raised:
         cli.run(lambda: None, CONF)
@@ -110,7 +110,7 @@ def test_a_flag_that_hydra_does_not_have_is_refused_in_one_line(monkeypatch: pyt
         (RunMode.MULTIRUN, "failed", None),
     ],
 )
-def test_a_job_of_a_sweep_goes_on_where_it_was_and_ends_no_process(
+def test_a_sweeps_job_resumes_and_does_not_exit_the_process(
     mode: RunMode, status: Any, code: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     result, done = Result(status, seed=0, command=""), []
@@ -136,7 +136,7 @@ def test_a_job_of_a_sweep_goes_on_where_it_was_and_ends_no_process(
     assert done == [((cfg, runtime, ["a=1", "b='x y'"]), tmp_path / "out", line, {"resume": sweep, "brief": sweep})]
 
 
-def test_the_choices_of_a_config_are_those_of_its_own_groups() -> None:
+def test_the_choices_of_a_config_exclude_hydras_groups() -> None:
     runtime = SimpleNamespace(choices={"hydra/launcher": "basic", "optimizer": "sgd", "debug": None}, cwd="/")
     for group in (
         "data",
@@ -168,9 +168,6 @@ def config_tree() -> dict[str, Any]:
     return {key: value for key, value in tree.items() if key not in ("choices", "links", "predict_at", "figures")}
 
 
-# How configs are composed.
-
-
 def command_line(**given: Any) -> argparse.Namespace:
     return argparse.Namespace(
         **{"experimental_rerun": None, "config_path": None, "overrides": [], "multirun": False} | given
@@ -179,7 +176,7 @@ def command_line(**given: Any) -> argparse.Namespace:
 
 @pytest.fixture
 def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``install`` puts in place of Hydra's own is taken out again."""
+    """Restores Hydra's own classes that ``install`` replaces."""
     monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ConfigLoaderImpl)
     monkeypatch.setattr(loader.Loader, "conf", CONF, raising=False)
     monkeypatch.setattr(loader.Loader, "is_sweep", False, raising=False)
@@ -213,7 +210,7 @@ def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_never_done_is_refused(given: dict[str, Any], message: str) -> None:
+def test_unsafe_arguments_are_refused_before_composing(given: dict[str, Any], message: str) -> None:
     import hydra._internal.hydra as internals
 
     with pytest.raises(UserError) as raised:
@@ -224,7 +221,7 @@ def test_what_is_never_done_is_refused(given: dict[str, Any], message: str) -> N
 
 @pytest.mark.usefixtures("hydras_own")
 @pytest.mark.parametrize("multirun", [True, False])
-def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
+def test_install_replaces_hydras_loader(multirun: bool) -> None:
     import hydra._internal.hydra as internals
 
     longest = f"name={'x' * 9_995}"
@@ -236,7 +233,7 @@ def test_all_else_is_composed_by_our_loader(multirun: bool) -> None:
 
 
 class Counting(loader.Loader):
-    """Counts how often it composes."""
+    """Counts how often it composes a config."""
 
     def _load_configuration_impl(self, *given: Any, **named: Any) -> Any:
         self.composed = getattr(self, "composed", 0) + 1
@@ -257,7 +254,7 @@ def test_the_config_of_a_single_run_is_composed_once_and_used_once(hydra: Any) -
     given = ["seed=5", "hydra.mode=RUN"]
     assert loader.load_configuration("train", given, RunMode.RUN).seed == 5
     assert loader.composed == 1
-    assert loader.load_configuration("train", given, RunMode.RUN).seed == 5  # as a caller might have changed the first
+    assert loader.load_configuration("train", given, RunMode.RUN).seed == 5  # a caller may have changed the first
     assert loader.composed == 2
     for name, changed, mode in (
         ("train", ["seed=6", "hydra.mode=RUN"], RunMode.RUN),
@@ -269,29 +266,29 @@ def test_the_config_of_a_single_run_is_composed_once_and_used_once(hydra: Any) -
         assert loader.composed == before + 1 and found.seed == int(changed[0][-1])
 
 
-def test_the_mode_is_the_one_that_the_config_asks_for(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_comes_from_the_config(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hydra.get_mode("train", ["hydra.mode=RUN"]) == RunMode.RUN
     hydra.config_loader.kept = None
     assert hydra.get_mode("train", ["hydra.mode=MULTIRUN", "optimizer=sgd"]) == RunMode.MULTIRUN
-    assert hydra.config_loader.kept is None  # its jobs are composed one by one
+    assert hydra.config_loader.kept is None  # each job is composed separately
     composed = hydra.config_loader.composed
     for bad, message in (("+hydra.sweeper.a=3", r"^hydra\.sweeper\.a needs a sweep: add -m$"), ("a.b=1", "a.b")):
-        assert hydra.get_mode("train", [bad]) is None  # Hydra hides the error, and the run has it
+        assert hydra.get_mode("train", [bad]) is None  # Hydra hides the error here; the run raises it
         with pytest.raises((UserError, HydraException), match=message):
             hydra.config_loader.load_configuration("train", [bad, "hydra.mode=RUN"], RunMode.RUN)
     assert hydra.config_loader.composed == composed + 2
     monkeypatch.setattr(hydra.config_loader, "is_sweep", True)
     composed = hydra.config_loader.composed
-    assert hydra.get_mode("train", []) is None  # -m has said so
+    assert hydra.get_mode("train", []) is None  # -m already decides
     assert hydra.config_loader.composed == composed
 
 
 JOBS = (
     (["optimizer=adam", "optimizer.lr=0.1", "seed=1"], 1),
-    (["optimizer=adam", "optimizer.lr=1", "seed=1"], 0),  # an integer, as Hydra has it
+    (["optimizer=adam", "optimizer.lr=1", "seed=1"], 0),  # Hydra reads an integer
     (["optimizer=adam", "optimizer.lr=-1e-3", "seed=2"], 0),
     (["optimizer=adam", "optimizer.lr=null", "seed=2"], 1),
-    (["optimizer=adam", "optimizer.lr=true", "seed=2"], 1),  # Python's True is a number
+    (["optimizer=adam", "optimizer.lr=true", "seed=2"], 1),  # in Python True is a number
     (["optimizer=adam", "optimizer.lr='0.1'", "seed=2"], 1),
     (["optimizer=sgd", "optimizer.lr=0.1", "seed=2"], 1),
     (["optimizer=sgd", "optimizer.lr=0.1", "seed=3", "name=7"], 1),
@@ -304,11 +301,11 @@ JOBS = (
     (["checkpoint.every_steps=2", "checkpoint={every_steps: null}"], 1),
     (["data.seed=1", "data.seed=${seed}"], 1),
     (["data.seed=2", "data.seed=${seed}"], 1),
-    (["optimizer=adam", "optimizer.lr=0.2", "seed=9"], 0),  # as the first
+    (["optimizer=adam", "optimizer.lr=0.2", "seed=9"], 0),  # like the first
 )
 
 
-def test_jobs_that_differ_in_numbers_are_composed_once_and_as_each_alone(hydra: Any) -> None:
+def test_jobs_that_differ_only_in_numbers_are_composed_once_and_correctly(hydra: Any) -> None:
     loader, mode = hydra.config_loader, RunMode.RUN
     alone = type(loader)(create_automatic_config_search_path(None, None, str(CONF)))
     loader.is_sweep, loader.composed = True, 0
@@ -318,14 +315,12 @@ def test_jobs_that_differ_in_numbers_are_composed_once_and_as_each_alone(hydra: 
         found, expected = (of.load_configuration("train", given, mode) for of in (loader, alone))
         assert loader.composed - before == composed, job
         same = [OmegaConf.to_container(config, resolve=False) for config in (found, expected)]
-        assert same[0] == same[1] and repr(same[0]) == repr(same[1])  # 1 is no 1.0 here
+        assert same[0] == same[1] and repr(same[0]) == repr(same[1])  # repr tells 1 from 1.0
         assert OmegaConf.is_struct(found)
-        found.seed = 99  # what a job changes is its own
+        found.seed = 99  # must not change later jobs
 
 
-def test_no_more_templates_are_kept_than_there_is_room_for_and_none_is_sent_to_a_worker(
-    hydra: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_templates_is_bounded_and_none_is_pickled(hydra: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "TEMPLATES", 1)
     found = hydra.config_loader
     found.is_sweep = True
@@ -336,7 +331,7 @@ def test_no_more_templates_are_kept_than_there_is_room_for_and_none_is_sent_to_a
 
 
 @pytest.mark.parametrize("job", ["nope=1", "optimizer.nope=1", "batch=3", "optimizer=3"])
-def test_a_number_for_what_is_no_value_is_refused_each_time(job: str, hydra: Any) -> None:
+def test_a_number_for_an_unknown_key_or_group_is_refused_each_time(job: str, hydra: Any) -> None:
     loader = hydra.config_loader
     loader.is_sweep = True
     for number in ("", "1"):
@@ -344,7 +339,7 @@ def test_a_number_for_what_is_no_value_is_refused_each_time(job: str, hydra: Any
             loader.load_configuration("train", [f"{job}{number}"], RunMode.RUN)
 
 
-def test_the_loader_refuses_what_a_config_may_not_say(hydra: Any) -> None:
+def test_the_loader_refuses_forbidden_hydra_keys(hydra: Any) -> None:
     loader = hydra.config_loader
     with pytest.raises(UserError, match=r"^hydra\.run\.dir must stay as"):
         loader.load_configuration("train", ["hydra.run.dir=x"], RunMode.RUN)
@@ -354,4 +349,4 @@ def test_the_loader_refuses_what_a_config_may_not_say(hydra: Any) -> None:
         "hydra.searchpath must be directories on the command line: a package would be imported, got ['pkg://a']"
     )
     assert loader.load_configuration("train", [f"hydra.searchpath=[{CONF}]"], RunMode.RUN).seed == 0
-    assert "hydra" in loader.load_configuration(None, [], RunMode.RUN)  # of a help text of Hydra's own
+    assert "hydra" in loader.load_configuration(None, [], RunMode.RUN)  # for Hydra's own help text

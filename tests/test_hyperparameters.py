@@ -1,4 +1,4 @@
-"""Optimizers and schedulers of a config: which keys a class takes, in which range."""
+"""Tests which keys and types optimizers and schedulers accept."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ SCHEDULER = {
     "frequency": "a positive integer",
     "monitor": "a text or null (none is needed)",
 }
-TYPES: dict[str, dict[str, str]] = {  # as torch annotates them; ranges are torch's to refuse, as the class is made
+TYPES: dict[str, dict[str, str]] = {  # torch's annotations; torch itself checks ranges when the class is built
     "SGD": COMMON
     | {"lr": NUMBER, "momentum": NUMBER, "dampening": NUMBER, "nesterov": SWITCH, "fused": OR_NULL}
     | {"full_batch_only": SWITCH},
@@ -47,7 +47,7 @@ TYPES: dict[str, dict[str, str]] = {  # as torch annotates them; ranges are torc
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_every_argument_has_the_type_that_its_class_says(name: str) -> None:
+def test_every_argument_has_the_type_that_its_class_annotates(name: str) -> None:
     group = "scheduler" if name.startswith("lr_scheduler") else "optimizer"
     whole: dict[str, Any] = {"interval": "epoch", "frequency": 1, "monitor": None} if group == "scheduler" else {}
     whole |= {"step_size": 1} if name.endswith(".StepLR") else {}
@@ -69,10 +69,12 @@ def test_every_argument_has_the_type_that_its_class_says(name: str) -> None:
         ("LBFGS", "line_search_fn", [None, "strong_wolfe"], [1, True]),
         ("lr_scheduler.StepLR", "last_epoch", [-1], [None, 0.5]),
         ("lr_scheduler.StepLR", "interval", ["epoch", "step"], [None, "day"]),
-        ("lr_scheduler.CosineAnnealingLR", "T_max", [5, None], [0.5, "5"]),  # null: as long as the run
+        ("lr_scheduler.CosineAnnealingLR", "T_max", [5, None], [0.5, "5"]),  # null: the length of the run
     ],
 )
-def test_a_type_has_its_edges(name: str, key: str, accepted: list[Any], refused: list[Any]) -> None:
+def test_each_type_accepts_and_refuses_these_values(
+    name: str, key: str, accepted: list[Any], refused: list[Any]
+) -> None:
     group = "scheduler" if name.startswith("lr_scheduler") else "optimizer"
     whole: dict[str, Any] = {"step_size": 1} if name.endswith(".StepLR") else {}
     whole |= {"milestones": [1]} if name.endswith("MultiStepLR") else {}
@@ -98,7 +100,7 @@ def test_a_type_has_its_edges(name: str, key: str, accepted: list[Any], refused:
         ("Rprop", {"etas": [1.5, 1.2]}),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_the_class_in_its_words(name: str, arguments: dict[str, Any]) -> None:
+def test_a_value_out_of_range_is_refused_with_the_classs_message(name: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^optimizer: torch\.optim\.{name} refuses .*: Invalid "):
         build_optimizer({"_target_": f"torch.optim.{name}", **arguments}, [Parameter(torch.zeros(2))])
 
@@ -149,13 +151,13 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
         ),
     ],
 )
-def test_a_spec_that_cannot_be_is_refused_by_its_key(spec: Any, group: str, choice: str | None, message: str) -> None:
+def test_an_invalid_spec_is_refused_with_its_key(spec: Any, group: str, choice: str | None, message: str) -> None:
     with pytest.raises(UserError) as raised:
         check_spec(spec, group, PACKAGES, choice)
     assert str(raised.value) == message
 
 
-def test_keys_of_this_project_are_not_handed_to_the_class() -> None:
+def test_the_projects_own_keys_are_not_passed_to_the_class() -> None:
     assert arguments({**STEP, "step_size": 3}, "scheduler") == {"step_size": 3}
     assert arguments({"_target_": "a.B", "full_batch_only": True, "interval": 1}, "optimizer") == {"interval": 1}
 

@@ -1,4 +1,4 @@
-"""A run goes on with its own config and data, or is refused; until its first new step nothing of it changes."""
+"""Tests that a run resumes only with its own config and data, and changes nothing before its first new step."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from regression.data.module import RegressionData
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
-    """Of all files but the log, which tells of the attempt."""
+    """Returns the bytes of all files except the log, which records each attempt."""
     files = (path for path in run_dir.rglob("*") if path.is_file() and path.name != "train.log")
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(trained: Path, tmp_path: Path) -> Path:
-    """A finished run of the test's own."""
+    """A copy of a finished run."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -58,7 +58,7 @@ def finished(trained: Path, tmp_path: Path) -> Path:
         ("predict_at=[[1,2,3,4,5]]", "predict_at was [] and is [[1, 2, 3, 4, 5]]"),
     ],
 )
-def test_an_interrupted_run_does_not_go_on_with_another_config(
+def test_an_interrupted_run_does_not_resume_with_another_config(
     changed: str, message: str, run: Run, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -80,7 +80,7 @@ def test_the_digest_is_in_the_result_and_in_both_checkpoints(run: Run, tmp_path:
         assert saved["SyntheticData"]["checksum"] == read_result(tmp_path / "run")["checksum"]
 
 
-def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing() -> None:
+def test_the_digest_ignores_only_the_length_and_keys_that_change_nothing() -> None:
     base = config_digest(config_of())
     free = (
         *("name=x", "checkpoint.every_seconds=9", "checkpoint.every_steps=9", "trainer.max_epochs=7"),
@@ -92,7 +92,7 @@ def test_the_digest_depends_on_every_key_but_the_length_and_what_changes_nothing
         *("stopping.patience=2", "figures=false", "model.bias=false", "trainer.log_every_n_steps=7"),
     )
     assert len({base, *(config_digest(config_of(override)) for override in others)}) == len(others) + 1
-    one_batch = config_of("trainer.fast_dev_run=true")  # whose name begins as that of trainer.fast
+    one_batch = config_of("trainer.fast_dev_run=true")  # trainer.fast is a prefix of its name
     assert config_digest(one_batch) != base and flat_config(one_batch)["trainer.fast_dev_run"] is True
     assert config_digest(config_of("optimizer.lr=1")) == config_digest(config_of("optimizer.lr=1.0"))
 
@@ -105,7 +105,7 @@ def test_differences_name_both_values() -> None:
     assert differences({"a": 1, "b": 1}, {"a": 2, "b": 2}, allowed=["a"]) == "b was 1 and is 2"
 
 
-def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Path) -> None:
+def test_a_sweep_does_not_skip_a_run_of_another_config(finished: Path) -> None:
     own = ("trainer.enable_progress_bar=false", "figures=false", *SMALL)
     check_unchanged(finished, config_of(*own))
     for changed in ("optimizer.lr=0.001", "trainer.max_epochs=5"):
@@ -117,7 +117,7 @@ def test_a_sweep_does_not_take_a_run_of_another_config_for_finished(finished: Pa
         check_unchanged(finished, config_of(*own, "optimizer.lr=0.01"))
 
 
-def test_a_sweep_does_not_take_a_run_on_other_rows_for_finished(run: Run, tmp_path: Path) -> None:
+def test_a_sweep_does_not_skip_a_run_on_other_rows(run: Run, tmp_path: Path) -> None:
     path, run_dir = tmp_path / "rows.csv", tmp_path / "run"
     table = "x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(40))
     path.write_text(table)
@@ -151,7 +151,7 @@ def other_shape(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [truncate, drop_optimizer, drop_loops, other_shape])
-def test_a_finished_run_is_as_it_was_where_it_cannot_be_made_longer(harm: Any, finished: Path) -> None:
+def test_a_failed_lengthening_leaves_a_finished_run_unchanged(harm: Any, finished: Path) -> None:
     harm(finished / "checkpoints/last.ckpt")
     before = contents(finished)
     result = resume(finished, ["trainer.max_epochs=6"])
@@ -176,14 +176,14 @@ def test_a_lengthened_run_keeps_its_new_length(finished: Path) -> None:
     assert resume(finished, ["trainer.max_epochs=7"]).epochs == 7
 
 
-def test_a_run_that_was_killed_as_it_became_longer_goes_on(
+def test_a_run_that_was_killed_while_being_lengthened_resumes(
     finished: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*args: Any) -> None:
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_epoch_start", killed)  # the first hook after the new length is kept
+        patch.setattr(Checkpoints, "on_train_epoch_start", killed)  # the first hook after the new length is saved
         with pytest.raises(SystemExit):
             resume(finished, ["trainer.max_epochs=6"])
     assert read_checkpoint(finished / "checkpoints/last.ckpt")["run"]["config"]["trainer.max_epochs"] == 4
@@ -192,7 +192,7 @@ def test_a_run_that_was_killed_as_it_became_longer_goes_on(
     assert result.parameters == run(*SMALL, "trainer.max_epochs=6", run_dir=tmp_path / "whole").parameters
 
 
-def test_a_run_does_not_become_shorter(finished: Path) -> None:
+def test_a_run_cannot_be_shortened(finished: Path) -> None:
     path = finished / ".hydra/config.yaml"
     path.write_text(path.read_text().replace("max_epochs: 4", "max_epochs: 2"))
     (finished / "result.json").unlink()
@@ -202,7 +202,7 @@ def test_a_run_does_not_become_shorter(finished: Path) -> None:
     assert {**contents(finished), "result.json": b""} == {**before, "result.json": b""}
 
 
-def test_a_run_that_is_at_work_elsewhere_is_left_alone(finished: Path) -> None:
+def test_a_run_that_another_process_trains_is_not_changed(finished: Path) -> None:
     before = contents(finished)
     with locked(finished, "the run"):
         result = resume(finished, ["trainer.max_epochs=6"])
@@ -210,7 +210,7 @@ def test_a_run_that_is_at_work_elsewhere_is_left_alone(finished: Path) -> None:
     assert contents(finished) == before
 
 
-def test_a_relative_path_is_read_from_where_the_run_was_started(
+def test_a_relative_path_starts_where_the_run_was_started(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -240,7 +240,7 @@ def test_a_relative_path_is_read_from_where_the_run_was_started(
         ("hydra.yaml", "\0\0", "hydra.yaml must be what Hydra wrote; it cannot be read"),
     ],
 )
-def test_a_broken_file_of_hydras_is_named(name: str, junk: str, message: str, finished: Path) -> None:
+def test_a_broken_hydra_file_is_named(name: str, junk: str, message: str, finished: Path) -> None:
     (finished / ".hydra" / name).write_text(junk)
     with pytest.raises(UserError, match=re.escape(message)) as raised:
         resume(finished)
@@ -260,7 +260,7 @@ def test_a_broken_result_is_named(junk: str, finished: Path) -> None:
 
 @pytest.mark.parametrize("key", ["metrics", "hparams", "steps", "samples", "best", "reason", "status", "seconds"])
 @pytest.mark.parametrize("value", ["absent", True])
-def test_a_result_with_a_key_of_another_kind_is_named(key: str, value: Any, finished: Path) -> None:
+def test_a_result_with_a_missing_or_wrong_key_is_refused(key: str, value: Any, finished: Path) -> None:
     written = json.loads((finished / "result.json").read_text())
     written = {k: v for k, v in written.items() if k != key} | ({} if value == "absent" else {key: value})
     (finished / "result.json").write_text(json.dumps(written))
@@ -282,38 +282,42 @@ def test_a_run_holds_the_lock_of_its_directory_while_it_trains(run: Run, tmp_pat
 
     assert run(*SMALL, callbacks=[Intruder()], run_dir=tmp_path / "r").status == "completed"
     assert len(tried) == 1
-    with locked(tmp_path / "r", "it"):  # it is free again
+    with locked(tmp_path / "r", "it"):  # the lock is free again
         pass
 
 
-def test_a_key_that_its_class_has_got_since_with_a_default_is_no_other_config() -> None:
+def test_a_new_key_at_its_default_does_not_change_the_config() -> None:
     now = flat_config(config_of())
-    old = {key: value for key, value in now.items() if key != "model.loss"}  # as before there were several losses
+    old = {key: value for key, value in now.items() if key != "model.loss"}  # as before the key existed
     assert "model.loss" in now
     assert differences(old, now) is None and differences(now, old) is None
     other = now | {"model.loss": "mae"}
     assert differences(old, other) == "model.loss was not set and is 'mae'"
     assert differences(other, old) == "model.loss was 'mae' and is not set"
     without_rate = {key: value for key, value in now.items() if key != "optimizer.lr"}
-    assert differences(without_rate, now) == f"optimizer.lr was not set and is {now['optimizer.lr']}"  # not SGD's own
+    assert (
+        differences(without_rate, now) == f"optimizer.lr was not set and is {now['optimizer.lr']}"
+    )  # the default is not SGD's own
 
 
-def test_a_finished_run_of_before_a_key_stays_in_its_sweep(run: Run, tmp_path: Path) -> None:
+def test_a_sweep_accepts_a_finished_run_from_before_a_key_existed(run: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     save_config(run_dir, "trainer.enable_progress_bar=false", "figures=false", *SMALL)
     run(*SMALL, run_dir=run_dir)
     config = run_dir / ".hydra/config.yaml"
     config.write_text("".join(line for line in config.read_text().splitlines(True) if "loss: mse" not in line))
     result = read_result(run_dir)
-    result["config_digest"] = config_digest(saved_config(run_dir))  # as it was then
+    result["config_digest"] = config_digest(saved_config(run_dir))  # as that version computed it
     (run_dir / "result.json").write_text(json.dumps(result))
     check_unchanged(run_dir, config_of("trainer.enable_progress_bar=false", "figures=false", *SMALL))
 
 
-def test_a_data_module_needs_no_more_than_a_checksum_to_be_refused_once_it_has_changed(
+def test_a_data_module_with_only_a_checksum_is_refused_when_its_data_change(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RegressionData, "load_state_dict", lambda self, state: None)  # most have no such check
+    monkeypatch.setattr(
+        RegressionData, "load_state_dict", lambda self, state: None
+    )  # most data modules do not check it
     table = tmp_path / "rows.csv"
     table.write_text("x,y\n" + "".join(f"{k},{3 * k % 7}\n" for k in range(20)))
     options = "data=table", f"data.path={table}", "data.target=y", "trainer.max_epochs=3", "batch.size=4"

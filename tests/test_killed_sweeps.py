@@ -1,4 +1,4 @@
-"""Sweeps in several processes that are killed again and again, and end as those that were not."""
+"""Tests that parallel sweeps that are killed repeatedly end with the same results."""
 
 import os
 import random
@@ -29,7 +29,7 @@ SWEEPS = {
 
 
 def processes(logs: Path) -> set[int]:
-    """Those that write below ``logs``."""
+    """Returns the ids of the processes that write below ``logs``."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -39,8 +39,8 @@ def processes(logs: Path) -> set[int]:
 
 
 def is_at_work(logs: Path, begun: float) -> bool:
-    """Whether a job has written a checkpoint since then."""
-    with suppress(FileNotFoundError):  # one that is written anew is away for a moment
+    """Whether a job has written a checkpoint since ``begun``."""
+    with suppress(FileNotFoundError):  # a file that is being replaced is briefly missing
         return any(path.stat().st_mtime > begun for path in logs.glob("sweeps/s/*/checkpoints/last.ckpt"))
     return False
 
@@ -48,15 +48,19 @@ def is_at_work(logs: Path, begun: float) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 @pytest.mark.parametrize("kind", [*SWEEPS])
 @pytest.mark.parametrize("launcher", [launcher_of("joblib"), launcher_of("submitit_local")])
-def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(
+def test_a_repeatedly_killed_sweep_ends_with_the_same_results(
     launcher: str, kind: str, start: Callable[..., subprocess.Popen[str]], script: Any, tmp_path: Path
 ) -> None:
     chosen, logs = random.Random(kind), tmp_path / "logs"
-    # a search asks for as many trials at once as there are workers, so it is compared with one of as many
+    # a search draws one trial per worker at once, so the reference uses the same launcher
     alone = [f"launcher={launcher}"] if kind == "search" else []
     assert script("train.py", "-m", "name=alone", *SWEEPS[kind], *COMMON, *alone, timeout=600).returncode == 0
     command = "-m", "name=s", *SWEEPS[kind], *COMMON, f"launcher={launcher}"
-    kills = {"both": 0, "parent": 0, "worker": 0}  # workers whose parent ended go on, as does a sweep without one
+    kills = {
+        "both": 0,
+        "parent": 0,
+        "worker": 0,
+    }  # workers outlive a killed parent, and a sweep outlives a killed worker
     for who in [*kills, *kills]:
         begun = time.time()
         sweep = start("train.py", *command)
@@ -72,7 +76,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(
                 with suppress(OSError):
                     os.kill(target, signal.SIGKILL)
             kills[who] += 1
-        sweep.wait(timeout=300)  # its pipes may stay open: workers go on for a while
+        sweep.wait(timeout=300)  # not communicate(): workers keep the pipes open for a while
     last = start("train.py", *command)
     last.wait(timeout=600)
     print(kills)

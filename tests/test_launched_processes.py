@@ -1,4 +1,4 @@
-"""Runs of several processes as users start them: by the command alone, by torchrun, by srun."""
+"""Tests runs of several processes, started by the plain command, torchrun and srun."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ Begin = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Starts a command with ``logs/`` below ``tmp_path``; what is left of it in the end is killed."""
+    """Starts a command with ``logs/`` below ``tmp_path``; kills its remaining processes after the test."""
     begun: list[subprocess.Popen[str]] = []
 
     def begin(*command: str) -> "subprocess.Popen[str]":
@@ -52,13 +52,13 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def children(process: "subprocess.Popen[str]") -> list[int]:
-    """Those of its processes that train, in the order in which they were started."""
+    """Returns its child processes that train, in start order."""
     listed = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "train.py"], capture_output=True, check=False)
     return sorted(map(int, listed.stdout.split()))
 
 
 def other_process(process: "subprocess.Popen[str]") -> int:
-    """The one that Lightning has started."""
+    """Returns the process that Lightning started."""
     for _ in range(600):
         if found := children(process):
             return found[0]
@@ -69,7 +69,7 @@ def other_process(process: "subprocess.Popen[str]") -> int:
 def ends(pid: int, seconds: float = 60) -> bool:
     for _ in range(int(seconds * 20)):
         stat = Path(f"/proc/{pid}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":  # nobody waits for an orphan
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":  # an orphan stays a zombie
             return True
         time.sleep(0.05)
     return False
@@ -79,7 +79,7 @@ def after_a_checkpoint(tmp_path: Path) -> Path:
     return wait_for(tmp_path, "logs/runs/*/checkpoints/last.ckpt").parents[1]
 
 
-def test_one_command_starts_both_and_one_of_them_writes(begin: Begin, tmp_path: Path) -> None:
+def test_one_command_starts_both_processes_and_only_one_writes(begin: Begin, tmp_path: Path) -> None:
     process = begin(*TRAIN, *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=3")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -95,7 +95,7 @@ def test_one_command_starts_both_and_one_of_them_writes(begin: Begin, tmp_path: 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.parametrize("to", ["the first", "the other", "both"])
-def test_a_signal_ends_both_where_the_run_can_go_on(
+def test_a_signal_to_either_process_ends_both_resumably(
     name: str, code: int, to: str, begin: Begin, tmp_path: Path
 ) -> None:
     process = begin(*TRAIN, *LONG)
@@ -115,7 +115,7 @@ def test_a_signal_ends_both_where_the_run_can_go_on(
 
 @pytest.mark.parametrize("training", [True, False], ids=["in training", "before it"])
 @pytest.mark.parametrize("to", ["the first", "the other"])
-def test_a_process_that_is_killed_ends_the_other(to: str, training: bool, begin: Begin, tmp_path: Path) -> None:
+def test_when_one_process_is_killed_the_other_ends(to: str, training: bool, begin: Begin, tmp_path: Path) -> None:
     process = begin(*TRAIN, *LONG)
     other = other_process(process)
     if training:
@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_ends_the_other(to: str, training: bool, begin:
     assert read_result(run_dir_of(tmp_path))["status"] == "failed"
 
 
-def test_a_run_of_two_is_resumed_by_the_command(begin: Begin, tmp_path: Path) -> None:
+def test_the_command_resumes_a_run_of_two_processes(begin: Begin, tmp_path: Path) -> None:
     process = begin(*TRAIN, *LONG)
     run_dir = after_a_checkpoint(tmp_path)
     process.send_signal(signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_a_run_of_two_is_resumed_by_the_command(begin: Begin, tmp_path: Path) ->
     assert read_result(run_dir)["steps"] > before
 
 
-def test_torchrun_starts_both_in_one_directory(begin: Begin, tmp_path: Path) -> None:
+def test_torchrun_starts_both_processes_in_one_directory(begin: Begin, tmp_path: Path) -> None:
     given = (str(ROOT / "scripts/train.py"), *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=3", "name=mine")
     process = begin(*TORCHRUN, "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-id=seven", *given)
     output, errors = process.communicate(timeout=120)
@@ -162,7 +162,7 @@ def test_torchrun_starts_both_in_one_directory(begin: Begin, tmp_path: Path) -> 
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("cluster")
-def test_srun_starts_one_process_on_each_of_two_nodes_and_a_requeued_job_goes_on(begin: Begin, tmp_path: Path) -> None:
+def test_srun_starts_one_process_per_node_and_a_requeued_job_resumes(begin: Begin, tmp_path: Path) -> None:
     nodes = ("--nodes=2", "--ntasks-per-node=1", "--exclusive")
     given = (*SMALL, "trainer.accelerator=cpu", "trainer.num_nodes=2", "name=mine")
     process = begin("srun", *nodes, *TRAIN, *given, "trainer.max_epochs=3")
@@ -179,7 +179,7 @@ def test_srun_starts_one_process_on_each_of_two_nodes_and_a_requeued_job_goes_on
     begin("sbatch", "--partition=urgent", *nodes, "--output=/dev/null", "--wrap=true").wait()
     wait_for(tmp_path, "logs/runs/*/result.json")
     assert read_result(run_dir_of(tmp_path))["status"] == "interrupted"
-    for _ in range(300):  # Slurm waits two minutes before it begins a job again
+    for _ in range(300):  # Slurm waits two minutes before it restarts a job
         if read_result(run_dir_of(tmp_path))["status"] == "completed":
             break
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""What the launcher does with a job, in this process, with runs that are not made."""
+"""Tests the sweep launcher in this process, with stub runs."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ Launch = Any
 
 @pytest.fixture
 def loggers() -> Iterator[None]:
-    """Hydra configures them for each job."""
+    """Restores the root logger, which Hydra configures for each job."""
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
     yield
@@ -35,7 +35,7 @@ def loggers() -> Iterator[None]:
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> Iterator[Launch]:
-    """Launches jobs of a sweep that is called ``s``, each of which has the result that ``task`` returns."""
+    """Launches jobs of a sweep named ``s``; ``task`` returns each job's result."""
     monkeypatch.delenv("DESCENT_LOGS", raising=False)
     register(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -52,7 +52,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> It
     HydraConfig.instance().cfg = None
 
 
-def test_each_job_gets_its_number_its_directory_and_its_config(
+def test_each_job_gets_its_number_directory_and_config(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = []
@@ -85,7 +85,7 @@ def test_an_interrupted_job_ends_the_sweep_with_its_exit_code(launch: Launch) ->
     assert seen == [1]
 
 
-def test_a_finished_job_is_left_alone_and_one_with_another_config_refused(
+def test_a_finished_job_is_skipped_and_one_with_another_config_is_refused(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
@@ -105,13 +105,13 @@ def test_a_finished_job_is_left_alone_and_one_with_another_config_refused(
         launch(lambda config: None, ["seed=9"])
 
 
-def test_a_name_of_a_job_of_its_own_is_refused(launch: Launch, tmp_path: Path) -> None:
+def test_a_job_with_another_name_is_refused(launch: Launch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^name must be the same for the whole sweep$"):
         launch(lambda config: None, ["seed=1"], name="other")
     assert not list(tmp_path.rglob("result.json"))
 
 
-def test_a_job_that_cannot_be_composed_is_a_result_and_the_next_goes_on(
+def test_a_job_that_cannot_be_composed_gets_a_failed_result_and_the_next_runs(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
@@ -132,7 +132,7 @@ def test_a_job_that_cannot_be_composed_is_a_result_and_the_next_goes_on(
     )
 
 
-def test_a_job_whose_directory_cannot_be_made_is_said_and_the_next_goes_on(
+def test_a_job_whose_directory_cannot_be_created_is_reported_and_the_next_runs(
     launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sweeps/s").mkdir(parents=True)

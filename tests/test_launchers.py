@@ -1,4 +1,4 @@
-"""Sweeps on Hydra's other launchers: the same runs as one after another, and the same after a stop or a kill."""
+"""Tests that sweeps on Hydra's other launchers equal serial ones, also after a stop."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import config_of, posix, save_config
 from test_launcher import Launch, launch, loggers  # noqa: F401  # fixtures
-from test_process import own_handlers  # noqa: F401  # a fixture for all
+from test_process import own_handlers  # noqa: F401  # an autouse fixture
 from test_survival import wait_for
 
 from descent.run.result import Result, read_result
@@ -26,7 +26,7 @@ from hydra_plugins.descent.resuming import ResumingLauncher
 
 
 class Elsewhere:
-    """In the place of joblib's launcher or submitit's: notes what it is given, and does as ``does`` says."""
+    """Stands in for joblib's or submitit's launcher: records its jobs and calls ``does``."""
 
     def __init__(self, does: Callable[[Sequence[Sequence[str]]], Any]) -> None:
         self.does, self.given = does, list[tuple[int, list[str]]]()
@@ -41,7 +41,7 @@ class Elsewhere:
 
 @pytest.fixture
 def launch_by(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Launch:  # noqa: F811
-    """As ``launch``, with a launcher of Hydra's that does the jobs."""
+    """Like ``launch``, but one of Hydra's launchers runs the jobs."""
 
     def launch_by(inner: Elsewhere, *jobs: list[str], first: int = 0) -> Any:
         init = ResumingLauncher.__init__
@@ -51,7 +51,7 @@ def launch_by(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Launch:  # noq
     return launch_by
 
 
-def test_what_is_finished_or_cannot_be_composed_is_not_handed_on(
+def test_finished_and_invalid_jobs_are_not_passed_to_the_launcher(
     launch_by: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_dir = tmp_path / "sweeps/s"
@@ -66,7 +66,7 @@ def test_what_is_finished_or_cannot_be_composed_is_not_handed_on(
     assert out.endswith("\n#7 seed=3\n")
 
 
-def test_nothing_is_handed_on_where_all_is_finished(launch_by: Launch, tmp_path: Path) -> None:
+def test_when_all_jobs_are_finished_none_is_passed_to_the_launcher(launch_by: Launch, tmp_path: Path) -> None:
     save_config(tmp_path / "sweeps/s/seed=1", "name=s", "seed=1")
     Result("completed", seed=1, command="").write(tmp_path / "sweeps/s/seed=1")
     inner = Elsewhere(lambda jobs: None)
@@ -74,13 +74,15 @@ def test_nothing_is_handed_on_where_all_is_finished(launch_by: Launch, tmp_path:
     assert inner.given == []
 
 
-def test_a_job_without_a_result_of_this_launch_is_named_and_an_error_of_the_launcher_said(
+def test_jobs_without_a_new_result_and_the_launchers_error_are_reported(
     launch_by: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_dir = tmp_path / "sweeps/s"
     for seed in (1, 2):
         (sweep_dir / f"seed={seed}").mkdir(parents=True)
-        Result("interrupted", seed=seed, command="", signal=15).write(sweep_dir / f"seed={seed}")  # of an earlier one
+        Result("interrupted", seed=seed, command="", signal=15).write(
+            sweep_dir / f"seed={seed}"
+        )  # from an earlier launch
 
     def does(jobs: Any) -> None:
         Result("failed", seed=2, command="").write(sweep_dir / "seed=2")
@@ -95,7 +97,7 @@ def test_a_job_without_a_result_of_this_launch_is_named_and_an_error_of_the_laun
 
 
 @posix
-def test_a_signal_becomes_a_mark_that_is_gone_with_the_launch_and_a_second_ends_at_once(
+def test_a_signal_writes_a_stop_mark_and_a_second_signal_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
@@ -113,7 +115,7 @@ def test_a_signal_becomes_a_mark_that_is_gone_with_the_launch_and_a_second_ends_
     assert ended.value.code == 130
 
 
-def test_a_mark_is_a_signal_to_every_run_of_the_sweep(tmp_path: Path) -> None:
+def test_a_stop_mark_acts_as_a_signal_in_every_run(tmp_path: Path) -> None:
     with deferred(stop_mark(tmp_path)) as pending:
         assert pending.number is None
         stop_mark(tmp_path).write_text("2")
@@ -141,7 +143,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
         ({"submitit_folder": "x"}, os.cpu_count()),
     ],
 )
-def test_a_search_asks_for_as_many_trials_as_there_are_workers(launcher: dict[str, Any], expected: int) -> None:
+def test_a_search_draws_as_many_trials_as_there_are_workers(launcher: dict[str, Any], expected: int) -> None:
     assert workers(launcher) == expected
     assert workers(launcher, most=1) == 1
 
@@ -163,7 +165,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def outcome(sweep_dir: Path) -> dict[str, Any]:
-    """By job, all that does not depend on the time: what result.json says, and the weights."""
+    """Returns each job's result and weights, without what depends on time."""
     found = {}
     for run_dir in sorted(path for path in sweep_dir.iterdir() if (path / "result.json").is_file()):
         result = read_result(run_dir)
@@ -181,21 +183,21 @@ def outcome(sweep_dir: Path) -> dict[str, Any]:
         *(launcher_of(name, pytest.mark.soak) for name in ("submitit_local", "ray")),
     ],
 )
-def test_a_sweep_elsewhere_is_stopped_goes_on_and_is_that_of_one_job_after_another(
+def test_a_stopped_parallel_sweep_resumes_and_equals_a_serial_one(
     launcher: str, start: Callable[..., subprocess.Popen[str]], script: Script, tmp_path: Path
 ) -> None:
     command = "-m", "name=s", "optimizer=sgd,adam", *SET, f"launcher={launcher}"
     sweep_dir = tmp_path / "logs/sweeps/s"
     stopped = start("train.py", *command)
     wait_for(sweep_dir, "*/checkpoints/last.ckpt")
-    stopped.send_signal(signal.SIGTERM)  # to the parent alone
+    stopped.send_signal(signal.SIGTERM)  # to the parent only
     output, _ = stopped.communicate(timeout=120)
     assert stopped.returncode == 143, output
     assert "interrupted; not finished:" in output
     running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
     assert running == ""
     assert "interrupted" in {read_result(path.parent)["status"] for path in sweep_dir.glob("*/result.json")}
-    on = ["launcher=serial"] if launcher == "joblib" else [f"launcher={launcher}"]  # any other goes on with it, too
+    on = ["launcher=serial"] if launcher == "joblib" else [f"launcher={launcher}"]  # another launcher can resume it too
     again = script("train.py", *command[:-1], *on, timeout=300)
     assert again.returncode == 0, again.stdout
     for job in JOBS:

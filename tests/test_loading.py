@@ -1,4 +1,4 @@
-"""A checkpoint made by hand: what is loaded, evaluated and predicted from it, and what is refused, word by word."""
+"""Tests loading, evaluating and predicting with a checkpoint made by hand, and every refusal in full."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def run_dir(run_by_hand: Path, tmp_path: Path) -> Path:
 
 
 def change(run_dir: Path, name: str, values: dict[str, Any]) -> None:
-    """Puts ``values`` into the parts of a checkpoint; ``None`` takes one out."""
+    """Sets ``values`` in the parts of a checkpoint; ``None`` removes a part."""
     path = run_dir / f"checkpoints/{name}.ckpt"
     loaded = torch.load(path, weights_only=True)
     for part, value in values.items():
@@ -74,7 +74,7 @@ def test_predictions_are_written_cell_by_cell(run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.CSV"
     predict_file(run_dir, source, output)
     assert output.read_text() == "note,z,x,y,prediction\na,2,1,12.5,12.5\nb,6,3,26.5,27.5\nc,0,0,7,5.0\n"
-    predict(run_dir, source, output, "last")  # through the data module, as the script does
+    predict(run_dir, source, output, "last")  # through the data module, like the script
     assert pl.read_csv(output)["prediction"].to_list() == [10, 10, 10]
     predict_file(run_dir, source, output.with_suffix(".PARQUET"))
     frame = pl.read_parquet(output.with_suffix(".PARQUET"))
@@ -104,7 +104,7 @@ def test_evaluation_json_is_written_value_by_value(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_what_is_not_finite_is_said_with_the_row_the_column_and_the_checkpoint(name: Any, run_dir: Path) -> None:
+def test_a_nonfinite_prediction_names_the_row_the_column_and_the_checkpoint(name: Any, run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
     output.write_text("old")
     path = run_dir / f"checkpoints/{name}.ckpt"
@@ -114,7 +114,7 @@ def test_what_is_not_finite_is_said_with_the_row_the_column_and_the_checkpoint(n
         predict_file(run_dir, source, output, name)
     assert str(raised.value) == (
         f"the prediction in data row 3 of {source} must be a finite number, got -inf: column x is -40, which is too"
-        f" large for the weights in {path}"  # 20.5 deviations from its mean, and z is 12 from its own
+        f" large for the weights in {path}"  # x is 20.5 deviations from its mean, z is 12 from its own
     )
     for data, where in ((source, source), (None, "the test rows")):
         with pytest.raises(UserError) as raised:
@@ -124,7 +124,7 @@ def test_what_is_not_finite_is_said_with_the_row_the_column_and_the_checkpoint(n
     assert not (run_dir / "evaluation.json").exists()
 
 
-def test_a_scale_so_small_that_inputs_overflow_is_said_without_a_warning(run_dir: Path) -> None:
+def test_a_scale_so_small_that_inputs_overflow_is_an_error_without_a_warning(run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
     change(run_dir, "best", {"hyper_parameters": {"standardization": UNITS | {"x_scale": [1e-300, 1.0]}}})
     source.write_text("z,x,y\n1,1e15,3\n0,0,1\n")
@@ -134,7 +134,7 @@ def test_a_scale_so_small_that_inputs_overflow_is_said_without_a_warning(run_dir
         evaluate(run_dir, data=source)
 
 
-def test_the_words_of_paths_that_cannot_be_used(run_dir: Path) -> None:
+def test_the_messages_for_unusable_paths(run_dir: Path) -> None:
     here = run_dir.parent
     rows = here / "rows.csv"
     (here / "taken.csv").write_text("x,z,prediction\n1,2,3\n")
@@ -163,7 +163,7 @@ def test_the_words_of_paths_that_cannot_be_used(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [pl.exceptions.PanicException, pl.exceptions.ComputeError, OSError])
-def test_what_polars_says_while_predictions_are_written_is_one_line(
+def test_a_polars_error_while_writing_predictions_is_one_line(
     error: type[BaseException], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> None:
@@ -176,9 +176,7 @@ def test_what_polars_says_while_predictions_are_written_is_one_line(
     assert str(raised.value) == f"cannot predict from {source} to {output}: a reason"
 
 
-def test_predictions_are_made_of_some_rows_at_a_time_and_kept_in_order(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_are_made_in_chunks_and_in_order(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, predict_step = [], LinearRegression.predict_step
 
     def counted(model: LinearRegression, batch: torch.Tensor, batch_idx: int = 0) -> torch.Tensor:
@@ -194,7 +192,7 @@ def test_predictions_are_made_of_some_rows_at_a_time_and_kept_in_order(
     np.testing.assert_allclose(pl.read_parquet(output)["prediction"], 2.5 * np.arange(rows) + 5, rtol=1e-6)
 
 
-def test_a_model_is_loaded_in_the_precision_it_was_trained_in(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_loaded_in_its_training_precision(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_a_buffer(model: LinearRegression) -> None:
         model.register_buffer("tenth", torch.tensor(0.1), persistent=False)
 
@@ -206,10 +204,10 @@ def test_a_model_is_loaded_in_the_precision_it_was_trained_in(run_dir: Path, mon
     assert double.linear.weight.dtype == torch.float64 and double.tenth.item() == 0.1
     assert torch.get_default_dtype() == torch.float32
     change(run_dir, "best", {"hyper_parameters": {"depth": 3}})
-    assert "'depth'" in refusal(run_dir)  # and the default is single precision after it
+    assert "'depth'" in refusal(run_dir)  # the default dtype is restored after the error
 
 
-def test_inputs_and_targets_far_from_zero_lose_no_digits_in_single_precision(run_dir: Path) -> None:
+def test_values_far_from_zero_lose_no_digits_in_single_precision(run_dir: Path) -> None:
     far = {"x_mean": [1e9, 0.0], "x_scale": [1.0, 1.0], "y_mean": 1e9, "y_scale": 1.0}
     change(run_dir, "best", {"hyper_parameters": {"standardization": far}})
     (run_dir.parent / "rows.csv").write_text("x,z\n1000000001,2\n")
@@ -232,7 +230,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("message", "values"), BAD, ids=str)
-def test_units_that_nothing_can_be_divided_by_are_refused(message: str, values: dict[str, Any], run_dir: Path) -> None:
+def test_invalid_means_and_scales_are_refused(message: str, values: dict[str, Any], run_dir: Path) -> None:
     units = {"standardization": UNITS | {k: v for k, v in values.items() if k in UNITS}}
     change(run_dir, "best", {"hyper_parameters": units | {k: v for k, v in values.items() if k not in UNITS}})
     begin = (
@@ -242,7 +240,7 @@ def test_units_that_nothing_can_be_divided_by_are_refused(message: str, values: 
     assert message in refusal(run_dir)
 
 
-def test_a_single_weight_that_is_not_finite_is_refused(run_dir: Path) -> None:
+def test_a_nonfinite_weight_is_refused(run_dir: Path) -> None:
     change(run_dir, "best", {"state_dict": {"linear.weight": torch.tensor([[1.0, math.nan]])}})
     path = run_dir / "checkpoints/best.ckpt"
     assert refusal(run_dir) == f"{path} must hold finite weights; linear.weight has nan or inf"
@@ -254,7 +252,7 @@ def test_weights_in_half_precision_are_refused(run_dir: Path) -> None:
     assert refusal(run_dir).endswith(said)
 
 
-def test_what_differs_from_the_run_is_named(run_dir: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(run_dir: Path) -> None:
     path = run_dir / "checkpoints/best.ckpt"
     original = path.read_bytes()
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -274,7 +272,7 @@ def test_what_differs_from_the_run_is_named(run_dir: Path) -> None:
     assert refusal(run_dir).endswith("its config differs")  # neither has a digest
 
 
-def test_the_best_checkpoint_is_of_the_best_step_and_the_last_of_any(run_dir: Path) -> None:
+def test_the_best_checkpoint_must_be_of_the_best_step(run_dir: Path) -> None:
     path, step = run_dir / "checkpoints/best.ckpt", read_result(run_dir)["best"]["step"]
     load_model(run_dir, "last")
     change(run_dir, "best", {"global_step": step + 1})
@@ -293,14 +291,14 @@ def test_a_run_without_bias_is_evaluated_in_its_own_units(tmp_path: Path, run_by
     assert evaluate(run_dir) == pytest.approx(written, rel=1e-6) and len(written) == 3
 
 
-def test_a_run_without_test_rows_needs_others(tmp_path: Path) -> None:
+def test_evaluating_a_run_without_test_rows_needs_a_file(tmp_path: Path) -> None:
     run_dir = trained(tmp_path / "run", "data=diabetes", "trainer.max_epochs=1", "data.test_fraction=0")
     with pytest.raises(UserError) as raised:
         evaluate(run_dir)
     assert str(raised.value) == f"{run_dir} has no test rows: name a file with --data FILE"
 
 
-def test_a_result_without_columns_is_refused_by_predictions_and_by_the_evaluation_of_other_rows(run_dir: Path) -> None:
+def test_predicting_and_evaluating_a_file_need_the_columns_in_the_result(run_dir: Path) -> None:
     source, output = run_dir.parent / "rows.csv", run_dir.parent / "out.csv"
     before = read_result(run_dir)
     said = "result.json must have the run's features and target, which callbacks=regression adds; it has none"
@@ -314,7 +312,7 @@ def test_a_result_without_columns_is_refused_by_predictions_and_by_the_evaluatio
     assert not output.exists()
 
 
-def test_checkpoints_hold_the_weights_and_no_other_tensors(run: Run, tmp_path: Path) -> None:
+def test_the_state_dict_holds_only_the_weights(run: Run, tmp_path: Path) -> None:
     run("data=line", "trainer.max_epochs=1")
     for name in ("best", "last"):
         loaded = torch.load(tmp_path / f"0/checkpoints/{name}.ckpt", weights_only=True)

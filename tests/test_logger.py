@@ -1,4 +1,4 @@
-"""The event file, read back record by record."""
+"""Reads the event file back record by record."""
 
 import struct
 import time
@@ -27,12 +27,12 @@ def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(p.step, p.value) for p in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
-def test_points_stand_where_they_were_measured(tmp_path: Path) -> None:
+def test_points_are_logged_at_the_step_where_they_were_measured(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path)
     logger.log_metrics({"train/loss": 3.0}, 5)
-    logger.log_metrics({"lr": 0.5, "epoch": 1}, 5)  # nobody has said whose steps are counted
+    logger.log_metrics({"lr": 0.5, "epoch": 1}, 5)  # without count_all_steps the given step is kept
     count_all_steps(logger, SimpleNamespace(global_step=6))  # type: ignore[arg-type]
-    logger.log_metrics({"val/loss": 4.0, "val/mae": 2.0, "epoch": 1}, 5)  # Lightning: the step is not counted yet
+    logger.log_metrics({"val/loss": 4.0, "val/mae": 2.0, "epoch": 1}, 5)  # Lightning has not counted the step yet
     logger.log_metrics({"test/loss": 7.0}, 6)
     logger.log_metrics({"first": 1.0})
     logger.close()
@@ -67,7 +67,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("seconds", "points", "handed"), [(0.0, 49, 0), (0.0, 50, 50), (1.0, 3, 0), (1.01, 3, 3)])
-def test_points_are_handed_over_fifty_at_once_or_after_a_second(
+def test_points_are_written_fifty_at_once_or_after_a_second(
     seconds: float, points: int, handed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -86,14 +86,12 @@ def test_points_are_handed_over_fifty_at_once_or_after_a_second(
     assert at == list(range(handed))
     logger.log_metrics({"a": 1.0, "b": 2.0}, points)
     logger.finalize("success")
-    assert at == list(range(points + 1))  # each once
+    assert at == list(range(points + 1))  # each point once
     logger.close()
     assert at == list(range(points + 1))
 
 
-def test_points_have_the_time_of_day_at_which_they_were_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_points_have_the_wall_time_of_their_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger, now = RunLogger(tmp_path), iter([1.8e9, 1.8e9 + 5, 1.8e9 + 9])
     with monkeypatch.context() as patched:
         patched.setattr(time, "time", lambda: next(now))
@@ -103,18 +101,18 @@ def test_points_have_the_time_of_day_at_which_they_were_measured(
     assert [point.wall_time for point in events(tmp_path).Scalars("a")] == [1.8e9, 1.8e9 + 5]
 
 
-def test_a_run_that_is_resumed_drops_the_points_after_its_checkpoint_and_no_other(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_only_the_points_after_its_checkpoint(tmp_path: Path) -> None:
     for resumed_at, first in ((None, 0), (3, 4)):
         logger = RunLogger(tmp_path, resumed_at)
         for step in range(first, first + 6):
             logger.log_metrics({"a": step + 0.25 * first}, step)
         logger.close()
-    # the point of the checkpoint's own step stays, those of later ones are made anew
+    # the point at the checkpoint's step stays, later ones are logged again
     assert scalars(tmp_path)["a"] == [(step, step + 1.0 * (step > 3)) for step in range(10)]
     assert len(files(tmp_path)) == 2
 
 
-def test_a_run_that_begins_again_drops_every_point_of_before(tmp_path: Path) -> None:
+def test_a_restarted_run_drops_all_earlier_points(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         logger = RunLogger(tmp_path)
         logger.log_metrics({"a": value}, 0)
@@ -123,7 +121,7 @@ def test_a_run_that_begins_again_drops_every_point_of_before(tmp_path: Path) -> 
     assert scalars(tmp_path) == {"a": [(0, 2.0), (1, 2.0)]}
 
 
-def test_a_discarded_logger_removes_its_own_file_alone(tmp_path: Path) -> None:
+def test_a_discarded_logger_removes_only_its_own_file(tmp_path: Path) -> None:
     first = RunLogger(tmp_path)
     first.log_metrics({"a": 1.0}, 0)
     first.close()
@@ -138,11 +136,11 @@ def test_a_discarded_logger_removes_its_own_file_alone(tmp_path: Path) -> None:
 
 
 def png() -> bytes:
-    """The header of a picture of 3 by 2 pixels."""
+    """Returns the PNG header of an image of 3 by 2 pixels."""
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 3, 2, 8, 2, 0, 0, 0)
 
 
-def test_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
+def test_a_png_is_written_unchanged(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path)
     logger.log_png("figures/fit", png(), 3, 2, 17)
     logger.close()
@@ -159,7 +157,7 @@ def layouts(run_dir: Path) -> list[Any]:
     return accumulator.Tensors("custom_scalars__config__")
 
 
-def test_the_charts_overlay_the_losses_and_the_gradient_norms_and_are_written_once(run: Run, tmp_path: Path) -> None:
+def test_the_chart_layout_overlays_losses_and_gradient_norms_and_is_written_once(run: Run, tmp_path: Path) -> None:
     for step in (7, -1):
         run(*SMALL, callbacks=[SignalAt(step)], run_dir=tmp_path / "r", resume=step == -1)
     (written,) = layouts(tmp_path / "r")
@@ -172,7 +170,7 @@ def test_the_charts_overlay_the_losses_and_the_gradient_norms_and_are_written_on
     }
 
 
-def test_a_run_writes_no_file_of_hyperparameters_beside_its_result(run: Run, tmp_path: Path) -> None:
+def test_a_run_writes_no_separate_hyperparameter_file(run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_epochs=1")
     assert {path.name for path in (tmp_path / "0").iterdir()} == {
         *(".lock", "checkpoints", "result.json"),
@@ -182,9 +180,7 @@ def test_a_run_writes_no_file_of_hyperparameters_beside_its_result(run: Run, tmp
 
 
 @pytest.mark.parametrize("data", [["data=synthetic"], ["data=line", "batch=full"]], ids=["synthetic", "no-validation"])
-def test_fast_dev_run_leaves_the_result_alone(
-    data: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fast_dev_run_writes_only_the_result(data: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = train(config_of("debug=fast_dev_run", *data, "trainer.enable_progress_bar=false"), tmp_path / "r")
     assert (result.status, result.steps, result.best) == ("completed", 1, None)
     assert {path.name for path in (tmp_path / "r").iterdir()} == {".lock", "result.json"}

@@ -1,4 +1,4 @@
-"""What the console says of a mistake, and --help: whole texts, line by line."""
+"""Tests the console's error messages and --help in full."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +65,7 @@ MINE = UserError("  seed must\n   be 1 ")
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
     ],
 )
-def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str) -> None:
+def test_an_error_is_shortened_to_its_useful_line(error: Exception, line: str) -> None:
     assert one_line(error) == line
 
 
@@ -92,12 +92,12 @@ def test_an_error_is_one_line_of_the_words_that_help(error: Exception, line: str
             "trainer.num_sanity_val_steps",
             "trainer.num_sanity_val_steps must not be set: trainer.fast_dev_run=true tries validation before",
         ),
-        ("clip.a", "clip.a is not a key of the clip option chosen here, which has _target_"),  # no class
+        ("clip.a", "clip.a is not a key of the clip option chosen here, which has _target_"),  # not a class
         ("stopping.a", "stopping.a is not a key of the stopping option chosen here, which has _target_"),
         ("trainer.max_epoch", "trainer.max_epoch is not a key: did you mean trainer.max_epochs?"),
     ],
 )
-def test_a_key_that_is_not_there_is_answered_with_the_nearest(
+def test_the_error_of_an_unknown_key_suggests_the_nearest(
     key: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_of_test.py").write_text("class Data:\n    def __init__(self, num_samples, seed=0): ...\n")
@@ -113,7 +113,7 @@ def test_a_key_that_is_not_there_is_answered_with_the_nearest(
             "stopping": {"_target_": "nowhere_of_test.A"},
         }
     )
-    OmegaConf.set_struct(config, True)  # as Hydra does
+    OmegaConf.set_struct(config, True)  # like Hydra
     with pytest.raises(OmegaConfBaseException) as raised:
         OmegaConf.update(config, key, 1)
     assert unknown(key, raised.value).startswith(line)
@@ -143,7 +143,7 @@ c=
 """
 
 
-def test_help_is_this_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_text_is_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "36")
     files = {
         "b/one.yaml": "# Größe, of a...\n# which it is one. Then more.\n",
@@ -190,14 +190,14 @@ class OwnModel(LightningModule):
     ],
     ids=["data", "model", "a call within", "Lightning's property", "inherited", "neither"],
 )
-def test_an_error_out_of_a_projects_own_class_names_its_method(call: Callable[[], Any], line: str) -> None:
+def test_an_error_from_a_projects_class_names_its_method(call: Callable[[], Any], line: str) -> None:
     with pytest.raises(Exception) as raised:
         call()
     assert one_line(raised.value).startswith(line)
 
 
 class BadRowError(ValueError):
-    def __init__(self, row: int, column: str) -> None:  # no message alone, which torch would make it again with
+    def __init__(self, row: int, column: str) -> None:  # torch cannot rebuild it from the message alone
         super().__init__(f"bad row {row}\n  in {column}")
 
 
@@ -212,7 +212,7 @@ class Rows(torch.utils.data.Dataset[Any]):
         try:
             raise TypeError("the first")
         except TypeError:
-            raise self.error  # noqa: B904  # so that the worker's traceback has two
+            raise self.error  # noqa: B904  # so that the worker's traceback has two errors
 
 
 @pytest.mark.parametrize(
@@ -226,18 +226,18 @@ class Rows(torch.utils.data.Dataset[Any]):
     ],
     ids=["plain", "key", "empty", "own", "a user's"],
 )
-def test_an_error_in_a_worker_is_its_cause_alone(error: Exception, line: str) -> None:
+def test_an_error_in_a_worker_is_shortened_to_its_cause(error: Exception, line: str) -> None:
     try:
         raise error
     except Exception:
-        sent = ExceptionWrapper(where="in DataLoader worker process 0")  # what a worker hands on
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")  # what a worker sends
     with pytest.raises(Exception) as raised:
         sent.reraise()
     assert "Original Traceback" in str(raised.value)
     assert one_line(raised.value) == line
 
 
-def test_a_row_that_raises_in_a_worker_is_named_by_its_error() -> None:
+def test_a_row_that_raises_in_a_worker_keeps_its_message() -> None:
     error, line = ValueError("bad row 700"), "ValueError: bad row 700 (in a DataLoader worker)"
     with pytest.raises(Exception) as raised:
         next(iter(torch.utils.data.DataLoader(Rows(error), num_workers=1)))

@@ -1,4 +1,4 @@
-"""Missing cells and columns of text, held against scikit-learn's imputer and encoder, and numbers made by hand."""
+"""Compares missing cells and text columns with scikit-learn's imputer and encoder, and with values by hand."""
 
 import json
 import shutil
@@ -72,13 +72,13 @@ def refusal(path: Path, *overrides: str) -> str:
 
 
 def notes(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Without the one on the size of batches."""
+    """Returns all notes but the one on batch.size."""
     found = [record.message for record in caplog.records if record.name.startswith("regression")]
     return [note for note in found if "batch.size" not in note]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_missing_cells_of_every_column_are_counted_in_one_line(kind: str, tmp_path: Path) -> None:
+def test_one_line_counts_the_missing_cells_of_each_column(kind: str, tmp_path: Path) -> None:
     path = written(frame_of(), tmp_path / f"rows.{kind}")
     cure = "data.missing=drop leaves out those rows, data.missing=mean fills in the column's mean"
     assert refusal(path) == f"{path} has missing cells: age 3, income 12; {cure}"
@@ -92,7 +92,7 @@ def test_missing_cells_of_every_column_are_counted_in_one_line(kind: str, tmp_pa
     assert refusal(path) == said
 
 
-def test_a_cell_of_white_space_is_missing_and_one_of_other_text_is_a_mistake(tmp_path: Path) -> None:
+def test_white_space_is_a_missing_cell_and_other_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('x,z,price\n1,1,1\n"  ",2,2\n"",3,3\n,4,4\n5,5,5\n6,6,6\n')
     assert "missing cells: x 3;" in refusal(path)
@@ -102,7 +102,7 @@ def test_a_cell_of_white_space_is_missing_and_one_of_other_text_is_a_mistake(tmp
         assert refusal(path, f"data.missing={missing}") == said
 
 
-def test_dropping_leaves_out_the_rows_with_a_missing_cell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_drop_leaves_out_rows_with_a_missing_cell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = frame_of().with_columns(price=pl.when(pl.int_range(pl.len()) != 9).then("price"))
     path = written(frame, tmp_path / "rows.csv")
     data = module(path, "data.missing=drop", "data.val_fraction=0", "data.test_fraction=0")
@@ -120,9 +120,7 @@ def test_dropping_leaves_out_the_rows_with_a_missing_cell(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-def test_a_missing_cell_is_the_mean_of_the_training_rows_and_not_of_the_others(
-    standardize: bool, tmp_path: Path
-) -> None:
+def test_a_missing_cell_becomes_the_mean_of_the_training_rows(standardize: bool, tmp_path: Path) -> None:
     frame = frame_of().drop("color").with_columns(age=pl.col("age") + 10 * pl.int_range(pl.len()))
     path = written(frame, tmp_path / "rows.parquet")
     overrides = settings(path, "data.missing=mean", f"data.standardize={standardize}", "data.val_fraction=0.3")
@@ -136,7 +134,7 @@ def test_a_missing_cell_is_the_mean_of_the_training_rows_and_not_of_the_others(
     assert data.state_dict()["encoding"]["means"] == pytest.approx(imputer.statistics_, rel=1e-12)
 
 
-def test_a_target_is_never_filled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_target_is_never_filled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("x,price\n1,1\n,2\n9,\n3,3\n8,\n")
     data = module(path, "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
@@ -144,7 +142,7 @@ def test_a_target_is_never_filled(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert notes(caplog) == [f"note: 2 of the 5 rows of {path} have no price and are left out"]
 
 
-def test_a_column_that_is_missing_in_every_training_row_has_no_mean(tmp_path: Path) -> None:
+def test_a_column_that_is_missing_in_every_training_row_is_refused(tmp_path: Path) -> None:
     path = written(pl.DataFrame({"x": [1, 2], "z": [None, None], "price": [1, 2]}), tmp_path / "rows.csv")
     none = ("data.features=[x,z]", "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
     assert refusal(path, *none) == "column z must have a value in at least one training row"
@@ -159,7 +157,7 @@ def one_hot(frame: pl.DataFrame, column: str = "color") -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "enumerated"])
-def test_columns_of_text_become_a_column_for_each_category(kind: str, tmp_path: Path) -> None:
+def test_a_text_column_becomes_one_column_per_category(kind: str, tmp_path: Path) -> None:
     frame = frame_of(blanks=False)
     dtype = pl.Categorical if kind == "enumerated" else pl.String
     path = written(frame.cast({"color": dtype}), tmp_path / ("rows.csv" if kind == "csv" else "rows.parquet"))
@@ -171,7 +169,7 @@ def test_columns_of_text_become_a_column_for_each_category(kind: str, tmp_path: 
     assert module(path).rows.feature_names == ("age", "income")
 
 
-def test_a_category_that_no_training_row_has_is_no_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_category_without_a_training_row_is_not_a_feature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = frame_of(blanks=False)
     path = tmp_path / "rows.csv"
     parts = split(config_of(*settings(written(frame, path))).data, 60)
@@ -184,14 +182,14 @@ def test_a_category_that_no_training_row_has_is_no_feature(tmp_path: Path, caplo
     assert data.rows.inputs.shape == (0, 5)
 
 
-def test_a_missing_category_is_the_fraction_of_each_in_the_training_rows(tmp_path: Path) -> None:
+def test_a_missing_category_becomes_the_training_fraction_of_each(tmp_path: Path) -> None:
     frame = pl.DataFrame({"color": ["red", None, "blue", "red", "red"], "price": [1, 2, 3, 4, 5]})
     path = written(frame, tmp_path / "rows.csv")
     data = module(path, "data.categorical=onehot", "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
     assert data.train.x.tolist() == [[0, 1], [0.25, 0.75], [1, 0], [0, 1], [0, 1]]
 
 
-def test_a_column_of_too_many_categories_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_column_with_too_many_categories_is_refused_by_name(tmp_path: Path) -> None:
     names = [f"n{i}" for i in range(101)]
     path = written(pl.DataFrame({"name": names, "x": range(0, 202, 2), "price": range(101)}), tmp_path / "rows.csv")
     rule = "must be one with at most 100 categories (data.exclude=[name] leaves it out), got 101"
@@ -201,7 +199,7 @@ def test_a_column_of_too_many_categories_is_refused_by_name(tmp_path: Path) -> N
     assert 80 <= len(module(path, "data.categorical=onehot").rows.feature_names) <= 101
 
 
-def test_a_category_and_a_column_of_the_same_name_are_kept_apart(tmp_path: Path) -> None:
+def test_feature_names_of_categories_must_be_unique(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,a=b,price\nb,c,1\nd,e,2\nb,c,3\n")
     none = ("data.categorical=onehot", "data.val_fraction=0", "data.test_fraction=0")
@@ -235,12 +233,12 @@ def test_a_category_and_a_column_of_the_same_name_are_kept_apart(tmp_path: Path)
         ),
     ],
 )
-def test_what_the_keys_of_a_table_cannot_be_is_said(overrides: list[str], message: str, tmp_path: Path) -> None:
+def test_invalid_table_keys_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
     path = written(frame_of(blanks=False), tmp_path / "rows.csv")
     assert refusal(path, *overrides) == message.replace("PATH", str(path))
 
 
-def test_a_column_that_looks_like_an_identifier_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_column_that_looks_like_an_identifier_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = frame_of(blanks=False).drop("color")
     rows = np.random.default_rng(1).permutation(60)
     frame = frame.with_columns(
@@ -267,7 +265,7 @@ def predictions(run_dir: Path, frame: pl.DataFrame, kind: str = "csv") -> pl.Dat
 
 
 def features_by_hand(frame: pl.DataFrame) -> NDArray[np.float64]:
-    """Age, three colors in the order of the alphabet and income, with nan for a missing cell."""
+    """Returns age, the three colors in alphabetical order, and income, with nan for missing cells."""
     colors = [[np.nan if c is None else float(c == name) for name in sorted(COLORS)] for c in frame["color"]]
     numbers = frame.select("age", "income").cast(pl.Float64).to_numpy()
     return np.column_stack([numbers[:, 0], np.array(colors), numbers[:, 1]])
@@ -275,7 +273,7 @@ def features_by_hand(frame: pl.DataFrame) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("missing", ["drop", "mean"])
-def test_prediction_and_evaluation_treat_missing_cells_as_the_run_does(
+def test_prediction_and_evaluation_treat_missing_cells_like_the_run(
     missing: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = frame_of()
@@ -308,7 +306,7 @@ def test_prediction_and_evaluation_treat_missing_cells_as_the_run_does(
     assert evaluate(run_dir)["test/loss"] == pytest.approx(own["test/loss"], rel=1e-12)
 
 
-def test_a_run_without_missing_cells_refuses_them_and_a_category_it_has_not_seen(tmp_path: Path) -> None:
+def test_missing_cells_and_unseen_categories_are_refused_after_training_without_them(tmp_path: Path) -> None:
     frame = frame_of(blanks=False)
     run_dir = trained(tmp_path / "run", written(frame, tmp_path / "rows.csv"), "data.categorical=onehot")
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
@@ -337,7 +335,7 @@ def test_a_run_without_missing_cells_refuses_them_and_a_category_it_has_not_seen
     assert predictions(run_dir, frame.drop("price"))["prediction"].null_count() == 0
 
 
-def test_a_column_of_nothing_but_missing_cells_is_filled_in_prediction(tmp_path: Path) -> None:
+def test_prediction_fills_a_column_that_is_entirely_missing(tmp_path: Path) -> None:
     frame = frame_of()
     path = written(frame, tmp_path / "rows.csv")
     run_dir = trained(tmp_path / "run", path, "data.missing=mean", "data.categorical=onehot")
@@ -346,7 +344,7 @@ def test_a_column_of_nothing_but_missing_cells_is_filled_in_prediction(tmp_path:
         assert predictions(run_dir, nothing, kind)["prediction"].null_count() == 0
 
 
-def test_least_squares_on_categories_is_scikit_learns_though_they_follow_from_each_other(
+def test_least_squares_on_collinear_categories_equals_scikit_learns(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = frame_of(blanks=False)
@@ -361,7 +359,7 @@ def test_least_squares_on_categories_is_scikit_learns_though_they_follow_from_ea
     assert "least-squares solution is not unique" in " ".join(notes(caplog))
 
 
-def test_a_run_on_filled_and_encoded_rows_goes_on_exactly(run: Run, tmp_path: Path) -> None:
+def test_a_run_on_filled_and_encoded_rows_resumes_exactly(run: Run, tmp_path: Path) -> None:
     path = written(frame_of(), tmp_path / "rows.csv")
     given = (*settings(path, "data.missing=mean", "data.categorical=onehot"), "trainer=float64")
     whole = run(*given, "trainer.max_epochs=6")
@@ -376,7 +374,7 @@ def test_a_run_on_filled_and_encoded_rows_goes_on_exactly(run: Run, tmp_path: Pa
         run(*given, run_dir=tmp_path / "other", resume=True)
 
 
-def test_what_missing_cells_become_is_part_of_what_runs_are_of(tmp_path: Path) -> None:
+def test_the_checksum_depends_on_how_missing_cells_are_treated(tmp_path: Path) -> None:
     path = written(frame_of(), tmp_path / "rows.csv")
     sums = {missing: module(path, f"data.missing={missing}").checksum for missing in ("drop", "mean")}
     assert sums["drop"] != sums["mean"]

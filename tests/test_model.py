@@ -1,4 +1,4 @@
-"""The module on its own: its defaults, its steps and its metrics, worked out by hand."""
+"""Compares the model's defaults, steps and metrics with values computed by hand."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +17,14 @@ UNITS = {"x_mean": [1.0, 2.0], "x_scale": [2.0, 4.0], "y_mean": 10.0, "y_scale":
 
 
 def by_hand(**options: Any) -> LinearRegression:
-    """10 + 5 ((x_1 - 1) / 2 + 2 (x_2 - 2) / 4 + 0.5) = 2.5 x_1 + 2.5 x_2 + 5 in the data's own units."""
+    """Predicts 10 + 5 ((x_1 - 1) / 2 + 2 (x_2 - 2) / 4 + 0.5) = 2.5 x_1 + 2.5 x_2 + 5 in the data's own units."""
     model = LinearRegression(SGD, num_features=2, standardization=UNITS, init_bias=0.5, **options)
     torch.nn.init.constant_(model.linear.weight[0, 0], 1.0)
     torch.nn.init.constant_(model.linear.weight[0, 1], 2.0)
     return model
 
 
-def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
+def test_by_default_the_model_is_torchs_linear_layer() -> None:
     torch.manual_seed(1)
     layer = torch.nn.Linear(3, 1)
     torch.manual_seed(1)
@@ -39,7 +39,7 @@ def test_without_further_arguments_it_is_torchs_own_linear_layer() -> None:
     assert set(model.state_dict()) == {"linear.weight", "linear.bias"}
 
 
-def test_initial_values_are_where_they_are_asked_for() -> None:
+def test_init_weight_and_init_bias_set_the_initial_values() -> None:
     model = LinearRegression(SGD, num_features=2, init_weight=0.25, init_bias=-3.0)
     assert (model.linear.weight.tolist(), model.linear.bias.tolist()) == ([[0.25, 0.25]], [-3.0])
     model = LinearRegression(SGD, num_features=2, init_weight=0.0, init_bias=0.0)
@@ -55,20 +55,20 @@ def test_predictions_are_in_the_datas_own_units() -> None:
     for precision in (torch.float32, torch.float64):
         found = model.predict_step(torch.tensor(inputs, dtype=precision))
         assert found.tolist() == [12.5, 27.5, 5.0] and found.dtype == precision
-    assert model(torch.tensor([[0.0, 0.0], [1.0, -1.0]])).tolist() == [0.5, -0.5]  # in the units of training
+    assert model(torch.tensor([[0.0, 0.0], [1.0, -1.0]])).tolist() == [0.5, -0.5]  # in standardised units
 
 
-def test_a_training_step_returns_the_mean_squared_error_in_the_units_of_training() -> None:
+def test_a_training_step_returns_the_loss_in_standardised_units() -> None:
     x, y = torch.tensor([[0.0, 0.0], [1.0, -1.0]]), torch.tensor([2.5, -1.5])
     loss = by_hand(target_center=3.0, target_scale=7.0).training_step((x, y), 0)
     assert loss.item() == (2.0**2 + 1.0**2) / 2 and loss.requires_grad
 
 
 @pytest.mark.parametrize("units", [{}, {"target_center": 1.0, "target_scale": 2.0}], ids=str)
-def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(units: dict[str, float]) -> None:
+def test_metrics_cover_all_batches_since_the_last_compute_in_the_datas_own_units(units: dict[str, float]) -> None:
     model = by_hand(**units)
-    zero = torch.zeros(3, 2)  # where 0.5 is predicted
-    # errors 0, 1, 3, -2 of targets with the mean 1, and 1, -1 of targets with the mean 0.5; a unit is 5 of the data's
+    zero = torch.zeros(3, 2)  # the prediction is 0.5
+    # errors 0, 1, 3, -2 with the target mean 1, then 1, -1 with the target mean 0.5; the target's scale is 5
     for targets, squares, sizes, total in (([0.5, 1.5, 3.5, -1.5], 14 / 4, 6 / 4, 13), ([1.5, -0.5], 1, 1, 2)):
         model.update(model.val_metrics, (zero[:1], torch.tensor(targets[:1])))
         model.update(model.val_metrics, (torch.zeros(len(targets) - 1, 2), torch.tensor(targets[1:])))
@@ -80,13 +80,13 @@ def test_metrics_are_of_all_batches_since_the_last_time_in_the_datas_own_units(u
     assert found == pytest.approx({"test/loss": 6 * 25, "test/mae": 2 * 5, "test/r2": 1 - 18 / 6}, rel=1e-6)
 
 
-def test_without_a_scheduler_there_is_the_optimizer_alone() -> None:
+def test_without_a_scheduler_only_the_optimizer_is_returned() -> None:
     for scheduler in (None, {}):
         optimizer = LinearRegression(SGD, num_features=2, scheduler=scheduler).configure_optimizers()
         assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_the_examples_callbacks_name_another_model_and_other_data_than_its_own() -> None:
+def test_the_examples_callbacks_refuse_other_models_and_data() -> None:
     class Mine(LightningModule): ...
 
     class Theirs(LightningDataModule): ...

@@ -1,4 +1,4 @@
-"""Polynomials, perceptrons and losses against plain loops, NumPy, scikit-learn and torch."""
+"""Compares polynomials, perceptrons and losses with plain loops, NumPy, scikit-learn and torch."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parts(*overrides: str) -> dict[str, tuple[Any, Any]]:
-    """Inputs and targets of each split, in their own units."""
+    """Returns the inputs and targets of each split, in their own units."""
     data = config_of(*overrides).data
     found = load(data)
     chosen = split(data, len(found.targets))
@@ -69,7 +69,7 @@ def own_loss(name: str, y: Any, predicted: Any, scale: float) -> float:
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 @pytest.mark.parametrize("standardize", [True, False])
-def test_a_perceptron_is_that_of_a_loop_by_hand(loss: str, standardize: bool, run: Run) -> None:
+def test_a_perceptron_trains_as_in_a_plain_loop(loss: str, standardize: bool, run: Run) -> None:
     first = First()
     overrides = *TABLE, *EXACT, "data.features=[a]", f"data.standardize={standardize}", "optimizer.lr=1e-3"
     shape = "model=mlp", f"model.loss={loss}", "model.hidden=[4,3]", "model.activation=Tanh", "trainer.max_epochs=30"
@@ -122,7 +122,7 @@ def test_losses_are_in_the_datas_own_units(model: str, loss: str, run: Run, tmp_
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("standardize", [True, False])
-def test_the_optimum_of_a_polynomial_is_that_of_scikit_learn_and_is_reached(
+def test_the_optimum_of_a_polynomial_equals_scikit_learns_and_is_reached(
     standardize: bool, bias: bool, run: Run
 ) -> None:
     options = f"data.standardize={standardize}", f"model.bias={bias}"
@@ -150,7 +150,7 @@ def test_the_optimum_of_a_polynomial_is_that_of_scikit_learn_and_is_reached(
         assert result.parameters["weight"] == pytest.approx(found["weight"], rel=1e-3)
 
 
-def test_the_powers_of_one_feature_are_those_of_scikit_learn_and_numpy(run: Run, tmp_path: Path) -> None:
+def test_the_powers_of_one_feature_equal_those_of_scikit_learn_and_numpy(run: Run, tmp_path: Path) -> None:
     overrides = *TABLE, *EXACT, "data.features=[a]", "model=polynomial", "model.degree=4", "optimizer.lr=0.01"
     result = run(*overrides, "trainer.max_epochs=2")
     x, y = parts(*overrides)["train"]
@@ -162,7 +162,7 @@ def test_the_powers_of_one_feature_are_those_of_scikit_learn_and_numpy(run: Run,
     assert tags == [f"parameters/weight_{name}" for name in ("a", "a^2", "a^3", "a^4")]
 
 
-def test_a_polynomial_in_own_units_is_the_one_in_units_of_training() -> None:
+def test_a_polynomial_converts_from_standardised_to_own_units() -> None:
     units = Standardization([20.0, -3.0], [4.0, 0.5], 100.0, 7.0)
     weight, bias = units.own_units([0.5, -1.0, 2.0, 3.0, 0.25, -0.125], 0.75)
     for number, (mean, scale, inner) in enumerate([(20.0, 4.0, [0, 0.5, -1, 2]), (-3.0, 0.5, [0, 3, 0.25, -0.125])]):
@@ -172,7 +172,9 @@ def test_a_polynomial_in_own_units_is_the_one_in_units_of_training() -> None:
     assert bias == pytest.approx(100 + 7 * 0.75, rel=1e-12)
 
 
-def test_a_polynomial_of_numbered_features_has_their_names_and_true_weights_of_zero(run: Run, tmp_path: Path) -> None:
+def test_a_polynomial_on_synthetic_data_names_its_terms_and_has_zero_true_weights_for_powers(
+    run: Run, tmp_path: Path
+) -> None:
     result = run("data.num_features=2", *CUBIC, "trainer.max_epochs=1", "data.num_samples=40", "optimizer.lr=0.001")
     one, other = (w for w in result.true_parameters["weight"] if w)
     assert result.true_parameters["weight"] == [one, 0, 0, other, 0, 0]
@@ -180,7 +182,7 @@ def test_a_polynomial_of_numbered_features_has_their_names_and_true_weights_of_z
     assert "parameters/weight_2^3" in events(tmp_path / "0").Tags()["scalars"]
 
 
-def test_of_a_perceptron_there_are_no_parameters_and_no_optimum(
+def test_a_perceptron_reports_no_parameters_and_no_optimum(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run("model=mlp", "optimizer.lr=0.5", "trainer.max_epochs=1")
@@ -193,7 +195,7 @@ def test_of_a_perceptron_there_are_no_parameters_and_no_optimum(
 
 
 @pytest.mark.parametrize(("loss", "said"), [("mse", True), ("mae", False), ("huber", False)])
-def test_a_stable_rate_is_known_of_the_mean_squared_error_alone(
+def test_only_the_mean_squared_error_has_a_stable_rate(
     loss: str, said: bool, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run(*TABLE, *EXACT, *CUBIC, f"model.loss={loss}", "optimizer.lr=2", "trainer.max_epochs=1")
@@ -202,7 +204,7 @@ def test_a_stable_rate_is_known_of_the_mean_squared_error_alone(
 
 
 @pytest.mark.parametrize("model", ["linear", "polynomial", "mlp"])
-def test_evaluations_and_predictions_are_those_of_the_run(model: str, tmp_path: Path) -> None:
+def test_evaluation_and_prediction_equal_values_by_hand(model: str, tmp_path: Path) -> None:
     overrides = *TABLE, f"data.path={tmp_path}/rows.csv", *EXACT, f"model={model}", "model.loss=huber"
     run_dir = trained(tmp_path / "run", *overrides, "trainer.max_epochs=20", "optimizer=adam")
     found = evaluate(run_dir)
@@ -230,7 +232,7 @@ def test_evaluations_and_predictions_are_those_of_the_run(model: str, tmp_path: 
 
 
 @pytest.mark.parametrize("model", ["polynomial", "mlp"])
-def test_the_figures_are_of_the_last_weights(model: str, run: Run, tmp_path: Path) -> None:
+def test_the_figures_show_the_last_weights(model: str, run: Run, tmp_path: Path) -> None:
     last = "optimizer.lr=0.01", "trainer.max_epochs=9", "figures=true", "predict_at=[[15],[20]]"
     with drawn() as figures:
         result = run(*TABLE, *EXACT, f"model={model}", "data.features=[a]", *last)
@@ -252,7 +254,7 @@ def test_the_figures_are_of_the_last_weights(model: str, run: Run, tmp_path: Pat
     assert {path.stem for path in (tmp_path / "0/figures").iterdir()} == {"predicted", "fit"}
 
 
-def test_two_powers_of_one_feature_have_contours(run: Run) -> None:
+def test_a_model_with_two_powers_of_one_feature_has_contours(run: Run) -> None:
     two = "model=polynomial", "model.bias=false", "data.features=[a]", "data.standardize=false", "optimizer=adam"
     with drawn() as figures:
         result = run(*TABLE, *EXACT, *two, "trainer.max_epochs=3", "figures=true")
@@ -263,11 +265,11 @@ def test_two_powers_of_one_feature_have_contours(run: Run) -> None:
     assert np.array(result.optimum["hessian"]) == pytest.approx(2 * a.T @ a / len(a), rel=1e-9)
 
 
-def test_what_a_high_degree_leaves_untold_is_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_ill_conditioned_polynomial_is_noted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     raw = "data.standardize=false", "data.features=[a]", "model=polynomial", "model.degree=9", "optimizer.lr=1e-30"
     result = run(*TABLE, *EXACT, *raw, "trainer.max_epochs=1")
     x, y = parts(*TABLE, "data.features=[a]")["train"]
-    best = ((NumpyPolynomial.fit(x[:, 0], y, 9)(x[:, 0]) - y) ** 2).mean()  # it scales the powers
+    best = ((NumpyPolynomial.fit(x[:, 0], y, 9)(x[:, 0]) - y) ** 2).mean()  # NumPy rescales x
     found = result.optimum
     assert not found["unique"] and found["lower_by"] > 0
     assert best < found["loss"] - found["lower_by"] < 0.1 * found["loss"]
@@ -276,7 +278,7 @@ def test_what_a_high_degree_leaves_untold_is_said(run: Run, caplog: pytest.LogCa
     )
 
 
-def test_powers_that_cannot_be_computed_or_named_are_refused(run: Run) -> None:
+def test_too_large_powers_and_ambiguous_names_are_refused(run: Run) -> None:
     with pytest.raises(UserError) as raised:
         run(*TABLE, "data.standardize=false", "model=polynomial", "model.degree=11")
     largest = max(float(np.abs(X).max()), 0)
@@ -303,7 +305,7 @@ def test_powers_that_cannot_be_computed_or_named_are_refused(run: Run) -> None:
         ),
     ],
 )
-def test_a_wrong_model_is_one_line(override: str, said: str) -> None:
+def test_an_invalid_model_config_is_refused_in_one_line(override: str, said: str) -> None:
     with pytest.raises(UserError) as raised:
         config_of("model=mlp", override)
     assert str(raised.value).startswith(said)

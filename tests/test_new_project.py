@@ -1,4 +1,4 @@
-"""`new_project.py`: what it copies, what it calls it, and what it refuses."""
+"""Tests what `new_project.py` copies, renames and refuses."""
 
 import re
 import runpy
@@ -41,7 +41,7 @@ from template.renaming import renamed, renamed_path
         ("  experiment_name: descent", "  experiment_name: mine"),
     ],
 )
-def test_the_name_is_replaced_where_it_is_a_name(text: str, expected: str) -> None:
+def test_the_package_name_is_replaced(text: str, expected: str) -> None:
     assert renamed(text, "mine") == expected
 
 
@@ -60,7 +60,7 @@ def test_the_name_is_replaced_where_it_is_a_name(text: str, expected: str) -> No
         "MY_DESCENT_LOGS",
     ],
 )
-def test_the_word_stays_where_it_is_prose_or_part_of_another(text: str) -> None:
+def test_prose_and_longer_words_are_not_replaced(text: str) -> None:
     assert renamed(text, "mine") == text
 
 
@@ -71,7 +71,7 @@ def test_paths_are_renamed_by_their_parts() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "2x", "Mine", "a-b", "a.b", "a/b", "ä", "_x", "class", "null", "on", "a b"])
-def test_a_package_needs_a_name_in_lowercase(name: str) -> None:
+def test_an_invalid_package_name_is_refused(name: str) -> None:
     with pytest.raises(
         SystemExit, match=r"^error: --package must be a lowercase name that is valid in Python and YAML"
     ):
@@ -93,14 +93,14 @@ def test_a_package_needs_a_name_in_lowercase(name: str) -> None:
         *(("digits", "in tests/projects/"), ("swa", "an option in conf/callbacks/"), ("build", r"in \.gitignore")),
     ],
 )
-def test_a_name_that_something_has_is_refused(name: str, owner: str) -> None:
+def test_a_name_that_is_taken_is_refused(name: str, owner: str) -> None:
     with pytest.raises(SystemExit, match=f"^error: --package must be a name that is not in use: {name} is {owner}$"):
         check_name(name, ROOT)
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """The template as it is unpacked: without git."""
+    """A copy of the template without git."""
     copy_to(tmp_path / "archive")
     return tmp_path / "archive"
 
@@ -109,7 +109,7 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True)
 
 
-def test_a_blank_project_may_have_the_name_of_one_of_the_templates_test_projects(tmp_path: Path) -> None:
+def test_a_blank_project_may_have_the_name_of_a_test_project(tmp_path: Path) -> None:
     (tmp_path / "constraints.txt").touch()
     (tmp_path / "tests/projects/mine").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"mine is in tests/projects/$"):
@@ -117,7 +117,7 @@ def test_a_blank_project_may_have_the_name_of_one_of_the_templates_test_projects
     check_name("mine", tmp_path, blank=True)
 
 
-def test_git_tells_the_files_and_without_it_all_but_the_ignored_ones_are_taken(archive: Path) -> None:
+def test_with_git_tracked_files_are_copied_and_without_it_all_unignored_ones(archive: Path) -> None:
     for name in ("src/descent/__pycache__/x.pyc", "src/mine.egg-info/PKG-INFO", "own.txt", "logs/runs/x/result.json"):
         (archive / name).parent.mkdir(parents=True, exist_ok=True)
         (archive / name).touch()
@@ -146,7 +146,7 @@ def test_a_template_that_lacks_files_is_refused(archive: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
 
-def test_a_directory_that_is_in_use_or_in_the_template_is_refused(tmp_path: Path) -> None:
+def test_a_nonempty_directory_or_one_in_the_template_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.txt").touch()
     for directory in (tmp_path, tmp_path / "own.txt"):
         with pytest.raises(SystemExit, match=r"^error: .* must be a new or an empty directory$"):
@@ -158,7 +158,7 @@ def test_a_directory_that_is_in_use_or_in_the_template_is_refused(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
 
 
-def test_what_goes_wrong_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_creating_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left")
 
@@ -173,7 +173,7 @@ def words_of(project: Path) -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in own)
 
 
-def test_the_full_copy_is_the_template_under_another_name(tmp_path: Path) -> None:
+def test_a_full_copy_is_the_template_under_another_name(tmp_path: Path) -> None:
     create(tmp_path, "mine", 'Prices "of" houses', False)
     for place in files.MACHINERY:
         for path in (tmp_path / place).rglob("*.py"):
@@ -205,7 +205,7 @@ def test_a_blank_project_has_at_most_150_lines_of_its_own(tmp_path: Path) -> Non
     assert {"data": "mine"} in main["defaults"] and {"callbacks": "none"} in main["defaults"]
 
 
-def test_the_data_of_a_blank_project_have_a_checksum_by_which_others_are_told(tmp_path: Path) -> None:
+def test_the_data_of_a_blank_project_have_a_checksum(tmp_path: Path) -> None:
     create(tmp_path / "p", "mine", "Mine", True)
     data = runpy.run_path(str(tmp_path / "p/src/mine/data.py"))["Data"]
     checksums = []
@@ -216,9 +216,9 @@ def test_the_data_of_a_blank_project_have_a_checksum_by_which_others_are_told(tm
     assert checksums[0] == checksums[1] != checksums[2] and isinstance(checksums[0], int)
 
 
-def test_a_blank_project_has_nothing_that_only_the_examples_tests_and_data_need(tmp_path: Path) -> None:
+def test_a_blank_project_has_nothing_that_only_the_example_needs(tmp_path: Path) -> None:
     create(tmp_path / "p", "mine", "Mine", True)
-    (tmp_path / "p/constraints.txt").unlink()  # pins of every extra, for `make constraints` to make anew
+    (tmp_path / "p/constraints.txt").unlink()  # pins every extra until `make constraints` rewrites it
     gone = r"diabetes|sklearn|selenium|soak|chromium|browser|\.ci/|experiment=|tutorial|former name"
     assert not re.findall(gone, words_of(tmp_path / "p"))
     project = tomllib.loads((tmp_path / "p/pyproject.toml").read_text())
@@ -231,7 +231,7 @@ def test_a_blank_project_has_nothing_that_only_the_examples_tests_and_data_need(
     assert [step.get("run") for step in workflow["jobs"]["check"]["steps"]] == [None, None, "make lint && make test"]
 
 
-def test_the_machinery_has_the_templates_version() -> None:
+def test_the_package_has_the_templates_version() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
@@ -245,14 +245,14 @@ def test_the_machinery_has_the_templates_version() -> None:
         (["p", "--package", "torch"], "error: --package must be a name that is not in use: torch is a library's"),
     ],
 )
-def test_the_command_refuses_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_the_command_refuses_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts/new_project.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2) and re.search(message, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr and not [*tmp_path.iterdir()]
 
 
-@needs_sweep  # which an upgrade gives
+@needs_sweep  # an upgrade adds it
 def test_the_commands_of_the_readme_make_and_upgrade_a_project(tmp_path: Path) -> None:
     pattern = r"(?m)^python (scripts/new_project\.py) \.\./(\w+) (.*?) *(?:#|$)"
     commands = re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A new project's own `make train`, `make lint` and `make test` pass, with the installed libraries or a fresh venv."""
+"""Tests that a new project's `make train`, `make lint` and `make test` pass."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ QUICK = "tests/test_parse.py tests/test_model.py tests/test_conf_values.py tests
 
 
 def make(project: Path, *arguments: str) -> str:
-    """What ``make`` says in a project, with the installed libraries; it passes."""
+    """Runs ``make`` in a project with the installed libraries, asserts success and returns its output."""
     place = project.with_name(f"{project.name}-venv")
     python, environment = python_of(project, place)
     if not (place / "installed").is_file():
@@ -27,7 +27,7 @@ def make(project: Path, *arguments: str) -> str:
             path.write_text(f'#!/bin/sh\nexec "{python}" -m {tool} "$@"\n')
             path.chmod(0o755)
         (place / "installed").touch()
-    if (ROOT / ".mypy_cache").is_dir():  # what it knows of the libraries; else they take minutes
+    if (ROOT / ".mypy_cache").is_dir():  # without the libraries' cache mypy takes minutes
         shutil.copytree(ROOT / ".mypy_cache", project / ".mypy_cache", dirs_exist_ok=True)
     command = [
         "make",
@@ -55,14 +55,16 @@ def test_a_blank_project_trains_and_passes_its_linters_and_tests(tmp_path: Path)
     assert "Success: no issues found" in make(tmp_path / "p", "lint")
 
 
-@pytest.mark.parametrize("package", ["a", "a_package_with_a_very_long_name"])  # sorted elsewhere, shorter, longer
-def test_a_full_copy_is_linted_under_any_name(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "package", ["a", "a_package_with_a_very_long_name"]
+)  # names that sort differently and change line lengths
+def test_a_full_copy_passes_ruff_under_any_name(package: str, tmp_path: Path) -> None:
     create(tmp_path / "p", package, package, False)
     for arguments in (["format", "--check"], ["check"]):
         run([str(ruff()), *arguments, "."], tmp_path / "p", {**os.environ})
 
 
-@pytest.mark.soak  # a blank one's are the same commands
+@pytest.mark.soak  # the blank project tests the same commands
 def test_a_full_copy_trains_and_passes_its_linters_and_tests(tmp_path: Path) -> None:
     create(tmp_path / "p", "house_prices", "House prices", False)
     assert "completed after 50 steps, 2 epochs" in make(tmp_path / "p", "train", "ARGS=trainer.max_epochs=2")
@@ -79,7 +81,7 @@ def test_all_tests_of_a_full_copy_pass(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("blank", [True, False])
-def test_make_sets_up_a_venv_of_its_own(blank: bool, tmp_path: Path) -> None:
+def test_make_sets_up_its_own_venv(blank: bool, tmp_path: Path) -> None:
     create(tmp_path / "p", "mine", "Mine", blank)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "PYTHONPATH", "VIRTUAL_ENV"))}
     assert "completed after" in run(["make", "train"], tmp_path / "p", inherited)

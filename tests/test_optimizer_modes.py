@@ -1,4 +1,4 @@
-"""Optimizers that hold other weights for training than for evaluation."""
+"""Tests optimizers with separate weights for training and evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from descent.training.checkpoint_io import read_checkpoint
 
 
 class Doubled(torch.optim.SGD):
-    """Trains weights that are twice those to be evaluated."""
+    """Its training weights are twice its evaluation weights."""
 
     def __init__(self, params: Any, lr: float = 0.01) -> None:
         super().__init__(params, lr=lr)
@@ -45,13 +45,13 @@ MINE = (
 )
 
 
-def test_validation_and_result_are_of_the_weights_for_evaluation(run: Run, tmp_path: Path) -> None:
+def test_validation_and_result_use_the_evaluation_weights(run: Run, tmp_path: Path) -> None:
     options = [*SMALL, *MINE, "optimizer.lr=0.1", "trainer.max_epochs=3", "model.init_weight=1", "model.init_bias=0"]
     result = run(*options)
     x, y, parts = rows(*options)
     a = torch.from_numpy(x[parts.train])
     a = torch.cat([a, torch.ones(len(a), 1, dtype=torch.float64)], 1)
-    weights = torch.tensor([2.0, 2.0, 0.0], dtype=torch.float64)  # twice the initial ones
+    weights = torch.tensor([2.0, 2.0, 0.0], dtype=torch.float64)  # twice the initial weights
     losses = []
     for _ in range(3):
         weights = weights - 0.1 * 2 * a.T @ (a @ weights - torch.from_numpy(y[parts.train])) / len(a)
@@ -63,12 +63,12 @@ def test_validation_and_result_are_of_the_weights_for_evaluation(run: Run, tmp_p
 
 
 @pytest.mark.parametrize("step", [2, 6, 7])  # 6 steps an epoch
-def test_a_run_with_such_an_optimizer_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
+def test_a_run_with_two_weight_modes_resumes_exactly(step: int, run: Run, tmp_path: Path) -> None:
     options = [*SMALL, *MINE, "batch=mini", "batch.size=8", "trainer.max_epochs=3"]
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where="on_before_backward")], *options)
 
 
-def test_an_interrupted_run_has_the_weights_for_evaluation_and_its_checkpoint_those_for_training(
+def test_an_interrupted_result_has_evaluation_weights_and_its_checkpoint_training_weights(
     run: Run, tmp_path: Path
 ) -> None:
     options = [*SMALL, *MINE, "batch=mini", "batch.size=8", "trainer.max_epochs=3"]

@@ -1,4 +1,4 @@
-"""The exact answer, held against torch.linalg.lstsq, NumPy's pseudo-inverse and the Hessian itself."""
+"""Compares the least-squares optimum with torch.linalg.lstsq, NumPy's pseudo-inverse and the Hessian."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -24,13 +24,13 @@ def least_squares(x: torch.Tensor, y: torch.Tensor, bias: bool) -> Optimum:
 
 
 def loss_hessian(a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Of the mean squared error of ``a p``, by autograd."""
+    """Returns the Hessian of the mean squared error of ``a p``, by autograd."""
     found: torch.Tensor = hessian(lambda p: ((a @ p - y) ** 2).mean(), torch.zeros(a.shape[1], dtype=a.dtype))
     return found
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_solution_is_that_of_lstsq(bias: bool) -> None:
+def test_the_solution_equals_lstsq(bias: bool) -> None:
     x, y = problem()
     a = torch.cat([x, torch.ones(50, 1)], 1) if bias else x
     expected = torch.linalg.lstsq(a, y.unsqueeze(1)).solution[:, 0]
@@ -41,7 +41,7 @@ def test_the_solution_is_that_of_lstsq(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_curvature_is_that_of_the_hessian(bias: bool) -> None:
+def test_curvature_equals_the_hessians_eigenvalues(bias: bool) -> None:
     x, y = problem()
     a = torch.cat([x, torch.ones(50, 1)], 1) if bias else x
     eigenvalues = torch.linalg.eigvalsh(loss_hessian(a, y))
@@ -50,7 +50,7 @@ def test_curvature_is_that_of_the_hessian(bias: bool) -> None:
     assert found.max_stable_lr == pytest.approx(2 / eigenvalues[-1].item(), rel=1e-10)
 
 
-def test_more_features_than_rows_give_the_solution_nearest_to_zero() -> None:
+def test_more_features_than_rows_give_the_minimum_norm_solution() -> None:
     x, y = problem(n=3, d=6)
     found = least_squares(x, y, bias=False)
     assert not found.unique
@@ -58,23 +58,23 @@ def test_more_features_than_rows_give_the_solution_nearest_to_zero() -> None:
     assert found.weight == pytest.approx((np.linalg.pinv(x.numpy()) @ y.numpy()).tolist(), rel=1e-8)
 
 
-def test_a_repeated_column_is_not_a_unique_optimum() -> None:
+def test_with_a_repeated_column_the_optimum_is_not_unique() -> None:
     x, y = problem()
     x = torch.cat([x, x[:, :1]], 1)
     found = least_squares(x, y, bias=True)
     assert not found.unique
     assert found.weight[0] == pytest.approx(found.weight[-1])
     eigenvalues = torch.linalg.eigvalsh(loss_hessian(torch.cat([x, torch.ones(50, 1)], 1), y))
-    assert abs(eigenvalues[0] / eigenvalues[1]) < 1e-9  # the direction that changes nothing
+    assert abs(eigenvalues[0] / eigenvalues[1]) < 1e-9  # the direction along which the loss is constant
     assert found.condition_number == pytest.approx((eigenvalues[-1] / eigenvalues[1]).item(), rel=1e-6)
     assert found.best_lr == pytest.approx(2 / (eigenvalues[-1] + eigenvalues[1]).item(), rel=1e-10)
 
 
-def test_the_distance_to_several_solutions_is_that_to_the_nearest() -> None:
+def test_the_distance_to_several_solutions_is_to_the_nearest() -> None:
     x, y = problem()
     x = torch.cat([x, x[:, :1]], 1)
     a = torch.cat([x, torch.ones(50, 1, dtype=x.dtype)], 1)
-    difference = torch.tensor([3.0, 0.0, 0.0, 0.0, -3.0, 0.0], dtype=x.dtype)  # the loss stays the same along it
+    difference = torch.tensor([3.0, 0.0, 0.0, 0.0, -3.0, 0.0], dtype=x.dtype)  # the loss is constant along it
     assert to_nearest(r_factor(x, y, bias=True), difference).norm().item() < 1e-12
     any_point = torch.arange(1.0, 7.0, dtype=x.dtype)
     expected = torch.linalg.pinv(a) @ (a @ any_point)  # the projection onto the rows of A
@@ -83,7 +83,7 @@ def test_the_distance_to_several_solutions_is_that_to_the_nearest() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("standardize", ["true", "false"])
-def test_the_hessian_in_the_result_is_that_of_the_loss_on_the_rows_of_the_table(
+def test_the_hessian_in_the_result_equals_autograds_on_the_tables_rows(
     bias: bool, standardize: str, run: Run, tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -100,7 +100,7 @@ def test_the_hessian_in_the_result_is_that_of_the_loss_on_the_rows_of_the_table(
     assert np.array(result.optimum["hessian"]) == pytest.approx(loss_hessian(a, y).numpy(), rel=1e-10)
 
 
-def test_a_table_of_several_blocks_has_the_same_optimum() -> None:
+def test_a_table_of_several_blocks_has_the_optimum_of_lstsq() -> None:
     x, y = problem(n=BLOCK // 4 * 2 + 7)
     found, expected = least_squares(x, y, bias=True), np.linalg.lstsq(np.c_[x, np.ones(len(y))], y, rcond=None)[0]
     assert [*found.weight, found.bias] == pytest.approx(expected.tolist(), rel=1e-10)
@@ -115,7 +115,7 @@ def test_excess_loss_is_the_difference_of_two_losses() -> None:
 
 
 def descend(x: torch.Tensor, y: torch.Tensor, steps: int, **options: float | bool) -> list[float]:
-    """Distances from the optimum, step by step, of torch's SGD on all rows."""
+    """Returns the distance from the optimum at each step of torch's SGD on all rows."""
     p = torch.full((x.shape[1],), 1.0, dtype=torch.float64, requires_grad=True)
     target = torch.tensor(least_squares(x, y, bias=False).weight, dtype=torch.float64)
     optimizer = torch.optim.SGD([p], **options)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_no_other_fixed_rate_contracts_faster(better: float) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"weight_decay": 0.5}], ids=str
 )
-def test_just_below_the_stable_rate_sgd_converges_and_just_above_it_diverges(options: dict[str, float]) -> None:
+def test_sgd_converges_just_below_the_stable_rate_and_diverges_just_above(options: dict[str, float]) -> None:
     x, y = scaled()
     found = least_squares(x, y, bias=False)
     limit = largest_stable_lr(
@@ -160,7 +160,7 @@ def test_just_below_the_stable_rate_sgd_converges_and_just_above_it_diverges(opt
     )
     below = descend(x, y, 1200, lr=limit * 0.995, **options)
     above = descend(x, y, 1200, lr=limit * 1.005, **options)
-    # with weight decay it converges to another point
+    # with weight decay SGD converges to another point
     assert below[1200] < below[0]
     assert above[1200] > 10 * above[600] > 10 * below[600]
 
@@ -172,6 +172,6 @@ def test_momentum_at_its_optimal_setting_reaches_its_rate() -> None:
     momentum = ((root - 1) / (root + 1)) ** 2  # Polyak, Some methods of speeding up the convergence, 1964
     lr = largest_stable_lr(found, momentum) / (1 + 1 / found.condition_number)  # 2 (1 + b) / (L + m)
     distances = descend(x, y, 100, lr=lr, momentum=momentum)
-    # a double root: the distance falls as k rate^k
+    # at a double root the distance falls as k rate^k
     assert (distances[100] / distances[50] / 2) ** (1 / 50) == pytest.approx(momentum**0.5, rel=0.01)
     assert distances[100] < 1e-3 * descend(x, y, 100, lr=found.best_lr)[100]

@@ -1,4 +1,4 @@
-"""Least squares and its rates in cases that are solved by hand, and by NumPy's eigenvalues."""
+"""Compares least squares and its rates with cases solved by hand and with NumPy's eigenvalues."""
 
 from itertools import product
 from math import inf
@@ -13,7 +13,7 @@ from regression.optimum import Optimum, contraction, largest_stable_lr, least_sq
 def test_a_line_through_three_points_by_hand() -> None:
     x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 9.0])
     found = least_squares(r_factor(x, y, False), 3, False)
-    # w = (2 + 8 + 27) / 14; the mean square of the rest is (101 - 37^2 / 14) / 3; the curvature is 2 * 14 / 3
+    # w = (2 + 8 + 27) / 14; the loss is (101 - 37^2 / 14) / 3; the curvature is 2 * 14 / 3
     assert found.weight == pytest.approx([37 / 14]) and found.bias is None
     assert found.loss == pytest.approx((101 - 37**2 / 14) / 3)
     assert (found.condition_number, found.contraction, found.unique) == (pytest.approx(1), pytest.approx(0), True)
@@ -36,19 +36,19 @@ def test_inputs_that_are_all_zero_have_no_curvature() -> None:
 
 
 @pytest.mark.parametrize(("small", "unique"), [(2e-10, True), (0.5e-10, False)])
-def test_a_direction_ten_orders_of_size_flatter_counts_as_flat(small: float, unique: bool) -> None:
+def test_a_singular_value_1e10_times_smaller_counts_as_zero(small: float, unique: bool) -> None:
     x = torch.tensor([[1.0, 0.0], [0.0, small]], dtype=torch.float64)
     found = least_squares(r_factor(x, torch.tensor([1.0, small], dtype=torch.float64), False), 2, False)
     assert (found.unique, found.weight) == (unique, pytest.approx([1.0, float(unique)]))
     assert found.condition_number == pytest.approx(1 / small**2 if unique else 1.0)
 
 
-def test_the_work_of_a_table_by_hand() -> None:
+def test_the_number_of_operations_by_hand() -> None:
     assert work(100, 10) == 100 * 10 * 10 + 20 * 10 * 10 * 10
     assert work(5, 10) == 5 * 10 * 5 + 20 * 10 * 5 * 5
 
 
-def test_the_triangle_is_that_of_the_table_with_ones_and_targets() -> None:
+def test_the_r_factor_is_that_of_the_table_with_ones_and_targets() -> None:
     x, y = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([2.0, 4.0, 9.0])
     for bias in (True, False):
         table = np.array([[1, 1, 2], [2, 1, 4], [4, 1, 9]], dtype=float)[:, [0, 1, 2] if bias else [0, 2]]
@@ -58,7 +58,7 @@ def test_the_triangle_is_that_of_the_table_with_ones_and_targets() -> None:
 
 
 def spectral_radius(h: float, lr: float, momentum: float, nesterov: bool) -> float:
-    """Of a step of torch's SGD on ``h p^2 / 2``, from (p, buffer) to (p, buffer)."""
+    """Returns the spectral radius of a step of torch's SGD on ``h p^2 / 2``, from (p, buffer) to (p, buffer)."""
     buffer = np.array([h, momentum])
     gradient = np.array([h, 0.0])
     step = gradient + momentum * buffer if nesterov else buffer
@@ -68,7 +68,7 @@ def spectral_radius(h: float, lr: float, momentum: float, nesterov: bool) -> flo
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
-def test_the_contraction_is_the_spectral_radius_of_the_slower_curvature(momentum: float, nesterov: bool) -> None:
+def test_the_contraction_is_the_larger_spectral_radius(momentum: float, nesterov: bool) -> None:
     for largest, smallest, lr in product((4.0, 2.0), (1.0, 0.05), (0.05, 0.3, 0.6)):
         expected = max(spectral_radius(h, lr, momentum, nesterov) for h in (largest, smallest))
         assert contraction(largest, smallest, lr, momentum, nesterov) == pytest.approx(expected, rel=1e-6)
@@ -89,7 +89,7 @@ def test_the_largest_stable_rate_by_hand(momentum: float, nesterov: bool, decay:
 
 
 @pytest.mark.parametrize("scale", [1e-14, 1.0, 1e14])
-def test_the_scale_of_the_inputs_does_not_decide_which_directions_count(scale: float) -> None:
+def test_the_rank_does_not_depend_on_the_scale_of_the_inputs(scale: float) -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 1.0], [0.5, 4.0]], dtype=torch.float64)
     y = x @ torch.tensor([2.0, -1.0], dtype=torch.float64)
     found = least_squares(r_factor(scale * x, y, False), 3, False)

@@ -1,4 +1,4 @@
-"""What debug=overfit says at its end."""
+"""Tests the verdict of debug=overfit."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def said(result: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["optimizer.lr=1e-5", "trainer.max_epochs=3"], "the rows were not learnt: train/loss 2.5 -> 2.499, "),
     ],
 )
-def test_whether_the_rows_were_learnt_and_from_which_loss_to_which(
+def test_the_verdict_says_whether_the_rows_were_learnt_and_gives_both_losses(
     given: list[str], verdict: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = "model.init_weight=0", "model.init_bias=0", "data.standardize=false"
@@ -32,7 +32,7 @@ def test_whether_the_rows_were_learnt_and_from_which_loss_to_which(
     assert line.startswith(verdict)  # (1 + 4) / 2
 
 
-def test_a_run_that_goes_on_remembers_its_first_loss_and_one_without_a_loss_says_nothing() -> None:
+def test_a_resumed_run_keeps_its_first_loss_and_a_run_without_one_has_no_verdict() -> None:
     begun, resumed = Overfit(), Overfit()
     begun.first = 2.0
     resumed.load_state_dict(begun.state_dict())

@@ -1,4 +1,4 @@
-"""Plain dictionaries become a config: what is handed on, filled in, kept and compared, key by key."""
+"""Tests parsing plain dictionaries into a config."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def changed(**values: Any) -> dict[str, Any]:
-    """``TREE`` with other values: ``data__rows=7`` sets ``data.rows``."""
+    """Returns ``TREE`` with other values: ``data__rows=7`` sets ``data.rows``."""
     tree = copy.deepcopy(TREE)
     for key, value in values.items():
         *path, name = key.split("__")
@@ -98,7 +98,7 @@ FLAT = {
 }
 
 
-def test_what_a_run_depends_on_is_this_and_no_more() -> None:
+def test_the_identity_of_a_run_has_exactly_these_keys() -> None:
     del (expected := dict(FLAT))["name"]
     assert flat_config(parse(TREE)) == expected
     del expected["trainer.max_epochs"]
@@ -122,11 +122,11 @@ def test_what_a_run_depends_on_is_this_and_no_more() -> None:
     ],
     ids=str,
 )
-def test_what_a_run_shows_and_writes_on_its_way_is_no_part_of_what_it_depends_on(free: dict[str, Any]) -> None:
+def test_output_settings_are_not_part_of_a_runs_identity(free: dict[str, Any]) -> None:
     assert flat_config(parse(changed(**free), {"data": "mine"})) == flat_config(parse(TREE))
 
 
-def test_what_a_class_gets_of_a_free_key_it_depends_on() -> None:
+def test_a_class_that_uses_an_output_setting_makes_it_part_of_the_identity() -> None:
     watch = {"_target_": "whole_of_test.Watch", "table": "/x", "every": 2, "name": "a"}
     tree = changed(callbacks__watch=watch, checkpoint__every_steps=2, name="a", data__rows=4)
     links = {
@@ -149,7 +149,11 @@ def test_hyperparameters_are_these_in_this_order() -> None:
     choices = {"optimizer": "sgd", "scheduler": "step", "debug": "overfit", "experiment": "a", "other": "b"}
     found = flat_hparams(parse(tree, choices, links=links))
     expected = {key: value for key, value in FLAT.items() if key not in ("name", "data.rows")}
-    expected |= {"optimizer": "sgd", "experiment": "a", "debug": "overfit"}  # no scheduler: a callback is no model
+    expected |= {
+        "optimizer": "sgd",
+        "experiment": "a",
+        "debug": "overfit",
+    }  # no scheduler: only a callback uses it, not the model
     expected |= {"stopping.mode": None, "trainer.fast_dev_run": False, "trainer.profiler": None}
     expected |= {"trainer.enable_progress_bar": True, "trainer.fast": True, "trainer.num_threads": None}
     expected |= {"callbacks.watch._target_": "whole_of_test.Watch", "callbacks.watch.table": "/x"}
@@ -159,19 +163,19 @@ def test_hyperparameters_are_these_in_this_order() -> None:
     assert keys[-2:] == ["experiment", "debug"]
 
 
-def test_a_config_has_its_keys_as_they_are_composed() -> None:
+def test_a_parsed_config_has_all_keys_with_defaults() -> None:
     config = parse(changed(classes=[1], seed=4), own=["classes", "seed"])
     filled = {"monitor": {"metric": "val/loss", "mode": "min"}, "callbacks": {}, "logger": {}, "classes": [1]}
     packages = ["torch", "lightning", "torchmetrics", "descent", "whole_of_test"]
     expected = changed(seed=4, packages=packages, stopping__mode=None) | filled | {"choices": {}, "links": {}}
     expected["trainer"] |= {"fast": True, "fast_dev_run": False, "num_threads": None}
     expected["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    del expected["trainer"]["min_epochs"]  # Lightning's own default
+    del expected["trainer"]["min_epochs"]  # it has Lightning's own default
     assert tree_of(config) == expected
     assert config.extra == {"classes": [1]}
 
 
-def test_the_keys_of_the_schema_are_told_from_those_with_a_default() -> None:
+def test_keys_of_tells_required_keys_from_those_with_a_default() -> None:
     needed = ["seed", "name", *("data", "model", "optimizer", "scheduler", "batch", "clip", "stopping", "trainer")]
     needed += ["checkpoint"]
     assert keys_of(Config, needed=True) == needed
@@ -202,7 +206,7 @@ def test_the_keys_of_the_schema_are_told_from_those_with_a_default() -> None:
     ],
     ids=str,
 )
-def test_a_mistake_is_named_by_the_key_where_it_is_written(
+def test_an_error_names_the_key_where_the_value_is_written(
     values: dict[str, Any], links: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -210,7 +214,7 @@ def test_a_mistake_is_named_by_the_key_where_it_is_written(
     assert str(raised.value).startswith(message)
 
 
-def test_paths_of_every_class_start_at_the_given_directory(tmp_path: Path) -> None:
+def test_relative_paths_of_every_class_start_at_the_given_directory(tmp_path: Path) -> None:
     csv = {"_target_": "lightning.pytorch.loggers.CSVLogger"}
     tree = changed(
         **{"data__table": "a.csv", "callbacks__w": {"_target_": "whole_of_test.Watch", "table": "b.csv"}},
@@ -219,11 +223,11 @@ def test_paths_of_every_class_start_at_the_given_directory(tmp_path: Path) -> No
     config = parse(tree, cwd=tmp_path)
     assert config.data["table"] == str(tmp_path / "a.csv")
     assert config.callbacks == {"w": {"_target_": "whole_of_test.Watch", "table": str(tmp_path / "b.csv")}}
-    assert config.logger["own"] == {**csv, "save_dir": None}  # gets the run's
+    assert config.logger["own"] == {**csv, "save_dir": None}  # gets the run directory
     assert config.logger["there"]["name"] is None
 
 
-def test_what_gets_the_scheduler_gets_it_as_it_was_filled_in() -> None:
+def test_linked_keys_get_the_completed_scheduler() -> None:
     plateau = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "patience": 3}
     tree = changed(model__scheduler=plateau, model__parts={"a": {"b": plateau, "c": 1}}, data__rows=4)
     tree["scheduler"] = plateau
@@ -241,18 +245,20 @@ def test_what_gets_the_scheduler_gets_it_as_it_was_filled_in() -> None:
 @pytest.mark.parametrize(
     ("patience", "given", "links", "mode"),
     [
-        (None, "max", {"stopping.mode": "monitor.mode"}, "max"),  # nothing waits for it
+        (None, "max", {"stopping.mode": "monitor.mode"}, "max"),  # without patience the mode is unused
         (2, "max", {"stopping.mode": "monitor.mode"}, "min"),
         (2, "max", {}, "max"),
         (2, None, {}, "min"),
     ],
 )
-def test_a_direction_that_is_given_is_taken(patience: Any, given: Any, links: dict[str, str], mode: str) -> None:
+def test_a_given_stopping_mode_is_used_unless_it_is_linked(
+    patience: Any, given: Any, links: dict[str, str], mode: str
+) -> None:
     tree = changed(stopping__patience=patience, stopping__mode=given, stopping__monitor="train/loss")
     assert parse(tree, links=links).stopping.mode == mode
 
 
-def test_what_gets_the_optimizer_gets_it_with_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linked_keys_get_the_optimizer_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mine = {"_target_": "whole_of_test.Mine", "table": "a.csv"}
     tree = changed(model__optimizer=mine) | {"optimizer": mine}

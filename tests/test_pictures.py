@@ -1,4 +1,4 @@
-"""The pictures of a run, read off the figures, against rows and lines written by hand."""
+"""Compares the figures of a run with rows and lines written by hand."""
 
 import io
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_the_fit_shows_the_rows_and_each_curve() -> None:
     ]
 
 
-def test_predictions_stand_over_the_targets_and_the_diagonal_goes_from_the_least_to_the_largest_of_either() -> None:
+def test_predictions_are_plotted_against_targets_with_a_diagonal_over_the_whole_range() -> None:
     parts = {"one": (Y, Y + 3.0), "other": (np.array([0.5, 6.0]), np.array([-1.0, 6.5]))}
     figure = predicted_against_actual(parts, "p$")
     axes = figure.axes[0]
@@ -72,7 +72,7 @@ def test_paths_lie_over_the_contours_of_the_loss_around_the_optimum() -> None:
         ("least squares", "#000000", "None", "*", [(1.0, -1.0)]),
     ]
     levels, curves = contours(figure)
-    # the grid goes 15% beyond what there is: from 0 to 3, and from -1 to 1; its corner far from the optimum is highest
+    # the grid extends the ranges 0 to 3 and -1 to 1 by 15%; its corner farthest from the optimum is highest
     highest = 0.5 * (2.0 * 2.45**2 + 8.0 * 2.3**2)
     assert levels[0] == pytest.approx(highest * 1e-4)
     assert levels[-1] == pytest.approx(highest)
@@ -85,14 +85,14 @@ def test_paths_lie_over_the_contours_of_the_loss_around_the_optimum() -> None:
     assert curves[-3][:, 0].max() - curves[-3][:, 0].min() > 1
 
 
-def test_contours_of_a_slanted_valley_lean_as_it_does() -> None:
+def test_contours_follow_the_correlation_in_the_hessian() -> None:
     figure = paths_over_contours({"a": np.array([[-1.0, -1.0]])}, [0.0, 0.0], [[2.0, 1.0], [1.0, 2.0]], ("v", "w"))
     levels, curves = contours(figure)
     v, w = curves[8].T
     assert v**2 + v * w + w**2 == pytest.approx(levels[8], rel=0.05)
 
 
-def test_where_nothing_moves_and_nothing_curves_the_path_is_drawn_all_the_same() -> None:
+def test_a_path_without_movement_or_curvature_is_drawn() -> None:
     still = paths_over_contours({"a": np.array([[1.0, 0.0]])}, [1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], ("v", "w"))
     (levels, _) = contours(still)
     assert levels[-1] == pytest.approx(0.5 * ((0.15 * (1e-3 + 1e-9)) ** 2 + (0.15 * 1e-9) ** 2))
@@ -101,21 +101,21 @@ def test_where_nothing_moves_and_nothing_curves_the_path_is_drawn_all_the_same()
     assert [label for label, *_ in lines(flat.axes[0])] == ["a", "least squares"]
 
 
-def test_the_first_24_lines_look_different_and_come_in_this_order() -> None:
+def test_the_first_24_lines_have_different_looks_in_this_order() -> None:
     colors = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"]
     expected = [{"color": color, "linestyle": style} for style in ("-", "--", ":") for color in colors]
     assert [look(number) for number in range(25)] == [*expected, expected[0]]
 
 
-def test_a_picture_has_the_size_asked_for_and_names_in_any_script() -> None:
+def test_a_png_has_the_given_size_and_takes_names_in_any_script() -> None:
     figure, axes = new_figure(3, 2)
-    axes.set(xlabel="\u0b95\U0001f600")  # no font of matplotlib's has them
+    axes.set(xlabel="\u0b95\U0001f600")  # matplotlib's fonts lack these characters
     height, width, _ = plt.imread(io.BytesIO(png_of(figure, 50))).shape
     assert (width, height) == (150, 100)
-    assert not plt.get_fignums()  # pyplot would keep them
+    assert not plt.get_fignums()  # pyplot would keep the figures
 
 
-def test_a_legend_stands_beside_the_axes_and_inside_the_figure() -> None:
+def test_a_legend_is_beside_the_axes_and_inside_the_figure() -> None:
     figure, axes = new_figure()
     legend(axes, "nothing")
     assert axes.get_legend() is None
@@ -134,7 +134,7 @@ ROWS = ("data=line", "data.inputs=[[1],[2],[3],[5],[8]]", "data.targets=[3,5,7,1
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_run_leaves_the_predictions_the_fit_and_the_path_in_the_datas_own_units(bias: bool, tmp_path: Path) -> None:
+def test_a_run_draws_predictions_fit_and_path_in_the_datas_own_units(bias: bool, tmp_path: Path) -> None:
     config = config_of(
         *QUIET, *ROWS, f"model.bias={str(bias).lower()}", "trainer.max_epochs=3", "data.standardize=true"
     )
@@ -146,7 +146,7 @@ def test_a_run_leaves_the_predictions_the_fit_and_the_path_in_the_datas_own_unit
     predicted, fit, *path = [figure.axes[0] for figure, _ in figures]
     _, training, validation = lines(predicted)
     assert (training[0], validation[0]) == ("training rows", "validation rows")
-    rows = {3.0: 1.0, 5.0: 2.0, 7.0: 3.0, 12.0: 5.0, 15.0: 8.0}  # the input by the target
+    rows = {3.0: 1.0, 5.0: 2.0, 7.0: 3.0, 12.0: 5.0, 15.0: 8.0}  # target: input
     assert sorted(round(actual, 3) for *_, points in (training, validation) for actual, _ in points) == [*rows]
     assert (len(training[4]), len(validation[4])) == (3, 2)
     for actual, answer in (*training[4], *validation[4]):
@@ -157,7 +157,7 @@ def test_a_run_leaves_the_predictions_the_fit_and_the_path_in_the_datas_own_unit
     assert [rows[round(y, 3)] for _, y in drawn_rows[4]] == [pytest.approx(x) for x, _ in drawn_rows[4]]
     assert [y for _, y in drawn_rows[4]] == [y for y, _ in training[4]]
     assert [label for label, *_ in (learned, best)] == ["learned", "least squares"]
-    assert {(line[4][0][0], line[4][-1][0]) for line in (learned, best)} == {  # from the first to the last of them
+    assert {(line[4][0][0], line[4][-1][0]) for line in (learned, best)} == {  # from the smallest to the largest input
         (min(x for x, _ in drawn_rows[4]), max(x for x, _ in drawn_rows[4]))
     }
     for line, (w, b) in ((learned, (weight, own_bias)), (best, (result.optimum["weight"][0], result.optimum["bias"]))):
@@ -196,16 +196,16 @@ def test_two_weights_without_a_bias_have_a_path_and_no_fit(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("rows", "shown"), [(2000, 2000), (2001, 1001), (4001, 1334)])
-def test_of_many_rows_every_second_or_third_is_drawn(rows: int, shown: int, tmp_path: Path) -> None:
+def test_only_every_second_or_third_of_many_rows_is_drawn(rows: int, shown: int, tmp_path: Path) -> None:
     fractions = ("data.val_fraction=0", "data.test_fraction=0")
     with drawn() as figures:
         train(config_of(*QUIET, f"data.num_samples={rows}", *fractions, "trainer.max_epochs=1"), tmp_path)
     ((figure, _),) = figures
-    _, training = lines(figure.axes[0])  # and no validation rows
+    _, training = lines(figure.axes[0])  # there are no validation rows
     assert len(training[4]) == shown
 
 
-def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
+def test_a_lengthened_run_is_drawn_again(tmp_path: Path) -> None:
     for epochs in (1, 3):
         with drawn() as figures:
             config = config_of(*QUIET, *ROWS, f"trainer.max_epochs={epochs}")
@@ -224,7 +224,7 @@ def test_a_run_that_is_lengthened_is_drawn_again(tmp_path: Path) -> None:
         ("parameters", [], [], "note: Figures failed: figures=true needs callbacks.parameters"),
     ],
 )
-def test_a_run_without_another_callback_draws_what_is_known_beside_another_logger(
+def test_figures_without_another_callback_show_what_is_known(
     without: str, names: list[str], labels: list[str], note: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     csv = f"+logger={{csv: {{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: '{tmp_path}/csv'}}}}"
@@ -237,7 +237,7 @@ def test_a_run_without_another_callback_draws_what_is_known_beside_another_logge
     assert [line for line in caplog.messages if "Figures" in line] == ([note] if note else [])
 
 
-def test_predictions_of_two_features_are_of_each_rows_own(tmp_path: Path) -> None:
+def test_each_row_of_two_features_has_its_own_prediction(tmp_path: Path) -> None:
     rows = ("data=line", "data.inputs=[[1,10],[2,-3],[3,5],[5,0]]", "data.targets=[3,5,7,12]", "data.val_fraction=0")
     with drawn() as figures:
         result = train(config_of(*QUIET, *rows, "trainer.max_epochs=1"), tmp_path)

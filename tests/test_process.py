@@ -1,4 +1,4 @@
-"""What a process does with signals, with output that nobody takes, and with the names of its directories."""
+"""Tests signal handlers, protected output streams and the names of run directories."""
 
 import errno
 import io
@@ -31,7 +31,7 @@ NOTED = "\nstopping at the next step that can be resumed; press Ctrl-C again to 
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    """Default handlers, and after the test those of before."""
+    """Sets the default handlers, and restores the previous ones after the test."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in HANDLED}
     signals._received.clear()
     yield
@@ -45,10 +45,10 @@ def handlers() -> list[Any]:
 
 
 @pytest.mark.parametrize("number", HANDLED)
-def test_once_installed_a_signal_ends_the_process_and_is_not_forgotten(number: signal.Signals) -> None:
+def test_an_installed_handler_exits_and_remembers_the_signal(number: signal.Signals) -> None:
     signals.install()
     assert handlers() == [signals.exit_at_once] * len(HANDLED)
-    signals.exit_if_received()  # none was
+    signals.exit_if_received()  # none was received
     for how in (lambda: signal.raise_signal(number), signals.exit_if_received, lambda: signals.deferred().__enter__()):
         with pytest.raises(SystemExit) as ended:
             how()
@@ -58,7 +58,7 @@ def test_once_installed_a_signal_ends_the_process_and_is_not_forgotten(number: s
     assert handlers() == [signal.SIG_IGN] * len(HANDLED)
 
 
-def test_the_latest_signal_is_the_one_that_ends_the_process() -> None:
+def test_the_latest_signal_decides_the_exit_code() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with pytest.raises(SystemExit):
             signals.exit_at_once(number)
@@ -68,7 +68,7 @@ def test_the_latest_signal_is_the_one_that_ends_the_process() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
-def test_of_ignored_signals_only_that_of_the_terminal_stays_ignored() -> None:
+def test_only_an_ignored_sighup_stays_ignored() -> None:
     for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
     signals.install()
@@ -84,11 +84,11 @@ def test_of_ignored_signals_only_that_of_the_terminal_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("number", HANDLED)
-def test_in_training_a_signal_is_noted_and_the_next_one_ends_the_process(
+def test_during_training_a_signal_is_deferred_and_the_next_one_exits(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with signals.deferred() as pending:
-        pending.check()  # nothing has come
+        pending.check()  # no signal yet
         assert pending.number is None
         signal.raise_signal(number)
         assert capsys.readouterr() == ("", NOTED)
@@ -103,10 +103,10 @@ def test_in_training_a_signal_is_noted_and_the_next_one_ends_the_process(
     assert handlers() == [signal.SIG_DFL] * len(HANDLED)
     with signals.deferred() as another:
         assert another.number is None
-    signals.exit_if_received()  # it was noted and not to end the process
+    signals.exit_if_received()  # a deferred signal does not exit
 
 
-def test_a_signal_is_noted_where_the_terminal_is_gone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_is_deferred_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(errno.EIO, "Input/output error")
@@ -117,7 +117,7 @@ def test_a_signal_is_noted_where_the_terminal_is_gone_too(monkeypatch: pytest.Mo
         assert pending.number == signal.SIGTERM
 
 
-def test_signals_are_left_alone_in_a_thread_and_given_back_after_an_error() -> None:
+def test_handlers_are_not_set_in_a_thread_and_are_restored_after_an_error() -> None:
     found: list[Any] = []
 
     def look() -> None:
@@ -135,7 +135,7 @@ def test_signals_are_left_alone_in_a_thread_and_given_back_after_an_error() -> N
 
 
 class Breaks(io.TextIOWrapper):
-    """A stream into a file whose writes, or flushes, fail one after another as they are told to."""
+    """A file stream whose next writes and flushes fail with the given error numbers."""
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         super().__init__(path.open("wb"), encoding=encoding)
@@ -157,7 +157,7 @@ class Breaks(io.TextIOWrapper):
 
 @contextmanager
 def protected(path: Path) -> Iterator[Breaks]:
-    """Within it standard output is of this kind, and standard error was closed before Python began."""
+    """Replaces standard output by a ``Breaks`` stream and standard error by None, as if it was closed at start."""
     stream = Breaks(path, "ascii")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
@@ -183,9 +183,9 @@ def test_protected_streams_write_what_they_can(tmp_path: Path) -> None:
     ("number", "lost"),
     [(errno.EPIPE, False), (errno.EIO, False), (errno.EBADF, False), (errno.ENOSPC, True), (errno.EFBIG, True)],
 )
-def test_output_is_lost_where_somebody_reads_it(how: str, number: int, lost: bool, tmp_path: Path) -> None:
+def test_output_counts_as_lost_only_if_a_reader_exists(how: str, number: int, lost: bool, tmp_path: Path) -> None:
     with protected(tmp_path / "out") as stream:
-        setattr(stream, how, [number, errno.EPIPE if lost else errno.ENOSPC])  # the first counts
+        setattr(stream, how, [number, errno.EPIPE if lost else errno.ENOSPC])  # the first error counts
         for text in ("one", "two"):
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -195,7 +195,7 @@ def test_output_is_lost_where_somebody_reads_it(how: str, number: int, lost: boo
 
 
 @posix
-def test_a_failure_that_only_the_last_flush_shows_is_one(tmp_path: Path) -> None:
+def test_a_failure_of_the_last_flush_counts(tmp_path: Path) -> None:
     with protected(tmp_path / "out") as stream:
         open_files = len(os.listdir("/dev/fd"))  # noqa: PTH208
         stream.flushes = [errno.ENOSPC]
@@ -203,14 +203,14 @@ def test_a_failure_that_only_the_last_flush_shows_is_one(tmp_path: Path) -> None
         assert len(os.listdir("/dev/fd")) == open_files  # noqa: PTH208
 
 
-def test_of_a_stream_that_is_not_protected_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unprotected_stream_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert streams.lost() is None
 
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the resolvers make of their arguments; after the test they are as they were."""
+    """Calls a registered resolver; restores the resolvers after the test."""
     monkeypatch.setattr(BaseContainer, "_resolvers", dict(BaseContainer._resolvers))
     monkeypatch.delenv("DESCENT_LOGS", raising=False)
 
@@ -221,7 +221,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Any:
     return resolve
 
 
-def test_directories_are_below_logs_named_and_unique(
+def test_directories_are_below_logs_with_unique_names(
     resolve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: f"<{form}>")
@@ -250,17 +250,19 @@ def test_directories_are_below_logs_named_and_unique(
     assert len(seen) == 3
 
 
-def test_a_train_yaml_that_names_no_variable_has_that_of_older_ones(
+def test_a_train_yaml_without_a_variable_uses_the_default_one(
     resolve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dirs.register(tmp_path)
-    monkeypatch.setenv("DESCENT_" + "LOGS", str(tmp_path / "moved"))  # in two: a project of one's own renames it
+    monkeypatch.setenv(
+        "DESCENT_" + "LOGS", str(tmp_path / "moved")
+    )  # split, because a new project renames the whole word
     assert resolve("sweep_dir", "mine") == str(tmp_path / "moved/sweeps/mine")
     assert resolve("sweep_dir", "mine", "MOVED_LOGS") == str(tmp_path / "sweeps/mine")
     assert resolve("run_dir", "mine", "${empty}").startswith(str(tmp_path / "moved/runs/mine_"))
 
 
-def test_a_name_that_is_no_name_is_refused(resolve: Any, tmp_path: Path) -> None:
+def test_an_invalid_name_is_refused(resolve: Any, tmp_path: Path) -> None:
     run_dirs.register(tmp_path)
     for arguments in (("run_dir", "'../x'", "${empty}"), ("sweep_dir", "'../x'")):
         with pytest.raises(InterpolationResolutionError) as raised:

@@ -1,4 +1,4 @@
-"""The bar on the console: where it moves, how long it is, and what stays of it."""
+"""Tests the progress bar's updates, length and last line."""
 
 import re
 import sys
@@ -19,11 +19,11 @@ LINE = (
     *("data=line", "batch=full", "trainer=float64", "model.init_weight=0", "model.init_bias=0", "figures=false"),
     *("optimizer.lr=0.05", "data.standardize=true", "trainer.log_every_n_steps=10"),
 )
-POINTS = [*range(1, 21), 30, 40]  # after each of the first 20 epochs, of one step each, and every 10 steps
+POINTS = [*range(1, 21), 30, 40]  # after each of the first 20 epochs (one step each) and every 10 steps
 
 
 def losses_in_own_units(steps: int) -> list[float]:
-    """Before each step of gradient descent from 0 on y = 2 x in standardised units, in which y = x."""
+    """Returns the loss before each step of gradient descent from 0 on y = 2 x; in standardised units y = x."""
     x = (np.array([1.0, 2, 3, 4]) - 2.5) / np.sqrt(1.25)
     weight, losses = 0.0, []
     for _ in range(steps):
@@ -33,7 +33,7 @@ def losses_in_own_units(steps: int) -> list[float]:
 
 
 class Bars:
-    """What bars were made with, and how they moved."""
+    """Records the bars' arguments and updates."""
 
     def __init__(self) -> None:
         self.made: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bars]:
 
 
 @pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
-def test_the_bar_moves_where_the_curves_have_points_and_shows_the_loss_in_own_units(
+def test_the_bar_moves_at_logged_steps_and_shows_the_loss_in_own_units(
     callbacks: list[Callback], bars: Bars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config_of(*LINE, "trainer.max_epochs=44"), tmp_path / "r", callbacks=callbacks)
@@ -78,7 +78,7 @@ def test_the_bar_moves_where_the_curves_have_points_and_shows_the_loss_in_own_un
     ), last
 
 
-def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(bars: Bars, tmp_path: Path) -> None:
+def test_the_bar_of_a_resumed_run_starts_at_its_step(bars: Bars, tmp_path: Path) -> None:
     config = config_of(*LINE, "trainer.max_epochs=60", "trainer.max_steps=44")
     train(config, tmp_path / "r", callbacks=[SignalAt(12)])
     train(config, tmp_path / "r", resume=True)
@@ -87,11 +87,11 @@ def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(bars: Bars, tmp_path: 
     assert positions == [*POINTS, 44]
 
 
-def test_the_bar_is_as_long_as_the_shortest_end(bars: Bars, tmp_path: Path) -> None:
+def test_the_bar_ends_at_the_earliest_limit(bars: Bars, tmp_path: Path) -> None:
     ends = {
         "trainer.max_steps=7": 7,
         "stopping.max_gradient_evaluations=6": 6,
-        "stopping.max_samples=17": 5,  # of four rows each
+        "stopping.max_samples=17": 5,  # four rows a step
         "stopping.max_seconds=1000": 9,
     }
     for number, end in enumerate(ends):
@@ -100,7 +100,7 @@ def test_the_bar_is_as_long_as_the_shortest_end(bars: Bars, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("ending", ["diverged", "interrupted"])
-def test_the_bar_of_a_run_that_ends_before_is_closed_where_it_is(
+def test_the_bar_of_a_run_that_ends_early_is_closed_at_its_position(
     ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["optimizer.lr=1e9"] if ending == "diverged" else ["trainer.max_epochs=30"]
@@ -111,7 +111,7 @@ def test_the_bar_of_a_run_that_ends_before_is_closed_where_it_is(
     assert "Training:" in err and err.endswith("]\n")
 
 
-def test_on_a_terminal_the_bar_moves_ten_times_a_second(
+def test_on_a_terminal_the_bar_updates_up_to_ten_times_a_second(
     bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -119,7 +119,7 @@ def test_on_a_terminal_the_bar_moves_ten_times_a_second(
     assert [bar["mininterval"] for bar in bars.made] == [0.1]
 
 
-def test_an_error_before_training_finds_no_bar_to_close(tmp_path: Path, bars: Bars) -> None:
+def test_an_error_before_training_shows_no_bar(tmp_path: Path, bars: Bars) -> None:
     class Fails(Callback):
         def on_fit_start(self, *_: Any) -> None:
             raise ValueError("mine")

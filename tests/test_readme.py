@@ -1,4 +1,4 @@
-"""What the README says is true: its commands run, its lists are complete."""
+"""Tests that the README's commands run and its lists are right."""
 
 import inspect
 import os
@@ -49,7 +49,7 @@ def test_every_command_runs(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
-def test_every_make_command_sets_up_and_starts_what_it_says(command: str) -> None:
+def test_every_make_command_sets_up_a_venv_and_runs_its_program(command: str) -> None:
     arguments = [*shlex.split(command), "--dry-run", "--always-make"]
     lines = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "-m venv .venv" in lines
@@ -83,7 +83,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_dir(run: Run, tmp_path: Path) -> Path:
-    """Of a run of one epoch, whose best weights are its last."""
+    """The directory of a run of one epoch; its best weights are its last."""
     overrides = "data.num_features=1", "trainer.max_epochs=1", "figures=false"
     run(*overrides, run_dir=tmp_path / "r")
     save_config(tmp_path / "r", *overrides)
@@ -138,7 +138,7 @@ def test_tensorboard_serves_the_runs(run: Run, tmp_path: Path) -> None:
                     break
                 time.sleep(0.5)
             assert found, log.read_text()
-            for _ in range(60):  # it reads the runs in the background
+            for _ in range(60):  # TensorBoard reads the runs in the background
                 with urllib.request.urlopen(f"http://localhost:{found[1]}/data/runs") as answer:
                     runs = answer.read().decode()
                 if "shown" in runs:
@@ -151,12 +151,12 @@ def test_tensorboard_serves_the_runs(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
-def test_every_option_that_is_listed_is_there(group: str) -> None:
+def test_every_listed_option_exists(group: str) -> None:
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
     assert set(re.findall(r"`(\w+)`", row.split("|")[2])) <= set(options(group))
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
+def test_every_file_that_the_readme_names_exists() -> None:
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
     assert len(pictures) == 2
     for name in [*pictures, *re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README)]:
@@ -169,7 +169,7 @@ def test_make_pictures_draws_the_pictures() -> None:
         assert name in done.stdout
 
 
-def test_constraints_pin_every_dependency_and_name_no_address() -> None:
+def test_constraints_pin_every_dependency_without_urls() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( ; .+)?", line) for line in lines)
     pinned = {line.split("==")[0] for line in lines}
@@ -181,7 +181,7 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
     assert "torch==2.13.0" in lines
 
 
-def test_every_link_within_the_readme_leads_to_a_heading() -> None:
+def test_every_internal_link_has_a_heading() -> None:
     headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", README)}
     links = re.findall(r"\]\(#(.+?)\)", README)
     assert links and {*links} <= headings
@@ -194,7 +194,7 @@ def test_the_methods_that_the_readme_names_have_these_arguments() -> None:
         assert f"`{method.__name__}({', '.join([*own, *names])})`" in README
 
 
-def test_a_figure_gets_into_tensorboards_images_as_the_readme_says(run: Run, tmp_path: Path) -> None:
+def test_the_readmes_line_adds_a_figure_to_tensorboard(run: Run, tmp_path: Path) -> None:
     (line,) = re.findall(r"`(trainer\.logger\.experiment\..+?)`", README)
 
     class Drawing(ResultCallback):
@@ -202,7 +202,7 @@ def test_a_figure_gets_into_tensorboards_images_as_the_readme_says(run: Run, tmp
             exec(line.replace('"mine"', '"during"'), {"trainer": trainer, "figure": Figure()})
 
         def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
-            assert run_dir == Path(trainer.default_root_dir) == tmp_path / "r"  # which the README says as well
+            assert run_dir == Path(trainer.default_root_dir) == tmp_path / "r"  # the README says so too
             exec(line, {"trainer": trainer, "figure": Figure()})
 
     result = run("trainer.max_epochs=1", callbacks=[Drawing()], run_dir=tmp_path / "r")
@@ -211,7 +211,7 @@ def test_a_figure_gets_into_tensorboards_images_as_the_readme_says(run: Run, tmp
     assert [image.step for image in events.Images("mine")] == [result.steps]
 
 
-def test_a_relative_path_of_data_starts_where_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_data_path_starts_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "houses.csv").write_text("x,price\n1,2\n")
     (given,) = re.findall(r"`(data=table .*?)`", README)

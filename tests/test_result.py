@@ -1,4 +1,4 @@
-"""What a run leaves, key by key, against a loop in NumPy; and how a result is written and read."""
+"""Compares every key of a result with a loop in NumPy, and tests how results are written and read."""
 
 import json
 import math
@@ -71,7 +71,7 @@ HPARAMS = {
 }
 
 
-def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_of_a_run_equals_a_loop_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["my scripts/train.py", "a=1"])
     result = train(config_of(*OWN), tmp_path / "r")
     written = json.loads((tmp_path / "r/result.json").read_text())
@@ -126,7 +126,7 @@ def test_the_result_of_a_run_is_that_of_a_loop_by_hand(tmp_path: Path, monkeypat
 
 
 def table_of(path: Path) -> tuple[str, ...]:
-    """The overrides of a run on a table of 20 rows, ten of them for training."""
+    """Returns the overrides of a run on a table of 20 rows, ten of them for training."""
     rows = [(k % 7, (k * k) % 5, 3 * (k % 7) - (k * k) % 5 + k % 3) for k in range(20)]
     path.write_text("width,depth,price\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
     parts = "data.val_fraction=0.2", "data.test_fraction=0.3", "trainer=float64"
@@ -134,7 +134,7 @@ def table_of(path: Path) -> tuple[str, ...]:
 
 
 def measured(overrides: tuple[str, ...], weight: list[float], bias: float | None) -> dict[str, float]:
-    """The metrics of all three splits as scikit-learn has them."""
+    """Returns the metrics of all three splits by scikit-learn."""
     data = config_of(*overrides).data
     source = load(data)
     parts = split(data, len(source.targets))
@@ -146,7 +146,7 @@ def measured(overrides: tuple[str, ...], weight: list[float], bias: float | None
     return found
 
 
-def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run: Run, tmp_path: Path) -> None:
+def test_test_metrics_use_the_best_weights_and_the_others_the_last(run: Run, tmp_path: Path) -> None:
     overrides = table_of(tmp_path / "rows.csv")
     steps = "batch.size=3", "optimizer.lr=0.03", "trainer.max_epochs=9", "trainer.check_val_every_n_epoch=1"
     result = run(*overrides, *steps, run_dir=tmp_path / "r")
@@ -154,7 +154,7 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
     assert result.rows == {"train": 10, "val": 4, "test": 6}
     assert result.parameters is not None and result.best is not None
     last = measured(overrides, **result.parameters)
-    assert result.best["step"] < result.steps == 36  # or the test could not tell best from last
+    assert result.best["step"] < result.steps == 36  # the best weights must differ from the last
     weight, bias = LinearRegression.load_from_checkpoint(tmp_path / "r/checkpoints/best.ckpt").own_units()
     best = measured(overrides, weight, bias)
     assert result.best == {"step": result.best["step"], "metric": "val/loss", "value": pytest.approx(best["val/loss"])}
@@ -197,15 +197,13 @@ def test_the_test_metrics_are_of_the_best_weights_and_the_others_of_the_last(run
     assert settings["trainer.precision"].string_value == "64-true"
 
 
-def test_a_run_that_is_interrupted_has_the_metrics_of_its_last_weights_and_no_final_ones(
-    run: Run, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_has_metrics_of_its_last_weights_and_no_test_metrics(run: Run, tmp_path: Path) -> None:
     overrides = table_of(tmp_path / "rows.csv")
     at = SignalAt(6)
     result = run(*overrides, "batch.size=3", "figures=true", callbacks=[at], run_dir=tmp_path / "r")
     assert (result.status, result.reason) == ("interrupted", "interrupted by SIGTERM")
     assert (result.signal, result.exit_code, read_result(tmp_path / "r")["signal"]) == (15, 143, 15)
-    assert result.steps in (6, 7)  # of epochs of 3, 3, 3 and 1 rows
+    assert result.steps in (6, 7)  # batches of 3, 3, 3 and 1 rows
     assert (result.epochs, result.samples, result.stopped) == (1, 10 + 3 * (result.steps - 4), None)
     assert result.parameters is not None
     expected = measured(overrides, **result.parameters)
@@ -216,7 +214,7 @@ def test_a_run_that_is_interrupted_has_the_metrics_of_its_last_weights_and_no_fi
     assert not (tmp_path / "r/figures").exists()
 
 
-def test_a_diverged_run_has_its_settings_beside_its_metrics_and_none_of_a_test(run: Run, tmp_path: Path) -> None:
+def test_a_diverged_run_logs_hparams_with_its_metrics_and_no_test_metrics(run: Run, tmp_path: Path) -> None:
     result = run(*SMALL, "optimizer.lr=100", "figures=true", run_dir=tmp_path / "r")
     assert (result.status, result.exit_code) == ("diverged", 3)
     tags = {tag for tag in events(tmp_path / "r").Tags()["scalars"] if tag.startswith(("hp", "test"))}
@@ -234,12 +232,12 @@ def test_a_diverged_run_has_its_settings_beside_its_metrics_and_none_of_a_test(r
     ],
     ids=",".join,
 )
-def test_a_rule_that_did_not_stop_a_run_is_not_said_to(rule: list[str], run: Run) -> None:
+def test_a_stopping_rule_is_named_only_if_it_stopped_the_run(rule: list[str], run: Run) -> None:
     result = run(*SMALL, *rule)
     assert (result.epochs, result.stopped) == (4, None)
 
 
-def test_without_noise_the_true_parameters_are_the_least_squares_ones(run: Run) -> None:
+def test_without_noise_the_true_parameters_equal_least_squares(run: Run) -> None:
     for bias in ("true", "false"):
         overrides = "data.num_samples=50", "data.noise_std=0", "trainer=float64", "trainer.max_epochs=1"
         result = run(*overrides, f"model.bias={bias}")
@@ -255,14 +253,14 @@ def test_without_noise_the_true_parameters_are_the_least_squares_ones(run: Run) 
     assert one.optimum is not None and one.optimum["bias"] is None and "hessian" not in one.optimum
 
 
-def test_without_validation_the_settings_are_still_those_that_were_given(run: Run) -> None:
+def test_without_validation_the_config_in_the_result_is_unchanged(run: Run) -> None:
     config = config_of("data=line", "scheduler=plateau", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
     result = run("data=line", "scheduler=plateau", "trainer.max_epochs=1", "figures=true")
     assert result.hparams["scheduler.monitor"] == config.scheduler["monitor"] == "val/loss"
     assert result.config_digest == config_digest(config)
 
 
-def test_a_large_unit_of_the_target_is_no_divergence(run: Run, tmp_path: Path) -> None:
+def test_large_target_values_are_not_divergence(run: Run, tmp_path: Path) -> None:
     rows = "".join(f"{k},{1e6 * (k % 7)}\n" for k in range(40))
     (tmp_path / "rows.csv").write_text(f"x,y\n{rows}")
     table = ("data=table", f"data.path={tmp_path}/rows.csv", "data.target=y", "data.standardize=true")
@@ -271,26 +269,24 @@ def test_a_large_unit_of_the_target_is_no_divergence(run: Run, tmp_path: Path) -
     assert 1e12 < result.metrics["train/loss"] < 1e13
 
 
-def test_in_double_precision_the_initial_weights_are_doubles(run: Run) -> None:
+def test_in_double_precision_the_initial_weights_are_double(run: Run) -> None:
     start = "model.init_weight=0.1", "model.init_bias=0"
     result = run("data=line", "trainer=float64", *start, "predict_at=[[1]]", "trainer.max_epochs=1")
     assert result.predictions[0]["before"] == 0.1
 
 
-def test_targets_that_are_all_one_number_have_finite_metrics(run: Run) -> None:
+def test_constant_targets_have_finite_metrics(run: Run) -> None:
     result = run("data=line", "data.targets=[3,3,3,3]", "data.val_fraction=0.5", "trainer.max_epochs=1")
     assert result.parameters is not None
     assert math.isfinite(result.metrics["val/loss"]) and math.isfinite(result.metrics["val/mae"])
 
 
-def test_nothing_is_written_to_the_console_by_training(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_prints_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run(*SMALL, "data.num_features=1")
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_note_on_an_optimum_that_is_not_unique_is_for_that_case_alone(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_a_non_unique_optimum_is_noted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     note = (
         "note: the least-squares solution is not unique: the reported one is the nearest to 0 in the units of training,"
         " and optimum/distance is the distance to the nearest of all solutions"
@@ -304,7 +300,7 @@ def test_the_note_on_an_optimum_that_is_not_unique_is_for_that_case_alone(
     assert not [record for record in caplog.records if record.name.startswith(("descent", "regression"))]
 
 
-def test_a_run_in_a_directory_that_has_one_begins_anew_unless_it_is_to_resume(run: Run, tmp_path: Path) -> None:
+def test_a_run_in_a_used_directory_starts_again_unless_it_resumes(run: Run, tmp_path: Path) -> None:
     steps = []
     for resume in (True, False, True):
         trace = Trace()
@@ -321,7 +317,7 @@ def test_the_exit_code_says_how_a_run_ended(status: Any, signal: int | None, cod
     assert Result(status, seed=0, command="", signal=signal).exit_code == code
 
 
-def test_numbers_that_json_does_not_have_are_written_as_null_and_letters_as_they_are(tmp_path: Path) -> None:
+def test_nonfinite_numbers_are_written_as_null_and_text_is_not_escaped(tmp_path: Path) -> None:
     result = Result("diverged", 0, "c", metrics={"a": math.nan, "b": -math.inf, "c": 0.5}, entries={"target": "Größe"})
     result.entries["predictions"] = [{"input": [1.0], "before": math.inf, "after": 2}]
     result.write(tmp_path)
@@ -337,7 +333,7 @@ def test_numbers_that_json_does_not_have_are_written_as_null_and_letters_as_they
     [([], False), (["result.json"], False), (["last.ckpt"], False), (["result.json", "last.ckpt"], True)],
     ids=str,
 )
-def test_a_failure_takes_the_result_of_no_run_that_can_go_on(files: list[str], kept: bool, tmp_path: Path) -> None:
+def test_a_failure_keeps_the_result_of_a_run_that_can_be_resumed(files: list[str], kept: bool, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in files:
         (tmp_path / ("checkpoints" if name == "last.ckpt" else "") / name).write_text("before")
@@ -360,7 +356,7 @@ def test_a_run_is_finished_when_it_is_completed_or_diverged(status: Any, finishe
     assert not is_finished(tmp_path)
 
 
-KINDS: dict[str, tuple[list[Any], list[Any]]] = {  # values that are right, and ones that are not
+KINDS: dict[str, tuple[list[Any], list[Any]]] = {  # valid values, invalid values
     **dict.fromkeys(("metrics", "hparams"), ([{}, {"a": 1}], [None, [], 1, "a", True])),
     **dict.fromkeys(("steps", "epochs", "samples", "gradient_evaluations"), ([0, 7], [None, 1.5, "1", [], False])),
     **dict.fromkeys(("reason", "stopped"), ([None, "a"], [1, [], {}, True])),
@@ -379,7 +375,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_result_has_the_kinds_of_values_that_others_read(key: str, tmp_path: Path) -> None:
+def test_reading_a_result_checks_the_type_of_each_value(key: str, tmp_path: Path) -> None:
     Result("completed", 0, "").write(tmp_path)
     path = tmp_path / "result.json"
     whole = json.loads(path.read_text())
@@ -400,7 +396,7 @@ def test_a_result_has_the_kinds_of_values_that_others_read(key: str, tmp_path: P
     assert str(raised.value) == f"{path} must be the result of a run; {key} is missing"
 
 
-def test_what_is_no_result_is_shown_as_far_as_forty_letters(tmp_path: Path) -> None:
+def test_the_error_of_an_invalid_result_shows_its_first_40_characters(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps("x" * 50))
     with pytest.raises(UserError) as raised:
@@ -410,7 +406,7 @@ def test_what_is_no_result_is_shown_as_far_as_forty_letters(tmp_path: Path) -> N
         read_result(tmp_path / "none")
 
 
-def test_a_run_that_never_trained_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_a_run_that_never_trained_is_refused_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         run_result(tmp_path)
     assert str(raised.value) == f"RUN_DIR must be the directory of a run that has ended, got {tmp_path}"
@@ -424,7 +420,7 @@ def test_a_run_that_never_trained_is_named_with_its_reason(tmp_path: Path) -> No
     assert run_result(tmp_path)["status"] == "interrupted"
 
 
-def test_a_result_has_the_entries_of_callbacks_as_attributes_and_names_those_it_has() -> None:
+def test_an_unknown_attribute_of_a_result_is_refused_with_the_known_entries() -> None:
     with pytest.raises(AttributeError) as raised:
         _ = Result("completed", 0, "", entries={"optimum": 1, "mine": 2}).optimun
     assert str(raised.value) == "this result has no optimun: it has optimum, mine"
@@ -435,7 +431,7 @@ def test_a_result_has_the_entries_of_callbacks_as_attributes_and_names_those_it_
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_git_is_the_commit_and_whether_there_are_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_state_is_the_commit_and_whether_it_is_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "descent"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -454,7 +450,7 @@ def test_git_is_the_commit_and_whether_there_are_changes(tmp_path: Path, monkeyp
         return git_state()
 
     try:
-        assert state() is None  # there is no repository
+        assert state() is None  # no repository
         git("init")
         git("add", ".")
         git("commit", "-m", "x")
@@ -462,6 +458,6 @@ def test_git_is_the_commit_and_whether_there_are_changes(tmp_path: Path, monkeyp
         (package / "new.py").touch()
         assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert state() is None  # there is no git
+        assert state() is None  # no git
     finally:
         git_state.cache_clear()

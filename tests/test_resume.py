@@ -1,4 +1,4 @@
-"""A run that is interrupted at any step and resumed equals one that was not, bit for bit in double precision."""
+"""Tests that a run that is interrupted at any step resumes bit for bit in double precision."""
 
 import signal
 from pathlib import Path
@@ -21,7 +21,7 @@ STEPS = {"mini": 20, "single": 160, "full": 4}
 
 
 class Trace(SparseCallback):
-    """Every batch's targets and loss, and the weights after it, in or out of Lightning's loop."""
+    """Records each batch's targets, its loss and the weights after it, in fast steps and in Lightning's loop."""
 
     def __init__(self) -> None:
         self.steps: dict[int, Any] = {}
@@ -38,9 +38,9 @@ class Trace(SparseCallback):
 
 
 class SignalAt(SparseCallback):
-    """Sends this process a signal after a step, in its middle, or in the validation or epoch that ends with it.
+    """Sends this process a signal after a step, within it, or in the validation or epoch end that follows.
 
-    ``on_step`` is within a call that takes several steps; ``on_before_backward`` makes every step Lightning's.
+    ``on_step`` runs within a call of several fast steps; ``on_before_backward`` forces Lightning's loop.
     """
 
     def __init__(self, step: int, number: signal.Signals = signal.SIGTERM, where: str = "on_step") -> None:
@@ -50,7 +50,7 @@ class SignalAt(SparseCallback):
             setattr(self, where, lambda trainer, *args: self._send(trainer.global_step))
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # what it has sent is none of the run's
+        return {}  # not part of the run's state
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
         if self.where == "on_step":
@@ -60,7 +60,7 @@ class SignalAt(SparseCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.on_step(trainer, trainer.global_step, batch, outputs["loss"])  # where Lightning takes the step
+        self.on_step(trainer, trainer.global_step, batch, outputs["loss"])  # in Lightning's loop
 
     def _send(self, step: int) -> None:
         if step == self.step and not self.sent:
@@ -76,7 +76,7 @@ def assert_resumes_exactly(run: Run, tmp_path: Path, interrupted: list[SignalAt]
     whole, resumed = Trace(), Trace()
     expected = run(*overrides, callbacks=[whole], run_dir=tmp_path / "whole")
     run_dir = tmp_path / "resumed"
-    for number, callback in enumerate([*interrupted, SignalAt(-1)]):  # at last without a signal
+    for number, callback in enumerate([*interrupted, SignalAt(-1)]):  # the last run gets no signal
         found = run(*overrides, callbacks=[resumed, callback], run_dir=run_dir, resume=number > 0)
         assert found.status == ("interrupted" if callback.sent else "completed")
         if found.status == "completed":  # a stopping rule may end a run before the last signal
@@ -112,15 +112,15 @@ def test_every_model_resumes_exactly(model: str, run: Run, tmp_path: Path) -> No
 def test_every_scheduler_resumes_exactly(scheduler: str, run: Run, tmp_path: Path) -> None:
     extra = {"plateau": ["scheduler.patience=0", "optimizer.lr=0.3"], "step": ["scheduler.step_size=1"]}
     overrides = [*SMALL, "clip=norm", "optimizer=momentum", f"scheduler={scheduler}", *extra.get(scheduler, [])]
-    # in the middle of an epoch, and the last of one; `make soak` has more
+    # in the middle of an epoch and at its end; `make soak` tests more
     assert_resumes_exactly(run, tmp_path, [SignalAt(6), SignalAt(8)], *overrides)
 
 
-def test_patience_on_the_training_loss_counts_on_when_resumed(run: Run, tmp_path: Path) -> None:
+def test_patience_on_the_training_loss_resumes_its_count(run: Run, tmp_path: Path) -> None:
     overrides = [*SMALL, "data.val_fraction=0", "stopping=patience", "stopping.patience=3", "optimizer.lr=0.5"]
     stopped = run(*overrides, "trainer.max_epochs=30")
     assert stopped.epochs < 30
-    interruptions = [SignalAt(stopped.steps - back) for back in (9, 3)]  # while it counts
+    interruptions = [SignalAt(stopped.steps - back) for back in (9, 3)]  # while patience counts
     assert_resumes_exactly(run, tmp_path, interruptions, *overrides, "trainer.max_epochs=30")
 
 
@@ -145,13 +145,13 @@ def test_a_run_with_max_steps_resumes_exactly(scheduler: str, run: Run, tmp_path
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "nadam"])
-def test_steps_through_lightnings_loop_resume_exactly(optimizer: str, run: Run, tmp_path: Path) -> None:
+def test_steps_in_lightnings_loop_resume_exactly(optimizer: str, run: Run, tmp_path: Path) -> None:
     signals = [SignalAt(3, where="on_before_backward"), SignalAt(11), SignalAt(15, where="on_before_backward")]
     assert_resumes_exactly(run, tmp_path, signals, *SMALL, f"optimizer={optimizer}", "scheduler=exponential")
 
 
 @pytest.mark.parametrize(("optimizer", "steps"), [("adam", (21, 22, 57)), ("lbfgs", (60,))])
-def test_a_signal_within_many_epochs_of_one_step_resumes_exactly(
+def test_a_signal_among_epochs_of_one_step_resumes_exactly(
     optimizer: str, steps: tuple[int, ...], run: Run, tmp_path: Path
 ) -> None:
     full = ("batch=full", "batch.size=null", "trainer.max_epochs=70", f"optimizer={optimizer}")
@@ -163,7 +163,7 @@ def test_a_signal_within_many_epochs_of_one_step_resumes_exactly(
 
 
 @pytest.mark.parametrize("batch", ["full", "mini"])
-def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, run: Run, tmp_path: Path) -> None:
+def test_checkpoints_are_written_during_epochs_without_hooks(batch: str, run: Run, tmp_path: Path) -> None:
     written: list[int] = []
 
     class Written(SparseCallback):
@@ -178,14 +178,14 @@ def test_checkpoints_are_written_within_epochs_that_nobody_hears_of(batch: str, 
     assert written == pytest.approx([30, 60, 90, 120, 150, 180, 200], abs=7)
 
 
-def test_a_signal_within_epochs_that_nobody_hears_of_resumes_exactly(run: Run, tmp_path: Path) -> None:
+def test_a_signal_during_epochs_without_hooks_resumes_exactly(run: Run, tmp_path: Path) -> None:
     assert_resumes_exactly(
         run, tmp_path, [SignalAt(101), SignalAt(123)], *SMALL, "trainer.max_epochs=40", "optimizer=momentum"
     )
 
 
-def test_a_resumed_run_knows_the_best_step_of_before(run: Run, tmp_path: Path) -> None:
-    # the learning rate is too large: each step makes the loss worse, so that the first validation is the best
+def test_a_resumed_run_keeps_the_earlier_best_step(run: Run, tmp_path: Path) -> None:
+    # the learning rate is so large that each step increases the loss: the first validation is the best
     worse = ("batch=full", "batch.size=null", "optimizer.lr=1.5", "stopping.diverged_above=1e20")
     whole = run(*SMALL, *worse, run_dir=tmp_path / "whole")
     assert run(*SMALL, *worse, callbacks=[SignalAt(2)], run_dir=tmp_path / "r").status == "interrupted"

@@ -1,4 +1,4 @@
-"""The cut: the machinery knows no task, and each optional room can be deleted."""
+"""Tests that the machinery never imports the example and that optional rooms can be deleted."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ MACHINERY = sorted((ROOT / "src/descent").rglob("*.py"))
 
 
 def imported(path: Path, at_top: bool = False) -> set[str]:
-    """The modules that a file imports; ``at_top``: when it is imported itself."""
+    """Returns the modules that a file imports; ``at_top`` restricts them to its top level."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if at_top else list(ast.walk(tree))
     names = {
@@ -34,11 +34,11 @@ def test_the_machinery_never_imports_the_example(path: Path) -> None:
     assert not [name for name in imported(path) if name.split(".")[0] == "regression"]
 
 
-# not Lightning's: of torch's modules and tensors, of TensorBoard's file names, of Hydra's loader, and a public one
+# private names of torch, TensorBoard and Hydra, and the public os._exit
 OTHERS = {"_buffers", "_non_persistent_buffers_set", "_version", "_global_uid", "_process_config_searchpath", "_exit"}
 
 
-def test_lightnings_private_names_stand_in_fast_alone() -> None:
+def test_only_fast_uses_lightnings_private_names() -> None:
     found: dict[str, set[str]] = {}
     for path in MACHINERY:
         attributes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Attribute)]
@@ -50,7 +50,7 @@ def test_lightnings_private_names_stand_in_fast_alone() -> None:
 
 
 @pytest.mark.parametrize("room", OPTIONAL)
-def test_no_other_room_needs_an_optional_one(room: str) -> None:
+def test_no_room_imports_an_optional_room(room: str) -> None:
     for path in MACHINERY:
         if room_of(path) != room:
             assert not [name for name in imported(path, at_top=True) if name.startswith(f"descent.{room}.")], path
@@ -63,9 +63,9 @@ def test_rooms_import_each_other_in_one_direction() -> None:
             found = {name.split(".")[1] for name in imported(path, at_top=True) if name.startswith("descent.")}
             rooms = {name for name in found if (ROOT / "src/descent" / name).is_dir()}
             needs.setdefault(room_of(path), set()).update(rooms - {room_of(path)})
-    while needs:  # take away those that need nothing that is left
+    while needs:  # remove rooms that need no remaining room
         free = [room for room, others in needs.items() if not others & set(needs)]
-        assert free, f"a circle in {needs}"
+        assert free, f"an import cycle in {needs}"
         for room in free:
             del needs[room]
 
@@ -78,7 +78,7 @@ def copy_to(copy: Path) -> None:
 
 
 def delete(room: str, copy: Path) -> None:
-    """Takes a room out of a copy of the project, as the README says."""
+    """Deletes a room from a copy of the project, as the README says."""
     shutil.rmtree(copy / "src/descent" / room)
     if room == "sweep":
         shutil.rmtree(copy / "src/hydra_plugins")
@@ -96,7 +96,7 @@ def delete(room: str, copy: Path) -> None:
 
 
 def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
-    """An interpreter with the installed libraries, but with the copy's packages in place of this checkout's."""
+    """Returns an interpreter and environment with the installed libraries and the copy's packages."""
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
@@ -110,11 +110,11 @@ def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
 @posix
 @pytest.mark.soak
 @pytest.mark.parametrize("room", OPTIONAL)
-def test_without_an_optional_room_the_rest_of_the_tests_pass(room: str, tmp_path: Path) -> None:
+def test_without_an_optional_room_the_other_tests_pass(room: str, tmp_path: Path) -> None:
     copy_to(tmp_path / "copy")
     delete(room, tmp_path / "copy")
     python, environment = python_of(tmp_path / "copy", tmp_path / "venv")
-    readme = "tests/test_readme.py"  # it tells of all rooms
+    readme = "tests/test_readme.py"  # it describes all rooms
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ignore", readme]
     done = subprocess.run(
         command, cwd=tmp_path / "copy", env=environment, capture_output=True, text=True, timeout=1800, check=False

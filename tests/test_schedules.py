@@ -1,4 +1,4 @@
-"""Learning rates against their closed forms, stopping rules against what they promise."""
+"""Compares learning rates with their closed forms, and tests stopping rules."""
 
 import math
 from pathlib import Path
@@ -67,12 +67,14 @@ def test_cosine_by_epoch_ends_with_the_run(run: Run, tmp_path: Path) -> None:
 
 
 def test_cosine_by_epoch_counts_a_last_epoch_that_max_steps_cuts_short(run: Run, tmp_path: Path) -> None:
-    run(*SMALL, "scheduler=cosine", "scheduler.interval=epoch", "trainer.max_steps=10")  # two epochs of 4 steps, and 2
+    run(
+        *SMALL, "scheduler=cosine", "scheduler.interval=epoch", "trainer.max_steps=10"
+    )  # two epochs of 4 steps, then 2 steps
     found = [point.value for point in events(tmp_path / "0").Scalars("lr")][:10]
     assert found == pytest.approx([0.02 * (1 + math.cos(math.pi * (k // 4) / 3)) for k in range(10)], rel=1e-5)
 
 
-def test_training_stops_where_the_full_gradient_vanishes(run: Run) -> None:
+def test_training_stops_when_the_full_gradient_vanishes(run: Run) -> None:
     result = run("data=line", "batch=full", "stopping=converged", "stopping.loss_change=null", "trainer=float64")
     assert result.stopped is not None and result.stopped.startswith("gradient norm")
     assert result.parameters is not None and result.optimum is not None
@@ -83,7 +85,7 @@ def test_training_stops_where_the_full_gradient_vanishes(run: Run) -> None:
     assert math.hypot(*gradient) < 1e-4
 
 
-def test_training_stops_where_the_loss_settles(run: Run) -> None:
+def test_training_stops_when_the_loss_settles(run: Run) -> None:
     result = run("batch=full", "stopping=converged", "stopping.gradient_norm=null")
     assert result.stopped is not None and result.stopped.startswith("relative change of the training loss")
     assert result.optimum is not None
@@ -94,7 +96,7 @@ def test_converged_trains_longer_than_a_fixed_number_of_epochs(run: Run) -> None
     assert run("batch=full", "stopping=converged").epochs > run("batch=full").epochs == 20
 
 
-def test_patience_stops_after_so_many_validations_without_improvement(run: Run, tmp_path: Path) -> None:
+def test_patience_stops_after_that_many_validations_without_improvement(run: Run, tmp_path: Path) -> None:
     result = run("stopping=patience", "stopping.patience=4")
     losses = [point.value for point in events(tmp_path / "0").Scalars("val/loss")]
     assert len(losses) == result.epochs

@@ -1,4 +1,4 @@
-"""What each script takes from its command line, and hands on: called in this process, with its function replaced."""
+"""Tests each script's command line in this process, with the function that it calls replaced."""
 
 import gc
 import runpy
@@ -24,9 +24,9 @@ DEFAULTS: dict[str, Any] = {  # of compare.py
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Runs a script's ``main`` with these arguments; the process is afterwards as it was."""
+    """Runs a script's ``main`` with these arguments; restores the signal handlers after the test."""
     handlers = {number: signal.getsignal(number) for number in signals.HANDLED}
-    monkeypatch.setattr("descent.run.command.command", lambda run: run())  # what it does of its own is tested by itself
+    monkeypatch.setattr("descent.run.command.command", lambda run: run())  # tested separately
     monkeypatch.setenv("COLUMNS", "100")
 
     def main(name: str, *arguments: str) -> None:
@@ -76,7 +76,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         *((["a", "--x", x], {"x": x}) for x in ("steps", "gradient_evaluations", "seconds")),
     ],
 )
-def test_compare_is_called_with_what_is_asked_for(
+def test_compare_is_called_with_the_given_arguments(
     arguments: list[str], call: dict[str, Any], main: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from regression.comparison import EXTRA
@@ -88,7 +88,7 @@ def test_compare_is_called_with_what_is_asked_for(
 
 
 @needs_compare
-def test_runs_are_compared_where_the_example_is_not_there(main: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_compared_without_the_example(main: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr("descent.compare.ranking.compare", lambda **given: calls.append(given))
     for gone in ("regression", "regression.comparison"):
@@ -98,7 +98,7 @@ def test_runs_are_compared_where_the_example_is_not_there(main: Any, monkeypatch
             main("compare.py", "a")
         assert calls.pop() == DEFAULTS
     monkeypatch.delitem(sys.modules, "regression.comparison", raising=False)
-    monkeypatch.setitem(sys.modules, "numpy.typing", None)  # which it needs
+    monkeypatch.setitem(sys.modules, "numpy.typing", None)  # the example's comparison imports it
     with pytest.raises(ModuleNotFoundError, match="numpy"):
         main("compare.py", "a")
 
@@ -118,7 +118,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         (["--checkpoint", "best", "r"], (Path("r"), "best", None)),
     ],
 )
-def test_evaluate_prints_a_metric_a_line_and_where_it_keeps_them(
+def test_evaluate_prints_one_metric_per_line_and_the_file(
     arguments: list[str],
     call: tuple[Any, ...],
     main: Any,
@@ -138,7 +138,7 @@ def test_evaluate_prints_a_metric_a_line_and_where_it_keeps_them(
 
 
 @pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
-def test_predict_says_where_its_predictions_are(
+def test_predict_prints_the_output_file(
     arguments: list[str],
     checkpoint: str,
     main: Any,
@@ -153,7 +153,7 @@ def test_predict_says_where_its_predictions_are(
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "predict.py"])
-def test_a_directory_without_a_run_is_refused_before_anything_else(
+def test_a_directory_without_a_run_is_refused_first(
     name: str, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("descent.run.evaluate.evaluate", None)
@@ -165,7 +165,7 @@ def test_a_directory_without_a_run_is_refused_before_anything_else(
 
 @pytest.mark.parametrize("is_run", [True, False])
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("diverged", 3)])
-def test_resume_ends_with_the_code_of_the_run_and_logs_where_there_is_one(
+def test_resume_exits_with_the_runs_code_and_logs_to_an_existing_run(
     status: Any, code: int, is_run: bool, main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: Calls = []
@@ -232,7 +232,7 @@ options:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=needs_compare if n == "compare.py" else ()) for n in HELP])
-def test_the_help_of_a_script_is_this_text(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_text_of_each_script_is_this(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(name, "--help")
     assert raised.value.code == 0
@@ -253,13 +253,13 @@ def test_the_help_of_a_script_is_this_text(name: str, main: Any, capsys: pytest.
     ],
     ids=str,
 )
-def test_arguments_that_are_not_there_are_refused(name: str, arguments: list[str], main: Any) -> None:
+def test_missing_or_invalid_arguments_are_refused(name: str, arguments: list[str], main: Any) -> None:
     with pytest.raises(SystemExit) as raised:
         main(name, *arguments)
     assert raised.value.code == 2
 
 
-def test_train_hands_its_config_on_and_leaves_collecting_garbage_to_the_run(
+def test_train_passes_its_config_on_and_disables_garbage_collection(
     main: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ran: Calls = []

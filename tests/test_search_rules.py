@@ -1,4 +1,4 @@
-"""What a search and a second round take, how they refuse, and what they tell the sweep."""
+"""Tests the rules of a search and of a second round, and their messages."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ from descent.sweep.searching import RANGE, check_search, search
 from descent.sweep.tuning import best_of_each, repeats_of
 
 optuna = pytest.importorskip("optuna")
-pytestmark = pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
+pytestmark = pytest.mark.filterwarnings("ignore")  # Optuna leaves SQLite connections to the garbage collector
 
 
 def losses(job: list[str], number: int) -> Result:
@@ -36,7 +36,7 @@ def losses(job: list[str], number: int) -> Result:
     ],
     ids=str,
 )
-def test_what_is_no_range_is_refused_with_the_rule(limits: dict[str, Any]) -> None:
+def test_an_invalid_range_is_refused_with_the_rule(limits: dict[str, Any]) -> None:
     with pytest.raises(UserError) as raised:
         check_search([], {"optimizer.lr": limits}, 1, 0)
     assert str(raised.value) == f"hydra.sweeper.space.optimizer.lr must be {RANGE}, got {limits!r}"
@@ -57,20 +57,20 @@ def test_a_range_at_its_edge_is_accepted() -> None:
         (["seed=range(1,3)"], 1, 0, "seed must be a single value in a search, got 'range(1,3)'"),
     ],
 )
-def test_an_argument_of_a_search_is_refused_with_the_rule(
+def test_an_invalid_argument_of_a_search_is_refused_with_the_rule(
     arguments: list[str], n_trials: Any, seed: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         search(arguments, lambda job, number: None, Path("none"), SPACE, n_trials, "val/loss", seed)
 
 
-def test_without_optuna_the_command_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_optuna_the_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"^a search needs optuna: pip install -c constraints.txt -e '\.\[optuna\]'$"):
         search([], launcher(tmp_path), tmp_path, SPACE, 1, "val/loss", 0)
 
 
-def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_study_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("no database at all\n" * 100)
     with pytest.raises(UserError) as raised:
         search([], launcher(tmp_path), tmp_path, SPACE, 1, "val/loss", 0)
@@ -78,7 +78,7 @@ def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert text.startswith(f"cannot use {tmp_path}/study.db: ") and len(text.splitlines()) == 1
 
 
-def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(
+def test_a_job_has_the_common_overrides_and_the_trials_values_in_six_digits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.INFO)
@@ -120,7 +120,7 @@ def test_jobs_are_the_common_overrides_and_the_point_with_six_digits(
     assert str(raised.value) == f"the search in {tmp_path} uses {other}"
 
 
-def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_an_interrupted_trial_and_an_unknown_metric_are_refused_with_the_remedy(tmp_path: Path) -> None:
     interrupted = launcher(tmp_path, lambda job, number: Result("interrupted", seed=0, command=""))
     with pytest.raises(UserError, match=r"/optimizer\.lr=\S+ was interrupted; run the same command again to resume$"):
         search([], interrupted, tmp_path, SPACE, 1, "val/loss", 0)
@@ -132,7 +132,7 @@ def test_an_interrupted_trial_and_a_metric_that_is_none_are_refused_with_what_to
         search([], launcher(tmp_path / "other", losses), tmp_path / "other", SPACE, 1, "val/mae", 0)
 
 
-def test_every_combination_of_a_second_round_is_made() -> None:
+def test_a_second_round_has_every_combination() -> None:
     repeats = repeats_of({"seed": "range(1,3)", "+x": "a,b"}, "optimizer", ["optimizer", "optimizer.lr"])
     assert repeats == [["seed=1", "+x=a"], ["seed=1", "+x=b"], ["seed=2", "+x=a"], ["seed=2", "+x=b"]]
     assert repeats_of({"batch.size": None, "figures": False}, "a", ["a"]) == [["batch.size=null", "figures=False"]]
@@ -148,15 +148,13 @@ def test_every_combination_of_a_second_round_is_made() -> None:
         ({"seed": "interval(0,1)"}, "a", "then must be keys with values as in a sweep: "),
     ],
 )
-def test_a_second_round_is_refused_with_the_rule(then: dict[str, Any], for_each: str, message: str) -> None:
+def test_an_invalid_second_round_is_refused_with_the_rule(then: dict[str, Any], for_each: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(f'hydra.sweeper.{message}')}") as raised:
         repeats_of(then, for_each, ["a"])
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_the_best_of_each_is_of_settings_all_of_whose_jobs_have_completed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_settings_with_all_jobs_completed_can_be_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = []
     for job, status, value in (
         *((["o=a", "+lr=1", "+seed=0"], "completed", 1.0), (["o=a", "+lr=1", "+seed=1"], "failed", 1.0)),
@@ -189,7 +187,7 @@ def test_the_sweepers_keys_have_these_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["second round", "search"])
-def test_an_interrupted_second_round_or_search_says_what_is_left(
+def test_an_interrupted_second_round_or_search_lists_unfinished_jobs(
     where: str,
     sweeper: Any,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -211,8 +209,8 @@ def test_an_interrupted_second_round_or_search_says_what_is_left(
     assert left == [f"  {jobs[-1]}", *more, "  run the same command again to resume"]
 
 
-def test_a_search_that_goes_on_checks_its_earlier_trials(sweeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from hydra_plugins.descent import resuming  # Hydra imports its plugins anew when it looks for them
+def test_a_resumed_search_checks_its_earlier_trials(sweeper: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from hydra_plugins.descent import resuming  # Hydra reimports its plugins when it scans for them
 
     checked: list[list[str]] = []
     plain = Launcher(Path("s"), lambda job: losses(job, 0))

@@ -1,4 +1,4 @@
-"""A search by Optuna, from the command line to the study."""
+"""Tests a search by Optuna, from the command line to the study."""
 
 import re
 import time
@@ -39,11 +39,11 @@ def trials_of(sweep_dir: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.soak
-@pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
-def test_a_search_that_was_killed_ends_as_one_that_was_not_and_goes_on_with_new_points(
+@pytest.mark.filterwarnings("ignore")  # Optuna leaves SQLite connections to the garbage collector
+def test_a_killed_search_resumes_exactly_and_adds_new_trials(
     start: Callable[..., Popen[str]], script: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    # the momentum's is the experiment's
+    # the momentum's range is the experiment's
     wild = {"optimizer.lr": {"low": 1e-4, "high": 1e3, "log": True}, "optimizer.momentum": {"low": 0.0, "high": 0.99}}
     asked = (*SMALL, "hydra.sweeper.space={optimizer.lr:{low:1e-4,high:1e3,log:true}}")
     killed = start("train.py", *asked, "hydra.sweeper.n_trials=5")
@@ -76,7 +76,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not_and_goes_on_with_new_
 
 
 def outcome(job: list[str], number: int = 0) -> Result:
-    """Of a run that was not made: a loss with its minimum at 0.03 and 0.5, one rate diverges, one momentum fails."""
+    """Returns a stub result: its loss is lowest at 0.03 and 0.5, large rates diverge, small momenta fail."""
     rate, momentum = (float(override.partition("=")[2]) for override in job)
     loss = log10(rate / 0.03) ** 2 + (momentum - 0.5) ** 2
     status = "diverged" if rate > 0.5 else "failed" if momentum < 0.1 else "completed"
@@ -93,8 +93,8 @@ def launcher(sweep_dir: Path, result_of: Callable[[list[str], int], Result] = ou
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not(tmp_path: Path) -> None:
-    n_trials = 14  # Optuna draws the first 10 without looking at what came out
+def test_a_search_interrupted_before_and_after_every_job_ends_the_same(tmp_path: Path) -> None:
+    n_trials = 14  # Optuna draws the first 10 at random
     (tmp_path / "whole").mkdir()
     expected = search([], launcher(tmp_path / "whole"), tmp_path / "whole", PLANE, n_trials, "val/loss", 0)
     sweep_dir = tmp_path / "interrupted"
@@ -108,7 +108,7 @@ def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not
         if times == 1:
             raise SystemExit(143)
         launcher(sweep_dir)(jobs, first)
-        if times == 2:  # it has ended, and the study does not know it yet
+        if times == 2:  # the job has ended, but the study does not know it yet
             raise SystemExit(143)
 
     found = ""
@@ -124,7 +124,7 @@ def test_a_search_interrupted_before_and_after_every_job_is_the_one_that_was_not
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_search_of_several_trials_at_once_ends_the_same_wherever_it_is_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_search_of_several_trials_at_once_ends_the_same(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
     def searched(sweep_dir: Path, stops: int) -> str:
@@ -145,12 +145,12 @@ def test_a_search_of_several_trials_at_once_ends_the_same_wherever_it_is_interru
     assert len({job for jobs in asked for job in jobs}) == 14
     asked.clear()
     assert searched(tmp_path / "stopped", 3) == whole
-    assert len(asked) == 6  # twice it was interrupted in the midst of four
+    assert len(asked) == 6  # two of the batches of four were interrupted
     assert trials_of(tmp_path / "stopped") == trials_of(tmp_path / "whole")
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_search_in_parts_is_the_one_in_one(tmp_path: Path) -> None:
+def test_a_search_in_parts_equals_a_search_at_once(tmp_path: Path) -> None:
     for name, parts in (("whole", [12]), ("parts", [3, 11, 12])):
         (tmp_path / name).mkdir()
         for n_trials in parts:
@@ -161,9 +161,9 @@ def test_a_search_in_parts_is_the_one_in_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_the_largest_r2_is_searched_as_the_smallest_loss_is(tmp_path: Path) -> None:
+def test_maximising_r2_draws_the_same_points_as_minimising_the_loss(tmp_path: Path) -> None:
     found = {}
-    for metric in ("val/loss", "val/r2"):  # each the other's negative
+    for metric in ("val/loss", "val/r2"):  # each is the other's negative
         directory = tmp_path / metric
         directory.mkdir(parents=True)
         found[metric] = search(
@@ -177,7 +177,7 @@ def test_the_largest_r2_is_searched_as_the_smallest_loss_is(tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_another_seed_asks_for_other_points(tmp_path: Path) -> None:
+def test_another_seed_draws_other_points(tmp_path: Path) -> None:
     points = set()
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
@@ -187,7 +187,7 @@ def test_another_seed_asks_for_other_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_trials_of_an_earlier_version_that_had_not_ended_are_left_out_and_said(
+def test_unfinished_trials_of_an_earlier_version_are_ignored_with_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = optuna.create_study(study_name="study", storage=f"sqlite:///{tmp_path}/study.db")
@@ -197,15 +197,15 @@ def test_trials_of_an_earlier_version_that_had_not_ended_are_left_out_and_said(
     for key, value in {"run": "0", "status": "completed"}.items():
         done.set_user_attr(key, value)
     study.tell(done, 0.5)
-    study.tell(stopped, state=optuna.trial.TrialState.FAIL)  # as interrupted ones were
+    study.tell(stopped, state=optuna.trial.TrialState.FAIL)  # as earlier versions marked interrupted trials
     study.enqueue_trial(stopped.params)
     search([], launcher(tmp_path), tmp_path, PLANE, 4, "val/loss", 0)
     assert f"note: 2 of the trials in {tmp_path}/study.db have not ended" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("*/result.json"))) == 3  # the first has no directory
+    assert len(list(tmp_path.glob("*/result.json"))) == 3  # the first trial has no directory
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_completed_run_whose_metric_is_not_finite_is_no_better_than_a_diverged_one(tmp_path: Path) -> None:
+def test_a_completed_run_with_a_nonfinite_metric_counts_as_diverged(tmp_path: Path) -> None:
     def result_of(job: list[str], number: int) -> Result:
         return Result("completed", seed=0, command="", metrics={"val/loss": nan if number else 1.0})
 
@@ -215,7 +215,7 @@ def test_a_completed_run_whose_metric_is_not_finite_is_no_better_than_a_diverged
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -> None:
+def test_a_search_with_trials_of_another_config_is_refused(tmp_path: Path) -> None:
     asked = ["trainer.enable_progress_bar=false", "figures=false", "data.num_samples=40", "trainer.max_epochs=1"]
     conf, sweep_dir = tmp_path / "conf", tmp_path / "sweep"
     copytree(CONF, conf)
@@ -242,7 +242,7 @@ def test_a_search_does_not_go_on_with_trials_of_another_config(tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_search_whose_scale_has_changed_does_not_go_on(tmp_path: Path) -> None:
+def test_a_search_whose_scale_changed_is_refused(tmp_path: Path) -> None:
     search([], launcher(tmp_path), tmp_path, PLANE, 2, "val/loss", 0)
     linear = PLANE | {"optimizer.lr": {"low": 1e-3, "high": 1.0}}
     with pytest.raises(UserError, match=r"uses optimizer\.lr with log: true"):
@@ -260,15 +260,13 @@ def test_a_search_whose_scale_has_changed_does_not_go_on(tmp_path: Path) -> None
         (["optimizer=sgd,adam"], SPACE, 1, "optimizer must be a single value in a search, got 'sgd,adam'"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(
-    arguments: list[str], space: dict[str, Any], n_trials: int, message: str
-) -> None:
+def test_an_invalid_search_is_refused(arguments: list[str], space: dict[str, Any], n_trials: int, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         check_search(arguments, space, n_trials, seed=0)
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
+def test_a_search_with_other_settings_in_its_directory_is_refused(tmp_path: Path) -> None:
     launch = launcher(tmp_path, lambda job, number: Result("completed", 0, "", metrics={"val/loss": 1.0}))
     search(["batch=full"], launch, tmp_path, SPACE, 1, "val/loss", 0)
     with pytest.raises(UserError, match=r"uses overrides \['batch=full'\]; start a new one with name=..."):
@@ -278,7 +276,7 @@ def test_another_search_does_not_go_on_with_this_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # as above
-def test_a_metric_that_no_run_has_is_refused_after_the_first(tmp_path: Path) -> None:
+def test_a_metric_that_no_run_has_is_refused_after_the_first_trial(tmp_path: Path) -> None:
     launch = launcher(tmp_path, lambda job, number: Result("completed", 0, "", metrics={"train/loss": 1.0}))
     with pytest.raises(
         UserError, match=r"hydra\.sweeper\.choose_by must be a metric of the runs \(train/loss\), got 'val/loss'"

@@ -1,4 +1,4 @@
-"""``logger=mlflow`` and ``logger=wandb``, offline: what they were given, read back and held against the event file."""
+"""Compares what ``logger=mlflow`` and ``logger=wandb`` logged offline with the event file."""
 
 import json
 import struct
@@ -21,8 +21,8 @@ SAID = "note: logger.{} keeps what it logged after step {}, and continues in a n
 
 @pytest.fixture
 def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the database in the current directory."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # which the logger sets for the whole process
+    """Returns a function that makes a client of the database in the current directory."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # the logger sets it for the whole process
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     pytest.importorskip("mlflow", reason="needs .[mlflow]")
     from mlflow.tracking import MlflowClient
@@ -32,7 +32,7 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def runs_of(client: Any) -> list[Any]:
-    """The oldest first."""
+    """Returns the experiment's runs, oldest first."""
     name = config_of("logger=mlflow").logger["mlflow"]["experiment_name"]
     (experiment,) = [e for e in client.search_experiments() if e.name == name]
     return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: int(run.info.start_time))
@@ -45,7 +45,7 @@ def curves_of(client: Any, run: Any) -> Curves:
 
 
 def check_curves(found: Curves, run_dir: Path, after: int = -1) -> None:
-    """They are those of the event file, which has single precision."""
+    """Asserts that the curves equal those of the event file, which has single precision."""
     expected = {tag: [(k, v) for k, v in points if k > after] for tag, points in scalars(run_dir).items()}
     expected = {tag: points for tag, points in expected.items() if points and not tag.startswith(("hp/", "Loss/"))}
     assert {"train/loss", "val/loss", "test/loss", "lr", "grad/norm"} <= expected.keys()
@@ -55,8 +55,8 @@ def check_curves(found: Curves, run_dir: Path, after: int = -1) -> None:
         assert [v for _, v in found[tag]] == pytest.approx([v for _, v in points], rel=1e-6), tag
 
 
-@pytest.mark.filterwarnings("default")  # mlflow's own are no matter of this project's
-def test_mlflow_has_the_points_and_the_settings_of_a_run_and_says_where_a_resumed_one_is(
+@pytest.mark.filterwarnings("default")  # mlflow's own warnings do not matter here
+def test_mlflow_gets_points_and_hparams_and_a_resumed_run_is_noted(
     mlflow: Any, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = *OPTIONS, "logger=[tensorboard,mlflow]", "optimizer.lr=0.03"
@@ -79,17 +79,17 @@ def test_mlflow_has_the_points_and_the_settings_of_a_run_and_says_where_a_resume
 
 
 def records(file: Path) -> list[Any]:
-    """What stands in a ``.wandb`` file whose run has ended; wandb's process may write the last of it later."""
+    """Returns the records of a ``.wandb`` file; waits until wandb's process has written the exit record."""
     for _ in range(100):
         found = _records(file)
         if any(record.WhichOneof("record_type") == "exit" for record in found):
             return found
         time.sleep(0.1)
-    raise AssertionError(f"{file} has no end")
+    raise AssertionError(f"{file} has no exit record")
 
 
 def _records(file: Path) -> list[Any]:
-    """LevelDB's log format, after a header of 7 bytes."""
+    """Parses LevelDB's log format after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, found, parts = file.read_bytes(), 7, [], b""
@@ -130,12 +130,12 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("wandb", reason="needs .[wandb]")
 
 
-@pytest.mark.filterwarnings("default")  # wandb's own are no matter of this project's
-def test_each_run_has_an_offline_run_of_wandb_of_its_own_with_its_points(
+@pytest.mark.filterwarnings("default")  # wandb's own warnings do not matter here
+def test_each_run_gets_its_own_offline_wandb_run_with_its_points(
     wandb: Any, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = *OPTIONS, "logger=[tensorboard,wandb]"
-    for name, rate in (("a", 0.03), ("b", 0.02)):  # as the jobs of a sweep, in one process
+    for name, rate in (("a", 0.03), ("b", 0.02)):  # in one process, like the jobs of a sweep
         run(*options, f"optimizer.lr={rate}", run_dir=tmp_path / name)
         (file,) = files(tmp_path / name)
         check_curves(wandb_curves(file), tmp_path / name)

@@ -1,4 +1,4 @@
-"""Two processes on the CPU train as one does: the same weights to rounding, one directory, exact resuming."""
+"""Tests that two processes on the CPU train like one and resume exactly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from descent.training.checkpoint_io import read_checkpoint
 
 pytestmark = posix
 TWO = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
-# of 80 training rows the last batch has one
+# 80 training rows leave one in the last batch
 ONE_LEFT = ("batch.size=79", "trainer.max_epochs=3")
 CASES = {
     "adam, clipping, perceptron": ("optimizer=adam", "clip=norm", "clip.gradient_clip_val=0.3", "model=mlp", *ONE_LEFT),
@@ -66,16 +66,14 @@ def assert_trains_as_one(overrides: Sequence[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case", [name if number == 0 else pytest.param(name, marks=pytest.mark.soak) for number, name in enumerate(CASES)]
 )
-def test_two_processes_train_as_one(case: str, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(case: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     assert_trains_as_one([*SMALL, *CASES[case]], tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("more", [(), ("data.workers=2", "data.batch_size=4"), ("data.rows=1",)], ids=str)
-def test_rows_of_a_dataloader_are_shared_out_and_all_that_is_logged_is_of_all_of_them(
-    more: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_dataloaders_rows_are_shared_out_and_metrics_cover_all_rows(more: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     assert_trains_as_one([*OF_PROJECT, "trainer.max_epochs=3", *more], tmp_path)
     assert read_result(run_dir_of(tmp_path))["metrics"]["val/rows"] == 11
@@ -88,7 +86,7 @@ def stop(step: int, rank: int = 1, name: str = "SIGTERM") -> tuple[str, ...]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("step", [6, 9], ids=["within an epoch", "at the end of one"])
-def test_a_run_that_a_signal_to_one_process_ended_resumes_bit_for_bit(step: int, tmp_path: Path) -> None:
+def test_a_run_ended_by_a_signal_to_one_process_resumes_bit_for_bit(step: int, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     given = (*OF_PROJECT, "model.dropout=0.5", "trainer.max_epochs=3", *TWO)
     whole = in_two(tmp_path / "whole", "train.py", *given, *stop(999))
@@ -126,7 +124,7 @@ def test_a_run_that_a_signal_to_one_process_ended_resumes_bit_for_bit(step: int,
     ],
     ids=str,
 )
-def test_both_end_alike(given: tuple[str, ...], code: int, status: str, tmp_path: Path) -> None:
+def test_both_processes_end_with_the_same_code(given: tuple[str, ...], code: int, status: str, tmp_path: Path) -> None:
     both = in_two(tmp_path, "train.py", *SMALL, *TWO, *given)
     assert [process.returncode for process in both] == [code, code], both
     assert read_result(run_dir_of(tmp_path))["status"] == status
@@ -140,7 +138,7 @@ def test_both_end_alike(given: tuple[str, ...], code: int, status: str, tmp_path
         ("RAISE", "another process of this run has ended"),
     ],
 )
-def test_where_one_process_ends_the_other_ends_with_a_message(name: str, said: str, tmp_path: Path) -> None:
+def test_when_one_process_dies_the_other_ends_with_a_message(name: str, said: str, tmp_path: Path) -> None:
     given = (*SMALL, "packages=[regression,several]", "checkpoint.every_steps=2", *TWO)
     first, second = in_two(tmp_path, "train.py", *given, *stop(5, name=name))
     assert first.returncode == 1
@@ -153,7 +151,7 @@ def test_where_one_process_ends_the_other_ends_with_a_message(name: str, said: s
 
 
 @pytest.mark.soak
-def test_another_number_of_processes_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+def test_resuming_with_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     given = (*SMALL, "trainer.max_epochs=3", "packages=[regression,several]", *stop(3, rank=0))
     assert in_two(tmp_path, "train.py", *given, *TWO)[0].returncode == 143
     (alone,) = in_two(tmp_path, "resume.py", str(run_dir_of(tmp_path)), world=1)

@@ -1,4 +1,4 @@
-"""How batches are shared out over processes, and what of that is refused; in one process."""
+"""Tests in one process how batches are shared out over processes, and what is refused."""
 
 from itertools import chain
 from pathlib import Path
@@ -39,7 +39,7 @@ def rows_of(loader: Any) -> list[list[float]]:
 
 @pytest.mark.parametrize(("rows", "size", "world"), [(10, 4, 2), (9, 4, 2), (7, 3, 3), (5, None, 2), (8, 1, 2)])
 @pytest.mark.parametrize("kind", ["in memory", "a DataLoader", "with workers"])
-def test_each_row_of_a_batch_is_one_processs(rows: int, size: int | None, world: int, kind: str) -> None:
+def test_each_row_of_a_batch_goes_to_one_process(rows: int, size: int | None, world: int, kind: str) -> None:
     def loader(rank: int | None) -> Any:
         x = torch.arange(float(rows)).view(-1, 1)
         made: Any = InMemoryBatches(x, size=size, shuffle=True, seed=3)
@@ -64,11 +64,11 @@ def test_each_row_of_a_batch_is_one_processs(rows: int, size: int | None, world:
         for number, batch in enumerate(rows_of(whole)):
             taken = [share[number][: count[number][1]] for share, count in zip(shares, counts, strict=True)]
             assert sorted(chain.from_iterable(taken)) == sorted(batch)
-            assert all(share[number] for share in shares)  # one that has no row has another's
+            assert all(share[number] for share in shares)  # a process without a row gets another's
             assert {count[number][0] for count in counts} == {len(batch)}
 
 
-def test_weights_of_shares_make_the_mean_over_all_rows() -> None:
+def test_share_weights_give_the_mean_over_all_rows() -> None:
     values = [3.0, 5.0, 10.0]
     for rows in (1, 2, 3):
         total = 0.0
@@ -101,7 +101,7 @@ PLAIN = TensorDataset(torch.ones(4, 1))
 
 
 def second() -> Any:
-    """The Trainer of the second of two processes."""
+    """Returns a stub Trainer of the second of two processes."""
     return SimpleNamespace(world_size=2, global_rank=1, overfit_batches=0.0, reload_dataloaders_every_n_epochs=0)
 
 
@@ -138,8 +138,8 @@ def test_loaders_that_cannot_be_shared_out_are_refused(name: str, loader: Any, s
     assert str(error.value) == said
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # CombinedLoader's own
-def test_loaders_of_all_kinds_of_collections_are_shared_out_for_validation() -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from CombinedLoader
+def test_validation_loaders_in_any_collection_are_shared_out() -> None:
     trainer = second()
     in_memory, of_rows = InMemoryBatches(torch.ones(4, 1)), DataLoader(PLAIN, 2)
     for loader in ([in_memory], {"a": of_rows}, CombinedLoader([of_rows]), of_rows):
@@ -172,7 +172,7 @@ def test_a_process_knows_how_it_was_started(
     assert is_main() == (found is None or found.rank == 0)
 
 
-def test_another_number_of_processes_than_the_config_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_processes_that_differs_from_the_config_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^trainer\.num_nodes=2 needs torchrun or srun, "):
         check_started(config_of("trainer.num_nodes=2").trainer)
     for key, value in {"TORCHELASTIC_RUN_ID": "mine", "RANK": "1", "WORLD_SIZE": "2"}.items():
@@ -199,7 +199,7 @@ class Mean(LightningModule):
         return loss.sum() if self.how == "sum" else loss.mean() + (torch.rand(()) if self.how == "random" else 0)
 
 
-def test_a_loss_that_is_no_mean_over_rows_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_that_is_not_a_mean_over_rows_is_noted(caplog: pytest.LogCaptureFixture) -> None:
     for how, notes in {"mean": 0, "random": 0, "sum": 1}.items():
         module = Mean()
         module.how = how
@@ -212,14 +212,14 @@ def test_a_loss_that_is_no_mean_over_rows_is_named(caplog: pytest.LogCaptureFixt
     assert caplog.messages[1].startswith("note: batch normalisation in Mean uses the statistics of each process's rows")
 
 
-def test_a_sweep_has_jobs_of_one_process(run: Any, tmp_path: Path) -> None:
+def test_a_job_of_a_sweep_must_have_one_process(run: Any, tmp_path: Path) -> None:
     from descent.run.train import train
 
     with pytest.raises(UserError, match=r"^a job of a sweep must have one process"):
         train(config_of("trainer=ddp_cpu", "figures=false"), tmp_path / "job", in_sweep=True)
 
 
-def test_several_processes_are_hyperparameters_and_one_is_none() -> None:
+def test_devices_and_strategy_are_hyperparameters_only_for_several_processes() -> None:
     one, two = flat_hparams(config_of()), flat_hparams(config_of("trainer=ddp_cpu"))
     assert not [key for key in one if key in ONE_PROCESS]
     assert {key: two[key] for key in ONE_PROCESS if key in two} == {"trainer.devices": 2, "trainer.strategy": "ddp"}

@@ -1,4 +1,4 @@
-"""Which keywords a class takes is read from its source; nothing is imported."""
+"""Tests reading a class's keywords from its source without importing it."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Fields:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither can be imported."""
+    """Writes a package and a module that raise when imported."""
     package = tmp_path / "mine_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("class Deep:\n    def __init__(self, params, depth): ...\nraise ValueError\n")
@@ -53,7 +53,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(target: str) -> tuple[list[str], list[str], bool] | None:
-    """The arguments of a class, those that it needs, and whether it takes any other."""
+    """Returns a class's arguments, its required ones, and whether it takes any other keyword."""
     found = find(target)
     assert found is not None
     signature = signature_of(found)
@@ -91,25 +91,25 @@ def test_a_signature_is_read_from_the_source() -> None:
         *("mine_of_test.none.Bare", "nothing_of_test.Bare", "single_of_test.below.Bare", "Bare"),
     ],
 )
-def test_what_is_not_there_is_not_found(target: str) -> None:
+def test_a_missing_name_is_not_found(target: str) -> None:
     with pytest.raises(LookupError):
         find(target)
 
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("name", ["here.Other", "here.Function", "here.rate", "here.ABC", "here"])
-def test_what_is_no_class_is_refused(name: str) -> None:
+def test_a_target_that_is_not_a_class_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^optimizer\._target_ must be a class"):
         check_spec({"_target_": f"mine_of_test.{name}"}, "optimizer", ["mine_of_test"])
 
 
-def test_a_class_that_takes_any_keyword_may_be_given_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_with_keyword_arguments_accepts_any_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "open_of_test").mkdir()
     (tmp_path / "open_of_test/__init__.py").write_text(
         "class Open:\n    def __init__(self, params, lr: float = 1.0, **rest): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("descent.config.targets.KINDS", {})  # it derives from nothing
+    monkeypatch.setattr("descent.config.targets.KINDS", {})  # Open derives from nothing
     packages = ["open_of_test"]
     check_spec({"_target_": "open_of_test.Open", "anything": object()}, "optimizer", packages)
     with pytest.raises(UserError, match=r"^optimizer\.lr must be a number below 1e30 in size, got 'a'"):

@@ -1,4 +1,4 @@
-"""Sweeps on a Slurm cluster: preempted, cancelled, at their time limit, stopped and killed, and the same at the end."""
+"""Tests that preempted, cancelled, timed-out, stopped and killed sweeps on Slurm end with the same results."""
 
 import importlib.util
 import signal
@@ -40,13 +40,13 @@ def sweep_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_dirs(sweep_dir: Path) -> list[Path]:
-    """Of the jobs, as they are named one after another in one process."""
+    """The directories of the jobs."""
     return [sweep_dir / job_label(["name=s", job, *LONG]) for job in JOBS]
 
 
 @pytest.fixture
 def expected(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """What the same jobs come to in this process."""
+    """Returns a function that trains the same jobs in this process and returns their outcome."""
 
     def expected(*more: str) -> dict[str, Any]:
         for job in JOBS:
@@ -71,7 +71,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def begin_again() -> None:
-    """Slurm keeps a job that is queued again for two minutes."""
+    """Starts requeued jobs at once; Slurm would hold them for two minutes."""
     until(lambda: {*queue("%T")} == {"PENDING"})
 
     def all_run() -> bool:
@@ -86,7 +86,7 @@ def preempt() -> None:
     subprocess.run(["srun", "--partition=urgent", "--nodes=2", "--exclusive", "true"], check=True)
 
 
-def test_jobs_that_are_preempted_and_cancelled_end_as_those_of_one_after_another(
+def test_preempted_and_cancelled_jobs_end_with_the_results_of_a_serial_sweep(
     start: Start, script: Script, sweep_dir: Path, run_dirs: list[Path], expected: Callable[..., dict[str, Any]]
 ) -> None:
     sweep = start("train.py", *SWEEP)
@@ -96,7 +96,7 @@ def test_jobs_that_are_preempted_and_cancelled_end_as_those_of_one_after_another
     assert [(result["status"], result["signal"]) for result in results] == [("interrupted", signal.SIGTERM)] * 2
     begin_again()
     sgd = run_dirs[0]
-    until(lambda: len([*sgd.glob("events*")]) == 2)  # it trains again
+    until(lambda: len([*sgd.glob("events*")]) == 2)  # the job trains again
     job = min(queue())
     subprocess.run(["scancel", job], check=True)
     output = ended(sweep)
@@ -106,8 +106,8 @@ def test_jobs_that_are_preempted_and_cancelled_end_as_those_of_one_after_another
     assert queue() == []
     assert not is_finished(sgd) and is_finished(run_dirs[1])
     assert read_result(sgd)["steps"] >= results[0]["steps"] > 0
-    resume(sgd)  # as resume.py does
-    again = script("train.py", *SWEEP[:-1])  # one job after another: nothing is left to do
+    resume(sgd)  # like resume.py
+    again = script("train.py", *SWEEP[:-1])  # the serial launcher has nothing left to do
     assert again.returncode == 0, again.stdout
     assert again.stdout.count("already finished") == len(JOBS)
     assert outcome(sweep_dir) == expected()
@@ -115,7 +115,7 @@ def test_jobs_that_are_preempted_and_cancelled_end_as_those_of_one_after_another
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_sweep_ends_its_jobs_and_leaves_none_in_the_queue(
+def test_a_signal_to_the_sweep_ends_its_jobs_and_empties_the_queue(
     number: int, start: Start, script: Script, sweep_dir: Path, expected: Callable[..., dict[str, Any]]
 ) -> None:
     sweep = start("train.py", *SWEEP, "hydra.launcher.array_parallelism=1")
@@ -131,13 +131,15 @@ def test_a_signal_to_the_sweep_ends_its_jobs_and_leaves_none_in_the_queue(
 
 
 @pytest.mark.soak
-def test_jobs_that_hear_of_their_time_limit_are_queued_again_and_go_on(
+def test_jobs_at_their_time_limit_are_requeued_and_resume(
     start: Start, sweep_dir: Path, run_dirs: list[Path], expected: Callable[..., dict[str, Any]]
 ) -> None:
-    sweep = start("train.py", *SWEEP, "hydra.launcher.timeout_min=9")  # in its last ten minutes a job is out of time
+    sweep = start(
+        "train.py", *SWEEP, "hydra.launcher.timeout_min=9"
+    )  # submitit treats the last ten minutes as a timeout
     all_train(run_dirs)
     for job in queue():
-        subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as Slurm does by sbatch --signal
+        subprocess.run(["scancel", "--signal=USR2", job], check=True)  # like sbatch --signal
     until(lambda: all((run_dir / "result.json").is_file() for run_dir in run_dirs))
     assert {read_result(run_dir)["reason"] for run_dir in run_dirs} == {"interrupted by SIGUSR2"}
     begin_again()
@@ -149,7 +151,7 @@ def test_jobs_that_hear_of_their_time_limit_are_queued_again_and_go_on(
 
 
 @pytest.mark.soak
-def test_a_sweep_goes_on_where_its_jobs_and_then_it_itself_were_killed(
+def test_a_sweep_resumes_after_its_jobs_and_then_itself_were_killed(
     start: Start, script: Script, sweep_dir: Path, run_dirs: list[Path], expected: Callable[..., dict[str, Any]]
 ) -> None:
     sweep = start("train.py", *SWEEP)
@@ -161,7 +163,7 @@ def test_a_sweep_goes_on_where_its_jobs_and_then_it_itself_were_killed(
     killed = start("train.py", *SWEEP)
     until(lambda: len([*run_dirs[0].glob("events*")]) == 2)
     killed.kill()
-    again = script("train.py", *SWEEP, timeout=180)  # waits for the job of the one that was killed
+    again = script("train.py", *SWEEP, timeout=180)  # waits for the killed sweep's jobs
     assert again.returncode == 0, again.stdout
     assert outcome(sweep_dir) == expected()
     assert queue() == []

@@ -1,4 +1,4 @@
-"""Long trials, by `make soak`: hundreds of kills, interruptions and jobs."""
+"""Runs hundreds of kills, interruptions and jobs (`make soak`)."""
 
 import gc
 import logging
@@ -30,9 +30,11 @@ def test_any_combination_interrupted_anywhere_resumes_exactly(trial: int, run: R
     batch = "full" if needs_full_batch(optimizer) else draw.choice(["full", "single", "mini"])
     size = {"full": "null", "single": "1", "mini": "8"}[batch]
     steps = {"full": 4, "single": 160, "mini": 20}[batch]
-    epochs = draw.choice([4, 4, 30])  # from the 21st on some epochs pass unheard
+    epochs = draw.choice([4, 4, 30])  # after the 20th some epochs run without hooks
     steps = steps * epochs // 4
-    fitting = [name for name in options("scheduler") if name != "warmup_cosine" or steps > 10]  # it warms up over ten
+    fitting = [
+        name for name in options("scheduler") if name != "warmup_cosine" or steps > 10
+    ]  # it warms up for ten steps
     scheduler = draw.choice(fitting)
     stopping = draw.choice(["none", "patience", "converged"])
     overrides = [
@@ -63,7 +65,7 @@ def _process(overrides: tuple[str, ...], run_dir: Path) -> Any:
 
 
 @pytest.mark.parametrize("trial", range(100))
-def test_kill_9_at_any_moment_leaves_readable_checkpoints_and_resumes_exactly(trial: int, tmp_path: Path) -> None:
+def test_sigkill_at_any_moment_leaves_readable_checkpoints_and_resumes_exactly(trial: int, tmp_path: Path) -> None:
     draw = random.Random(trial)
     optimizer = draw.choice([name for name in options("optimizer") if not needs_full_batch(name)])
     overrides = (
@@ -89,7 +91,7 @@ def test_kill_9_at_any_moment_leaves_readable_checkpoints_and_resumes_exactly(tr
 
 @posix
 @pytest.mark.parametrize("trial", range(40))
-def test_a_signal_at_any_moment_of_training_is_told_truthfully(trial: int, start: Any, tmp_path: Path) -> None:
+def test_after_a_signal_at_any_moment_the_result_and_exit_code_agree(trial: int, start: Any, tmp_path: Path) -> None:
     draw = random.Random(trial)
     number, code = draw.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     process = start("train.py", "name=r", "trainer.max_epochs=30")
@@ -105,12 +107,12 @@ def test_a_signal_at_any_moment_of_training_is_told_truthfully(trial: int, start
 
 @posix
 @pytest.mark.parametrize("trial", range(20))
-def test_a_signal_at_any_moment_of_a_sweep_ends_it_and_fails_no_job(trial: int, start: Any, tmp_path: Path) -> None:
+def test_a_signal_at_any_moment_ends_a_sweep_without_failed_jobs(trial: int, start: Any, tmp_path: Path) -> None:
     draw = random.Random(trial)
     number, code = draw.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
     sweep = ("-m", "name=s", "trainer.max_epochs=3", "figures=false", "seed=range(12)", "trainer=float64")
     process = start("train.py", *sweep)
-    if trial % 4:  # else while the first job is composed and torch imported
+    if trial % 4:  # otherwise the signal comes while the first job is composed
         wait_for(tmp_path, "logs/sweeps/s/*/result.json")
     time.sleep(draw.uniform(0, 3))
     process.send_signal(number)
@@ -126,7 +128,7 @@ def test_a_signal_at_any_moment_of_a_sweep_ends_it_and_fails_no_job(trial: int, 
     assert [result["status"] for result in results] == ["completed"] * 12
 
 
-def test_equal_commands_at_once_get_a_directory_each(start: Any, tmp_path: Path) -> None:
+def test_equal_commands_at_once_get_different_directories(start: Any, tmp_path: Path) -> None:
     runs = [start("train.py", "trainer.max_epochs=1") for _ in range(8)]
     sweeps = [start("train.py", "-m", "trainer.max_epochs=1", "seed=0,1") for _ in range(2)]
     for process in [*runs, *sweeps]:
@@ -136,7 +138,7 @@ def test_equal_commands_at_once_get_a_directory_each(start: Any, tmp_path: Path)
     assert [len(list(sweep.glob("*/result.json"))) for sweep in (tmp_path / "logs/sweeps").iterdir()] == [2, 2]
 
 
-def test_a_hundred_jobs_leave_memory_files_and_handlers_flat(run: Run) -> None:
+def test_a_hundred_jobs_do_not_leak_memory_files_or_handlers(run: Run) -> None:
     resource = pytest.importorskip("resource", reason="Windows has none")
 
     def state() -> tuple[int, int, int]:
@@ -146,7 +148,7 @@ def test_a_hundred_jobs_leave_memory_files_and_handlers_flat(run: Run) -> None:
         )
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(list(Path("/proc/self/fd").iterdir())), handlers
 
-    for job in range(20):  # caches fill
+    for job in range(20):  # fills caches
         run("trainer.max_epochs=2", f"seed={job}")
     memory, files, handlers = state()
     for job in range(100):

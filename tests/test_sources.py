@@ -1,4 +1,4 @@
-"""Where a name comes from, read from files that nobody imports: imports, conditions, compiled modules, bases."""
+"""Tests resolving names and base classes from source files without importing them."""
 
 import ast
 from pathlib import Path
@@ -63,7 +63,7 @@ def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def place(path: str) -> str | None:
-    """Where it was found, and what stands there; ``None``: no source."""
+    """Returns the module and first line of a definition; ``None`` if it has no source."""
     found = find(path)
     return found and f"{found.module.name}: {ast.unparse(found.node).splitlines()[0]}"
 
@@ -73,8 +73,8 @@ def place(path: str) -> str | None:
     [
         ("Aliased", "far_of_test.sibling: class First:"),
         ("InDeep", "far_of_test.deep: class InDeep:"),
-        ("Starred", "far_of_test.deep.deep.other: class Starred:"),  # after one that is not there
-        ("tried", "far_of_test.deep.here: def tried():"),  # what is tried comes before what replaces it
+        ("Starred", "far_of_test.deep.deep.other: class Starred:"),  # a missing star import comes first
+        ("tried", "far_of_test.deep.here: def tried():"),  # the try body comes before its except
         ("failed", "far_of_test.deep.here: 1"),
         ("when", "far_of_test.deep.here: 1"),
         ("both", "far_of_test.deep.here: 1"),
@@ -92,7 +92,7 @@ def test_a_name_is_found_where_it_is_bound(name: str, where: str) -> None:
 @pytest.mark.parametrize(
     "name", ["only_annotated", "first", "loop", "chosen", "up", "alias", "renamed", "deep.other.Nope", "__future__"]
 )
-def test_what_nothing_stands_behind_is_not_found(name: str) -> None:
+def test_a_name_without_a_definition_is_not_found(name: str) -> None:
     with pytest.raises(LookupError):
         find(f"far_of_test.deep.here.{name}")
 
@@ -124,7 +124,7 @@ def test_the_file_of_a_module_is_the_one_that_python_imports() -> None:
         ("1", None),
     ],
 )
-def test_an_expression_stands_for_a_dotted_path(text: str, path: str | None) -> None:
+def test_an_expression_resolves_to_a_dotted_path(text: str, path: str | None) -> None:
     module = read_module("far_of_test.deep.here")
     assert module is not None
     assert dotted(ast.parse(text, mode="eval").body, module) == path
@@ -181,7 +181,7 @@ def classes(tmp_path: Path) -> str:
     return "far_of_test.classes"
 
 
-def test_which_classes_a_class_derives_from_is_read_as_far_as_it_can_be(classes: str) -> None:
+def test_base_classes_are_read_as_far_as_possible(classes: str) -> None:
     def above(name: str) -> list[str | None]:
         found = find(f"{classes}.{name}")
         assert found is not None
@@ -203,7 +203,7 @@ def test_which_classes_a_class_derives_from_is_read_as_far_as_it_can_be(classes:
     }
     assert {name: derives(each, top_class) for name, each in found.items() if each} == {
         **dict.fromkeys(("Top", "Middle", "Below", "Two", "OfFunction"), True),
-        **{"Beside": False, "Mixed": None},  # an unknown one may be
+        **{"Beside": False, "Mixed": None},  # its unknown base may derive from Top
     }
     assert derives_from(f"{classes}.Below", f"{classes}.Top") is True
     assert derives_from(f"{classes}.Mixed", f"{classes}.Top") is derives_from(
@@ -212,7 +212,7 @@ def test_which_classes_a_class_derives_from_is_read_as_far_as_it_can_be(classes:
     assert derives_from(f"{classes}.Mixed", f"{classes}.Top") is False
 
 
-def test_a_class_takes_what_its_own_or_the_next_init_takes(classes: str) -> None:
+def test_a_class_takes_the_arguments_of_its_own_or_an_inherited_init(classes: str) -> None:
     def taken(name: str) -> tuple[list[str], bool] | None:
         found = find(f"{classes}.{name}")
         assert found is not None
@@ -230,7 +230,7 @@ def test_a_class_takes_what_its_own_or_the_next_init_takes(classes: str) -> None
     }
     names = ("Passes", "PassesAll", "PassesSome", "PassesOther", "PassesToKeywords")
     assert {name: taken(name) for name in names} == {
-        "Passes": (["own"], True),  # which of those above it gives by position is not read
+        "Passes": (["own"], True),  # positional arguments to super().__init__ are not resolved
         "PassesAll": (["own", "a", "b"], False),
         "PassesSome": (["own", "a"], False),
         "PassesOther": (["own"], True),

@@ -1,4 +1,4 @@
-"""Steps, schedules and orders of batches, held against loops by hand."""
+"""Compares steps, schedules and batch orders with loops by hand."""
 
 import math
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ def curve(run_dir: Path, tag: str) -> dict[int, float]:
 
 
 def rows(*overrides: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Split]:
-    """All inputs, all targets, and the split."""
+    """Returns all inputs, all targets and the split."""
     config = config_of(*overrides)
     found = load(config.data)
     return found.inputs, found.targets, split(config.data, len(found.targets))
 
 
-@pytest.mark.parametrize("max_steps", [13, 18, 126, 131])  # after the 20th epoch not every epoch is validated
+@pytest.mark.parametrize("max_steps", [13, 18, 126, 131])  # after epoch 20 not every epoch is validated
 @pytest.mark.parametrize("callbacks", [[], [Listener()]], ids=["here", "lightning"])
-def test_the_last_validation_is_of_the_weights_after_max_steps(
+def test_the_last_validation_uses_the_weights_after_max_steps(
     max_steps: int, callbacks: Sequence[Any], run: Run, tmp_path: Path
 ) -> None:
     result = run(*SMALL, "trainer.max_epochs=100", f"trainer.max_steps={max_steps}", callbacks=callbacks)
@@ -58,7 +58,7 @@ def test_the_last_validation_is_of_the_weights_after_max_steps(
     )
 
 
-@pytest.mark.parametrize("log_every", [1, 50])  # with 50 many steps are taken in a row
+@pytest.mark.parametrize("log_every", [1, 50])  # with 50, many steps run in one call
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -69,7 +69,7 @@ def test_the_last_validation_is_of_the_weights_after_max_steps(
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )
-def test_a_schedule_of_every_third_step_or_epoch_has_its_closed_form(  # type: ignore[no-untyped-def]
+def test_a_schedule_with_frequency_3_follows_its_closed_form(  # type: ignore[no-untyped-def]
     overrides, expected, log_every: int, run: Run, tmp_path: Path
 ) -> None:
     options = "optimizer.lr=0.04", "trainer.max_epochs=10", "scheduler.frequency=3"
@@ -79,7 +79,7 @@ def test_a_schedule_of_every_third_step_or_epoch_has_its_closed_form(  # type: i
     assert list(rates)[-1] == 10 * PER_EPOCH
 
 
-def test_a_schedule_of_every_fourth_step_ends_at_nought_where_epochs_have_six(run: Run, tmp_path: Path) -> None:
+def test_cosine_with_frequency_4_ends_at_zero_with_6_steps_per_epoch(run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_epochs=10", "scheduler=cosine", "scheduler.frequency=4")
     assert curve(tmp_path / "0", "lr")[10 * PER_EPOCH] == pytest.approx(0.0, abs=1e-9)
 
@@ -90,7 +90,7 @@ def test_a_frequency_above_the_steps_of_an_epoch_is_refused(run: Run) -> None:
 
 
 def plateau(values: Sequence[float], rate: float, patience: int) -> list[float]:
-    """The learning rate after each epoch, halved when ``values`` have not risen for more than ``patience``."""
+    """Returns the learning rate after each epoch, halved when ``values`` stay flat for over ``patience`` epochs."""
     best, bad, rates = -math.inf, 0, []
     for value in values:
         if value > (best * (1 + 1e-4) if best > 0 else best * (1 - 1e-4)):
@@ -110,14 +110,14 @@ def test_plateau_on_r2_waits_for_it_to_rise(run: Run, tmp_path: Path) -> None:
     options = "scheduler=plateau", "monitor={metric: val/r2, mode: max}", "scheduler.patience=1"
     run(*R2, "optimizer.lr=0.05", "batch=mini", *options)
     found = list(curve(tmp_path / "0", "val/r2").values())
-    assert found[:8] == sorted(found[:8])  # a rate that watched for a fall would have come down by now
+    assert found[:8] == sorted(found[:8])  # with mode=min the rate would have dropped by now
     rates = curve(tmp_path / "0", "lr")
     expected = plateau(found, 0.05, 1)
     assert expected[7] == 0.05 and expected[-2] < 0.05
     assert [rates[3 * epoch + 1] for epoch in range(1, 40)] == pytest.approx(expected[:-1], rel=1e-5)
 
 
-def test_plateau_on_the_training_loss_looks_at_each_epoch_validated_or_not(run: Run, tmp_path: Path) -> None:
+def test_plateau_on_the_training_loss_counts_epochs_without_validation(run: Run, tmp_path: Path) -> None:
     overrides = [*SMALL, "optimizer.lr=0.1", "trainer.max_epochs=30", "trainer.log_every_n_steps=1"]
     overrides += ["scheduler=plateau", "scheduler.monitor=train/loss", "scheduler.patience=1"]
     overrides += ["trainer.check_val_every_n_epoch=4"]
@@ -142,7 +142,7 @@ def test_patience_on_r2_stops_when_it_no_longer_rises(run: Run, tmp_path: Path) 
     assert result.epochs == len(found) < 1000
 
 
-def test_an_improvement_below_min_delta_is_none(run: Run) -> None:
+def test_an_improvement_below_min_delta_does_not_count(run: Run) -> None:
     patience = "stopping=patience", "stopping.patience=3"
     assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=0").epochs == 9
     assert run(*R2, "trainer.max_epochs=9", *patience, "stopping.min_delta=1000").epochs == 1 + 3
@@ -179,7 +179,7 @@ def test_lbfgs_clips_the_gradient_of_every_evaluation(
     assert result.parameters["weight"] == pytest.approx(weight.tolist(), rel=1e-6)
     assert result.parameters["bias"] == pytest.approx(bias.item(), rel=1e-6)
     assert result.gradient_evaluations == evaluations
-    assert clipped > 1  # not only a step's first
+    assert clipped > 1  # not only the first of a step
     unclipped = run(*plain)
     assert unclipped.parameters is not None
     assert unclipped.parameters["weight"] != pytest.approx(weight.tolist(), rel=0.01)
@@ -194,14 +194,14 @@ def epoch_order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def split_order(rows: int, data: dict[str, Any]) -> tuple[int, ...]:
-    """The permutation behind a split, by validation sets that grow row by row; its first two rows sorted."""
+    """Recovers a split's permutation from growing validation sets; its first two rows are sorted."""
     chosen = [set(split({**data, "val_fraction": k / rows}, rows).val.tolist()) for k in range(2, rows)]
     later = [more - fewer for fewer, more in pairwise(chosen)]
     last = set(range(rows)) - chosen[-1]
     return (*sorted(chosen[0]), *(row for (row,) in [*later, last]))
 
 
-def test_no_two_seeds_or_epochs_share_an_order_nor_does_one_with_the_split() -> None:
+def test_orders_differ_between_seeds_and_epochs_and_from_the_split() -> None:
     orders = {key: epoch_order(40, *key) for key in product(range(10), range(10))}
     assert all(sorted(order) == list(range(40)) for order in orders.values())
     assert len(set(orders.values())) == 100
@@ -211,11 +211,11 @@ def test_no_two_seeds_or_epochs_share_an_order_nor_does_one_with_the_split() -> 
     assert not splits & {(*sorted(order[:2]), *order[2:]) for order in orders.values()}
 
 
-def test_a_run_takes_every_row_once_an_epoch_in_an_order_of_its_seed_and_epoch(run: Run) -> None:
+def test_each_epoch_has_every_row_once_in_its_own_order(run: Run) -> None:
     orders = []
     for seed in (0, 1):
         trace = Trace()
-        run(*SMALL, f"seed={seed}", "trainer.max_epochs=25", callbacks=[trace])  # the last ones pass unheard
+        run(*SMALL, f"seed={seed}", "trainer.max_epochs=25", callbacks=[trace])  # the last epochs run without hooks
         targets = [trace.steps[step][0] for step in range(1, 25 * PER_EPOCH + 1)]
         epochs = [targets[start : start + PER_EPOCH] for start in range(0, len(targets), PER_EPOCH)]
         orders += [tuple(chain.from_iterable(epoch)) for epoch in epochs]

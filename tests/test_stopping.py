@@ -1,4 +1,4 @@
-"""What ends a run and how long it took: small changes in succession, seconds, signals; over interruptions too."""
+"""Tests stopping rules, timing, monitors and signals, also across interruptions."""
 
 import signal
 import threading
@@ -27,7 +27,7 @@ from regression.model import LinearRegression
 
 
 class LossOfAllRows(Callback):
-    """The training loss of all rows after each epoch, by NumPy."""
+    """Records the training loss of all rows after each epoch, computed by NumPy."""
 
     def __init__(self, *overrides: str) -> None:
         inputs, targets, parts = rows(*overrides)
@@ -41,7 +41,7 @@ class LossOfAllRows(Callback):
 
 
 def assert_validated_at_the_end(result: Result, run_dir: Path) -> None:
-    """Though its last epoch, after the 20th, is one that has no validation of its own."""
+    """Asserts a validation after the last epoch, which is not otherwise due for one."""
     validated = curve(run_dir, "val/loss")
     assert list(validated) == [*range(PER_EPOCH, 20 * PER_EPOCH + 1, PER_EPOCH), result.steps]
     assert result.steps > 21 * PER_EPOCH
@@ -51,18 +51,18 @@ def assert_validated_at_the_end(result: Result, run_dir: Path) -> None:
     assert validated[result.steps] == pytest.approx(mean_squared_error(y[parts.val], predicted), rel=1e-6)
 
 
-def test_three_small_changes_of_the_loss_of_all_rows_must_come_in_succession(run: Run, tmp_path: Path) -> None:
+def test_loss_change_stops_after_three_consecutive_small_changes(run: Run, tmp_path: Path) -> None:
     overrides = [*SMALL, "optimizer.lr=0.05", "trainer.max_epochs=100", "stopping.loss_change=0.0012"]
     loss = LossOfAllRows(*overrides)
     result = run(*overrides, callbacks=[loss])
     changes = [abs(after - before) / before for before, after in pairwise(loss.losses)]
     small = [epoch for epoch, change in enumerate(changes, 2) if change < 0.0012]
-    assert len(small) > 4 and small[2] < small[-1] - 4  # a count of all small changes would have ended it earlier
+    assert len(small) > 4 and small[2] < small[-1] - 4  # counting all small changes would stop earlier
     assert small[-3:] == [result.epochs - 2, result.epochs - 1, result.epochs]
     assert not any({epoch + 1, epoch + 2} <= set(small) for epoch in small[:-3])
     assert result.stopped is not None and result.stopped.startswith("relative change of the training loss")
     assert_validated_at_the_end(result, tmp_path / "0")
-    # interrupted after a small change that stays alone, and after the first and the second of three
+    # interrupted after an isolated small change, and after the first and second of the three
     for number, epoch in enumerate([small[0], small[-3], small[-2], None]):
         callbacks = [] if epoch is None else [SignalAt(epoch * PER_EPOCH + 2)]
         found = run(*overrides, callbacks=callbacks, run_dir=tmp_path / "r", resume=number > 0)
@@ -79,9 +79,7 @@ def test_three_small_changes_of_the_loss_of_all_rows_must_come_in_succession(run
     ],
     ids=",".join,
 )
-def test_patience_on_the_training_loss_looks_at_that_of_all_rows_after_each_epoch(
-    overrides: list[str], run: Run
-) -> None:
+def test_patience_on_the_training_loss_uses_the_full_loss_after_each_epoch(overrides: list[str], run: Run) -> None:
     overrides = [*SMALL, "stopping=patience", "stopping.patience=3", "optimizer.lr=0.05", *overrides]
     loss = LossOfAllRows(*overrides)
     result = run(*overrides, callbacks=[loss])
@@ -92,7 +90,7 @@ def test_patience_on_the_training_loss_looks_at_that_of_all_rows_after_each_epoc
 
 
 @pytest.mark.parametrize("rule", [[], ["stopping=patience"]], ids=str)
-def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(rule: list[str], run: Run) -> None:
+def test_a_monitor_that_is_not_logged_is_refused_with_the_logged_metrics(rule: list[str], run: Run) -> None:
     with pytest.raises(UserError) as raised:
         run(*SMALL, *rule, "monitor.metric=val/acc", "monitor.mode=max")
     assert str(raised.value) == "monitor.metric must be one that was logged (val/loss, val/mae, val/r2), got 'val/acc'"
@@ -104,15 +102,15 @@ def test_a_metric_that_is_not_logged_is_refused_with_those_that_are(rule: list[s
 @pytest.mark.parametrize(
     ("options", "metric", "step"),
     [
-        ([], "train/r2", PER_EPOCH),  # in steps without Lightning's loop
+        ([], "train/r2", PER_EPOCH),  # in fast steps
         (["batch=full", "batch.size=null"], "train/r2", 1),
         (["+callbacks.timer._target_=lightning.pytorch.callbacks.Timer"], "train/r2", PER_EPOCH),
-        (["data.val_fraction=0"], "r2", 7),  # more training rows
+        (["data.val_fraction=0"], "r2", 7),  # more training rows, 7 steps
         ([], "val/acc", 5 * PER_EPOCH),  # the first validation
     ],
     ids=str,
 )
-def test_a_metric_that_is_not_logged_is_refused_once_it_could_have_been(
+def test_a_monitor_that_is_not_logged_is_refused_at_the_first_chance(
     options: list[str], metric: str, step: int, run: Run
 ) -> None:
     rare, trace = ("trainer.check_val_every_n_epoch=5", "trainer.max_epochs=9"), Trace()
@@ -121,9 +119,7 @@ def test_a_metric_that_is_not_logged_is_refused_once_it_could_have_been(
     assert max(trace.steps) == step
 
 
-def test_a_metric_of_training_that_is_logged_at_each_epoch_is_compared_where_runs_are_evaluated(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_metric_as_monitor_is_compared_at_validations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LinearRegression, "on_train_epoch_end", lambda self: self.log("train/x", self.current_epoch))
     rare = "trainer.check_val_every_n_epoch=3", "trainer.max_epochs=8"
     result = run(*SMALL, *rare, "monitor.metric=train/x", "monitor.mode=min")
@@ -131,7 +127,7 @@ def test_a_metric_of_training_that_is_logged_at_each_epoch_is_compared_where_run
 
 
 class Clock:
-    """Time that stands still but for the steps of optimizers: a second each."""
+    """A clock that advances one second per optimizer step."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -154,7 +150,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 @pytest.mark.parametrize("steps", [[], [7, 20, 22]], ids=str)
-def test_seconds_are_those_of_all_steps_and_none_between_them(
+def test_seconds_count_all_steps_and_no_time_between_runs(
     steps: list[int], clock: Clock, run: Run, tmp_path: Path
 ) -> None:
     overrides = [*SMALL, "trainer.max_epochs=6", "trainer.log_every_n_steps=1", "stopping.max_seconds=29.5"]
@@ -162,13 +158,13 @@ def test_seconds_are_those_of_all_steps_and_none_between_them(
         result = run(*overrides, callbacks=[SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
         assert result.status == ("completed" if step == -1 else "interrupted")
         assert result.seconds == result.steps
-        clock.now += 60  # it lies idle
+        clock.now += 60  # time between the runs
     assert result.stopped == "its budget of 29.5 seconds is spent"
     assert result.seconds == result.steps == 30
     assert curve(tmp_path / "r", "train/seconds") == {step: step for step in range(31)}
 
 
-def test_setting_up_the_data_is_no_time_of_training(clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_setup_does_not_count_as_training_time(clock: Clock, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = RegressionData.setup
 
     def slow(self: RegressionData, stage: str) -> None:
@@ -181,7 +177,7 @@ def test_setting_up_the_data_is_no_time_of_training(clock: Clock, run: Run, monk
     assert result.seconds == result.steps
 
 
-def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -> None:
+def test_checkpoints_are_written_at_the_interval_in_seconds(clock: Clock, run: Run) -> None:
     written = [0]
 
     class Written(SparseCallback):
@@ -191,12 +187,12 @@ def test_checkpoints_are_written_every_so_many_seconds(clock: Clock, run: Run) -
 
     run(*SMALL, "trainer.max_epochs=6", "checkpoint.every_seconds=8", callbacks=[Written()])
     assert written[-1] == 36
-    # at the next safe point, which is one step later, or two at the end of an epoch
+    # at the next safe point: one step later, or two at the end of an epoch
     assert all(8 <= after - before <= 10 for before, after in pairwise(written[:-1]))
     assert len(written) in (5, 6)
 
 
-def test_writing_takes_a_twentieth_of_the_time_however_long_it_takes(
+def test_writing_checkpoints_takes_at_most_a_twentieth_of_the_time(
     clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     began, took = list[float](), [4, 1, 5, 0.5, 0, 0, 0]
@@ -219,7 +215,7 @@ def test_writing_takes_a_twentieth_of_the_time_however_long_it_takes(
     ]
 
 
-def test_a_slow_checkpoint_is_said_once_however_often_the_run_is_resumed_and_not_at_its_end(
+def test_slow_checkpoints_are_noted_once_across_resumes(
     clock: Clock, run: Run, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     class Slow(SparseCallback):
@@ -227,7 +223,9 @@ def test_a_slow_checkpoint_is_said_once_however_often_the_run_is_resumed_and_not
             clock.now += 0.9
 
     options = *SMALL, "checkpoint.every_seconds=16"
-    run(*options, "trainer.max_epochs=2", callbacks=[Slow()], run_dir=tmp_path / "short")  # in 12 seconds
+    run(
+        *options, "trainer.max_epochs=2", callbacks=[Slow()], run_dir=tmp_path / "short"
+    )  # 12 seconds: no checkpoint but the last
     assert "writing a checkpoint" not in caplog.text
     for step in (60, -1):
         given = [SignalAt(step), Slow()]
@@ -235,7 +233,7 @@ def test_a_slow_checkpoint_is_said_once_however_often_the_run_is_resumed_and_not
     assert caplog.text.count("note: writing a checkpoint takes") == 1
 
 
-def test_a_loss_of_exactly_0_has_settled(run: Run) -> None:
+def test_a_loss_of_zero_counts_as_settled(run: Run) -> None:
     exact = "model.init_weight=2", "model.init_bias=0"  # y = 2 x
     result = run("data=line", "batch=full", *exact, "stopping.loss_change=1e-6", "trainer.max_epochs=9")
     assert result.metrics["train/loss"] == 0
@@ -243,7 +241,7 @@ def test_a_loss_of_exactly_0_has_settled(run: Run) -> None:
     assert result.stopped is not None and result.stopped.startswith("relative change of the training loss 0 below")
 
 
-def test_a_run_trains_in_a_thread_too(run: Run) -> None:
+def test_a_run_trains_in_a_thread(run: Run) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(run(*SMALL)))
     thread.start()
@@ -252,7 +250,7 @@ def test_a_run_trains_in_a_thread_too(run: Run) -> None:
     assert results[0].parameters == run(*SMALL).parameters
 
 
-def test_a_run_that_has_made_its_max_steps_is_finished(run: Run, tmp_path: Path) -> None:
+def test_a_run_at_max_steps_is_finished(run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_steps=13", run_dir=tmp_path / "r")
     save_config(tmp_path / "r", *SMALL, "trainer.max_steps=13")
     with pytest.raises(UserError, match=r"r is finished: it has taken the 13 steps of trainer.max_steps"):
@@ -260,7 +258,7 @@ def test_a_run_that_has_made_its_max_steps_is_finished(run: Run, tmp_path: Path)
 
 
 class Path2d(Callback):
-    """What the picture of the path will be drawn from, at the end of training."""
+    """Keeps the path that the figure is drawn from."""
 
     path: Sequence[Sequence[float]] = ()
 
@@ -269,7 +267,7 @@ class Path2d(Callback):
         self.path = parameters.path
 
 
-def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -> None:
+def test_the_drawn_path_has_all_steps(run: Run, tmp_path: Path) -> None:
     overrides, path = [*SMALL, "data.num_features=1", "trainer.log_every_n_steps=1"], Path2d()
     for number, step in enumerate([7, 20, -1]):
         run(*overrides, callbacks=[path, SignalAt(step)], run_dir=tmp_path / "r", resume=number > 0)
@@ -279,7 +277,7 @@ def test_the_path_that_is_drawn_is_that_of_all_steps(run: Run, tmp_path: Path) -
 
 
 class SignalTwice(SparseCallback):
-    """Two signals, one after the other, in the middle of an epoch."""
+    """Sends signals one after the other at a step."""
 
     def __init__(self, step: int, *numbers: signal.Signals) -> None:
         self.step, self.numbers = step, numbers
@@ -290,9 +288,9 @@ class SignalTwice(SparseCallback):
         return False
 
 
-@needs_fast  # whose steps alone call on_step
+@needs_fast  # only fast steps call on_step
 @pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["130", "143"])
-def test_a_second_signal_ends_the_process_at_once(
+def test_a_second_signal_exits_at_once(
     second: signal.Signals, code: int, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = Trace()
@@ -306,7 +304,7 @@ def test_a_second_signal_ends_the_process_at_once(
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 @pytest.mark.parametrize("by_nohup", [True, False], ids=["nohup", "terminal"])
-def test_a_run_that_was_started_by_nohup_trains_on_after_its_terminal_is_closed(by_nohup: bool, run: Run) -> None:
+def test_a_run_under_nohup_ignores_sighup(by_nohup: bool, run: Run) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if by_nohup else signal.SIG_DFL)
     try:
         result = run(*SMALL, "trainer.max_epochs=3", callbacks=[SignalAt(8, signal.SIGHUP)])
@@ -332,11 +330,11 @@ class Fails(SparseCallback):
     ],
     ids=["completed", "interrupted", "diverged", "failed", "twice"],
 )
-def test_signals_are_handled_after_training_as_before_it(
+def test_signal_handlers_are_restored_after_training(
     overrides: list[str], callback: Callable[[], Callback] | None, status: Any, run: Run
 ) -> None:
     def mine(number: int, frame: Any) -> None:
-        raise AssertionError("a signal of the training has come to the handler of before")
+        raise AssertionError("a signal during training reached the previous handler")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, mine) for number in numbers}

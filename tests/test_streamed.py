@@ -1,4 +1,4 @@
-"""Batches that are read block by block, against the same rows in memory."""
+"""Compares batches that are read block by block with the same rows in memory."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -20,7 +20,7 @@ from descent.errors import UserError
 
 
 class Blocks:
-    """Rows that are their own numbers; remembers which blocks were read."""
+    """Blocks whose rows are their row numbers; records which blocks were read."""
 
     def __init__(self, *rows: int) -> None:
         self.rows, self.asked = [*rows], list[int]()
@@ -44,7 +44,7 @@ def numbers(batches: Iterable[tuple[Tensor, ...]]) -> list[list[int]]:
 
 
 def chunks_by_hand(epoch: int) -> list[tuple[list[int], list[int]]]:
-    """The blocks and the rows of each chunk of an epoch, as the documentation says it."""
+    """Returns the blocks and rows of each chunk of an epoch, by the documented rule."""
     ends = np.cumsum(SIZES)
     chunks: list[tuple[list[int], list[int]]] = []
     for block in np.random.default_rng((5, epoch, 0, 6, 0)).permutation(len(SIZES)).tolist():
@@ -63,7 +63,7 @@ def joined(parts: Iterable[list[int]]) -> list[int]:
     return [*chain.from_iterable(parts)]
 
 
-def test_an_epoch_has_each_row_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_has_each_row_once_in_its_own_order() -> None:
     batches = streamed()
     orders = []
     for epoch in range(3):
@@ -79,13 +79,13 @@ def test_an_epoch_has_each_row_once_in_an_order_of_its_own() -> None:
         assert torch.equal(x.squeeze(1), number * 2.0)
 
 
-def test_without_shuffle_the_rows_keep_their_order_whatever_the_chunk() -> None:
+def test_without_shuffle_the_rows_keep_their_order_for_any_chunk_size() -> None:
     for chunk in (1, 10, 100):
         assert joined(numbers(streamed(shuffle=False, chunk=chunk))) == list(range(sum(SIZES)))
 
 
 @pytest.mark.parametrize("size", [1, 4, 13, 41, 100])
-def test_a_position_is_gone_to_without_reading_up_to_it(size: int) -> None:
+def test_resuming_at_a_position_reads_no_block_before_it(size: int) -> None:
     whole = streamed(size=size)
     whole.set_epoch(2)
     expected = numbers(whole)
@@ -101,20 +101,20 @@ def test_a_position_is_gone_to_without_reading_up_to_it(size: int) -> None:
         assert resumed.blocks.asked == joined(left)
 
 
-def test_no_block_is_read_twice_in_an_epoch_and_one_chunk_is_kept() -> None:
+def test_each_block_is_read_once_an_epoch() -> None:
     batches = streamed()
     list(batches)
     assert sorted(batches.blocks.asked) == [0, 1, 3, 4, 5, 6, 7]  # type: ignore[attr-defined]
 
 
-def test_several_batches_are_taken_as_they_are_asked_for() -> None:
+def test_take_returns_the_next_batches() -> None:
     batches, expected = streamed(), numbers(streamed())
     assert numbers([*batches.take(3), *batches.take(8)]) == expected
     one = streamed(size=100)
     assert sorted(joined(numbers(one.take(2)))) == sorted([*range(sum(SIZES))] * 2)
 
 
-def test_a_repeat_beside_a_longer_loader_has_an_order_of_its_own() -> None:
+def test_repeating_an_epoch_draws_a_new_order() -> None:
     batches = streamed()
     first, second = joined(numbers(batches)), joined(numbers(batches))
     assert first != second and sorted(first) == sorted(second)
@@ -147,7 +147,7 @@ def frame() -> pl.DataFrame:
 
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "uncompressed"])
 @pytest.mark.parametrize("statistics", [True, False, "full"])
-def test_the_row_groups_are_those_that_were_written(
+def test_row_groups_are_read_from_the_footer(
     compression: Any, statistics: Any, frame: pl.DataFrame, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.parquet"
@@ -166,7 +166,7 @@ def test_a_damaged_footer_is_refused(frame: pl.DataFrame, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=f"{file} must be a Parquet file that can be read: "):
             list(slices([file], 3))
     rng = np.random.default_rng(0)
-    for _ in range(50):  # whatever is in it, no other error
+    for _ in range(50):  # random damage raises no other error
         footer = np.frombuffer(data[-8 - length : -8], dtype=np.uint8).copy()
         footer[rng.integers(0, length, 20)] = rng.integers(0, 256, 20)
         file.write_bytes(data[: -8 - length] + footer.tobytes() + data[-8:])
@@ -176,7 +176,7 @@ def test_a_damaged_footer_is_refused(frame: pl.DataFrame, tmp_path: Path) -> Non
             assert "its footer is damaged" in str(error)
 
 
-def test_small_row_groups_are_read_together_and_large_ones_in_parts(
+def test_small_row_groups_are_merged_and_large_ones_split(
     frame: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.parquet"
@@ -221,7 +221,7 @@ CANNOT: list[tuple[Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.parametrize(("use", "words"), CANNOT)
-def test_what_cannot_be_read_is_said(
+def test_unreadable_paths_and_columns_are_refused(
     use: Callable[[Path], Any], words: str, frame: pl.DataFrame, tmp_path: Path
 ) -> None:
     gap = pl.Series([None, *range(1, 1000)])

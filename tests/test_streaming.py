@@ -1,4 +1,4 @@
-"""Tables that stay in their files, against the same rows in memory and formulas written out."""
+"""Compares streamed tables with the same rows in memory and with explicit formulas."""
 
 import logging
 import math
@@ -53,7 +53,7 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def part_of(row: int, val: float, test: float, seed: int) -> int:
-    """SplitMix64 as the paper has it, in Python's integers."""
+    """Returns a row's part by the paper's SplitMix64, in Python integers."""
     start = int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint64)[0])
     z = (row + start) * 0x9E3779B97F4A7C15 & MASK
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
@@ -62,10 +62,10 @@ def part_of(row: int, val: float, test: float, seed: int) -> int:
     return 1 if uniform < val else 2 if uniform < val + test else 0
 
 
-def test_a_row_is_in_the_part_that_the_hash_of_its_number_says() -> None:
+def test_the_hash_of_its_number_decides_a_rows_part() -> None:
     found = split_by_hash(10, 3000, (0.2, 0.1, 7))
     assert found.tolist() == [part_of(row, 0.2, 0.1, 7) for row in range(10, 3010)]
-    assert (split_by_hash(500, 100, (0.2, 0.1, 7)) == found[490:590]).all()  # wherever one begins to count
+    assert (split_by_hash(500, 100, (0.2, 0.1, 7)) == found[490:590]).all()  # independent of the first row
     for part, fraction in ((1, 0.2), (2, 0.1)):
         assert abs((found == part).mean() - fraction) < 4 * np.sqrt(fraction / 3000)
     assert not split_by_hash(0, 1000, (0.0, 0.0, 7)).any()
@@ -114,7 +114,7 @@ def as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
         ),
     ],
 )
-def test_means_scales_and_least_squares_are_those_of_the_rows_in_memory(
+def test_means_scales_and_least_squares_equal_those_in_memory(
     change: Callable[[pl.DataFrame], pl.DataFrame], bias: bool, parquet: Path
 ) -> None:
     frame = change(table())
@@ -125,9 +125,9 @@ def test_means_scales_and_least_squares_are_those_of_the_rows_in_memory(
     units = Standardization.fit(x, y, bias)
     found = data.standardization
     np.testing.assert_allclose([*found.x_scale, found.y_scale], [*units.x_scale, units.y_scale], rtol=1e-9)
-    means = [math.fsum(column) / len(x) if bias else 0.0 for column in x.T]  # NumPy's own are off by more
+    means = [math.fsum(column) / len(x) if bias else 0.0 for column in x.T]  # NumPy's means are less exact
     off = (np.array(found.x_mean) - means) / units.x_scale
-    assert np.abs(off).max() < 1e-8  # the last digit of a million, in deviations
+    assert np.abs(off).max() < 1e-8  # rounding of values around a million, in deviations
     assert found.y_mean == pytest.approx(units.y_mean, rel=1e-12, abs=1e-12)
     for part, (own_x, own_y) in zip((data.train, data.val, data.test), expected, strict=True):
         found_x, found_y = rows_of(part)
@@ -150,7 +150,7 @@ def test_means_scales_and_least_squares_are_those_of_the_rows_in_memory(
         assert optimum.max_stable_lr == pytest.approx(of_rows.max_stable_lr, rel=1e-9)
 
 
-def test_the_first_pass_is_enough_for_a_line(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_linear_model_needs_no_second_pass(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = streamed_data(parquet)
     monkeypatch.setattr(type(data.train.table), "read", None)
     assert data.least_squares(1)[1].unique
@@ -164,12 +164,12 @@ def test_every_form_of_a_table_gives_the_same_rows(parquet: Path, tmp_path: Path
         frame[part * 800 : (part + 1) * 800].write_parquet(folder / f"{part}.parquet", row_group_size=300)
     csv = tmp_path / "rows.csv"
     text = frame.write_csv().splitlines()
-    csv.write_text("\n".join([*text[:7], "", *text[7:]]))  # a blank line in between, and no newline at the end
+    csv.write_text("\n".join([*text[:7], "", *text[7:]]))  # a blank line, and no newline at the end
     checksums = set()
     for path in (folder, csv):
         data = streamed_data(path)
         found = rows_of(data.train)
-        if path != csv:  # where later lines have other numbers
+        if path != csv:  # the blank line shifts later row numbers
             np.testing.assert_allclose(found[0], expected[0], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(found[1], expected[1], rtol=1e-12, atol=1e-12)
         assert len(data.train) + len(data.val) + len(data.test) == ROWS
@@ -177,7 +177,7 @@ def test_every_form_of_a_table_gives_the_same_rows(parquet: Path, tmp_path: Path
     assert len(checksums) == 2
 
 
-def test_rows_with_a_missing_cell_are_left_out_or_refused(parquet: Path) -> None:
+def test_rows_with_a_missing_cell_are_dropped_or_refused(parquet: Path) -> None:
     frame = table().with_columns(b=pl.when(pl.int_range(pl.len()) % 7 == 3).then(None).otherwise("b"))
     frame.write_parquet(parquet, row_group_size=250)
     with pytest.raises(UserError, match=f"{parquet} has missing cells: b 286; data.missing=drop leaves out those rows"):
@@ -197,7 +197,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("data", "expected"), LINES)
-def test_lines_are_read_in_parts_as_polars_reads_them_all(data: bytes, expected: Any, tmp_path: Path) -> None:
+def test_csv_chunks_equal_polars_reading_the_whole_file(data: bytes, expected: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(data)
     for rows in (1, 2, 100):
@@ -238,14 +238,16 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=lambda value: value[0] if isinstance(value, list) else "")
-def test_what_does_not_stream_is_refused_in_one_line(overrides: list[str], words: str, parquet: Path, run: Run) -> None:
+def test_settings_that_cannot_stream_are_refused_in_one_line(
+    overrides: list[str], words: str, parquet: Path, run: Run
+) -> None:
     with pytest.raises(UserError) as error:
         run(*STREAMING, f"data.path='{parquet}'", "trainer.max_epochs=1", "batch.size=1000", *overrides)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "a finite number"), (1e200, "a number up to 1e+15")])
-def test_a_cell_that_cannot_be_used_is_named(value: float, words: str, parquet: Path) -> None:
+def test_an_unusable_cell_is_refused_with_its_row(value: float, words: str, parquet: Path) -> None:
     table().with_columns(c=pl.when(pl.int_range(pl.len()) == 1321).then(value).otherwise("c")).write_parquet(parquet)
     with pytest.raises(
         UserError, match=rf"column c of {parquet} must be {words.replace('+', chr(92) + '+')}.* in data row 1322"
@@ -256,16 +258,16 @@ def test_a_cell_that_cannot_be_used_is_named(value: float, words: str, parquet: 
 FLOAT64 = ("trainer=float64", "batch.size=64", "trainer.max_epochs=2", "optimizer=adam", "logger=none")
 
 
-@pytest.mark.parametrize("step", [10, 26])  # of 26 an epoch, 3 chunks
-def test_a_run_goes_on_bit_for_bit_and_reads_only_what_is_left(
+@pytest.mark.parametrize("step", [10, 26])  # 26 steps and 3 chunks an epoch
+def test_a_streamed_run_resumes_bit_for_bit_without_a_second_summary(
     step: int, parquet: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (*STREAMING, f"data.path='{parquet}'", *FLOAT64)
     whole, trace = Trace(), Trace()
     expected = run(*settings, callbacks=[whole])
     assert run(*settings, callbacks=[trace, SignalAt(step)], run_dir=tmp_path / "run").status == "interrupted"
-    streamed._summaries.clear()  # as in a new process
-    monkeypatch.setattr(summary.Summary, "of", None)  # the pass over all rows
+    streamed._summaries.clear()  # like a new process
+    monkeypatch.setattr(summary.Summary, "of", None)  # forbids a pass over all rows
     found = run(*settings, callbacks=[trace], run_dir=tmp_path / "run", resume=True)
     assert trace.steps == whole.steps
     assert (found.metrics, found.best, found.samples) == (expected.metrics, expected.best, expected.samples)
@@ -273,7 +275,7 @@ def test_a_run_goes_on_bit_for_bit_and_reads_only_what_is_left(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_fast_steps_are_lightnings_and_see_each_row_once_an_epoch(parquet: Path, run: Run) -> None:
+def test_fast_steps_equal_lightnings_and_see_each_row_once_an_epoch(parquet: Path, run: Run) -> None:
     traces = []
     for fast in ("true", "false"):
         traces.append(Trace())
@@ -288,7 +290,7 @@ def test_the_fast_steps_are_lightnings_and_see_each_row_once_an_epoch(parquet: P
     np.testing.assert_array_equal(targets[0], own)
 
 
-def test_a_run_is_evaluated_predicts_and_is_refused_with_other_files(
+def test_a_streamed_run_evaluates_and_predicts_and_refuses_changed_files(
     parquet: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, run_dir = tmp_path / "folder", tmp_path / "sweep" / "run"
@@ -321,7 +323,7 @@ def test_a_run_is_evaluated_predicts_and_is_refused_with_other_files(
             use()
 
 
-def test_columns_that_are_no_numbers_are_left_out_and_named(
+def test_columns_of_text_are_left_out_with_a_note(
     parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -349,10 +351,10 @@ print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])  # kB
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
-    for rows in (2_000_000, 8_000_000):  # chunks are 400,000 rows, one in memory and one ahead
+    for rows in (2_000_000, 8_000_000):  # chunks of 400,000 rows: one in memory and one ahead
         x = np.random.default_rng(0).normal(size=(rows, 11)).astype(np.float32)
         names = [*(f"x{i}" for i in range(10)), "y"]
         pl.DataFrame(x, schema=names).write_parquet(tmp_path / "rows.parquet", row_group_size=100_000)
         command = [sys.executable, "-c", PEAK, str(tmp_path / "rows.parquet"), str(CONF), str(tmp_path / str(rows))]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]))
-    assert peaks[1] - peaks[0] < 100_000, peaks  # kB; the additional rows have 264,000 in single precision
+    assert peaks[1] - peaks[0] < 100_000, peaks  # kB; the additional rows take 264,000 in single precision

@@ -1,4 +1,4 @@
-"""What a run shares with its surroundings: random numbers, other callbacks, the caller's logging, a cluster's tools."""
+"""Tests a run's effects on random states, other callbacks, the caller's logging and warnings."""
 
 import logging
 import random
@@ -27,11 +27,11 @@ from regression.model import LinearRegression
 
 
 def draw() -> list[float]:
-    """From every generator."""
+    """Draws from every generator."""
     return [torch.rand(1).item(), torch.randn(1).item(), np.random.rand(), np.random.randn(), random.gauss(0, 1)]
 
 
-def test_every_generator_goes_on_where_its_state_was_kept(tmp_path: Path) -> None:
+def test_every_generator_resumes_from_its_saved_state(tmp_path: Path) -> None:
     draw()
     torch.save(random_state(), tmp_path / "state")
     expected = [draw() for _ in range(3)]
@@ -45,7 +45,7 @@ def with_dropout(self: LinearRegression, batch: Batch, batch_idx: int) -> Tensor
 
 
 class Noisy(InMemoryBatches):
-    """Batches with a transform that draws random numbers."""
+    """Batches with random noise."""
 
     def __iter__(self) -> Iterator[Batch]:
         for x, y in super().__iter__():
@@ -57,7 +57,7 @@ def noisy(self: RegressionData) -> Noisy:
 
 
 @pytest.mark.parametrize("through_lightning", [False, True])
-@pytest.mark.parametrize("steps", [(8,), (3, 12)], ids=str)  # step 5 is the last of an epoch
+@pytest.mark.parametrize("steps", [(8,), (3, 12)], ids=str)  # an epoch has 5 steps
 def test_a_module_with_dropout_resumes_exactly(
     steps: tuple[int, ...], through_lightning: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_loader_that_draws_random_numbers_resumes_exactly(
     assert_resumes_exactly(run, tmp_path, [SignalAt(step, where=where)], *SMALL, "optimizer.lr=0.01")
 
 
-def test_somebodys_own_checkpoints_leave_the_best_of_the_run_alone(run: Run, tmp_path: Path) -> None:
+def test_a_users_model_checkpoint_does_not_change_the_best_checkpoint(run: Run, tmp_path: Path) -> None:
     own = ModelCheckpoint(tmp_path / "own", monitor="val/mae", save_top_k=1)
     result = run(*SMALL, callbacks=[own])
     losses = {point.step: point.value for point in events(tmp_path / "0").Scalars("val/loss")}
@@ -89,13 +89,13 @@ def test_somebodys_own_checkpoints_leave_the_best_of_the_run_alone(run: Run, tmp
 
 @pytest.mark.parametrize("through_lightning", [False, True])
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
-def test_a_step_without_a_loss_may_have_a_point(
+def test_a_step_without_a_loss_may_be_logged(
     through_lightning: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = LinearRegression.training_step
 
     def now_and_then(self: LinearRegression, batch: Batch, batch_idx: int) -> Any:
-        return None if batch_idx == 4 else step(self, batch, batch_idx)  # the last of each epoch, which has a point
+        return None if batch_idx == 4 else step(self, batch, batch_idx)  # the last of each epoch, which is logged
 
     monkeypatch.setattr(LinearRegression, "training_step", now_and_then)
     callbacks = [Listener()] if through_lightning else []
@@ -106,7 +106,7 @@ def test_a_step_without_a_loss_may_have_a_point(
 
 
 @pytest.mark.parametrize("error", [AttributeError("x"), RuntimeError("x"), ImportError("x"), KeyError("x")], ids=repr)
-def test_a_figure_that_cannot_be_drawn_takes_nothing_from_the_run(
+def test_a_figure_that_fails_does_not_fail_the_run(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: Any) -> None:
@@ -118,7 +118,7 @@ def test_a_figure_that_cannot_be_drawn_takes_nothing_from_the_run(
     assert f"note: Figures failed: {error}\n" in caplog.text
 
 
-def test_the_callers_logging_and_warnings_are_as_they_were(run: Run) -> None:
+def test_the_callers_logging_and_warnings_are_restored(run: Run) -> None:
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     handler = logging.NullHandler()
     for logger in loggers:
@@ -150,7 +150,7 @@ class Raises(Listener):
         raise ValueError("mine")
 
 
-def test_where_slurm_is_installed_nothing_warns(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_slurm_installed_there_is_no_warning(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin/srun"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")

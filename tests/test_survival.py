@@ -1,4 +1,4 @@
-"""Kills, signals, full disks and continued sweeps, through the commands."""
+"""Tests kills, signals, full disks and resumed sweeps."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ LONG = ("trainer=float64", "trainer.max_epochs=4000", "checkpoint.every_seconds=
 
 
 def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
-    """The first file below ``path`` that matches, as soon as there is one."""
+    """Waits for a file below ``path`` that matches, and returns the first."""
     for _ in range(int(seconds * 50)):
         if found := sorted(path.glob(pattern)):
             return found[0]
@@ -42,9 +42,9 @@ def wait_for(path: Path, pattern: str, seconds: float = 60) -> Path:
     [
         ("SIGINT", 130),
         *(pytest.param(name, code, marks=pytest.mark.soak) for name, code in (("SIGTERM", 143), ("SIGHUP", 129))),
-    ],  # as in test_stopping, and SIGTERM in test_launchers
+    ],  # test_stopping and test_launchers cover the others
 )
-def test_a_signal_in_training_saves_and_says_how_to_go_on(
+def test_a_signal_during_training_saves_and_prints_the_resume_command(
     name: str, code: int, start: Any, script: Script, tmp_path: Path
 ) -> None:
     number = getattr(signal, name)
@@ -66,7 +66,7 @@ def test_a_signal_before_training_ends_the_process_without_a_traceback(
     number: signal.Signals, code: int, start: Any, tmp_path: Path
 ) -> None:
     process = start("train.py")
-    wait_for(tmp_path, "logs/runs/*/.hydra")  # torch is being imported now
+    wait_for(tmp_path, "logs/runs/*/.hydra")  # the process is importing torch
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
@@ -74,7 +74,7 @@ def test_a_signal_before_training_ends_the_process_without_a_traceback(
 
 
 @needs_sweep
-def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Script, run: Run, tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(start: Any, script: Script, run: Run, tmp_path: Path) -> None:
     intervals = ["checkpoint.every_steps=500", "checkpoint.every_seconds=null"]
     common = ["trainer=float64", "figures=false", *intervals]
     sweep = ["-m", "name=s", *common]
@@ -98,7 +98,7 @@ def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Scri
     ]
     (resumed,) = set(second.glob("events.out.tfevents*")) - begun
     points = [event.step for event in EventFileLoader(str(resumed)).Load() if event.HasField("summary")]
-    assert min(points) > reached  # it did not begin again
+    assert min(points) > reached  # it did not start again
     run(*common, "trainer.max_epochs=300", run_dir=tmp_path / "alone")
     expected, found = read_result(tmp_path / "alone"), read_result(second)
     for key in ("parameters", "metrics", "best", "steps"):
@@ -106,7 +106,7 @@ def test_a_sweep_that_was_killed_continues_where_it_was(start: Any, script: Scri
 
 
 @needs_sweep
-def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: Path) -> None:
+def test_a_sweep_in_batches_continues_after_failed_jobs(script: Script, tmp_path: Path) -> None:
     jobs = ["optimizer=sgd,foo,lbfgs,adam", "hydra.sweeper.max_batch_size=1", "trainer.max_epochs=1"]
     done = script("train.py", "-m", "name=s", *jobs)
     assert done.returncode == 1
@@ -126,7 +126,7 @@ def test_a_sweep_goes_on_past_bad_jobs_in_batches_too(script: Script, tmp_path: 
 
 @needs_sweep
 @posix
-def test_a_sweep_that_is_interrupted_lists_what_is_left(start: Any, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_lists_unfinished_jobs(start: Any, tmp_path: Path) -> None:
     process = start("train.py", "-m", "name=s", *LONG, "seed=1,2,3")
     wait_for(tmp_path, "logs/sweeps/s/*/checkpoints/last.ckpt")
     process.send_signal(signal.SIGINT)
@@ -145,14 +145,14 @@ def test_a_job_of_a_sweep_equals_the_same_job_alone(run: Run) -> None:
     assert run(*SMALL, "optimizer=adam").parameters == alone.parameters
 
 
-@pytest.mark.soak  # beside the larger trial of test_soak
+@pytest.mark.soak  # test_soak has a larger trial
 def test_two_equal_commands_at_once_do_not_share_a_directory(start: Any, tmp_path: Path) -> None:
     both = [start("train.py", "trainer.max_epochs=1"), start("train.py", "trainer.max_epochs=1")]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert len(list((tmp_path / "logs/runs").glob("*/result.json"))) == 2
 
 
-def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, run: Run, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_says_how_to_lengthen_it(script: Script, run: Run, tmp_path: Path) -> None:
     assert script("train.py", "name=a", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()
     before = (run_dir / "result.json").read_bytes()
@@ -173,8 +173,8 @@ def test_a_finished_run_says_so_and_how_to_lengthen_it(script: Script, run: Run,
         assert read_result(run_dir)[key] == read_result(tmp_path / "whole")[key]
 
 
-@pytest.mark.soak  # test_going_on holds it in one process
-def test_a_schedule_laid_out_for_its_length_keeps_a_run_from_being_lengthened(script: Script, tmp_path: Path) -> None:
+@pytest.mark.soak  # test_going_on tests it in one process
+def test_the_command_refuses_to_lengthen_a_run_with_a_cosine_schedule(script: Script, tmp_path: Path) -> None:
     assert script("train.py", "scheduler=cosine", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()
     done = script("resume.py", str(run_dir), "trainer.max_epochs=9")
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(run: Run, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
-def test_a_damaged_checkpoint_is_one_clear_error(damage: bytes | None, run: Run, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(damage: bytes | None, run: Run, tmp_path: Path) -> None:
     run(*SMALL, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
     path = tmp_path / "r/checkpoints/last.ckpt"
     path.write_bytes(path.read_bytes()[:3000] if damage is None else damage)
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(damage: bytes | None, run: Run,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 1 MiB."""
+    """A file system of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if shutil.which("mount") is None:
@@ -231,12 +231,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-# the thread of TensorBoard's writer ends with the error that the run reports
+# TensorBoard's writer thread ends with the error that the run reports
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_disk_that_cannot_be_written_is_one_line_and_leaves_the_checkpoint(
-    how: str, small_disk: Path, run: Run
-) -> None:
+def test_a_full_or_read_only_disk_is_an_error_and_keeps_the_checkpoint(how: str, small_disk: Path, run: Run) -> None:
     steps = run(*SMALL, callbacks=[SignalAt(7)], run_dir=small_disk / "r").steps
     if how == "full":
         with pytest.raises(OSError, match="No space left"), (small_disk / "filler").open("wb") as file:
@@ -250,7 +248,7 @@ def test_a_disk_that_cannot_be_written_is_one_line_and_leaves_the_checkpoint(
     assert read_checkpoint(small_disk / "r/checkpoints/last.ckpt")["global_step"] == steps
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"first")
 
@@ -264,7 +262,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
+def test_a_run_is_locked_to_one_process(tmp_path: Path) -> None:
     refused = pytest.raises(UserError, match="is in use by another process")
     with locked(tmp_path, "the run"), refused, locked(tmp_path, "the run"):
         pass
@@ -290,7 +288,7 @@ def test_the_traceback_of_an_unforeseen_failure_is_in_the_log(script: Script, tm
     assert "Traceback" not in done.stderr and "Traceback" in log.read_text()
 
 
-def test_checkpoints_are_kept_at_an_interval_of_steps(run: Run, tmp_path: Path) -> None:
+def test_checkpoints_are_written_at_the_interval_in_steps(run: Run, tmp_path: Path) -> None:
     kept: list[int] = []
 
     class Watch(Trace):

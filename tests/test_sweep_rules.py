@@ -1,4 +1,4 @@
-"""What a sweep is made of and chosen by, what it keeps, and signals that come between its jobs."""
+"""Tests how sweeps choose the best jobs, what they save, and signals between jobs."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +35,7 @@ def monitored(made: Any, **monitor: str) -> Any:
         ({"metric": "train/r2", "mode": "max"}, {"choose_by": "val/r2"}, "0.1"),
     ],
 )
-def test_what_is_chosen_by_is_the_monitor_unless_another_is_given(
+def test_the_best_are_chosen_by_the_monitor_or_by_choose_by(
     monitor: dict[str, str],
     given: dict[str, str],
     best: str,
@@ -47,14 +47,14 @@ def test_what_is_chosen_by_is_the_monitor_unless_another_is_given(
 
 
 def of_losses(job: list[str]) -> Result:
-    """A run whose ``val/loss`` is that of its ``model.loss``."""
+    """Returns the result of a run; its ``val/loss`` depends on ``model.loss``."""
     values = dict(override.split("=") for override in job)
     kind, rate = values["model.loss"], float(values["optimizer.lr"])
     metrics = {"val/loss": rate if kind == "mae" else rate**2, "val/mae": rate, "train/mae": rate}
     return Result("completed", seed=0, command="", metrics=metrics, quantities={"loss": kind})
 
 
-def test_a_metric_that_is_another_quantity_in_some_runs_chooses_nothing_among_them(sweeper: Any) -> None:  # noqa: F811
+def test_a_metric_that_differs_in_kind_between_runs_cannot_choose(sweeper: Any) -> None:  # noqa: F811
     given = {"params": {"optimizer": "adam", "model.loss": "mse,mae", **RATES}, "then": {"seed": "5"}}
     made, launched = sweeper(of_losses, for_each="optimizer", **given)
     with pytest.raises(UserError) as raised:
@@ -71,7 +71,7 @@ def test_a_metric_that_is_another_quantity_in_some_runs_chooses_nothing_among_th
 
 
 @pytest.mark.parametrize("given", [ROUNDS, {"space": SPACE}], ids=["rounds", "search"])
-def test_another_metric_without_a_mode_is_refused_where_something_is_chosen(
+def test_choose_by_without_a_mode_is_refused_if_jobs_are_chosen(
     given: dict[str, Any],
     sweeper: Any,  # noqa: F811
 ) -> None:
@@ -84,7 +84,7 @@ def test_another_metric_without_a_mode_is_refused_where_something_is_chosen(
     assert len(launched.launched) == 2
 
 
-def test_the_config_of_a_sweep_is_kept_and_the_last_values_of_a_key_count(sweeper: Any) -> None:  # noqa: F811
+def test_a_sweep_saves_its_config_and_overrides_replace_params(sweeper: Any) -> None:  # noqa: F811
     made, launched = sweeper(
         lambda job: Result("completed", 0, ""), params={"seed": "1,2", "+a": "x,y"}, max_batch_size=1
     )
@@ -110,12 +110,12 @@ def received(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swallowed() -> None:
-    """A signal whose exception somebody catches."""
+    """Receives a signal whose exception is caught."""
     with suppress(SystemExit):
         signals.exit_at_once(15)
 
 
-def test_a_signal_that_a_job_has_swallowed_ends_the_sweep_before_the_next(launch: Any, received: None) -> None:  # noqa: F811
+def test_a_signal_caught_in_a_job_ends_the_sweep_before_the_next(launch: Any, received: None) -> None:  # noqa: F811
     seen: list[int] = []
 
     def task(config: Any) -> Result:
@@ -128,7 +128,7 @@ def test_a_signal_that_a_job_has_swallowed_ends_the_sweep_before_the_next(launch
     assert (raised.value.code, seen) == (143, [1])
 
 
-def test_a_signal_while_a_job_is_composed_is_no_error_of_it(
+def test_a_signal_while_a_job_is_composed_does_not_fail_the_job(
     launch: Any,  # noqa: F811
     received: None,
     tmp_path: Path,
@@ -147,7 +147,7 @@ def test_a_signal_while_a_job_is_composed_is_no_error_of_it(
     assert not list(tmp_path.rglob("result.json"))
 
 
-def test_a_job_that_can_no_longer_be_composed_is_written_unless_it_was_trained(launch: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_job_that_fails_to_compose_keeps_its_result_if_it_trained(launch: Any, tmp_path: Path) -> None:  # noqa: F811
     for name, has_trained in (("seed=-1", False), ("seed=-2", True)):
         run_dir = tmp_path / "sweeps/s" / name
         (run_dir / "checkpoints").mkdir(parents=True)
@@ -160,7 +160,7 @@ def test_a_job_that_can_no_longer_be_composed_is_written_unless_it_was_trained(l
     assert (tmp_path / "sweeps/s/seed=-2/train.log").is_file()
 
 
-def test_long_lines_of_a_summary_are_not_broken_and_three_metrics_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_has_unbroken_lines_and_three_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = "a" * 60, "b" * 60
     monitor = {"metric": "val/acc", "mode": "max"}
     metrics = {"other/loss": 4.0, "train/loss": 3.0, "val/acc": 0.5, "test/acc": 0.75, "train/acc": 0.25, "a": 1.0}
@@ -182,7 +182,7 @@ def test_long_lines_of_a_summary_are_not_broken_and_three_metrics_are_shown(caps
     ]
 
 
-def test_without_validation_the_best_by_the_metric_of_training_is_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_validation_runs_are_sorted_by_the_training_metric(capsys: pytest.CaptureFixture[str]) -> None:
     monitor = {"metric": "val/acc", "mode": "max"}
     for name, metrics in (("a", {"train/acc": 0.1}), ("b", {"train/acc": 0.3}), ("c", {"val/acc": 0.2})):
         write(f"k={name}", metrics=metrics, monitor=monitor)

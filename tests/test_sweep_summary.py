@@ -1,4 +1,4 @@
-"""The summary of a sweep, letter for letter, of results written by hand."""
+"""Compares the full summary of a sweep with results written by hand."""
 
 import csv
 from pathlib import Path
@@ -26,7 +26,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_and_its_csv_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"steps": 1234567, "epochs": 20, "samples": 99, "seconds": 1.2345}
     both = {"train/loss": 1.0, "val/loss": 2.0}
     write("a[b]=1,clip=no,lr=1", metrics=both, hparams={"optimizer.lr": 1.0, "clip": "no"}, **counts)
@@ -78,7 +78,7 @@ def test_all_that_is_written_of_a_sweep(capsys: pytest.CaptureFixture[str]) -> N
         ]
 
 
-def test_one_run_has_its_whole_name_and_no_run_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_run_has_its_full_name_and_a_sweep_may_be_empty(capsys: pytest.CaptureFixture[str]) -> None:
     write("seed=1,lr=2", metrics={"val/loss": 0.0})
     summarize(Path("my sweep"))
     assert printed(capsys)[1:] == [
@@ -96,7 +96,7 @@ def test_one_run_has_its_whole_name_and_no_run_is_said(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("number", [30, 31])
-def test_the_best_thirty_are_shown(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_30_are_shown(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     for k in range(number):
         write(f"k={k:02}", metrics={"val/loss": float(number - k)})
     summarize(Path("my sweep"))
@@ -106,14 +106,14 @@ def test_the_best_thirty_are_shown(number: int, capsys: pytest.CaptureFixture[st
     assert ("the best 30 of 31" in lines) == (number == 31)
 
 
-def test_runs_that_were_made_twice_have_their_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_the_same_overrides_have_their_full_names(capsys: pytest.CaptureFixture[str]) -> None:
     write("a,b")
     write("b,a")
     summarize(Path("my sweep"))
     assert [line.split("  ")[0] for line in printed(capsys) if line.startswith((" a,b", " b,a"))] == [" a,b", " b,a"]
 
 
-def test_an_order_by_what_is_another_quantity_in_some_runs_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metric_that_differs_in_kind_between_runs_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     notes = []
     for name, kind in (("a", "mse"), ("b", "mse"), ("c", "mae")):
         write(f"k={name}", metrics={"val/loss": 1.0, "val/mae": 1.0}, quantities={"loss": kind})
@@ -122,7 +122,7 @@ def test_an_order_by_what_is_another_quantity_in_some_runs_says_so(capsys: pytes
     assert notes == [[], [], ["note: val/loss is mae in some runs and mse in others, so the order is meaningless"]]
 
 
-def test_runs_by_another_code_than_most_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_with_other_code_than_most_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(15):
         write(f"k={number:02}", metrics={"val/loss": 1.0}, code={"mine": "old" if number < 7 else "new"})
     summarize(Path("my sweep"))
@@ -134,7 +134,7 @@ def test_runs_by_another_code_than_most_are_named(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("better", [0.5, 0.05])
-def test_a_run_that_was_best_of_all_before_its_end_is_named(better: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_the_best_earlier_checkpoint_is_noted(better: float, capsys: pytest.CaptureFixture[str]) -> None:
     for name, last, value in (("k=a", 0.1, 0.1), ("k=b", 3.0, better), ("k=c", 2.0, None)):
         best = {"step": 1200, "metric": "val/loss", "value": value}
         write(name, metrics={"val/loss": last}, best=best, monitor={"metric": "val/loss", "mode": "min"})
@@ -145,7 +145,7 @@ def test_a_run_that_was_best_of_all_before_its_end_is_named(better: float, capsy
     assert notes == ["note: best checkpoint: k=b, val/loss 0.05 at step 1,200"] * (better < 0.1)
 
 
-def test_the_largest_is_first_where_the_monitor_says_so_then_by_name_and_what_is_not_finite_last(
+def test_mode_max_sorts_the_largest_first_then_by_name_and_nan_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, value in (("k=a", 0.5), ("k=b", 0.9), ("k=c", float("nan")), ("k=d", 0.9)):

@@ -1,4 +1,4 @@
-"""The sweeper and its launcher in this process, with runs that are not made."""
+"""Tests the sweeper in this process, with a stub launcher."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from descent.run.run_dirs import job_label
 
 pytestmark = needs_sweep
 
-LOSSES = {"adam,0.1": 3.0, "adam,0.2": 1.0, "sgd,0.1": 2.0, "sgd,0.2": None}  # of the rates of each
+LOSSES = {"adam,0.1": 3.0, "adam,0.2": 1.0, "sgd,0.1": 2.0, "sgd,0.2": None}  # by optimizer and learning rate
 
 
 def outcome(job: list[str]) -> Result | None:
@@ -28,7 +28,7 @@ def outcome(job: list[str]) -> Result | None:
 
 
 class Launcher:
-    """Writes what it is told to; ``None``: the job has not come to its end."""
+    """Writes each job's ``outcome``; ``None`` stands for a job that did not end."""
 
     def __init__(self, sweep_dir: Path, outcome: Callable[[list[str]], Result | None]) -> None:
         self.sweep_dir, self.outcome = sweep_dir, outcome
@@ -52,7 +52,7 @@ def sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setenv("COLUMNS", "200")
 
     def make(outcome: Callable[[list[str]], Result | None] = outcome, **given: Any) -> tuple[Any, Launcher]:
-        from hydra_plugins.descent import resuming  # Hydra imports its plugins anew when it looks for them
+        from hydra_plugins.descent import resuming  # Hydra reimports its plugins when it scans for them
 
         made, launcher = resuming.ResumingSweeper(**{"max_batch_size": None, **given}), Launcher(Path("s"), outcome)
         made.config = OmegaConf.create({"hydra": {"sweep": {"dir": "s"}}})
@@ -73,7 +73,7 @@ MODES = {"val/loss": None, "val/r2": "max"}
 
 @pytest.mark.parametrize(("choose_by", "best"), [("val/loss", 0.2), ("val/r2", 0.1)])
 @pytest.mark.parametrize("where", ["params", "arguments"])
-def test_the_second_round_repeats_the_best_of_each(
+def test_the_second_round_repeats_the_best_setting_of_each(
     where: str, choose_by: str, best: float, sweeper: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {"optimizer": "adam,sgd", **RATES}
@@ -97,7 +97,7 @@ def test_the_second_round_repeats_the_best_of_each(
     assert Path("s/summary.csv").is_file()
 
 
-def test_a_second_round_without_a_choice_is_refused(sweeper: Sweep) -> None:
+def test_a_second_round_without_a_best_run_or_for_each_is_refused(sweeper: Sweep) -> None:
     made, _ = sweeper(
         lambda job: Result("diverged", seed=0, command=""),
         params={"optimizer": "adam", **RATES},
@@ -113,7 +113,7 @@ def test_a_second_round_without_a_choice_is_refused(sweeper: Sweep) -> None:
     assert launcher.launched == []
 
 
-def test_a_null_among_the_params_is_the_configs_null(sweeper: Sweep) -> None:
+def test_a_null_in_params_becomes_null_in_the_config(sweeper: Sweep) -> None:
     made, launcher = sweeper(outcome=lambda job: Result("completed", 0, ""), params={"batch.size": None, "seed": 1})
     made.sweep([])
     assert launcher.launched == [(0, "batch.size=null,seed=1")]
@@ -126,7 +126,7 @@ def test_batches_are_launched_one_after_another(sweeper: Sweep) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("completed", None), ("diverged", None), ("failed", 1), (None, 1)])
-def test_a_sweep_fails_where_a_job_has_not_come_to_its_end(status: Any, code: int | None, sweeper: Sweep) -> None:
+def test_a_sweep_fails_if_a_job_failed_or_did_not_end(status: Any, code: int | None, sweeper: Sweep) -> None:
     def last(job: list[str]) -> Result | None:
         return outcome(job) if job[0] == "optimizer=adam" else status and Result(status, seed=0, command="")
 
@@ -139,7 +139,7 @@ def test_a_sweep_fails_where_a_job_has_not_come_to_its_end(status: Any, code: in
     assert raised.value.code == code
 
 
-def test_an_interrupted_sweep_says_what_is_left_and_lets_the_directory_go(
+def test_an_interrupted_sweep_lists_unfinished_jobs_and_releases_its_lock(
     sweeper: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def third_is_interrupted(job: list[str]) -> Result | None:
@@ -164,7 +164,7 @@ def test_an_interrupted_sweep_says_what_is_left_and_lets_the_directory_go(
         assert launcher.launched == []
 
 
-def test_a_sweep_of_nothing_is_refused(sweeper: Sweep) -> None:
+def test_an_empty_sweep_is_refused(sweeper: Sweep) -> None:
     made, _ = sweeper()
     with pytest.raises(UserError, match=r"^a sweep must have at least one job$"):
         made.sweep(["seed=range(0,0)"])
@@ -173,14 +173,14 @@ def test_a_sweep_of_nothing_is_refused(sweeper: Sweep) -> None:
 SPACE = {"optimizer.lr": {"low": 0.5, "high": 1.0}}
 
 
-def test_a_search_takes_no_params(sweeper: Sweep) -> None:
+def test_a_search_refuses_params(sweeper: Sweep) -> None:
     made, _ = sweeper(params=RATES, space=SPACE)
     with pytest.raises(UserError, match=r"^hydra\.sweeper\.params must be null in a search, got \{'optimizer\.lr'"):
         made.sweep([])
 
 
-@pytest.mark.filterwarnings("ignore")  # SQLite connections that Optuna leaves to the collector
-def test_a_search_ends_with_its_best_below_the_summary(sweeper: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore")  # Optuna leaves SQLite connections to the garbage collector
+def test_a_search_prints_its_best_below_the_summary(sweeper: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
 
     def rate(job: list[str]) -> Result:

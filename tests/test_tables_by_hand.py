@@ -1,4 +1,4 @@
-"""Tables, cell by cell and message by message."""
+"""Tests reading small tables, and every message of a bad one."""
 
 import csv
 import logging
@@ -30,7 +30,7 @@ def refusal(call: Callable[[], Any]) -> str:
 
 
 def read_columns(path: Path, key: str, names: list[str]) -> np.ndarray:
-    """The last of the columns as the target."""
+    """Reads the columns, with the last as the target, into one array."""
     inputs, targets = read_rows(path, key, Encoding([Feature(name) for name in names[:-1]]), names[-1])
     return np.column_stack([inputs, targets])
 
@@ -38,7 +38,9 @@ def read_columns(path: Path, key: str, names: list[str]) -> np.ndarray:
 TEXT = "name,x,city,y,blank\nann,1,Rome,5,\nbob,-1e15,Oslo,1e15,\n"
 
 
-def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_non_numeric_columns_are_named_once_without_the_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     inputs, targets, names = read_table(written(tmp_path / "rows.CSV", TEXT), "y", None)
     assert (inputs.tolist(), targets.tolist(), names) == ([[1], [-1e15]], [5, 1e15], (Feature("x"),))
     said = [(record.levelno, record.message) for record in caplog.records]
@@ -49,21 +51,21 @@ def test_columns_left_out_are_named_once_without_the_target(tmp_path: Path, capl
     assert not caplog.records
 
 
-def test_a_column_of_a_few_numbers_and_blanks_is_a_feature_with_cells_missing(tmp_path: Path) -> None:
+def test_a_column_of_mostly_blanks_is_a_feature_with_missing_cells(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", "x,y\n1,1\n,2\n,3\n,4\n")
     said = refusal(lambda: read_table(path, "y", None))
     cure = "data.missing=drop leaves out those rows, data.missing=mean fills in the column's mean"
     assert said == f"{path} has missing cells: x 3; {cure}"
 
 
-def test_the_columns_asked_for_come_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_given_columns_are_read_in_the_given_order(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [1, 2], "b": ["3", "true"], "day": [date(2024, 1, 1)] * 2, "c": [True, False]})
     path = written(tmp_path / "rows.PARQUET", frame)
     assert read_columns(path, "--data", ["c", "a", "b"]).tolist() == [[1, 1, 3], [0, 2, 1]]
     assert read_table(path, "a", ["c", "b"])[0].tolist() == [[1, 3], [0, 1]]
 
 
-def test_names_of_columns_may_have_line_ends_of_either_kind(tmp_path: Path) -> None:
+def test_column_names_may_contain_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'"a\r\nb","a\nb",y\n1,2,3\n')
     inputs, _, names = read_table(path, "y", None)
@@ -96,7 +98,7 @@ WHOLE: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_table_is_refused_in_these_words(kind: str, tmp_path: Path) -> None:
+def test_a_bad_table_is_refused_with_these_messages(kind: str, tmp_path: Path) -> None:
     content, message = WHOLE[kind]
     path = written(tmp_path / "rows.csv", content)
     for key, call in (
@@ -106,7 +108,7 @@ def test_a_table_is_refused_in_these_words(kind: str, tmp_path: Path) -> None:
         assert refusal(call) == message.replace("KEY", key).replace("PATH", str(path))
 
 
-def test_columns_are_refused_in_these_words(tmp_path: Path) -> None:
+def test_bad_columns_are_refused_with_these_messages(tmp_path: Path) -> None:
     frame = pl.DataFrame({"day": [date(2024, 1, 1)], "x": [1.0], "y": [2.0]})
     path = written(tmp_path / "rows.parquet", frame)
     assert (
@@ -144,7 +146,7 @@ def test_columns_are_refused_in_these_words(tmp_path: Path) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_table_that_cannot_be_read_is_named_with_the_first_line_of_the_reason(
+def test_an_unreadable_table_is_refused_with_the_first_line_of_the_reason(
     error: BaseException, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> None:
@@ -156,7 +158,7 @@ def test_a_table_that_cannot_be_read_is_named_with_the_first_line_of_the_reason(
     assert said == f"data.path must be a readable CSV or Parquet file, got {path}: {reason}"
 
 
-def test_a_table_that_is_mended_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "rows.csv", "x,y\n1,nan\n")
     look = table.bad_cell
 
@@ -170,7 +172,7 @@ def test_a_table_that_is_mended_while_it_is_read_is_refused(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("number", [1e15, -1e15, np.nextafter(1e15, 2e15), -2e15, math.inf, math.nan])
-def test_a_number_can_be_used_up_to_the_largest(number: float, tmp_path: Path) -> None:
+def test_numbers_up_to_1e15_are_accepted(number: float, tmp_path: Path) -> None:
     path = written(tmp_path / "rows.parquet", pl.DataFrame({"x": [1.0, number], "y": [number, 3.0]}))
     if abs(number) == 1e15:
         assert read_columns(path, "--data", ["x", "y"]).tolist() == [[1, number], [number, 3]]

@@ -1,4 +1,4 @@
-"""Rare cases of a ``_target_`` and its arguments: classes that cannot be read, defaults, depth, Trainer arguments."""
+"""Tests edge cases of ``_target_``: unreadable classes, defaults, nesting and Trainer arguments."""
 
 import ast
 from pathlib import Path
@@ -27,12 +27,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_what_cannot_be_read_may_be_and_its_numbers_are_finite() -> None:
+def test_an_unreadable_class_is_accepted_with_finite_numbers() -> None:
     compiled = {"_target_": "edges_of_test.fast.A", "x": [1.0, "a"]}
     assert check_target(compiled, "optimizer", PACKAGES) == compiled
     with pytest.raises(UserError, match=r"^optimizer\.x must be a number below 1e30 in size, got nan$"):
         check_target({**compiled, "x": [float("nan")]}, "optimizer", PACKAGES)
-    may_be = {"_target_": "edges_of_test.MayBe", "lr": 2, "sizes": [3]}  # it derives from something unknown
+    may_be = {"_target_": "edges_of_test.MayBe", "lr": 2, "sizes": [3]}  # its base class is unknown
     assert check_target(may_be, "optimizer", PACKAGES, 1, "mine") == may_be
     with pytest.raises(UserError, match=r"^optimizer\.lr is missing: optimizer=mine needs it$"):
         check_target({"_target_": "edges_of_test.MayBe"}, "optimizer", PACKAGES, 1, "mine")
@@ -65,12 +65,12 @@ def argument(default: str | None) -> Argument:
         (1, "f(1)", False),
     ],
 )
-def test_a_default_is_told_from_other_values(value: Any, default: str | None, expected: bool) -> None:
+def test_is_default_compares_a_value_with_the_default(value: Any, default: str | None, expected: bool) -> None:
     assert is_default(value, argument(default)) is expected
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, float("inf"), float("-inf"), float("nan")])
-def test_a_number_that_is_no_setting_is_named_at_any_depth(value: float) -> None:
+def test_a_too_large_or_nonfinite_number_is_named_at_any_depth(value: float) -> None:
     check_finite({"a": [9.9e29, {"b": -9.9e29}], 3: 10**40, "c": "1e99"}, "model.x")
     for nested, key in (([{"b": [value]}], "x.b"), ({"a": {"b": value}}, "x.a.b"), (value, "x")):
         with pytest.raises(UserError) as raised:
@@ -78,7 +78,7 @@ def test_a_number_that_is_no_setting_is_named_at_any_depth(value: float) -> None
         assert str(raised.value) == f"{key} must be a number below 1e30 in size, got {value!r}"
 
 
-def test_classes_are_found_at_any_depth() -> None:
+def test_nested_targets_are_found_at_any_depth() -> None:
     inner, outer = {"_target_": "a.B", "x": [{"_target_": "a.C"}]}, {"y": {"z": [1, None]}}
     value = {"p": inner, "q": [outer, {"_target_": "ab.D"}]}
     assert nested_targets(value) == [inner, {"_target_": "a.C"}, {"_target_": "ab.D"}]
@@ -92,7 +92,7 @@ def test_classes_are_found_at_any_depth() -> None:
         )
 
 
-def test_a_file_that_is_there_may_be_named(tmp_path: Path) -> None:
+def test_an_existing_file_is_accepted(tmp_path: Path) -> None:
     from descent.config.types import AbsolutePath, ExistingFile
 
     (tmp_path / "a.csv").touch()
@@ -105,7 +105,7 @@ def test_a_file_that_is_there_may_be_named(tmp_path: Path) -> None:
         check(AbsolutePath, 3, "key")
 
 
-def test_the_length_of_the_run_may_be_left_to_it() -> None:
+def test_schedule_lengths_may_be_null() -> None:
     spec = {"_target_": "torch.optim.lr_scheduler.LinearLR", "total_iters": None, "interval": "step"}
     assert check_spec(spec, "scheduler", ["torch"]) == spec
     assert unfilled(spec) == ["total_iters"] and unfilled({"T_max": 0, "total_steps": 1}) == []
@@ -124,7 +124,7 @@ def test_the_length_of_the_run_may_be_left_to_it() -> None:
 SUMMARY = "+callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary prints one"
 
 
-def test_an_argument_of_the_trainer_that_is_set_elsewhere_says_where() -> None:
+def test_a_refused_trainer_argument_names_the_right_key() -> None:
     assert {name: refusal(name) for name in [*ELSEWHERE, "max_epochs", "devices", "zzz"]} == {
         name: why and f"trainer.{name} must not be set: {why}"
         for name, why in {

@@ -1,4 +1,4 @@
-"""What a ``_target_`` may name and what its class takes, read from the source of the class and of its annotations."""
+"""Tests which classes a ``_target_`` may name and which arguments they take, read from their source."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def check(target: Any, path: str = "optimizer", supplied: int = 1, **arguments: 
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of the user's own, which must not be imported to be checked."""
+    """A user's package, which a check must not import."""
     package = tmp_path / "targets_of_test"
     package.mkdir()
     (package / "__init__.py").write_text("from subprocess import Popen\nfrom .models import Net\nraise SystemExit(7)\n")
@@ -81,7 +81,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.usefixtures("mine")
-def test_only_a_class_of_its_kind_in_the_packages_may_be_named(target: Any, message: str) -> None:
+def test_a_target_must_be_a_class_of_its_kind_in_the_packages(target: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"^optimizer\._target_ {message}"):
         check(target)
 
@@ -114,15 +114,13 @@ def test_only_a_class_of_its_kind_in_the_packages_may_be_named(target: Any, mess
         ({"width": 3, 3: 3}, "model.3 is not a key"),
     ],
 )
-def test_arguments_are_held_against_the_annotations_of_the_class_that_has_them(
-    arguments: dict[str, Any], message: str
-) -> None:
+def test_arguments_are_checked_against_the_classs_annotations(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
         check_target({"_target_": "targets_of_test.Net", **arguments}, "model", PACKAGES)
 
 
 @pytest.mark.usefixtures("mine")
-def test_values_that_the_annotations_allow_stay_as_they_are() -> None:
+def test_allowed_values_are_not_changed() -> None:
     arguments: dict[str, Any] = {
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
         **{"names": ["a"], "layers": 2, "act": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
@@ -154,11 +152,11 @@ def test_a_relative_path_starts_at_the_given_directory(tmp_path: Path, monkeypat
         ("torch.optim._adafactor.Adafactor", {}),
     ],
 )
-def test_what_a_class_of_torchs_accepts_is_accepted(target: str, arguments: dict[str, Any]) -> None:
+def test_arguments_that_torch_accepts_are_accepted(target: str, arguments: dict[str, Any]) -> None:
     assert check(target, **arguments) == {"_target_": target, **arguments}
 
 
-def test_an_argument_that_the_caller_supplies_is_no_key() -> None:
+def test_an_argument_that_the_caller_supplies_is_not_a_key() -> None:
     with pytest.raises(UserError, match=r"optimizer.params is not a key"):
         check("torch.optim.SGD", params=[])
 
@@ -172,7 +170,7 @@ def test_a_class_is_found_by_a_relative_re_export() -> None:
         check_target({"_target_": target, "warmup_steps": 0.5}, "optimizer", ["schedulefree"], 1)
 
 
-def test_nothing_slow_is_imported_for_a_check() -> None:
+def test_a_check_does_not_import_torch_or_lightning() -> None:
     code = (
         "import sys; from descent.config.targets import check_target; "
         "check_target({'_target_': 'lightning.pytorch.callbacks.ModelCheckpoint'}, 'callbacks.a', ['lightning']); "
@@ -194,7 +192,7 @@ def test_nothing_slow_is_imported_for_a_check() -> None:
         (["scheduler=cosine", "+scheduler.last_epoch=3"], "scheduler: torch.* refuses .*initial_lr"),
     ],
 )
-def test_a_value_that_the_class_refuses_is_one_line(overrides: list[str], message: str, run: Run) -> None:
+def test_a_value_that_the_class_refuses_is_a_one_line_error(overrides: list[str], message: str, run: Run) -> None:
     with pytest.raises(UserError, match=message) as raised:
         run(*overrides)
     assert "\n" not in str(raised.value)
@@ -212,7 +210,7 @@ def test_a_value_that_the_class_refuses_is_one_line(overrides: list[str], messag
         ("targets_of_test.Net", "optimizer._target_ must be a class that can be imported, got 'targets_of_test.Net': "),
     ],
 )
-def test_a_class_is_of_its_kind_before_anything_is_made_of_it(target: str, message: str) -> None:
+def test_the_kind_of_a_class_is_checked_before_it_is_called(target: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_class(target, Optimizer, "optimizer")
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What is logged of gradients and of the way to the optimum, held against loops by hand."""
+"""Compares logged gradient statistics and the distance to the optimum with loops by hand."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def curve(run_dir: Path, tag: str) -> dict[int, float]:
 
 
 def by_hand(*overrides: str, lr: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Parameters before each step of gradient descent, and the gradients at them."""
+    """Returns the parameters before each step of gradient descent, and their gradients."""
     config = config_of(*FULL, *overrides)
     rows, parts = load(config.data), split(config.data, 60)
     x, y = torch.from_numpy(rows.inputs[parts.train]), torch.from_numpy(rows.targets[parts.train])
@@ -51,7 +51,9 @@ def tags(run_dir: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("clip", ["none", "norm", "value"])
-def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_path: Path) -> None:
+def test_gradient_statistics_before_and_after_clipping_equal_a_loop_by_hand(
+    clip: str, run: Run, tmp_path: Path
+) -> None:
     options = [f"clip={clip}", *([] if clip == "none" else ["clip.gradient_clip_val=0.5"])]
     for step in (13, -1):  # interrupted and resumed
         run(*FULL, *options, "optimizer.lr=0.1", callbacks=[SignalAt(step)], run_dir=tmp_path / "0", resume=step < 0)
@@ -78,13 +80,13 @@ def test_gradients_are_those_before_and_after_clipping(clip: str, run: Run, tmp_
         if step > 1:
             expected["update/relative"] = (0.1 * clipped).norm().item() / p.norm().item()
         for tag in expected.keys() & curves if step in (1, 2, 15, 30) else ():
-            # rounding changes the cosine of an angle of 0 by up to 1e-16, and the angle by 1e-6 degrees
+            # rounding a cosine of 1 by 1e-16 gives an angle of 1e-6 degrees
             near = 1e-5 if tag == "grad/angle" else 0
             assert curves[tag][step] == pytest.approx(expected[tag], rel=1e-5, abs=near), tag
 
 
 class Kept(SparseCallback):
-    """How many numbers telemetry holds as training ends."""
+    """Counts the numbers that telemetry holds when training ends."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (own,) = callbacks_of(trainer, Telemetry)
@@ -92,15 +94,15 @@ class Kept(SparseCallback):
 
 
 @pytest.mark.parametrize("clip", ["none", "norm", "value"])
-def test_of_a_large_model_telemetry_copies_no_parameters_and_has_the_same_norms(
+def test_for_a_large_model_telemetry_copies_no_parameters_and_has_the_same_norms(
     clip: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*FULL, f"clip={clip}", *([] if clip == "none" else ["clip.gradient_clip_val=0.5"])]
     kept = [Kept(), Kept()]
-    for callback, most in zip(kept, (3, 2), strict=True):  # parameters; the model has 3
+    for callback, most in zip(kept, (3, 2), strict=True):  # the model has 3 parameters
         monkeypatch.setattr(telemetry, "MOST_KEPT", most)
         run(*options, "optimizer.lr=0.1", callbacks=[callback])
-    assert [callback.numbers for callback in kept] == [2 * 3 + 1, 1]  # gradient and parameters, and a norm
+    assert [callback.numbers for callback in kept] == [2 * 3 + 1, 1]  # gradient, parameters and a norm
     assert tags(tmp_path / "1") == tags(tmp_path / "0") - {"grad/angle", "update/relative"}
     for tag in tags(tmp_path / "1"):
         assert curve(tmp_path / "1", tag) == pytest.approx(curve(tmp_path / "0", tag), rel=1e-6), tag
@@ -111,14 +113,12 @@ def test_lbfgs_evaluates_more_gradients_than_it_takes_steps(run: Run, tmp_path: 
     assert curve(tmp_path / "0", "grad/evaluations")[5] == result.gradient_evaluations > 5
     tags = ("parameters/weight_1", "parameters/weight_2", "parameters/bias")
     path = torch.tensor([list(curve(tmp_path / "0", tag).values()) for tag in tags])
-    relative = curve(tmp_path / "0", "update/relative")[1]  # of a whole step, not of its last evaluation
+    relative = curve(tmp_path / "0", "update/relative")[1]  # of the whole step, not of its last evaluation
     assert relative == pytest.approx(((path[:, 1] - path[:, 0]).norm() / path[:, 0].norm()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [[], ["data.standardize=true"], ["model.bias=false", "model.init_bias=null"]])
-def test_the_way_to_the_optimum_is_measured_in_the_datas_own_units(
-    options: list[str], run: Run, tmp_path: Path
-) -> None:
+def test_excess_loss_and_distance_are_in_the_datas_own_units(options: list[str], run: Run, tmp_path: Path) -> None:
     result = run(*FULL, *options, "optimizer.lr=0.1")
     assert result.parameters is not None
     assert result.optimum is not None
@@ -142,9 +142,7 @@ def test_a_rate_above_the_stable_one_is_noted_before_training(
     assert "note: the learning rate 3.5 is above" in caplog.text
 
 
-def test_a_step_from_nought_has_no_relative_update_and_one_without_a_gradient_no_angle(
-    run: Run, tmp_path: Path
-) -> None:
+def test_statistics_of_steps_from_zero_and_with_zero_gradients(run: Run, tmp_path: Path) -> None:
     line = "data=line", "batch=full", "trainer=float64", "trainer.max_epochs=2", "clip=value", "model.init_bias=0"
     run(*line, "model.init_weight=0")  # y = 2 x at 1, 2, 3, 4
     assert list(curve(tmp_path / "0", "update/relative")) == [2]

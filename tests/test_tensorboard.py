@@ -1,4 +1,4 @@
-"""TensorBoard as a person sees it: a real sweep in headless Chromium."""
+"""Tests what TensorBoard shows for real runs, in headless Chromium."""
 
 import json
 import re
@@ -23,7 +23,7 @@ DRIVER = shutil.which("chromedriver")
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver")
 
-# The text of a page with what its web components hide
+# The text of a page, including shadow roots
 TEXT = """
 const text = (node) => [...node.childNodes].map((child) =>
   child.nodeType === Node.TEXT_NODE ? child.textContent :
@@ -40,7 +40,7 @@ return all(document).filter(drawn).length;
 
 @contextmanager
 def served(logs: Path) -> Iterator[str]:
-    """The address of a TensorBoard over ``logs``."""
+    """Runs a TensorBoard over ``logs`` and yields its address."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", "0", "--load_fast", "false"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -54,7 +54,7 @@ def served(logs: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a TensorBoard over four runs of models with one feature."""
+    """The address of a TensorBoard over four runs with one feature."""
     logs = tmp_path_factory.mktemp("logs")
     for optimizer in ("sgd", "adam"):
         for seed in (0, 1):
@@ -82,7 +82,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def shows(browser: Any, *texts: str, seconds: float = 60) -> str:
-    """The page's text, once it shows all of ``texts``."""
+    """Waits until the page shows all of ``texts``, and returns its text."""
     until = time.monotonic() + seconds
     while True:
         page: str = browser.execute_script(TEXT)
@@ -94,7 +94,7 @@ def shows(browser: Any, *texts: str, seconds: float = 60) -> str:
 
 
 def test_scalars_show_losses_gradients_and_the_optimum(address: str, browser: Any) -> None:
-    browser.get(f"{address}#scalars&tagFilter=loss%7Cgrad%2Fnorm")  # a page has a dozen charts
+    browser.get(f"{address}#scalars&tagFilter=loss%7Cgrad%2Fnorm")  # a page shows at most a dozen charts
     shows(browser, "train/loss", "val/loss", "grad/norm_clipped", "optimum/excess_loss", "adam-0", "sgd-1")
 
 
@@ -103,7 +103,7 @@ def test_custom_scalars_overlay_losses_and_gradient_norms(address: str, browser:
     shows(browser, "training and validation loss", "gradient norm before and after clipping")
 
 
-def test_hparams_shows_settings_beside_final_metrics(address: str, browser: Any) -> None:
+def test_hparams_shows_hyperparameters_and_final_metrics(address: str, browser: Any) -> None:
     browser.get(f"{address}#hparams")
     shows(browser, "optimizer.lr", "val/loss", "adam", "sgd")
 
@@ -138,7 +138,7 @@ def test_hparams_sorts_100_runs_by_a_final_metric(tmp_path: Path) -> None:
 
 
 def sorted_metric(address: str, tag: str, runs: int) -> list[float]:
-    """A metric of all runs in the order in which HParams gives them, sorted by it, once it has so many."""
+    """Returns a metric of all runs in the order of HParams sorted by it; waits for ``runs`` values."""
     query = {
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
         "colParams": [{"metric": {"tag": tag, "group": ""}, "order": "ORDER_ASC"}],
@@ -167,6 +167,6 @@ def test_images_show_the_fit_the_predictions_and_the_path(address: str, browser:
         time.sleep(0.5)
 
 
-def test_the_pictures_are_in_the_run_directory_too(address: str, tmp_path: Path) -> None:
+def test_the_figures_are_also_in_the_run_directory(address: str, tmp_path: Path) -> None:
     train(config_of("trainer.enable_progress_bar=false", "data.num_features=1"), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run/figures").iterdir()} == {"fit.png", "path.png", "predicted.png"}

@@ -1,4 +1,4 @@
-"""How many threads a run computes with, and that the process has its own again after it."""
+"""Tests how many threads a run uses, and that it restores the process's number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from conftest import Run
 from lightning.pytorch import Callback, LightningModule, Trainer
 from test_resume import SMALL, SignalAt
 
-OWN = 3  # torch's own number, as the tests have it here
+OWN = 3  # the process's number of threads in these tests
 
 
 class Seen(Callback):
-    """The number at each end of an epoch."""
+    """Records the number of threads at the end of each epoch."""
 
     def __init__(self) -> None:
         self.numbers: set[int] = set()
@@ -28,7 +28,7 @@ def own() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(OWN)
     yield
-    assert torch.get_num_threads() == OWN, "a run must leave the process as it was"
+    assert torch.get_num_threads() == OWN, "a run must restore the number of threads"
     torch.set_num_threads(before)
 
 
@@ -42,22 +42,22 @@ def own() -> Iterator[None]:
     ],
     ids=["small", "given", "some parameters", "large"],
 )
-def test_a_small_step_is_computed_by_one_thread(overrides: tuple[str, ...], expected: int, run: Run) -> None:
+def test_small_steps_use_one_thread(overrides: tuple[str, ...], expected: int, run: Run) -> None:
     seen = Seen()
     assert run(*SMALL, *overrides, callbacks=[seen]).status == "completed"
     assert seen.numbers == {expected}
 
 
-def test_a_run_that_diverges_leaves_the_number_of_threads_as_it_was(run: Run) -> None:
+def test_a_diverged_run_restores_the_number_of_threads(run: Run) -> None:
     assert run(*SMALL, "optimizer.lr=100").status == "diverged"
 
 
-def test_a_resumed_run_has_the_threads_that_it_began_with(
+def test_a_resumed_run_uses_its_original_number_of_threads(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("descent.training.threads.SMALL", 0)
     run(*SMALL, callbacks=[SignalAt(7)], run_dir=tmp_path / "r")
-    torch.set_num_threads(2)  # as another machine has
+    torch.set_num_threads(2)  # like another machine
     seen: Any = Seen()
     assert run(*SMALL, callbacks=[seen], run_dir=tmp_path / "r", resume=True).status == "completed"
     assert seen.numbers == {OWN}

@@ -1,4 +1,4 @@
-"""Keys that are right alone and do not go together, and tables: what is refused, and what is right beside it."""
+"""Tests combinations of keys that are refused, valid neighbours of them, and table paths."""
 
 import copy
 from pathlib import Path
@@ -34,7 +34,7 @@ FULL = (
 
 
 def made(tree: dict[str, Any], cwd: Path | None = None) -> Any:
-    """The data of a config, as they are made, with its model and the split of many rows, before training."""
+    """Builds a config's model and data, checks a split of 1,000 rows, and returns the data module."""
     config = parse(tree, cwd=cwd)
     build(config.model, "model", LightningModule)
     split(config.data, 1000)
@@ -68,7 +68,7 @@ def made(tree: dict[str, Any], cwd: Path | None = None) -> Any:
         ({"scheduler": {"a": 1}}, "scheduler must be empty, or have a _target_, got {'a': 1}"),
     ],
 )
-def test_what_does_not_go_together_is_refused_and_what_does_is_taken(
+def test_only_invalid_combinations_of_keys_are_refused(
     values: dict[str, Any], message: str | None, tree: dict[str, Any]
 ) -> None:
     changed = copy.deepcopy(tree)
@@ -107,7 +107,7 @@ EVERY = "scheduler.frequency must be a multiple of trainer.check_val_every_n_epo
         (["scheduler.frequency=7", "trainer.check_val_every_n_epoch=7"], None),  # the last epoch is validated anyway
     ],
 )
-def test_a_plateau_is_asked_only_where_there_was_a_validation(
+def test_a_plateau_schedule_must_match_the_validation_interval(
     overrides: list[str], message: str | None, run: Run
 ) -> None:
     if message is None:
@@ -118,12 +118,12 @@ def test_a_plateau_is_asked_only_where_there_was_a_validation(
     assert str(raised.value) == message
 
 
-def test_a_validation_after_more_epochs_than_the_run_has_is_that_of_the_last(run: Run, tmp_path: Path) -> None:
+def test_with_an_interval_longer_than_the_run_the_last_epoch_is_validated(run: Run, tmp_path: Path) -> None:
     result = run("data.val_fraction=0.5", "data.num_samples=40", "trainer.max_epochs=3", *EVERY_5TH)
     assert [point.step for point in events(tmp_path / "0").Scalars("val/loss")] == [result.steps]
 
 
-def test_messages_name_the_option_that_was_chosen(tree: dict[str, Any]) -> None:
+def test_messages_name_the_chosen_option(tree: dict[str, Any]) -> None:
     changed = copy.deepcopy(tree)
     changed["optimizer"]["full_batch_only"] = True
     with pytest.raises(UserError) as raised:
@@ -148,7 +148,7 @@ def test_messages_name_the_option_that_was_chosen(tree: dict[str, Any]) -> None:
         ({"features": ["x"]}, None),
     ],
 )
-def test_a_table_is_looked_for_from_the_directory_of_the_run(
+def test_a_tables_path_is_relative_to_the_given_directory(
     values: dict[str, Any], message: str | None, tree: dict[str, Any], tmp_path: Path
 ) -> None:
     for name in ("rows.csv", "ROWS.PARQUET", "rows.txt"):
@@ -170,7 +170,7 @@ def table(listed: dict[str, Any], **values: Any) -> dict[str, Any]:
     return common | own | values
 
 
-def test_a_relative_path_begins_where_python_was_started(
+def test_a_relative_path_starts_at_the_working_directory(
     tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rows.csv").touch()

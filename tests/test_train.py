@@ -1,4 +1,4 @@
-"""One run: what it learns, what depends on which seed, and what it leaves behind."""
+"""Tests a single run: seeds, precision, metrics, checkpoints and logs."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from regression.model import LinearRegression
 
 
 class Dtypes(Callback):
-    """Notes the precision of everything that a training step touches."""
+    """Records the dtype of every tensor in a training step."""
 
     def __init__(self) -> None:
         self.seen: set[torch.dtype] = set()
@@ -43,7 +43,7 @@ def test_same_seed_gives_identical_weights(run: Run) -> None:
     assert run("seed=3").parameters == run("seed=3").parameters
 
 
-def test_seed_zero_is_a_seed_like_any_other(run: Run) -> None:
+def test_seed_zero_is_a_valid_seed(run: Run) -> None:
     torch.manual_seed(99)
     first = run("seed=0")
     torch.manual_seed(7)
@@ -51,7 +51,7 @@ def test_seed_zero_is_a_seed_like_any_other(run: Run) -> None:
     assert run("seed=1").parameters != first.parameters
 
 
-def test_init_and_order_come_from_seed_and_data_from_data_seed(run: Run) -> None:
+def test_the_data_depend_on_data_seed_and_not_on_seed(run: Run) -> None:
     base, other_seed, other_data = run(), run("seed=1"), run("data.seed=1")
     assert other_seed.optimum == base.optimum
     assert other_data.optimum != base.optimum
@@ -71,7 +71,7 @@ def test_the_default_dtype_of_one_run_does_not_leak_into_the_next(run: Run) -> N
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_metrics_are_those_of_scikit_learn_in_the_datas_own_units(run: Run, tmp_path: Path) -> None:
+def test_metrics_equal_scikit_learns_in_the_datas_own_units(run: Run, tmp_path: Path) -> None:
     result = run("data=diabetes", "optimizer=adam", "trainer=float64", "trainer.max_epochs=40")
     assert result.parameters is not None
     source = load(config_of("data=diabetes").data)
@@ -92,7 +92,7 @@ def test_metrics_are_those_of_scikit_learn_in_the_datas_own_units(run: Run, tmp_
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_checkpoints_load_with_no_further_argument_and_weights_only(name: str, run: Run, tmp_path: Path) -> None:
+def test_checkpoints_load_without_arguments_and_with_weights_only(name: str, run: Run, tmp_path: Path) -> None:
     result = run("data=diabetes", "optimizer=adam", "scheduler=plateau", "clip=norm", "stopping=converged")
     model = LinearRegression.load_from_checkpoint(tmp_path / f"0/checkpoints/{name}.ckpt", weights_only=True)
     if name == "last":
@@ -104,7 +104,7 @@ def test_the_best_checkpoint_has_the_lowest_validation_loss(run: Run, tmp_path: 
     run("optimizer.lr=0.1", "batch=single", "data.num_samples=60", "trainer.max_epochs=10")
     losses = [point.value for point in events(tmp_path / "0").Scalars("val/loss")]
     lowest = losses.index(min(losses))
-    assert lowest != len(losses) - 1  # or the test could not tell best from last
+    assert lowest != len(losses) - 1  # the best weights must differ from the last
     checkpoint = torch.load(tmp_path / "0/checkpoints/best.ckpt", weights_only=True)
     assert (checkpoint["epoch"], checkpoint["global_step"]) == (lowest, (lowest + 1) * 48)
 
@@ -187,7 +187,7 @@ def test_hparams_hold_the_final_metrics_of_the_run(run: Run, tmp_path: Path) -> 
     assert "hp_metric" not in found.Tags()["scalars"]
 
 
-def test_result_json_says_everything_that_the_result_does(run: Run, tmp_path: Path) -> None:
+def test_result_json_equals_the_result(run: Run, tmp_path: Path) -> None:
     result = run("optimizer=adam", "predict_at=[[1,2,3,4,5]]", "trainer.max_epochs=2", "seed=5")
     written = read_result(tmp_path / "0")
     assert written == json.loads(json.dumps(result.as_dict()))
@@ -203,7 +203,7 @@ def test_result_json_says_everything_that_the_result_does(run: Run, tmp_path: Pa
     assert {"loss", "weight", "bias", "condition_number", "max_stable_lr"} <= set(written["optimum"])
 
 
-def test_a_diverging_run_ends_early_and_says_what_might_help(run: Run, tmp_path: Path) -> None:
+def test_a_diverging_run_ends_early_with_advice(run: Run, tmp_path: Path) -> None:
     result = run("optimizer.lr=100", "batch=full", "trainer.max_epochs=1000")
     assert result.status == "diverged"
     assert result.steps < 20
@@ -212,13 +212,13 @@ def test_a_diverging_run_ends_early_and_says_what_might_help(run: Run, tmp_path:
     assert read_result(tmp_path / "0")["status"] == "diverged"
 
 
-def test_a_batch_above_the_training_set_is_the_whole_set_and_said_so(run: Run, caplog: Any) -> None:
+def test_a_batch_larger_than_the_training_set_is_the_whole_set_with_a_note(run: Run, caplog: Any) -> None:
     result = run("data=line", "trainer.max_epochs=5")
     assert result.steps == 5
     assert "batch.size=32 is more than the 4 training rows" in caplog.text
 
 
-def test_a_callback_that_watches_the_validation_loss_sees_each_epoch(run: Run) -> None:
+def test_a_callback_that_monitors_the_validation_loss_gets_each_epoch(run: Run) -> None:
     options = "batch=full", "optimizer.lr=0.3", "trainer.max_epochs=200"
     stopped = [
         run(*options, *every, callbacks=[EarlyStopping("val/loss", patience=4)])

@@ -1,4 +1,4 @@
-"""What of the config reaches Lightning's Trainer and the callbacks, by what a run then does."""
+"""Tests by running that config keys reach Lightning's Trainer and the callbacks."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from descent.training.validation_schedule import validation_schedule
 
 
 class Seen(Callback):
-    """How training was set up."""
+    """Records how training was set up."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.deterministic = torch.are_deterministic_algorithms_enabled()
@@ -28,7 +28,7 @@ class Seen(Callback):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_training_is_deterministic_where_that_is_asked_for(wanted: bool, run: Run) -> None:
+def test_deterministic_sets_torchs_deterministic_algorithms(wanted: bool, run: Run) -> None:
     seen = Seen()
     before = torch.are_deterministic_algorithms_enabled()
     try:
@@ -36,7 +36,7 @@ def test_training_is_deterministic_where_that_is_asked_for(wanted: bool, run: Ru
     finally:
         torch.use_deterministic_algorithms(before)
     assert (seen.deterministic, seen.devices, seen.device) == (wanted, 1, "cpu")
-    assert seen.log_every == PER_EPOCH  # and not 50, at which what a step logs would have no point
+    assert seen.log_every == PER_EPOCH  # not 50, or self.log in a step would never be logged
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA can do both")
@@ -50,7 +50,7 @@ def test_training_is_deterministic_where_that_is_asked_for(wanted: bool, run: Ru
         ("trainer.accelerator=gpu", "trainer.accelerator must be one that this machine has, got 'gpu'"),
     ],
 )
-def test_what_this_machine_cannot_do_is_refused_in_one_line(override: str, message: str, run: Run) -> None:
+def test_an_unsupported_device_or_precision_is_refused_in_one_line(override: str, message: str, run: Run) -> None:
     with pytest.raises(UserError) as refused:
         run(*SMALL, "trainer.accelerator=cpu", "trainer.precision=32-true", override)
     assert str(refused.value).startswith(message)
@@ -66,7 +66,7 @@ def test_what_this_machine_cannot_do_is_refused_in_one_line(override: str, messa
         (["scheduler=plateau", "scheduler.monitor=val/los", "scheduler.mode=min"], "scheduler.monitor"),
     ],
 )
-def test_a_metric_that_is_waited_for_in_vain_is_named_with_its_key(overrides: list[str], key: str, run: Run) -> None:
+def test_a_monitored_metric_that_is_not_logged_is_named_with_its_key(overrides: list[str], key: str, run: Run) -> None:
     with pytest.raises(Exception, match=r"val/los") as raised:
         run(*SMALL, *overrides)
     assert one_line(raised.value) == (
@@ -75,7 +75,7 @@ def test_a_metric_that_is_waited_for_in_vain_is_named_with_its_key(overrides: li
 
 
 @pytest.mark.parametrize("kind", ["simple", "advanced"])
-def test_a_profile_is_named_after_its_kind(kind: str, run: Run, tmp_path: Path) -> None:
+def test_a_profile_file_is_named_after_the_profiler(kind: str, run: Run, tmp_path: Path) -> None:
     run(*SMALL, "trainer.max_epochs=1", f"trainer.profiler={kind}")
     found = {path.name for path in (tmp_path / "0/profile").iterdir()}
     assert f"fit-{kind}.txt" in found and all(name.endswith(f"-{kind}.txt") for name in found)
@@ -89,7 +89,7 @@ def parameter_tags(run_dir: Path) -> list[str]:
     ("header", "expected"),
     [
         ("x_1,x_2,y", ["weight_1", "weight_2", "bias"]),
-        ("x_2,x_1,y", ["weight_x_2", "weight_x_1", "bias"]),  # names of the table's own
+        ("x_2,x_1,y", ["weight_x_2", "weight_x_1", "bias"]),  # the table's own names
         ("age,x_2,y", ["weight_age", "weight_x_2", "bias"]),
     ],
 )
@@ -105,7 +105,7 @@ def test_curves_of_weights_are_named_after_their_features(
     assert parameter_tags(tmp_path / "0") == [f"parameters/{name}" for name in expected]
 
 
-def test_of_many_weights_the_first_twenty_have_curves(run: Run, tmp_path: Path) -> None:
+def test_only_the_first_20_weights_have_curves(run: Run, tmp_path: Path) -> None:
     run("data.num_samples=60", "data.num_features=21", "trainer.max_epochs=1", "optimizer=adam", "batch=full")
     assert parameter_tags(tmp_path / "0") == [*(f"parameters/weight_{i}" for i in range(1, 21)), "parameters/bias"]
 
@@ -121,16 +121,14 @@ WAITING = [
 
 
 @pytest.mark.parametrize("overrides", [*WAITING, []], ids=["patience", "plateau", "none"])
-def test_validations_are_after_each_epoch_where_something_waits_for_them(
-    overrides: list[str], run: Run, tmp_path: Path
-) -> None:
+def test_patience_and_plateau_validate_after_each_epoch(overrides: list[str], run: Run, tmp_path: Path) -> None:
     run(*SMALL, *overrides, "trainer.max_epochs=26")
     rarer = [*range(1, 21), 26]
     assert validated(tmp_path / "0") == (list(range(1, 27)) if overrides else rarer)
 
 
 @pytest.mark.parametrize("overrides", [*WAITING, []], ids=["patience", "plateau", "none"])
-def test_an_interval_of_validations_is_kept_whatever_waits_for_them(
+def test_a_given_validation_interval_is_kept_with_patience_and_plateau(
     overrides: list[str], run: Run, tmp_path: Path
 ) -> None:
     every = ["scheduler.frequency=4"] if "scheduler=plateau" in overrides else []
@@ -138,17 +136,17 @@ def test_an_interval_of_validations_is_kept_whatever_waits_for_them(
     assert validated(tmp_path / "0") == [4, 8, 12, 16, 20, 24, 26]
 
 
-def test_a_callback_that_stops_early_counts_validations_and_not_epochs(run: Run, tmp_path: Path) -> None:
+def test_early_stopping_counts_validations_and_not_epochs(run: Run, tmp_path: Path) -> None:
     stop = EarlyStopping("val/loss", patience=2, min_delta=math.inf)  # nothing is an improvement
     run(*SMALL, "trainer.max_epochs=60", "trainer.check_val_every_n_epoch=4", callbacks=[stop])
     assert validated(tmp_path / "0") == [4, 8]
 
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.1, [1, 2, 3, 40]), (0.2, [1, 40]), (0.0, [1, 40])])
-def test_the_rows_that_are_evaluated_are_those_whose_number_counts(
+def test_the_number_of_evaluated_rows_decides_the_interval(
     fraction: float, expected: list[int], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intervals, "LARGE", 37)  # 6 validation rows of 2 features are 12 numbers, 12 are 24
+    monkeypatch.setattr(intervals, "LARGE", 37)  # 6 validation rows of 2 features have 12 numbers, 12 rows have 24
     monkeypatch.setattr(intervals, "STEPS_BETWEEN_VALIDATIONS", 10**6)
     seen: list[int] = []
 

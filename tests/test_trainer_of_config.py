@@ -1,4 +1,4 @@
-"""Which callbacks and options a Trainer has, by the config alone: nothing is trained."""
+"""Tests which callbacks and options a Trainer gets from the config, without training."""
 
 import math
 from pathlib import Path
@@ -28,14 +28,14 @@ ENDS = (
 
 
 def made(tmp_path: Path, *overrides: str, **given: Any) -> tuple[Any, list[str], dict[str, Any]]:
-    """A Trainer, the names of its callbacks in their order, and the callbacks by name."""
+    """Returns a Trainer, the names of its callbacks in order, and the callbacks by name."""
     config = config_of("callbacks=none", "trainer.enable_progress_bar=false", *overrides)
     trainer: Any = build_trainer(config, tmp_path, **given)
     names = [type(callback).__name__ for callback in trainer.callbacks]
     return trainer, names, dict(zip(names, trainer.callbacks, strict=True))
 
 
-def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -> None:
+def test_every_stopping_rule_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -> None:
     _, names, of = made(tmp_path, *ENDS)
     last = [
         "TrainingLoss",
@@ -60,7 +60,7 @@ def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -
     assert (kept.directory, kept.best.metric, kept.best.sign) == (tmp_path / "checkpoints", "val/loss", -1)
     assert (kept.every_seconds, kept.every_steps, kept.identity, kept.on_start) == (math.inf, 13, {}, None)
     intervals = of["ValidationSchedule"].intervals
-    assert (intervals.log_every, intervals.validate_every) == (11, 1)  # patience waits for each validation
+    assert (intervals.log_every, intervals.validate_every) == (11, 1)  # patience needs a validation after each epoch
     for name in ("Divergence", "TrainingCurves", "Telemetry", "RunProgressBar"):
         assert of[name].intervals is intervals, name
 
@@ -78,14 +78,14 @@ def test_every_end_and_the_bar_have_a_callback_with_its_limits(tmp_path: Path) -
         ("seed=0", None),
     ],
 )
-def test_each_end_has_its_callback_alone(override: str, name: str | None, tmp_path: Path) -> None:
+def test_each_stopping_rule_adds_only_its_callback(override: str, name: str | None, tmp_path: Path) -> None:
     _, names, of = made(tmp_path, override)
     assert names == [*FIRST, "TrainingLoss", *([name] if name else []), "UnsavedAttributes", "Checkpoints"]
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
 
 
 class Mine(Telemetry):
-    """Takes the place of the machinery's own."""
+    """Replaces the machinery's own callback."""
 
 
 class Watching(Callback):
@@ -93,7 +93,7 @@ class Watching(Callback):
         self.monitor = monitor
 
 
-def test_what_a_callback_or_a_scheduler_watches_is_known_each_epoch_and_one_may_take_the_place_of_another(
+def test_monitored_metrics_are_evaluated_each_epoch_and_a_subclass_replaces_its_callback(
     tmp_path: Path,
 ) -> None:
     mine, watching = Mine(), Watching("train/loss")
@@ -112,7 +112,7 @@ def test_what_a_callback_or_a_scheduler_watches_is_known_each_epoch_and_one_may_
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
 
 
-def test_the_options_of_the_config_are_those_of_the_trainer(tmp_path: Path) -> None:
+def test_the_trainer_has_the_configs_options(tmp_path: Path) -> None:
     options = "clip=value", "clip.gradient_clip_val=0.25", "trainer.max_epochs=7", "trainer.log_every_n_steps=9"
     trainer, _, of = made(tmp_path, *options, "trainer.accumulate_grad_batches=3", "trainer.precision=bf16-mixed")
     assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm) == (0.25, "value")
@@ -145,7 +145,7 @@ NOT_ITS_CONFIG = "it changes values of the config; use a sweep to try values"
         ("GradientAccumulationScheduler", ", scheduling: {0: 2}", NOT_EXACT),
     ],
 )
-def test_a_callback_with_which_a_run_is_not_exact_is_refused(
+def test_callbacks_that_break_exact_resuming_or_change_settings_are_refused(
     name: str, arguments: str, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as refused:
@@ -153,7 +153,7 @@ def test_a_callback_with_which_a_run_is_not_exact_is_refused(
     assert str(refused.value) == f"callbacks.own must not be a {name}: {why}"
 
 
-def test_averaged_weights_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weight_averaging_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
     made(tmp_path, f"+callbacks.own={{_target_: {averaging}, swa_lrs: 0.01}}")
     (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("descent"))

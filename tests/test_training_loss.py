@@ -1,4 +1,4 @@
-"""When there is a loss of all rows, what is logged in an interrupted epoch, and curves that a module has to itself."""
+"""Tests the full training loss, metrics of an interrupted epoch, and curves that a module logs itself."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from regression.model import LinearRegression
 PLAIN = LinearRegression.training_step
 
 
-def test_a_loss_of_all_rows_is_that_of_batches_in_memory_and_steps_that_lightning_takes() -> None:
+def test_the_full_loss_needs_in_memory_batches_and_automatic_optimization() -> None:
     x = torch.zeros(4, 1)
     for loader, in_memory in ((InMemoryBatches(x, x), True), ([x], False)):
         for automatic in (True, False):
@@ -31,7 +31,7 @@ def test_a_loss_of_all_rows_is_that_of_batches_in_memory_and_steps_that_lightnin
 
 
 @pytest.mark.parametrize("limit", ["overfit_batches=2", "overfit_batches=0.5", "limit_train_batches=2"])
-def test_the_loss_of_a_part_that_is_the_same_in_every_epoch_is_of_that_part(limit: str, run: Run) -> None:
+def test_with_a_fixed_subset_the_full_loss_covers_the_subset(limit: str, run: Run) -> None:
     rows = "data=line", "batch.size=1", "data.inputs=[[1],[2],[3],[4]]", "data.targets=[1,2,30,40]"
     options = *rows, "trainer.max_epochs=3", f"trainer.{limit}", "model.bias=false", "trainer=float64"
     result = run(*options, "model.init_weight=0", "optimizer.lr=0.1", "batch.shuffle=false")
@@ -43,7 +43,7 @@ def test_the_loss_of_a_part_that_is_the_same_in_every_epoch_is_of_that_part(limi
     assert result.best == {"step": 6, "metric": "train/loss", "value": pytest.approx(mean, rel=1e-12)}
 
 
-def test_the_loss_of_a_part_that_differs_between_epochs_is_of_all_rows(run: Run) -> None:
+def test_with_a_changing_subset_the_full_loss_covers_all_rows(run: Run) -> None:
     rows = "data=line", "batch.size=1", "data.inputs=[[1],[2],[3],[4]]", "data.targets=[1,2,30,40]"
     options = *rows, "trainer.max_epochs=3", "trainer.limit_train_batches=2", "model.bias=false", "trainer=float64"
     result = run(*options, "batch.shuffle=true", "optimizer.lr=0.001")
@@ -52,8 +52,8 @@ def test_the_loss_of_a_part_that_differs_between_epochs_is_of_all_rows(run: Run)
     assert result.metrics["train/loss"] == pytest.approx(sum(squares) / 4, rel=1e-12)
 
 
-@needs_fast  # which keeps the sums of an epoch
-def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch(
+@needs_fast  # only the fast loop saves an epoch's sums
+def test_metrics_of_an_interrupted_epoch_cover_the_whole_epoch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure, computed = LinearRegression.configure_model, list[tuple[list[float], dict[str, float]]]()
@@ -61,7 +61,7 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
     def with_metrics(self: Any) -> None:
         configure(self)
         self.every = CatMetric()
-        self.both = MetricCollection({"a": BinaryAccuracy(), "b": BinaryAccuracy()})  # with one state
+        self.both = MetricCollection({"a": BinaryAccuracy(), "b": BinaryAccuracy()})  # they share one state
 
     def logging(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss = PLAIN(self, batch, batch_idx)
@@ -81,7 +81,7 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
     monkeypatch.setattr(LinearRegression, "training_step", logging)
     monkeypatch.setattr(LinearRegression, "on_train_epoch_end", at_end)
     options = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "optimizer.lr=0.3"]
-    run(*options, callbacks=[SignalAt(9, where="on_before_backward")], run_dir=tmp_path / "r")  # of 6 and 6
+    run(*options, callbacks=[SignalAt(9, where="on_before_backward")], run_dir=tmp_path / "r")  # two epochs of 6 steps
     assert len(computed) == 1
     result = run(*options, run_dir=tmp_path / "r", resume=True)
     losses = [value for step, value in sorted(curve(tmp_path / "r", "train/loss").items()) if step > 6]
@@ -93,7 +93,7 @@ def test_every_kind_of_metric_of_an_interrupted_epoch_is_that_of_the_whole_epoch
     assert both == {"a": 0.5, "b": 0.5}
 
 
-def test_each_group_of_parameters_has_a_curve_of_its_rate(
+def test_each_parameter_group_has_its_own_learning_rate_curve(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def groups(self: LinearRegression) -> Any:
@@ -106,7 +106,7 @@ def test_each_group_of_parameters_has_a_curve_of_its_rate(
     assert rates == {"lr": {0: 0.25, 6: 0.25}, "lr/1": {0: 0.125, 6: 0.125}}
 
 
-def test_a_loss_that_the_module_logs_as_an_epoch_ends_has_the_curve_to_itself_from_then_on(
+def test_a_train_loss_that_the_module_logs_replaces_the_projects_curve(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinearRegression, "on_train_epoch_end", lambda self: self.log("train/loss", 7.0))
@@ -117,8 +117,8 @@ def test_a_loss_that_the_module_logs_as_an_epoch_ends_has_the_curve_to_itself_fr
     assert list(points) == [*range(1, 7), 12] and points[6] == points[12] == 7
 
 
-@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")  # Lightning's own remark
-def test_the_loss_of_all_rows_goes_through_the_hooks_of_the_transfer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")  # Lightning's own warning
+def test_the_full_loss_uses_the_batch_transfer_hooks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def tripled(self: Any, batch: Any, dataloader_idx: int) -> Any:
         return batch[0], 3 * batch[1]
 
@@ -130,7 +130,7 @@ def test_the_loss_of_all_rows_goes_through_the_hooks_of_the_transfer(run: Run, m
     assert result.metrics["train/loss"] == pytest.approx(sum(squares) / 4, rel=1e-12)
 
 
-def test_rows_of_another_precision_are_converted_for_the_loss_of_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_another_precision_are_converted_for_the_full_loss(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = RegressionData.train_dataloader
 
     def single(self: RegressionData) -> Any:

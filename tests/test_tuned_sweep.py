@@ -1,4 +1,4 @@
-"""A sweep that tunes each optimizer and repeats its best with other seeds, from the command line to the ranking."""
+"""Tests a sweep that tunes each optimizer and repeats the best with other seeds, up to the ranking."""
 
 import re
 import statistics
@@ -52,7 +52,7 @@ def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Scri
     compared = script("compare.py", str(tmp_path / "logs/sweeps/tuned"), *asked, fresh=True)
     assert compared.returncode == 0, compared.stderr
     table = pl.read_csv(tmp_path / "logs/sweeps/tuned/compare/settings.csv")
-    # of the runs that chose it none, of the others all
+    # only the repeats count, not the runs that chose the setting
     assert dict(zip(table["setting"], table["runs"], strict=True)) == dict.fromkeys(tuned.values(), 2)
     assert (tmp_path / "logs/sweeps/tuned/compare/excess_over_samples.png").is_file()
     assert not (tmp_path / "logs/sweeps/tuned/compare/excess_over_steps.png").is_file()
@@ -64,7 +64,7 @@ def test_the_best_of_each_is_repeated_with_other_seeds_and_compared(script: Scri
         (["hydra.sweeper.for_each=batch"], "hydra.sweeper.for_each must be one of the swept keys"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused_before_the_first_run(
+def test_an_invalid_for_each_is_refused_before_the_first_run(
     overrides: list[str], message: str, script: Script, tmp_path: Path
 ) -> None:
     done = script("train.py", *SWEEP, *overrides)
@@ -84,20 +84,20 @@ def test_a_protocol_that_cannot_be_is_refused_before_the_first_run(
         ({"mode": "best"}, "hydra.sweeper.mode must be one of min, max or null (monitor.mode), got 'best'"),
     ],
 )
-def test_nonsense_for_the_sweeper_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_of_the_sweeper_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         ResumingSweeper(**{"max_batch_size": None, **arguments})
 
 
 @pytest.mark.parametrize("then", [{"name": "x,y"}, {"optimizer": "sgd"}, {1: 2}, {"seed": "1,"}])
-def test_a_second_round_that_cannot_be_is_refused(then: dict[str, Any]) -> None:
+def test_an_invalid_second_round_is_refused(then: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"hydra\.sweeper\.then must be"):
         repeats_of(then, "optimizer", {"optimizer"})
 
 
-def test_a_finished_job_that_any_launcher_reports_as_refused_fails_the_sweep(tmp_path: Path) -> None:
+def test_a_finished_job_that_a_launcher_reports_as_failed_fails_the_sweep(tmp_path: Path) -> None:
     class Foreign:
-        """As Hydra's own launchers: it runs every job again, and the run refuses another config."""
+        """Like Hydra's own launchers, reruns every job, so that the run refuses another config."""
 
         refuses = False
 
@@ -107,7 +107,7 @@ def test_a_finished_job_that_any_launcher_reports_as_refused_fails_the_sweep(tmp
             outcome = Result("failed" if self.refuses else "completed", seed=0, command="", reason="another config")
             return [JobReturn(overrides=job, status=JobStatus.COMPLETED, _return_value=outcome) for job in jobs]
 
-    from hydra_plugins.descent import resuming  # Hydra imports its plugins anew when it looks for them
+    from hydra_plugins.descent import resuming  # Hydra reimports its plugins when it scans for them
 
     def sweep(refuses: bool) -> None:
         sweeper, launcher = resuming.ResumingSweeper(None), Foreign()

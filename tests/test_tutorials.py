@@ -1,4 +1,4 @@
-"""The tutorials' experiments, held after every step against loops written by hand: lists, floats and ``math``."""
+"""Compares the tutorials' experiments after every step with loops in plain Python."""
 
 import math
 from collections import defaultdict
@@ -14,10 +14,10 @@ TOLERANCE = 1e-12  # absolute where a number is below 1, relative above
 HOURS = [([1.0], 2.0), ([2.0], 4.0), ([3.0], 6.0)]
 LINE = [([1.0], 2.0), ([2.0], 4.0), ([3.0], 6.0), ([4.0], 8.0)]
 TWO_FEATURES = [([1.0, 2.0], 3.0), ([3.0, 4.0], 7.0)]
-DECAY = [0.95**epoch for epoch in range(100)]  # the learning rates of ``exploding``, one an epoch
+DECAY = [0.95**epoch for epoch in range(100)]  # the learning rate of each epoch of ``exploding``
 
 Rows = list[tuple[list[float], float]]  # inputs and target
-Path = list[list[float]]  # parameters before the first step and after each: [w_1, .., w_d], then b if there is one
+Path = list[list[float]]  # parameters before the first step and after each: [w_1, .., w_d], and b with a bias
 
 
 class Trace(Callback):
@@ -40,9 +40,9 @@ class Trace(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-# What a step adds to a parameter, for each optimizer with torch's default settings.
+# Each optimizer's change of a parameter in a step, with torch's default settings.
 
-State = defaultdict[str, float]  # of one parameter; every entry begins at 0
+State = defaultdict[str, float]  # of one parameter; every entry starts at 0
 Update = Callable[[float, float, State], float]
 
 
@@ -92,7 +92,7 @@ CLIPS = {"none": clip_none, "norm": clip_norm, "value": clip_value}
 
 
 def mse_gradient(rows: Rows, parameters: list[float]) -> list[float]:
-    """``mean(2 x (w x + b - y))`` for each parameter; b is the weight of one more input, which is always 1."""
+    """Returns ``mean(2 x (w x + b - y))`` for each parameter; b is the weight of a constant input of 1."""
     gradient = [0.0] * len(parameters)
     for inputs, target in rows:
         x = [*inputs, 1.0][: len(parameters)]
@@ -110,9 +110,9 @@ def descend(
     size: int | None = None,
     along: Path | None = None,
 ) -> Path:
-    """The path of gradient descent: one learning rate an epoch, ``size`` rows a step (``None``: all), in order.
+    """Returns the path of gradient descent: one rate per epoch, ``size`` rows a step (``None``: all), in order.
 
-    With ``along``, each step starts from that path and not from where the step before has led.
+    With ``along``, each step starts from that path, not from the previous step.
     """
     size = size or len(rows)
     path, states = [start], [State(float) for _ in start]
@@ -138,7 +138,7 @@ def assert_same_path(trained: Path, by_hand: Path) -> None:
         pytest.param("line_numpy", LINE, 20, 0.0, 1.9224809378309713, 5.0, 0.0, id="line_numpy"),
     ],
 )
-def test_one_weight_takes_the_hand_written_steps_and_ends_at_the_known_number(
+def test_one_weight_matches_the_hand_written_loop_and_the_known_result(
     experiment: str, rows: Rows, epochs: int, start: float, weight: float, x: float, before: float, run: Run
 ) -> None:
     trace = Trace()
@@ -149,7 +149,7 @@ def test_one_weight_takes_the_hand_written_steps_and_ends_at_the_known_number(
     assert result.predictions == [{"input": [x], "before": before, "after": after}]
 
 
-def test_stochastic_descent_takes_one_row_a_step_in_the_order_of_the_rows(run: Run) -> None:
+def test_stochastic_descent_takes_one_row_per_step_in_order(run: Run) -> None:
     trace = Trace()
     run("experiment=study_hours_stochastic", callbacks=[trace])
     assert_same_path(trace.path, descend(HOURS, [1.0], sgd, [0.01] * 100, size=1))
@@ -169,12 +169,12 @@ def test_optimizer_matches_the_hand_written_loop_after_every_step(experiment: st
     assert trace.rates == [0.01] * 1001
 
 
-def test_rmsprop_takes_the_hand_written_step_from_wherever_it_stands(run: Run) -> None:
+def test_rmsprop_matches_each_hand_written_step(run: Run) -> None:
     trace = Trace()
     run("experiment=two_features", "optimizer=rmsprop", callbacks=[trace])
     start, rates = trace.path[0], [0.01] * 1000
-    # From about step 570 on its steps are too long for the curvature and multiply what differs by rounding, in
-    # torch alone as well. So the loop runs on its own for 500 steps, and every step is compared by itself.
+    # From about step 570 its steps are too long for the curvature and amplify rounding differences, also within
+    # torch. So the paths are compared for 500 steps, and all steps one by one from the trained parameters.
     assert_same_path(trace.path[:501], descend(TWO_FEATURES, start, rmsprop, rates[:500]))
     assert_same_path(trace.path, descend(TWO_FEATURES, start, rmsprop, rates, along=trace.path))
 
@@ -190,9 +190,7 @@ def test_ten_features_matches_the_hand_written_loop_after_every_step(run: Run) -
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
-def test_clipped_descent_matches_the_hand_written_loop_and_reaches_2_despite_its_learning_rate(
-    clip: str, run: Run
-) -> None:
+def test_clipped_descent_matches_the_hand_written_loop_and_converges(clip: str, run: Run) -> None:
     trace = Trace()
     result = run("experiment=exploding", f"clip={clip}", callbacks=[trace])
     assert_same_path(trace.path, descend(LINE, [0.0], sgd, DECAY, clip=clip))
@@ -200,18 +198,18 @@ def test_clipped_descent_matches_the_hand_written_loop_and_reaches_2_despite_its
     assert (result.status, result.parameters) == ("completed", {"weight": [pytest.approx(2, abs=1e-6)], "bias": None})
 
 
-def test_unclipped_descent_diverges_along_the_hand_written_path_and_names_the_learning_rate(run: Run) -> None:
+def test_unclipped_descent_diverges_like_the_hand_written_loop(run: Run) -> None:
     trace = Trace()
     result = run("experiment=exploding", "clip=none", callbacks=[trace])
     assert result.status == "diverged"
     assert "optimizer.lr" in (result.reason or "")
     assert result.parameters is not None
-    # the run ends inside its last step, before the trace sees it
+    # the run ends within its last step, before the trace records it
     assert_same_path([*trace.path, result.parameters["weight"]], descend(LINE, [0.0], sgd, DECAY[: result.steps]))
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
-def test_clipping_of_several_parameters_matches_the_hand_written_loop_after_every_step(clip: str, run: Run) -> None:
+def test_clipping_several_parameters_matches_the_hand_written_loop(clip: str, run: Run) -> None:
     trace = Trace()
     run("experiment=two_features", f"clip={clip}", "trainer.max_epochs=100", callbacks=[trace])
     assert_same_path(trace.path, descend(TWO_FEATURES, trace.path[0], sgd, [0.01] * 100, clip=clip))

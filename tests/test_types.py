@@ -1,4 +1,4 @@
-"""What a config value may be: each type at both sides of each of its edges, and every key's in its own words."""
+"""Tests each config type at both sides of its edges, and the rule of every key."""
 
 import copy
 import math
@@ -47,23 +47,23 @@ def accepts(kind: Any, value: Any) -> bool:
         found = types.check(kind, value, "key")
     except UserError:
         return False
-    return bool(found == value) and type(found) is type(value)  # 1 stays 1
+    return bool(found == value) and type(found) is type(value)  # 1 must not become 1.0
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_type_takes_all_values_up_to_its_edges_and_none_beyond(name: str) -> None:
+def test_a_type_accepts_values_up_to_its_edges_and_none_beyond(name: str) -> None:
     accepted, refused = TYPES[name]
     kind = getattr(types, name)
     assert [value for value in accepted if not accepts(kind, value)] == []
     assert [value for value in refused if accepts(kind, value)] == []
 
 
-def test_every_type_has_its_edges_here_or_in_a_file_of_its_own() -> None:
+def test_every_type_is_tested_here_or_in_another_file() -> None:
     own = {name for name, kind in vars(types).items() if hasattr(kind, "__metadata__") and not name.startswith("_")}
     assert own - {*TYPES} == {"AbsolutePath", "ExistingFile", "Keys"}  # paths: test_targets; groups of keys: below
 
 
-def test_a_type_made_of_others_takes_what_they_say() -> None:
+def test_a_composed_type_accepts_and_names_its_parts() -> None:
     off = Annotated[types.Boolean | None, types.OrNull("off")]
     choice = Annotated[Literal["a", "b"] | None, types.OrNull("none")]
     messages = {}
@@ -79,7 +79,7 @@ def test_a_type_made_of_others_takes_what_they_say() -> None:
     assert [accepts(choice, value) for value in (None, "a", "c", 1)] == [True, True, False, False]
 
 
-def test_a_value_in_a_message_is_spelled_as_in_a_config_file() -> None:
+def test_values_in_messages_are_spelled_as_in_yaml() -> None:
     value = [None, True, False, 1.5, "a", ["b", [2]], ("c",)]
     assert (
         str(invalid("key", "a rule", value))
@@ -192,13 +192,13 @@ def message_for(tree: dict[str, Any], key: str, value: Any) -> str:
 WITH_DEFAULT = {"packages", "monitor", "monitor.metric", "monitor.mode", "stopping.mode", "callbacks", "logger"}
 WITH_DEFAULT |= {"trainer.fast_dev_run", "trainer.num_threads"}
 WITH_DEFAULT |= {"trainer.devices", "trainer.num_nodes", "trainer.strategy"}
-OF_CLASSES = {  # what a class can do without, and what is held in a file of its own
+OF_CLASSES = {  # keys with a default in their class, and keys that other files test
     "data": {"_target_", "max_rows", "batch_size", "shuffle", "bias"},
     "model": {"_target_", "loss", "bias", "init_weight", "init_bias", "optimizer", "scheduler"},
 }
 
 
-def test_every_key_has_its_rule_and_is_needed(trees: dict[str, dict[str, Any]]) -> None:
+def test_every_key_has_its_rule_and_is_required(trees: dict[str, dict[str, Any]]) -> None:
     tree = trees["synthetic"]
     wrong: dict[str, Any] = {key: 7 if text == "a text" else "-" for key, text in EVERY_KEY.items()}
     found = {key: message_for(tree, key, value) for key, value in wrong.items()}
@@ -227,7 +227,7 @@ def test_every_key_of_a_source_has_its_rule(data: str, trees: dict[str, dict[str
     assert found == {key: f"data.{key} must be {text}, got 7" for key, text in OF_SOURCES[data].items()}
 
 
-def test_what_is_not_given_is_asked_for_by_its_key(trees: dict[str, dict[str, Any]]) -> None:
+def test_a_missing_value_is_asked_for_by_its_key(trees: dict[str, dict[str, Any]]) -> None:
     assert message_for(trees["table"], "data.target", "y") == "data.path must be given: data.path=..."
     assert message_for(trees["table"], "data.path", "x.csv") == "data.target must be given: data.target=..."
 
@@ -238,7 +238,7 @@ def test_a_config_of_plain_dictionaries_has_no_choices(trees: dict[str, dict[str
     assert parsed == parse(trees["line"], {}) != parse(trees["line"], {"data": "line"})
 
 
-def test_a_source_of_another_kind_than_text_is_refused(trees: dict[str, dict[str, Any]]) -> None:
+def test_an_invalid_data_target_is_refused(trees: dict[str, dict[str, Any]]) -> None:
     for value, shown in ((3, "3"), ([1], "[1]"), ({}, "{}"), ("web", "'web'")):
         assert message_for(trees["line"], "data._target_", value) == (
             "data._target_ must be a class in torch, lightning, torchmetrics, descent, regression"
@@ -246,7 +246,7 @@ def test_a_source_of_another_kind_than_text_is_refused(trees: dict[str, dict[str
         )
 
 
-def test_a_key_that_is_like_no_other_lists_those_there_are(trees: dict[str, dict[str, Any]]) -> None:
+def test_an_unknown_key_without_a_similar_one_lists_the_known_keys(trees: dict[str, dict[str, Any]]) -> None:
     tree = copy.deepcopy(trees["line"])
     tree["clip"]["zzz"] = 1
     with pytest.raises(UserError) as raised:
@@ -256,7 +256,7 @@ def test_a_key_that_is_like_no_other_lists_those_there_are(trees: dict[str, dict
     )
 
 
-def test_a_config_stays_as_it_was_checked(trees: dict[str, dict[str, Any]]) -> None:
+def test_a_config_is_immutable(trees: dict[str, dict[str, Any]]) -> None:
     config = parse(trees["line"])
     for part in (config, config.batch, config.clip, config.stopping, config.trainer, config.monitor):
         with pytest.raises(FrozenInstanceError):

@@ -1,4 +1,4 @@
-"""What keeps steps in Lightning's own loop, said in whole sentences; and what does not."""
+"""Tests what makes steps use Lightning's own loop, the full notes, and what does not."""
 
 import logging
 from datetime import timedelta
@@ -44,7 +44,7 @@ class PlateauAtEachStep(Brought):
 
 
 class WithStep(Brought):
-    """Passes a hook's call on to Lightning's own, which is overriding all the same."""
+    """Calls only super() in a hook, which still counts as overriding it."""
 
     def on_after_backward(self) -> None:
         super().on_after_backward()
@@ -67,7 +67,7 @@ class RowsOnTheirWay(Rows):
 
 
 class Ours(InMemoryBatches):
-    """Somebody's own kind, which may do what it likes in ``__iter__``."""
+    """A user's subclass, whose ``__iter__`` may do anything."""
 
 
 class Strategy(SingleDeviceStrategy):
@@ -95,7 +95,7 @@ class LogsEpochs(Brought):
 
 
 class LeavesOut(Callback):
-    """As StochasticWeightAveraging does where it only averages."""
+    """Skips the backward pass, like StochasticWeightAveraging in its last epoch."""
 
     def on_train_start(self, trainer: Any, *_: Any) -> None:
         trainer.fit_loop._skip_backward = True
@@ -154,14 +154,14 @@ LISTENS = "the callback Mine listens to every step ({})"
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
+def test_the_note_names_what_needs_lightnings_loop(  # type: ignore[no-untyped-def]
     kind, options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="descent.fast")
     trainer = fit(brought(kind), tmp_path, True, **({"max_epochs": 2} | options))
     expected = f"note: every training step goes through Lightning's own loop, because {why}"
     assert note(caplog) == [expected]
-    ordinary = why.startswith("the batches come from")  # which the log file says, and not the console
+    ordinary = why.startswith("the batches come from")  # noted in the log file only
     assert (expected in [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]) is not ordinary
     assert trainer.global_step > 0
 
@@ -189,7 +189,7 @@ def test_what_needs_lightnings_loop_is_named(  # type: ignore[no-untyped-def]
     ids=["min-epochs", "epochs", "watchers", "datamodule", "double", "plateau", "steps", "logs"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_does_not_need_it_says_nothing(  # type: ignore[no-untyped-def]
+def test_without_a_reason_there_is_no_note(  # type: ignore[no-untyped-def]
     kind, options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(brought(kind), tmp_path, True, **({"max_epochs": 2} | options))
@@ -197,13 +197,13 @@ def test_what_does_not_need_it_says_nothing(  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fast_dev_run_says_nothing_of_the_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fast_dev_run_has_no_note_on_the_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fit(brought(Brought), tmp_path, True, fast_dev_run=True, callbacks=[Listener()])
     assert note(caplog) == []
 
 
 class Epochs(Callback):
-    """Wants to hear of each epoch's start alone."""
+    """Overrides only on_train_epoch_start."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -214,7 +214,7 @@ class Epochs(Callback):
 
 @pytest.mark.parametrize("size", [8, 50])
 @pytest.mark.filterwarnings("ignore")
-def test_who_listens_to_epochs_hears_of_each(size: int, tmp_path: Path) -> None:
+def test_a_callback_with_an_epoch_hook_gets_every_epoch(size: int, tmp_path: Path) -> None:
     epochs = Epochs()
     fit(brought(Brought), tmp_path, True, size=size, max_epochs=30, callbacks=[epochs], log_every_n_steps=1000)
     per_epoch = -(-50 // size)
@@ -242,7 +242,7 @@ def why_not(module: Any = None, datamodule: Any = None, callbacks: Any = ()) -> 
     return unsupported(SimpleNamespace(**parts))  # type: ignore[arg-type]
 
 
-def test_every_hook_of_a_step_is_named_whether_a_class_or_an_object_has_it() -> None:
+def test_every_overridden_step_hook_is_named_on_classes_and_instances() -> None:
     for hook in OF_MODULES:
         assert why_not(listening(LightningModule, hook)) == f"Mine overrides {hook}"
     for hook in TRANSFERS:
@@ -257,7 +257,7 @@ def test_every_hook_of_a_step_is_named_whether_a_class_or_an_object_has_it() -> 
     assert why_not(module) == "LightningModule overrides on_after_backward"
     assert why_not(callbacks=[callback]) == "the callback Callback listens to every step (on_train_batch_end)"
     every = type("Mine", (LightningModule,), dict.fromkeys(OF_MODULES, nothing))()
-    assert why_not(every) == "Mine overrides backward"  # the first by name, and the module's before a callback's
+    assert why_not(every) == "Mine overrides backward"  # alphabetically first, and the module before callbacks
     assert why_not(module, callbacks=[callback]) == "LightningModule overrides on_after_backward"
 
 

@@ -1,4 +1,4 @@
-"""Groups and keys of the config that a project takes nothing of."""
+"""Tests notes on config groups and keys that a project does not use."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,11 @@ from descent.config.identity import config_digest
 from descent.config.unused import unused_keys
 
 
-def test_the_example_takes_something_of_every_group() -> None:
+def test_the_example_uses_every_group() -> None:
     assert unused_groups(config_of("scheduler=cosine")) == []
 
 
-def test_a_group_that_nothing_takes_anything_of_is_said_and_is_no_hyperparameter(
+def test_an_unused_group_is_noted_and_is_not_a_hyperparameter(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fixed = "model.optimizer={_target_: torch.optim.SGD, lr: 0.01}", "data.batch_size=16", "data.shuffle=true"
@@ -72,7 +72,7 @@ NOTE = (
         (["scheduler=one_cycle", "scheduler.max_lr=0.1", "predict_at=[[1,2,3,4,5]]", "batch.shuffle=false"], []),
     ],
 )
-def test_a_key_that_is_given_and_that_nothing_takes_is_found(overrides: list[str], unused: list[str]) -> None:
+def test_given_but_unused_keys_are_found(overrides: list[str], unused: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", overrides, return_hydra_config=True)
     runtime = composed.hydra.runtime
@@ -81,7 +81,7 @@ def test_a_key_that_is_given_and_that_nothing_takes_is_found(overrides: list[str
     )
 
 
-def test_a_key_that_is_given_and_that_nothing_takes_is_noted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_given_but_unused_key_is_noted(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     small = "data.num_samples=60", "trainer.max_epochs=1"
     run(*small, "batch.shuffle=false", "data.shuffle=true")
     run(*small, "predict_at=[[1,2,3,4,5]]", "batch.shuffle=false")

@@ -1,4 +1,4 @@
-"""`new_project.py --upgrade`: the machinery, whole or not at all, and nothing else."""
+"""Tests that `new_project.py --upgrade` replaces the whole machinery or nothing, and nothing else."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from template.create import create
 from template.digests import DIGESTS, changed
 from template.upgrade import upgrade
 
-pytestmark = needs_sweep  # without it there are no plugins to give
+pytestmark = needs_sweep  # an upgrade needs the plugins
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def newer(tmp_path: Path) -> Path:
-    """A newer template: one file changed, one added, one gone."""
+    """A newer template: two files changed, one added, one removed."""
     copy_to(tmp_path / "newer")
     main = tmp_path / "newer/src/descent/__init__.py"
     main.write_text(main.read_text().replace('__version__ = "', '__version__ = "9.'))
@@ -45,10 +45,10 @@ def machinery(found: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name.startswith(places) and name != DIGESTS}
 
 
-def test_the_machinery_is_the_newer_and_nothing_else_changes(project: Path, newer: Path) -> None:
+def test_an_upgrade_changes_only_the_machinery(project: Path, newer: Path) -> None:
     before = contents(project)
     (project / "src/descent/__pycache__").mkdir()
-    (project / "src/descent/__pycache__/x.pyc").touch()  # no change of anybody's
+    (project / "src/descent/__pycache__/x.pyc").touch()  # not a user's change
     said = upgrade(project, False, newer)
     assert said.endswith(": the machinery goes from version 0.1.0 to 9.0.1.0; files that differ: 4")
     after = contents(project)
@@ -76,26 +76,26 @@ def test_changed_files_are_named_and_kept_unless_forced(project: Path, newer: Pa
     assert machinery(contents(project)) == machinery(contents(newer))
 
 
-def test_without_digests_any_file_that_differs_may_have_been_changed(project: Path, newer: Path) -> None:
+def test_without_digests_every_differing_file_counts_as_changed(project: Path, newer: Path) -> None:
     (project / DIGESTS).unlink()
     with pytest.raises(SystemExit, match=r"src/descent/__init__\.py, src/descent/drawing\.py, src/hydra_plugins"):
         upgrade(project, False, newer)
     assert upgrade(project, True, newer)
 
 
-def test_of_one_and_the_same_version_it_is_said_how_many_files_differ(project: Path, newer: Path) -> None:
+def test_an_upgrade_to_the_same_version_says_how_many_files_differ(project: Path, newer: Path) -> None:
     main = newer / "src/descent/__init__.py"
     main.write_text(main.read_text().replace('__version__ = "9.', '__version__ = "'))
     assert upgrade(project, False, newer).endswith(": the machinery of version 0.1.0 is updated; files that differ: 3")
 
 
-def test_line_ends_that_git_has_changed_are_no_change(project: Path) -> None:
+def test_changed_line_ends_do_not_count_as_changes(project: Path) -> None:
     path = project / "src/descent/errors.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert changed(project) == []
 
 
-def test_what_is_no_project_is_refused(tmp_path: Path, newer: Path) -> None:
+def test_an_invalid_project_or_template_is_refused(tmp_path: Path, newer: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: .* must be a project with src/descent$"):
         upgrade(tmp_path, False, newer)
     with pytest.raises(SystemExit, match=r"is the template itself"):
@@ -111,7 +111,7 @@ def test_what_is_no_project_is_refused(tmp_path: Path, newer: Path) -> None:
 
 @pytest.mark.parametrize("has_plugins", [True, False])
 @pytest.mark.parametrize("at", range(5))
-def test_an_error_at_any_rename_leaves_the_old(
+def test_an_error_at_any_rename_restores_the_old_files(
     at: int, has_plugins: bool, project: Path, newer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_plugins:
@@ -124,7 +124,7 @@ def test_an_error_at_any_rename_leaves_the_old(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    if at == 4 and not has_plugins:  # it takes four
+    if at == 4 and not has_plugins:  # without plugins there are only four renames
         assert upgrade(project, True, newer)
         return
     with pytest.raises(OSError, match="busy"):
@@ -133,18 +133,18 @@ def test_an_error_at_any_rename_leaves_the_old(
 
 
 @posix
-# each rename once, in a project with or without plugins; `make soak` has both
+# each rename once, with or without plugins; `make soak` tests both
 @pytest.mark.parametrize(
     "at", [at if at % 4 in (0, 3) else pytest.param(at, marks=pytest.mark.soak) for at in range(12)]
 )
-def test_one_that_was_killed_at_any_rename_is_undone_by_the_next(at: int, project: Path, newer: Path) -> None:
-    """The first killed going forth, a second one killed going back."""
+def test_an_upgrade_killed_at_any_rename_is_undone_by_the_next(at: int, project: Path, newer: Path) -> None:
+    """Kills a first upgrade, and then a second one while it undoes the first."""
     if at % 2:
         shutil.rmtree(project / "src/hydra_plugins")
     before = contents(project)
     for killed_at in (at // 2, 0):
         kill(project, newer, killed_at)
-    renames = 4 if at % 2 else 5  # the last is the end
+    renames = 4 if at % 2 else 5  # the last rename marks the end
     assert ("interrupted" in upgrade(project, True, newer)) == (at // 2 < renames)
     assert machinery(contents(project)) == machinery(contents(newer))
     rest = {name for name in contents(project) if not name.startswith(("src/descent/", "src/hydra_plugins/"))}
@@ -152,7 +152,7 @@ def test_one_that_was_killed_at_any_rename_is_undone_by_the_next(at: int, projec
 
 
 def kill(project: Path, newer: Path, at: int) -> None:
-    """An upgrade whose process is gone before its rename number ``at``."""
+    """Runs an upgrade in a process that exits before its rename number ``at``."""
     child = os.fork()
     if child == 0:
         count, rename = iter(range(100)), Path.rename

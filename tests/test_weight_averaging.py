@@ -1,4 +1,4 @@
-"""Lightning's weight averaging, of modules that make their layers in ``configure_model`` or later."""
+"""Tests Lightning's weight averaging with layers created in ``configure_model`` or later."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ SWA = (
 
 
 class Weights(Callback):
-    """The weights at the start of each epoch, and after training."""
+    """Records the weights at the start of each epoch."""
 
     def __init__(self) -> None:
         self.at_start: list[torch.Tensor] = []
@@ -36,7 +36,7 @@ def flat(state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_averaged_weights_are_the_mean_over_the_epochs(optimizer: str, run: Run, tmp_path: Any) -> None:
+def test_averaged_weights_are_the_mean_over_epochs(optimizer: str, run: Run, tmp_path: Any) -> None:
     weights = Weights()
     run(*SMALL, *SWA, f"optimizer={optimizer}", callbacks=[weights], run_dir=tmp_path / "run")
     state = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
@@ -46,7 +46,7 @@ def test_averaged_weights_are_the_mean_over_the_epochs(optimizer: str, run: Run,
     assert not torch.allclose(trained, weights.at_start[-1], rtol=1e-3)
 
 
-def test_layers_that_come_after_the_copy_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_created_after_the_copy_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     configure = LinearRegression.configure_model
     monkeypatch.setattr(LinearRegression, "configure_model", lambda self: None)
     monkeypatch.setattr(LinearRegression, "setup", lambda self, stage: configure(self))

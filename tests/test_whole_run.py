@@ -1,4 +1,4 @@
-"""Every point of every curve of a run, held against one loop by hand in NumPy."""
+"""Compares every point of every curve of a run with one loop in NumPy."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ Numbers = np.ndarray[Any, Any]
 
 @dataclass
 class ByHand:
-    """48 rows in batches of 20, 20 and 8; ``points`` by tag and step.
+    """Trains on 48 rows in batches of 20, 20 and 8; ``points`` holds values by tag and step.
 
-    Standardised, inputs and targets of training have mean 0 and deviation 1, or without bias root mean square 1; all
-    that is logged is in the data's own units but for gradients and updates.
+    Standardised training inputs and targets have mean 0 and deviation 1, or without bias root mean square 1. All
+    logged values but gradients and updates are in the data's own units.
     """
 
     bias: bool
@@ -52,7 +52,7 @@ class ByHand:
         self.optimum = np.linalg.lstsq(self.a, self.b, rcond=None)[0]
 
     def own(self, p: Numbers) -> Numbers:
-        """Weights and bias in the data's own units."""
+        """Returns weights and bias in the data's own units."""
         weight = p[:2] * self.y_scale / self.scale
         bias = p[2] * self.y_scale + self.y_mean - weight @ self.mean if self.bias else 0.0
         return np.array([*weight, bias])
@@ -105,11 +105,11 @@ class ByHand:
                         cosine = min(1.0, gradient @ clipped / norm / norm_clipped)
                         self.write(step, grad__angle=np.degrees(np.arccos(cosine)))
                     self.write(step, update__relative=LR * norm_clipped / np.linalg.norm(before))
-            if epoch <= 20 or epoch == EPOCHS:  # with 3 steps an epoch the next would be the 54th
+            if epoch <= 20 or epoch == EPOCHS:  # with 3 steps an epoch the next due validation is after epoch 54
                 self.write(step, **{f"val__{name}": value for name, value in self.loss(p, "val").items()})
                 if self.loss(p, "val")["loss"] < self.best[0]:
                     self.best, best = (self.loss(p, "val")["loss"], step), p
-        self.write_weights(step, p)  # an end between two points
+        self.write_weights(step, p)  # the run ends between two points
         self.write(step, **{f"test__{name}": value for name, value in self.loss(best, "test").items()})
         final = {"train__loss": self.loss(p, "train")["loss"]}
         tags = [tag for tag in self.points if tag.startswith(("val/", "test/", "optimum/"))]
@@ -121,7 +121,7 @@ class ByHand:
 @pytest.mark.parametrize(
     ("bias", "standardize", "clip"), [(True, False, "norm"), (True, True, "value"), (False, True, "none")]
 )
-def test_every_point_of_every_curve_is_that_of_a_loop_by_hand(
+def test_every_point_of_every_curve_equals_a_loop_by_hand(
     bias: bool, standardize: bool, clip: str, callbacks: list[Callback], run: Run, tmp_path: Path
 ) -> None:
     expected = ByHand(bias, standardize, clip)
@@ -137,7 +137,7 @@ def test_every_point_of_every_curve_is_that_of_a_loop_by_hand(
     assert list(seconds) == list(found["lr"])
     assert found.keys() == expected.points.keys()
     for tag, points in expected.points.items():
-        # an angle of 0 has a cosine that rounding takes from 1 by up to 1e-16, which is 1e-6 degrees
+        # rounding a cosine of 1 by 1e-16 gives an angle of 1e-6 degrees
         assert found[tag] == pytest.approx(points, rel=1e-5, abs=1e-5 if tag == "grad/angle" else 1e-12), tag
     assert result.best is not None
     assert (result.best["metric"], result.best["step"]) == ("val/loss", expected.best[1])

@@ -1,4 +1,4 @@
-"""What is on the disk, whatever happens in the middle of a write, and that one process at a time writes there."""
+"""Tests that interrupted writes leave whole files, and that only one process writes to a run."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def best_step(checkpoint: dict[str, Any]) -> int:
     return int(state["best_step"])
 
 
-def test_the_last_checkpoint_never_knows_of_a_best_that_is_not_on_the_disk(
+def test_the_last_checkpoint_never_names_a_best_that_is_not_on_disk(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace, directory = os.replace, tmp_path / "r/checkpoints"
@@ -52,12 +52,12 @@ def test_the_last_checkpoint_never_knows_of_a_best_that_is_not_on_the_disk(
     monkeypatch.setattr(os, "replace", watch)
     run(*SMALL, "checkpoint.every_steps=6", "checkpoint.every_seconds=null", run_dir=tmp_path / "r")
     assert known == best
-    assert len(set(best)) > 2  # or there was nothing to be missed
+    assert len(set(best)) > 2  # the best must change several times
 
 
 @contextmanager
 def full_after(count: int) -> Iterator[None]:
-    """Within it the system refuses what a file would have beyond ``count`` bytes, in the middle of a write."""
+    """Makes writes fail beyond ``count`` bytes of a file."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
@@ -69,7 +69,7 @@ def full_after(count: int) -> Iterator[None]:
 
 @contextmanager
 def failing(name: str) -> Iterator[None]:
-    """Within it the function ``name`` of ``os`` fails."""
+    """Makes the function ``name`` of ``os`` fail."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -87,7 +87,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_result_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_path: Path) -> None:
+def test_a_result_stays_whole_when_a_write_fails(how: str, tmp_path: Path) -> None:
     Result("interrupted", seed=1, command="first", entries={"mine": [1.5] * 9}).write(tmp_path)
     before = (tmp_path / "result.json").read_bytes()
     assert len(before) > 600 and json.loads(before)["command"] == "first"
@@ -98,7 +98,7 @@ def test_a_result_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_pa
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_checkpoint_stays_whole_when_the_disk_fails_in_the_middle(how: str, tmp_path: Path) -> None:
+def test_a_checkpoint_stays_whole_when_a_write_fails(how: str, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     checkpoint = {"state_dict": {"weight": torch.ones(1000)}, "global_step": 1}
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
@@ -109,7 +109,7 @@ def test_a_checkpoint_stays_whole_when_the_disk_fails_in_the_middle(how: str, tm
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_predictions_stay_whole_when_the_disk_fails_in_the_middle(suffix: str, run: Run, tmp_path: Path) -> None:
+def test_predictions_stay_whole_when_a_write_fails(suffix: str, run: Run, tmp_path: Path) -> None:
     run(*SMALL, "data.num_features=1", run_dir=tmp_path / "r")
     save_config(tmp_path / "r", *SMALL, "data.num_features=1", "trainer.enable_progress_bar=false", "figures=false")
     source, output = tmp_path / "rows.csv", tmp_path / f"out/predicted.{suffix}"
@@ -138,7 +138,7 @@ with locked(Path(sys.argv[1]), "the run"):
 
 @contextmanager
 def at_work(directory: Path) -> Iterator[None]:
-    """Within it another process has ``directory``."""
+    """Locks ``directory`` in another process."""
     command = [sys.executable, "-c", HOLDER, str(directory)]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
@@ -150,7 +150,7 @@ def at_work(directory: Path) -> Iterator[None]:
 
 
 @needs_sweep
-def test_a_sweep_that_another_process_works_on_is_refused(script: Script, tmp_path: Path) -> None:
+def test_a_sweep_that_another_process_runs_is_refused(script: Script, tmp_path: Path) -> None:
     sweep = tmp_path / "logs/sweeps/s"
     with at_work(sweep):
         done = script("train.py", "-m", "name=s", "seed=1,2")
@@ -161,7 +161,7 @@ def test_a_sweep_that_another_process_works_on_is_refused(script: Script, tmp_pa
 
 @pytest.fixture
 def interrupted(run: Run, tmp_path: Path) -> Path:
-    """A run that was interrupted in its second epoch of four, with the config that Hydra would have saved."""
+    """A run that was interrupted in its second epoch of four, with its config saved as Hydra does."""
     overrides = [*SMALL, "figures=false", "trainer.enable_progress_bar=false"]
     assert run(*overrides, callbacks=[SignalAt(7)], run_dir=tmp_path / "r").status == "interrupted"
     save_config(tmp_path / "r", *overrides)
@@ -172,7 +172,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_a_run_that_another_process_works_on_is_refused_and_left_as_it_is(interrupted: Path) -> None:
+def test_a_run_that_another_process_trains_is_refused_and_not_changed(interrupted: Path) -> None:
     before = contents(interrupted)
     with at_work(interrupted):
         refused = resume(interrupted)
@@ -182,14 +182,14 @@ def test_a_run_that_another_process_works_on_is_refused_and_left_as_it_is(interr
     assert resume(interrupted).steps == 4 * 5
 
 
-def test_a_run_that_another_process_works_on_is_not_made_longer(interrupted: Path) -> None:
+def test_a_run_that_another_process_trains_is_not_lengthened(interrupted: Path) -> None:
     before = contents(interrupted)
     with at_work(interrupted):
         assert resume(interrupted, ["trainer.max_epochs=6"]).status == "failed"
     assert contents(interrupted) == before
 
 
-def test_the_curves_of_a_run_that_is_resumed_many_times_within_a_second_are_whole_and_in_order(
+def test_curves_stay_in_order_when_a_run_is_resumed_many_times_within_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_800_000_000.5)
@@ -197,13 +197,13 @@ def test_the_curves_of_a_run_that_is_resumed_many_times_within_a_second_are_whol
     for step in range(15):
         logger = RunLogger(tmp_path, resumed_at=step - 1 if step else None)
         logger.log_metrics({"loss": float(step)}, step)
-        logger.log_metrics({"loss": -1.0}, step + 1)  # after the last checkpoint: the next one makes this step again
+        logger.log_metrics({"loss": -1.0}, step + 1)  # after the checkpoint: the next resume repeats this step
         logger.close()
     expected = {**{step: float(step) for step in range(15)}, 15: -1.0}
     assert list(curve(tmp_path, "loss").items()) == list(expected.items())
 
 
-def test_an_interrupted_run_in_a_directory_with_a_space_says_a_command_that_a_shell_can_read(
+def test_the_resume_command_quotes_a_directory_with_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped = Result("interrupted", seed=0, command="", reason="interrupted by SIGINT", signal=2)
@@ -217,13 +217,13 @@ def refuse() -> Config:
     raise UserError("seed must be an integer")
 
 
-def test_a_config_that_is_refused_leaves_the_result_of_a_run_that_can_go_on(interrupted: Path) -> None:
+def test_a_refused_config_keeps_the_result_of_a_resumable_run(interrupted: Path) -> None:
     before = contents(interrupted)
     assert run_safely(refuse, interrupted, "").status == "failed"
     assert contents(interrupted) == before
 
 
-def test_what_a_killed_process_left_does_not_keep_a_file_from_being_written(tmp_path: Path) -> None:
+def test_a_leftover_temporary_file_does_not_block_a_write(tmp_path: Path) -> None:
     (tmp_path / "a.json.tmp").write_text("half of somethi")
     write_atomically(tmp_path / "a.json", b"whole")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "whole"}
