@@ -223,7 +223,7 @@ def test_the_notes_say_what_chose_and_what_is_reported(
     compare([tmp_path], group, "steps", metric=metric)
     printed = capsys.readouterr().out.splitlines()
     assert [
-        line for line in printed if line.startswith(("chosen", "reported", "a setting that has", "steps to the"))
+        line for line in printed if line.startswith(("chosen", "reported", "a setting with seeds", "steps to the"))
     ] == expected
 
 

@@ -184,7 +184,7 @@ def test_a_full_copy_is_the_template_under_another_name(tmp_path: Path) -> None:
     allowed = {"conf/data/study_hours.yaml", "README.md"}
     assert not [name for name in names - allowed if re.search(gone, name)]
     assert "regression.model" not in words_of(tmp_path) and "DESCENT_LOGS" not in words_of(tmp_path)
-    assert (tmp_path / "src/mine/model.py").read_text().startswith('"""The models: linear regression, ')
+    assert (tmp_path / "src/mine/model.py").read_text().startswith('"""Defines the models: linear regression, ')
     assert yaml.safe_load((tmp_path / "conf/train.yaml").read_text())["packages"][-1] == "mine"
     assert f"Copyright (c) {date.today().year} the mine authors\n" in (tmp_path / "LICENSE").read_text()
 

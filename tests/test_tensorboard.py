@@ -110,7 +110,7 @@ def test_hparams_shows_hyperparameters_and_final_metrics(address: str, browser: 
 
 CARDS = """
 const all = (node) => [...node.querySelectorAll('*')].flatMap((e) => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
-const text = (e) => (e.shadowRoot ? e.shadowRoot.textContent : e.textContent).replace(/\\s/g, '');
+const text = (e) => e.shadowRoot ? e.getAttribute('tag') ?? e.tag : e.textContent.replace(/\\s/g, '');
 return all(document).filter((e) => ['CARD-VIEW', 'TF-SCALAR-CARD'].includes(e.tagName))
   .map((e) => [text(e), e.getBoundingClientRect().top]);
 """

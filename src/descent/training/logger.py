@@ -103,7 +103,7 @@ class RunLogger(TensorBoardLogger):
             metric.display_name = names[metric.name.tag]
         plugin.content = content.SerializeToString()
         for summary in summaries:
-            self.experiment.file_writer.add_summary(summary)
+            self.experiment.file_writer.add_summary(summary, step)
         self.log_metrics(final, step)
 
     def log_layout(self) -> None:
