@@ -95,7 +95,7 @@ def test_the_checksum_covers_the_raw_rows_and_the_split() -> None:
         for other in ({"checksum": 1}, {"checksum": crc32(content), "columns": ["y", "x_1"]}):
             with pytest.raises(UserError) as raised:
                 data.load_state_dict(other)
-            said = "data must be what the run began with to be resumed: its rows or columns have changed"
+            said = "data must be the same as at the start of the run to resume it: its rows or columns have changed"
             assert str(raised.value) == said
         mean, scale = (data.standardization.y_mean, data.standardization.y_scale)
         assert (mean == 0 and scale == 1) != standardize

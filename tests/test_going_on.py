@@ -118,7 +118,9 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_with_its_name(interrupted: Pa
     assert (result.status, result.reason) == ("failed", message)
     data = whole["SyntheticData"]
     torch.save(whole | {"SyntheticData": data | {"checksum": data["checksum"] + 1}}, path)
-    assert refusal() == "data must be what the run began with to be resumed: its rows or columns have changed"
+    assert (
+        refusal() == "data must be the same as at the start of the run to resume it: its rows or columns have changed"
+    )
     torch.save(
         whole | {"callbacks": whole["callbacks"] | {"Schedule": {"x": 1}}}, path
     )  # the former name of a callback

@@ -324,6 +324,8 @@ def test_a_data_module_with_only_a_checksum_is_refused_when_its_data_change(
     run(*options, callbacks=[SignalAt(5)], run_dir=tmp_path / "r")
     table.write_text(table.read_text().replace("19,1", "19,2"))
     before = contents(tmp_path / "r")
-    with pytest.raises(UserError, match="data must be what the run began with to be resumed: the checksum of the Tab"):
+    with pytest.raises(
+        UserError, match="data must be the same as at the start of the run to resume it: the checksum of the Tab"
+    ):
         run(*options, run_dir=tmp_path / "r", resume=True)
     assert contents(tmp_path / "r") == before

@@ -188,7 +188,7 @@ def test_resuming_on_other_data_is_refused(run: Run, tmp_path: Path) -> None:
     run(*rows, callbacks=[SignalAt(3)], run_dir=tmp_path / "r")
     for changed in ("50,1", "49,1"):
         table.write_text(table.read_text().replace("49,0", changed))
-        with pytest.raises(UserError, match="data must be what the run began with to be resumed"):
+        with pytest.raises(UserError, match="data must be the same as at the start of the run to resume it"):
             run(*rows, run_dir=tmp_path / "r", resume=True)
 
 

@@ -98,7 +98,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             self.identity["processes"] = trainer.world_size
         if self.checksum not in (None, self.identity["checksum"]):
             raise UserError(
-                "data must be what the run began with to be resumed: the checksum of the"
+                "data must be the same as at the start of the run to resume it: the checksum of the"
                 f" {type(data).__name__} was {self.checksum} and is {self.identity['checksum']}"
             )
         if self.began_with:

@@ -36,7 +36,7 @@ class RunLogger(TensorBoardLogger):
 
     Args:
         save_dir: the run's directory.
-        resumed_at: the step from which a resumed run goes on: TensorBoard drops what was written of later ones,
+        resumed_at: the step from which a resumed run continues: TensorBoard drops the points of later steps,
             so that it shows each step once. ``None``: the run begins here.
     """
 

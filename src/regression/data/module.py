@@ -168,7 +168,9 @@ class RegressionData(LightningDataModule):
             return
         own = self.state_dict()
         if any(own.get(key) != state_dict[key] for key in ("checksum", "columns") if key in state_dict):
-            raise UserError("data must be what the run began with to be resumed: its rows or columns have changed")
+            raise UserError(
+                "data must be the same as at the start of the run to resume it: its rows or columns have changed"
+            )
 
     def batches(self, part: Any, size: int | None, shuffle: bool = False) -> RowBatches:
         """Batches in the model's precision; all rows are moved to its device at once."""
