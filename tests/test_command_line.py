@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from descent import signals
 from descent.config.composing import check
 from descent.errors import UserError
+from descent.run.run_dirs import run_label
 from descent.run.streams import Output
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -292,3 +293,21 @@ def test_nothing_is_imported_at_the_top_that_windows_lacks() -> None:
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("tests/*.py")]:
         imported = re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.M)
         assert not posix & set(imported), path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ([], "defaults"),
+        (["optimizer=adam", "batch=full", "name=x"], "batch=full,optimizer=adam"),
+        (
+            ["data=table", "data.path=/tmp/a b/houses.csv", "data.target=price"],
+            "data.path=houses.csv,data.target=price,data=table",
+        ),
+        (["predict_at=[[1, 2]]"], "predict_at=1,2"),
+        ([f"data.{letter}={'x' * 30}" for letter in "abc"], f"data.a={'x' * 30}"),
+        (["a=" + "x" * 200], "a=" + "x" * 68),
+    ],
+)
+def test_a_runs_directory_has_a_short_readable_name(overrides: list[str], label: str) -> None:
+    assert run_label(overrides) == label

@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from descent.processes import common_name
 
-MAX_LENGTH = 120  # of a directory's name; file systems allow 255
+MAX_LENGTH = 120  # of a job's directory; file systems allow 255
+MAX_READABLE = 70  # of a run's directory, without the time
 
 
 def register(logs: Path) -> None:
@@ -29,7 +30,7 @@ def register(logs: Path) -> None:
         return here / (os.environ.get(variable) or logs)
 
     def run_dir(name: str | int | None, overrides: list[str], variable: str = "DESCENT_LOGS") -> str:
-        label = _checked(name) if name is not None else job_label(overrides)
+        label = _checked(name) if name is not None else run_label(overrides)
         return str(below(variable) / "runs" / f"{label}_{common_name() or unique}")
 
     def sweep_dir(name: str | int | None, variable: str = "DESCENT_LOGS") -> str:
@@ -40,17 +41,29 @@ def register(logs: Path) -> None:
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
+def run_label(overrides: Sequence[str]) -> str:
+    """Turns overrides into a short file name, which need not be unique; of a path it keeps the last part."""
+    paths_short = (re.sub(r"=.*[/\\]", "=", override) for override in overrides)
+    _, safe = _label(re.sub(r"[][{}'\" ]", "", override) for override in paths_short)
+    return safe if len(safe) <= MAX_READABLE else safe[:MAX_READABLE].rpartition(",")[0] or safe[:MAX_READABLE]
+
+
 def job_label(overrides: Sequence[str]) -> str:
     """Turns overrides into one readable file name: ``batch=full,optimizer=adam``.
 
     A name that is too long, or has characters unsuitable for file names, is shortened or cleaned and ends in a hash.
     """
-    elsewhere = r"\+*(name=|launcher=|hydra[./])"  # these do not affect training
-    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(elsewhere, o))) or "defaults"
-    safe = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
+    text, safe = _label(overrides)
     if safe == text and len(safe) <= MAX_LENGTH:
         return safe
     return f"{safe[: MAX_LENGTH - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _label(overrides: Iterable[str]) -> tuple[str, str]:
+    """The overrides that affect training, in one text, and the same text with characters for file names only."""
+    elsewhere = r"\+*(name=|launcher=|hydra[./])"
+    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(elsewhere, o))) or "defaults"
+    return text, re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
 
 
 def _checked(name: str | int) -> str:
