@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CHROMIUM ?= chromium
+SCREENSHOT = $(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1260,800 \
+	--virtual-time-budget=20000 --screenshot
 INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -23,16 +25,17 @@ lint: $(INSTALLED_DEV)
 soak: $(INSTALLED_DEV)
 	$(BIN)/pytest -m soak $(ARGS)
 
-# Draws the README's pictures: a figure of compare.py, and TensorBoard in Chromium.
+# Draws the README's pictures: a figure and the report of compare.py, the benchmark, and TensorBoard in Chromium.
 pictures: $(INSTALLED_DEV)
 	$(BIN)/python scripts/train.py experiment=paths
+	$(BIN)/python scripts/train.py -m name=study optimizer=sgd,adam batch=full,mini
 	$(BIN)/python scripts/compare.py logs/sweeps/paths
-	mkdir -p .github/assets
 	cp logs/sweeps/paths/compare/paths.png .github/assets/paths.png
-	$(BIN)/tensorboard --logdir logs/sweeps/paths --port 6116 & trap "kill $$!" EXIT; sleep 15; \
-	$(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1260,750 --virtual-time-budget=20000 \
-		--screenshot=.github/assets/tensorboard.png \
-		"http://localhost:6116/#scalars&tagFilter=%5Eoptimum%7C%5Etrain%7C%5Eval%2Floss%7C%5Eupdate%7C%5Eparam"
+	PYTHONPATH=scripts $(BIN)/python -m benchmarks.figure .github/assets/speed.png
+	$(SCREENSHOT)=.github/assets/report.png "file://$(CURDIR)/logs/sweeps/paths/compare/report.html"
+	$(BIN)/tensorboard --logdir logs/sweeps/study --port 6116 & trap "kill $$!" EXIT; sleep 15; \
+	$(SCREENSHOT)=.github/assets/tensorboard.png "http://localhost:6116/#timeseries"; \
+	$(SCREENSHOT)=.github/assets/hparams.png "http://localhost:6116/#hparams"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv for training. This takes a few minutes, mostly to download torch."

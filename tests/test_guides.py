@@ -20,8 +20,8 @@ from descent.run.train import train
 from descent.training.build import build_data
 from template.create import create
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = {text.partition("\n")[0]: text for text in re.split(r"(?m)^### ", README.partition("## Make it yours")[2])[1:]}
+TEXT = (ROOT / ".github/guides.md").read_text(encoding="utf-8")
+GUIDES = {text.partition("\n")[0]: text for text in re.split(r"(?m)^## ", TEXT)[1:]}
 SEVEN = [f"Your {part}" for part in ("model", "data", "metric", "optimizer", "scheduler", "callback", "logger")]
 BLOCK = r"```(?:python|yaml)\n(# ((?:src|conf)/[\w/]+\.\w+)\n.*?)```"
 COMMAND = r"`python\s+scripts/train\.py\s+([^`]+)`"
@@ -32,7 +32,7 @@ QUIET = "trainer.enable_progress_bar=false", "figures=false", "trainer.log_every
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A blank project with the files of all guides."""
     create(tmp_path / "project", "mine", "Mine", True)
-    for text, name in re.findall(BLOCK, README, re.S):
+    for text, name in re.findall(BLOCK, TEXT, re.S):
         (tmp_path / "project" / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "project/src")
     yield tmp_path / "project"
@@ -153,7 +153,7 @@ def test_each_of_the_seven_guides_fits_a_screen_and_has_a_command() -> None:
 def test_the_guides_have_these_files_and_no_others() -> None:
     python, groups = ["model", "data", "callback"], ["model", "data", "optimizer", "scheduler", "logger"]
     expected = {*(f"src/mine/{name}.py" for name in python), *(f"conf/{group}/mine.yaml" for group in groups)}
-    assert {name for _, name in re.findall(BLOCK, README, re.S)} == expected
+    assert {name for _, name in re.findall(BLOCK, TEXT, re.S)} == expected
 
 
 def test_each_command_of_the_guides_has_a_check() -> None:

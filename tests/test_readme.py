@@ -29,6 +29,7 @@ from regression.data.module import RegressionData
 from template.create import create
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = (ROOT / ".github/guides.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 SCRIPTS = [command for command in COMMANDS if re.match(r"python scripts/(?!new_project)", command)]
@@ -151,15 +152,16 @@ def test_tensorboard_serves_the_runs(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
-def test_every_listed_option_exists(group: str) -> None:
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
-    assert set(re.findall(r"`(\w+)`", row.split("|")[2])) <= set(options(group))
+def test_the_table_lists_every_option_of_a_group(group: str) -> None:
+    assert f"| `{group}` | {' '.join(f'`{option}`' for option in sorted(options(group)))} |" in README.splitlines()
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
-    assert len(pictures) == 2
-    for name in [*pictures, *re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README)]:
+    assert len(pictures) == 5
+    for name in [*pictures, *re.findall(r"`((?:src|conf|scripts|tests)/[\w/.]*)`", README + GUIDES)]:
+        if "/mine" in name:
+            continue  # a file of the guides
         assert (ROOT / name).exists(), name
 
 
@@ -181,21 +183,72 @@ def test_constraints_pin_every_dependency_without_urls() -> None:
     assert "torch==2.13.0" in lines
 
 
-def test_every_internal_link_has_a_heading() -> None:
-    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", README)}
-    links = re.findall(r"\]\(#(.+?)\)", README)
-    assert links and {*links} <= headings
+def test_every_link_to_a_file_or_a_heading_leads_there() -> None:
+    links = [link for link in re.findall(r"\]\((.+?)\)", README) if "://" not in link]
+    assert len(links) > 10
+    for link in links:
+        name, _, anchor = link.partition("#")
+        text = (ROOT / name).read_text(encoding="utf-8") if anchor and name else README
+        assert not name or (ROOT / name).is_file()
+        titles = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall("(?m)^#+ (.+)", text)}
+        assert not anchor or anchor in titles, link
+
+
+def test_every_numbered_reference_has_an_address() -> None:
+    used, given = {*re.findall(r"\]\[(\d)\]", README)}, {*re.findall(r"(?m)^\[(\d)\]: https://", README)}
+    assert used == given == {"1", "2", "3", "4"}
+
+
+def test_the_texts_have_their_lengths() -> None:
+    assert len(README.splitlines()) <= 250
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 46
+
+
+def test_the_first_screens_commands_print_what_it_shows(script: Script, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```console\n(.*?)```", README, re.S)
+    commands = re.findall(r"\$ python scripts/(.+)\n((?:[^$\n].*\n)+)", shown)
+    assert len(commands) == 3
+    for command, lines in commands:
+        name, *arguments = shlex.split(command.replace("logs/", f"{tmp_path}/logs/"))
+        printed = script(name, *arguments).stdout
+        for line in lines.splitlines():
+            words = re.sub(r"[\d.]+ s$|  [\d.]+$", "", line).replace("logs/", f"{tmp_path}/logs/")  # without seconds
+            expected = r"\s+".join(map(re.escape, words.split()))
+            assert re.search(expected, printed), (line, printed)
+
+
+def test_the_six_rows_of_the_benchmark_agree_with_its_table() -> None:
+    text = (ROOT / "scripts/benchmarks/README.md").read_text(encoding="utf-8")
+    found = re.findall(r"\| (?:a step, )?(.+?) \| .*? \| (.+?) \| .*? \| \*\*([\d.]+)\*\* \|", text)
+
+    def ratios(what: str, against: str) -> list[str]:
+        return [ratio for name, other, ratio in found if name.startswith(what) and other == against]
+
+    def span(what: str) -> str:
+        every = ratios(what, "plain loop")
+        return f"{min(every)} to {max(every)}"
+
+    rows = dict(re.findall(r"(?m)^\| ([^|]+), against [^|]+ \| ([\d., to]+) \|$", README.partition("## Speed")[2]))
+    usual = [*ratios("batch 1, sgd", "usual Lightning"), *ratios("batch 32, sgd", "usual Lightning")]
+    assert rows == {
+        "batch 1": span("batch 1, "),
+        "batch 32": span("batch 32, "),
+        "full batch of 1,000 rows": span("full batch of 1,000 x 5, "),
+        "full batch of 1,000,000 rows": span("full batch of 1,000,000 x 10, "),
+        "batch 1, 32 and full": ", ".join([*usual, *ratios("full batch of 1,000 x 5, sgd", "usual Lightning")]),
+        "the default run": ratios("the default run", "bare imports")[0],
+    }
 
 
 def test_the_methods_that_the_readme_names_have_these_arguments() -> None:
     for method in (ResultCallback.after_result, RegressionData.file_dataloader):
         names = [name for name in inspect.signature(method).parameters if name != "self"]
         own = ["self"] if method is ResultCallback.after_result else []
-        assert f"`{method.__name__}({', '.join([*own, *names])})`" in README
+        assert f"`{method.__name__}({', '.join([*own, *names])})`" in GUIDES
 
 
 def test_the_readmes_line_adds_a_figure_to_tensorboard(run: Run, tmp_path: Path) -> None:
-    (line,) = re.findall(r"`(trainer\.logger\.experiment\..+?)`", README)
+    (line,) = re.findall(r"`(trainer\.logger\.experiment\..+?)`", GUIDES)
 
     class Drawing(ResultCallback):
         def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -219,7 +272,7 @@ def test_a_relative_data_path_starts_at_the_working_directory(tmp_path: Path, mo
 
 
 def test_a_projects_pyproject_has_the_table_for_libraries_without_types(tmp_path: Path) -> None:
-    (table,) = re.findall(r"`\[\[(tool\.mypy\.\w+)\]\]`", README)
+    (table,) = re.findall(r"`\[\[(tool\.mypy\.\w+)\]\]`", GUIDES)
     create(tmp_path / "p", "mine", "Mine", True)
     found: Any = tomllib.loads((tmp_path / "p/pyproject.toml").read_text())
     for key in table.split("."):

@@ -68,7 +68,7 @@ def makefile(text: str, blank: bool) -> str:
     for target in ("pictures", "soak") if blank else ("pictures",):
         text = re.sub(rf"(?m)(?:^#.*\n)*^{target}:.*\n(?:\t.*\n)*\n?", "", text)
         text = re.sub(rf"(?m)^(\.PHONY:.*) {target}\b", r"\1", text)
-    return text if "$(CHROMIUM)" in text else re.sub(r"(?m)^CHROMIUM .*\n", "", text)
+    return re.sub(r"(?m)^(?:CHROMIUM|SCREENSHOT) .*\n(?:\t.*\n)*", "", text)
 
 
 def _once(pattern: str, new: str, text: str, where: str) -> str:

@@ -19,11 +19,13 @@ NEEDED = [  # the rest may have been deleted on purpose: optional packages, expe
     f"{BLANK}/tests/test_blank.py",
 ]
 TOP = (  # the template's files, if there is no git repository to list them
-    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "README.md", "conf"),
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+    *("Makefile", "README.md", "conf"),
     *("constraints.txt", "logs/.gitkeep", "pyproject.toml", "scripts", "src", "tests"),
 )
 TEMPLATES_OWN = (
-    *("README.md", ".github/assets", "scripts/new_project.py", "scripts/template"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "scripts/new_project.py", "scripts/template"),
+    *(".github/assets", ".github/guides.md", ".github/ISSUE_TEMPLATE"),
     *("scripts/benchmark.py", "scripts/benchmarks"),
     *(f"tests/{name}.py" for name in ("test_benchmark", "test_new_project", "test_readme", "test_tutorials")),
     *("tests/test_guides.py", "tests/test_new_project_makes.py", "tests/test_upgrade.py"),
