@@ -24,10 +24,9 @@ from descent.training.logged_metrics import log_step_metrics
 from descent.training.random_state import random_state, set_random_state
 from descent.training.restoring import check_length, restore_dtypes
 from descent.training.sparse_callback import SparseCallback, callbacks_of
+from descent.training.write_interval import WriteInterval
 
 log = logging.getLogger(__name__)
-
-SHARE = 20  # writing takes at most 1/SHARE of a run's time
 
 
 class Checkpoints(SparseCallback, Checkpoint):
@@ -45,8 +44,7 @@ class Checkpoints(SparseCallback, Checkpoint):
     Args:
         directory: where the two files are.
         monitor: the metric to compare, from ``trainer.callback_metrics``, and its direction.
-        every_seconds: the interval between writes, longer if a write takes more than 1/19 of it; 0: every safe point;
-            ``None``: no such rule.
+        every_seconds: the interval between writes, as in ``WriteInterval``; 0: every safe point.
         every_steps: the same in optimizer steps.
         signals: holds the signal that interrupts the run.
         identity: of the run, kept in both files under ``run``; see ``descent.config.identity``.
@@ -66,9 +64,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         self.directory, self.signals = directory, signals
         self.best = BestWeights(monitor)
         self.identity, self.on_start = identity, on_start
-        self.every_seconds = math.inf if every_seconds is None else every_seconds
-        self.interval = self.longest = self.every_seconds  # between writes: current and longest
-        self.every_steps = math.inf if every_steps is None else every_steps
+        self.interval = WriteInterval(every_seconds, every_steps)
         self.stopped = False  # whether a stopping rule has ended the run, even if trainer.min_epochs continues it
         self.epoch_end: dict[str, Any] | None = None  # the loops' progress at the end of the previous epoch
         # from the checkpoint that a resumed run starts from
@@ -90,8 +86,8 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()  # replaces Lightning's handler, which may end training mid-epoch
-        self.written_at, self.resumed_at = time.monotonic(), _batches(trainer)
-        self.written_step = self.seen_step = trainer.global_step
+        self.resumed_at, self.seen_step = _batches(trainer), trainer.global_step
+        self.interval.start(trainer.global_step)
         data = getattr(trainer, "datamodule", None)
         self.identity = {**self.identity, "checksum": getattr(data, "checksum", None)}
         if trainer.world_size > 1:
@@ -123,7 +119,7 @@ class Checkpoints(SparseCallback, Checkpoint):
             self._follow(trainer, pl_module)
 
     def next_active_step(self, trainer: Trainer, step: int) -> float:
-        return step if self.best.awaits_epoch or self._is_due(step) else self.written_step + self.every_steps
+        return step if self.best.awaits_epoch or self._is_due(step) else self.interval.next_step
 
     def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor | None) -> bool:
         return self._is_due(step)
@@ -199,7 +195,7 @@ class Checkpoints(SparseCallback, Checkpoint):
         if self.epoch_end is not None:
             own["loops"] = {"fit_loop": self.epoch_end}
         trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False, storage_options=own)
-        self.written_at, self.written_step = time.monotonic(), trainer.global_step
+        self.interval.start(trainer.global_step)
 
     def compare_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares the last weights, validated only after training, and writes both files."""
@@ -208,13 +204,13 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         best = {name: getattr(self.best, name) for name in STATE}
-        return best | {"stopped": self.stopped, "longest": self.longest}
+        return best | {"stopped": self.stopped, "longest": self.interval.longest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in STATE:
             setattr(self.best, name, state_dict[name])
         self.stopped = state_dict["stopped"]
-        self.longest = max(self.every_seconds, state_dict.get("longest", 0.0))  # already noted
+        self.interval.longest = max(self.interval.every_seconds, state_dict.get("longest", 0.0))  # already noted
 
     def _restore_random_state(self, trainer: Trainer) -> None:
         """Restores the checkpoint's random state; has no effect after the first new batch."""
@@ -228,26 +224,15 @@ class Checkpoints(SparseCallback, Checkpoint):
                 log_step_metrics(trainer)
             began = time.monotonic()
             self.write(trainer)
-            if self.signals.number is None and self.every_seconds:
-                self._space_out(self.written_at - began)
+            if self.signals.number is None and self.interval.every_seconds:
+                self.interval.adapt(time.monotonic() - began)
             if not several():
                 self.signals.check()
             elif number:  # a later signal is not known to the other processes
                 raise Interrupted(int(number))
 
-    def _space_out(self, took: float) -> None:
-        """Delays the next write so that writing takes at most 1/``SHARE`` of the time."""
-        self.interval = max(self.every_seconds, (SHARE - 1) * took)
-        if self.interval > self.longest:
-            self.longest = self.interval
-            log.warning(
-                "note: writing a checkpoint takes %.3g s, so writes are %.3g s apart, not checkpoint.every_seconds=%g",
-                *(took, self.interval, self.every_seconds),
-            )
-
     def _is_due(self, step: int) -> bool:
-        late = time.monotonic() - self.written_at >= self.interval
-        return self.signals.number is not None or late or step - self.written_step >= self.every_steps
+        return self.signals.number is not None or self.interval.is_due(step)
 
 
 def _batches(trainer: Trainer) -> int:
