@@ -278,7 +278,7 @@ def test_help_shows_the_first_sentence_of_an_option_without_what_is_hydras(tmp_p
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\n# What is\n# mine. And more.\nseed: 1\n")
     assert help_text(tmp_path).startswith("Classify the digits.\n\n")
-    assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine."]
+    assert help_text(tmp_path).splitlines()[-2:] == ["experiment=", "  mine  What is mine"]
 
 
 @needs_sweep  # for the experiment

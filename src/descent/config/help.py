@@ -12,22 +12,24 @@ USAGE = """
   python scripts/train.py --cfg job [...]               print the config, run nothing
   python scripts/train.py --hydra-help                  further flags
 
-Config groups and their options:
+Config groups and their options, * the defaults:
 """
 
 
 def help_text(conf: Path) -> str:
     """The text of ``--help`` for the config groups in the directory ``conf``."""
     lines = [first_sentence(conf / "train.yaml"), USAGE]
+    text = (conf / "train.yaml").read_text(encoding="utf-8")
+    defaults = re.findall(r"(?m)^ +- (?:override )?(\w+): (\w+)", text.partition("defaults:")[2])
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         options = sorted(group.glob("*.yaml"))
         width = max((len(option.stem) for option in options), default=0)
         lines.append(f"{group.name}=")
         for option in options:
             lines += textwrap.wrap(
-                first_sentence(option),
+                first_sentence(option).removesuffix("."),
                 width=get_terminal_size().columns,
-                initial_indent=f"  {option.stem:<{width}}  ",
+                initial_indent=f"{'*' if (group.name, option.stem) in defaults else ' '} {option.stem:<{width}}  ",
                 subsequent_indent=" " * (width + 4),
             ) or [f"  {option.stem}"]
     return "\n".join(lines)
