@@ -152,7 +152,7 @@ def test_the_help_text_is_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "a/s.yaml": "# @package _global_\n# Short.\n# More.\n",
         "a/longer.yaml": "# The name is short, and the text is not\nseed: 1\n# not this\n",
         "a/no.txt": "# no option\n",
-        "train.yaml": "# Train a linear regression by gradient descent. And more.\ndefaults:\n  - b: three\n  - a: null\n",
+        "train.yaml": "# Train a linear regression by gradient descent. More.\ndefaults:\n  - b: three\n  - a: null\n",
     }
     (tmp_path / "c").mkdir()
     for name, text in files.items():
