@@ -99,6 +99,20 @@ def test_the_bar_ends_at_the_earliest_limit(bars: Bars, tmp_path: Path) -> None:
     assert [bar["total"] for bar in bars.made] == list(ends.values())
 
 
+@pytest.mark.parametrize(
+    ("rule", "may"),
+    [("stopping=patience", True), ("stopping=converged", True), ("stopping.max_seconds=99", True), ("seed=1", False)],
+)
+def test_the_bar_says_that_a_run_may_stop_early_and_ends_at_its_last_step(
+    rule: str, may: bool, bars: Bars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(config_of(*LINE, "trainer.max_epochs=3000", rule), tmp_path / "r")
+    assert (result.steps < 3000) == (rule in ("stopping=patience", "stopping=converged"))
+    assert [bar["desc"] for bar in bars.made] == ["Training, may stop early" if may else "Training"]
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "100%|" in last and f" {result.steps}/{result.steps} " in last
+
+
 @pytest.mark.parametrize("ending", ["diverged", "interrupted"])
 def test_the_bar_of_a_run_that_ends_early_is_closed_at_its_position(
     ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

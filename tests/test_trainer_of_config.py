@@ -58,7 +58,12 @@ def test_every_stopping_rule_and_the_bar_have_a_callback_with_its_limits(tmp_pat
     assert of["Divergence"].factor == 77
     kept = of["Checkpoints"]
     assert (kept.directory, kept.best.metric, kept.best.sign) == (tmp_path / "checkpoints", "val/loss", -1)
-    assert (kept.every_seconds, kept.every_steps, kept.identity, kept.on_start) == (math.inf, 13, {}, None)
+    assert (kept.interval.every_seconds, kept.interval.every_steps, kept.identity, kept.on_start) == (
+        math.inf,
+        13,
+        {},
+        None,
+    )
     intervals = of["ValidationSchedule"].intervals
     assert (intervals.log_every, intervals.validate_every) == (11, 1)  # patience needs a validation after each epoch
     for name in ("Divergence", "TrainingCurves", "Telemetry", "RunProgressBar"):

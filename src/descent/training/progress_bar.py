@@ -3,12 +3,15 @@
 import sys
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from tqdm import tqdm
 
+from descent.training.budget import Budget
+from descent.training.converged import Converged
 from descent.training.intervals import Intervals
 from descent.training.max_steps import run_length
-from descent.training.sparse_callback import SparseCallback, loss_of
+from descent.training.sparse_callback import SparseCallback, callbacks_of, loss_of
 from descent.training.training_loss import loss_unit
 
 
@@ -16,7 +19,7 @@ class RunProgressBar(SparseCallback):
     """Counts optimizer steps and shows the loss of the latest batch.
 
     One bar covers all epochs: on small data a bar per epoch is gone before it can be read. If the output is not a
-    terminal, the bar is written at most every ten seconds.
+    terminal, the bar is written at most every ten seconds. The total is an upper limit if a rule may stop training.
 
     Args:
         intervals: the bar moves at the steps that are logged.
@@ -32,7 +35,7 @@ class RunProgressBar(SparseCallback):
         self.bar = tqdm(
             total=run_length(trainer),
             initial=trainer.global_step,
-            desc="Training",
+            desc="Training, may stop early" if _may_stop_early(trainer) else "Training",
             unit="step",
             mininterval=0.1 if sys.stderr and sys.stderr.isatty() else 10.0,
             dynamic_ncols=True,
@@ -48,6 +51,7 @@ class RunProgressBar(SparseCallback):
             self._move(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.total = trainer.global_step
         self._move(trainer)
         self.bar.close()
 
@@ -57,3 +61,9 @@ class RunProgressBar(SparseCallback):
 
     def _move(self, trainer: Trainer) -> None:
         self.bar.update(trainer.global_step - self.bar.n)
+
+
+def _may_stop_early(trainer: Trainer) -> bool:
+    callbacks = callbacks_of(trainer, Callback)
+    rules = (callback for callback in callbacks if isinstance(callback, EarlyStopping | Converged))
+    return any(rules) or any(budget.limits["seconds"] for budget in callbacks_of(trainer, Budget))

@@ -21,7 +21,7 @@ class InterruptAt10(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_run_goes_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = train(CONFIG, tmp_path / "whole")
     assert whole.status == "completed"
     assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAt10()]).status == "interrupted"
