@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 INSTALLED_DEV := .venv/installed-dev
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test lint soak pictures constraints clean
+.PHONY: train test lint format soak pictures constraints clean
 
 train: $(INSTALLED)
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -20,6 +20,10 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 # Long trials of hundreds of runs.
 soak: $(INSTALLED_DEV)

@@ -305,6 +305,7 @@ def test_nothing_is_imported_at_the_top_that_windows_lacks() -> None:
             "data.path=houses.csv,data.target=price,data=table",
         ),
         (["predict_at=[[1, 2]]"], "predict_at=1,2"),
+        (["monitor.metric=val/acc"], "monitor.metric=val_acc"),
         ([f"data.{letter}={'x' * 30}" for letter in "abc"], f"data.a={'x' * 30}"),
         (["a=" + "x" * 200], "a=" + "x" * 68),
     ],

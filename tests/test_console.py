@@ -38,6 +38,7 @@ TWO = Result(
         "rows": {"train": 8000, "val": 1000, "test": 999},
     },
     callbacks=[Parameters(), ToOptimum(), Predictions([])],
+    has_full_loss=True,
 )
 
 
@@ -169,7 +170,7 @@ loss at least squares: 0.75
  r2                           0.9        0.8
  optimum/distance                                  1
 
-test: with the best checkpoint (step 1,234); the others: with the last weights
+test: with the best checkpoint (val/loss 1 at step 1,234); the others: with the last weights
 
 {PREDICTIONS}completed after 1 step, 1,000 epochs, 1.24 s
 logs/[r]
@@ -207,6 +208,16 @@ r
 
 """
     )
+
+
+def test_a_training_metric_of_the_last_epoch_is_not_said_to_be_of_the_last_weights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics = {"train/loss": 4.0, "train/acc": 0.5, "val/loss": 2.0}
+    others = "during the last epoch, while the weights changed; the others: with the last weights"
+    for has_full_loss, during in ((False, "train/loss, train/acc"), (True, "train/acc")):
+        print_result(changed({}, metrics=metrics, has_full_loss=has_full_loss), Path("r"))
+        assert f"\n{during}: {others}\n" in shown(capsys)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_white_space_is_a_missing_cell_and_other_text_is_an_error(tmp_path: Path
     assert "missing cells: x 3;" in refusal(path)
     for missing in ("error", "drop", "mean"):
         path.write_text("x,z,price\n1,1,1\n,2,2\nNA,,3\n4,4,4\n")
-        said = f"column x of {path} must be a finite number in data row 3, got 'NA'"
+        said = f"column x of {path} must be a finite number in data row 3 (leave a missing cell empty), got 'NA'"
         assert refusal(path, f"data.missing={missing}") == said
 
 
@@ -284,14 +284,13 @@ def test_prediction_and_evaluation_treat_missing_cells_like_the_run(
     caplog.clear()
     found = predictions(run_dir, given, kind)
     inputs = features_by_hand(given)
+    incomplete = int(np.isnan(inputs).any(axis=1).sum())
+    what = {"drop": "no prediction", "mean": "the training rows' mean in its place"}[missing]
+    said = f"have a missing cell and {what} (data.missing={missing})"
+    assert notes(caplog) == [f"note: {incomplete} rows of {tmp_path}/in.{kind} {said}"]
     if missing == "mean":
         parts = split(config_of(*settings(path, *overrides)).data, 60)
         inputs = SimpleImputer().fit(features_by_hand(frame)[parts.train]).transform(inputs)
-        assert not notes(caplog)
-    else:
-        left = int(np.isnan(inputs).any(axis=1).sum())
-        said = "have a missing cell and no prediction (data.missing=drop)"
-        assert notes(caplog) == [f"note: {left} rows of {tmp_path}/in.{kind} {said}"]
     weight, bias = load_model(run_dir).own_units()
     expected = inputs @ np.array(weight) + bias
     assert found.drop("prediction").equals(given)

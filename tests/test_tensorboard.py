@@ -44,12 +44,14 @@ def served(logs: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--port", "0", "--load_fast", "false"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://\S+/", line):
-            yield found[0]
-            break
-    process.kill()
-    process.communicate()
+    try:
+        for line in process.stderr:
+            if found := re.search(r"http://\S+/", line):
+                yield found[0]
+                break
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")

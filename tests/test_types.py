@@ -97,7 +97,7 @@ EVERY_KEY = {
     "seed": SEED,
     "name": "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"
     " or null (named after the overrides)",
-    "packages": "a list of different texts, at least one",
+    "packages": "a list of one or more different texts, such as [a,b]",
     "monitor": "a group of keys",
     "monitor.metric": "a text",
     "monitor.mode": "one of min, max",
@@ -161,7 +161,8 @@ OF_SOURCES = {
     "table": {
         "path": "a path",
         "target": "a text",
-        "features": "a list of different texts, at least one or null (every numeric column but the target)",
+        "features": "a list of one or more different texts, such as [a,b] or null"
+        " (every numeric column but the target)",
     },
 }
 

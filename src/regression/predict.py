@@ -60,9 +60,9 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
             raise UserError(f"{source} must not have a column {COLUMN} yet")
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
-    left: list[int] = []  # rows without a prediction
+    counts: list[int] = []  # of rows with a missing cell
     try:
-        predicted = frame.with_columns(_prediction(model, encoding, numbers, left.append))
+        predicted = frame.with_columns(_prediction(model, encoding, numbers, counts.append))
         sink = predicted.sink_csv if output.suffix.lower() == ".csv" else predicted.sink_parquet
         with replaced(output) as temporary:
             sink(temporary)
@@ -70,28 +70,36 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
         raise _unusable(frame, encoding, source, model, trained.path) from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"cannot predict from {source} to {output}: {first_line(error)}") from error
-    if sum(left):
-        log.warning("note: %d rows of %s have a missing cell and no prediction (data.missing=drop)", sum(left), source)
+    if incomplete := sum(counts):
+        what = "no prediction" if encoding.missing == "drop" else "the training rows' mean in its place"
+        log.warning(
+            "note: %d rows of %s have a missing cell and %s (data.missing=%s)",
+            incomplete,
+            source,
+            what,
+            encoding.missing,
+        )
 
 
 def _prediction(
-    model: RegressionModel, encoding: Encoding, numbers: list[pl.Expr], leave: Callable[[int], None] | None
+    model: RegressionModel, encoding: Encoding, numbers: list[pl.Expr], count: Callable[[int], None] | None
 ) -> pl.Expr:
-    """The predictions. ``leave`` gets the number of rows without one; if it is ``None``, nothing is checked."""
+    """The predictions. ``count`` gets the number of rows with a missing cell; if it is ``None``, nothing is checked."""
 
     def predict(rows: pl.Series) -> pl.Series:
         given = rows.struct.unnest()
         inputs = given.to_numpy(writable=True)  # torch warns about read-only arrays
+        incomplete = int(np.isnan(inputs).any(axis=1).sum())
         encoding.fill(inputs)
         missing = np.isnan(inputs).any(axis=1)
         inputs[missing] = 0
         with torch.no_grad():
             predicted = model.predict_step(torch.from_numpy(inputs)).numpy()
-        if leave is not None:
+        if count is not None:
             refused = missing.any() and encoding.missing != "drop"
             if refused or not (usable(given) and np.isfinite(predicted).all()):
                 raise _UnusableError
-            leave(int(missing.sum()))
+            count(incomplete)
         return pl.select(pl.when(pl.Series(~missing)).then(pl.Series(predicted))).to_series()
 
     return pl.struct(numbers).map_batches(predict, return_dtype=pl.Float64, is_elementwise=True).alias(COLUMN)

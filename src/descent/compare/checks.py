@@ -86,6 +86,8 @@ def why_not_comparable(result: dict[str, Any]) -> str | None:
     """A reason that is printed after the run's directory; ``None`` if ``result`` can be compared."""
     if result.get("status") in NOT_COMPARABLE:
         return str(result["status"])
+    if isinstance(hparams := result.get("hparams"), dict) and hparams.get("debug"):
+        return f"debug={hparams['debug']}"
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
         Comparable.model_validate(result)

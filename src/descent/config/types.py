@@ -98,7 +98,7 @@ Texts = Annotated[
     list[Text],
     Len(1),
     Predicate(lambda texts: len(set(texts)) == len(texts)),
-    Rule("a list of different texts, at least one"),
+    Rule("a list of one or more different texts, such as [a,b]"),
 ]
 Row = Annotated[list[Number], Len(1), Rule("a list of numbers, at least one")]
 Rows = Annotated[

@@ -43,7 +43,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     result.quantities = {name: str(what) for name, what in getattr(model, "metric_quantities", {}).items()}
     _count(result, trainer)
     # before validation, which makes the Trainer release the training batches
-    in_memory = has_full_loss(trainer)
+    in_memory = result.has_full_loss = has_full_loss(trainer)
     result.metrics = {"train/loss": math.nan} if in_memory else {}  # a placeholder, to list it first
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):

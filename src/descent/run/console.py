@@ -1,5 +1,6 @@
 """Prints the settings and the result of a run on the console."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,8 @@ def print_result(result: Result, run_dir: Path) -> None:
     if result.metrics:
         _print_tables(console, result, in_sweeps=False)
         console.print(_metrics(result))
-        if result.best is not None and any(name.startswith("test/") for name in result.metrics):
-            step = f"step {result.best['step']:,}"
-            console.print(f"test: with the best checkpoint ({step}); the others: with the last weights\n")
+        if weights := [*_weights(result)]:
+            console.print(f"{'; '.join(weights)}; the others: with the last weights\n", soft_wrap=True)
         _print_tables(console, result, in_sweeps=True)
     console.print(_ending(result), style="bold", soft_wrap=True)
     if result.reason:
@@ -99,6 +99,16 @@ def _metrics(result: Result) -> Table:
     for name in others:
         table.add_row(name, *("" for _ in used), cell(result.metrics[name]))
     return table
+
+
+def _weights(result: Result) -> Iterator[str]:
+    """Says which weights metrics belong to, if not to the last."""
+    if result.best is not None and any(name.startswith("test/") for name in result.metrics):
+        best = f"{result.best['metric']} {cell(result.best['value'])} at step {result.best['step']:,}"
+        yield f"test: with the best checkpoint ({best})"
+    full = ["train/loss"] if result.has_full_loss else []
+    if during := [name for name in result.metrics if name.startswith("train/") and name not in full]:
+        yield f"{', '.join(during)}: during the last epoch, while the weights changed"
 
 
 def table_of(first: str = "", *numbers: str) -> Table:

@@ -49,7 +49,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         data.predict_file(run_dir, source, output, checkpoint)
         return
     if missing := [text for name, text in PARTS.items() if not hasattr(data, name)]:
-        raise UserError(f"predictions need {type(data).__name__} to have {' and '.join(missing)}")
+        raise UserError(f"predictions need {type(data).__name__} to have {'; and '.join(missing)}")
     model = trained.model()
     if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")

@@ -145,5 +145,6 @@ def _check_unfinished(run_dir: Path, config: Config) -> None:
         if result["epochs"] >= config.trainer.max_epochs:
             done = f"{run_dir} is finished"
             if _is_laid_out(config):  # another length would be another schedule
-                raise UserError(f"{done}: scheduler={config.choices.get('scheduler')} does not allow another {LENGTH}")
+                scheduler = config.choices.get("scheduler")
+                raise UserError(f"{done}; it cannot be made longer, because scheduler={scheduler} depends on {LENGTH}")
             raise UserError(f"{done}: {LENGTH}=N with N above {result['epochs']} makes it longer")

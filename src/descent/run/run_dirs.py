@@ -43,7 +43,7 @@ def register(logs: Path) -> None:
 
 def run_label(overrides: Sequence[str]) -> str:
     """Turns overrides into a short file name, which need not be unique; of a path it keeps the last part."""
-    paths_short = (re.sub(r"=.*[/\\]", "=", override) for override in overrides)
+    paths_short = (re.sub(r"(\bpath=).*[/\\]", r"\1", override) for override in overrides)
     _, safe = _label(re.sub(r"[][{}'\" ]", "", override) for override in paths_short)
     return safe if len(safe) <= MAX_READABLE else safe[:MAX_READABLE].rpartition(",")[0] or safe[:MAX_READABLE]
 

@@ -23,6 +23,8 @@ from descent.errors import UserError, invalid
 from regression.data.encoding import Feature
 from regression.data.rows import LARGEST
 
+MISSING = ("na", "n/a", "null", "none", "?", "-")  # what other programs write in a missing cell
+
 
 def as_numbers(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> list[pl.Expr]:
     """The numbers of each feature as Float64, named like the feature.
@@ -78,7 +80,8 @@ def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> Us
         if np.isfinite(value):
             rule = f"a number up to {LARGEST:g} (larger squares may overflow) in data row {row + 1}"
             return invalid(where, rule, cell)
-        return invalid(where, f"a finite number in data row {row + 1}", cell)
+        hint = " (leave a missing cell empty)" if str(cell).strip().lower() in MISSING else ""
+        return invalid(where, f"a finite number in data row {row + 1}{hint}", cell)
     return None
 
 

@@ -32,6 +32,8 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
+    if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise invalid(key, f"a CSV file with columns separated by ',', not {other!r}", str(path))
     frame = pl.scan_csv(whole, glob=False, infer_schema=False)
     if len(frame.collect_schema()) != len(header):
         raise invalid(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
