@@ -106,7 +106,7 @@ def test_what_a_project_lacks_to_predict_is_named(tmp_path: Path, monkeypatch: p
         return str(caught.value)
 
     assert refused() == (
-        "predictions need RingData to have file_batches(path), which yields the batches of a file and "
+        "predictions need RingData to have file_batches(path), which yields the batches of a file; and "
         "write_predictions(path, predictions, output), which writes what predict_step returns"
     )
     monkeypatch.setattr(RingData, "file_batches", lambda *_: [], raising=False)
