@@ -107,7 +107,7 @@ def compare(
         write_atomically(out / f"{name}.png", png)
     notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
     notes += _curve_notes(runs, table, aimed, axes)
-    notes += ["clipping never acted at a logged step"] if idle else []
+    notes += ["clipping never acted at a logged step of the ranked settings"] if idle else []
     counted = f"{len(runs)} runs, {len(every)} settings"
     ranking = ranked(table, reported.name, columns, runs=True)
     text = "\n".join(page(counted, ranking, figures.values(), notes, left_out))
