@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--group", default="", help="hyperparameters to compare, each at its best setting: optimizer,batch.size"
     )
-    parser.add_argument("--x", choices=X_AXES, help="x axis of the loss figures; default: one figure for each")
+    parser.add_argument("--x", choices=X_AXES, help="x axis of the loss figures; default: all that show something new")
     parser.add_argument("--metric", default="", help="metric to report and rank by; default: the runs' monitor")
     parser.add_argument("--mode", default="", choices=("min", "max"), help="which values of --metric are best")
     parser.add_argument(

@@ -41,6 +41,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.rows: list[list[str]] = []
         self.images: list[bytes] = []
+        self.titles: list[str] = []
+        self.captions: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "tr":
@@ -51,6 +53,7 @@ class Page(HTMLParser):
             kind, _, data = (dict(attrs)["src"] or "").partition(",")
             assert kind == "data:image/png;base64"
             self.images.append(base64.b64decode(data, validate=True))
+            self.titles.append(dict(attrs)["alt"] or "")
         elif tag != "meta":  # a meta tag is not closed
             self.open.append(tag)
 
@@ -60,6 +63,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1][-1] += data
+        if self.open and self.open[-1] == "figcaption":
+            self.captions.append(data)
 
 
 LOSS, R2 = Metric("val/loss", "min"), Metric("val/r2", "max")
@@ -183,10 +188,18 @@ def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pyt
         height, width, _ = plt.imread(io.BytesIO(image)).shape
         assert min(height, width) > 100
     table = pl.read_csv(out / "settings.csv")
-    assert read.rows[0] == [column.replace("_", " ") for column in table.columns]
-    assert [row[0] for row in read.rows[1:]] == table["setting"].to_list()
+    titles = ["setting", "runs", "diverged", "val/loss", "above the optimum", "at target", "steps to it"]
+    assert read.rows[0] == titles
+    assert [row[:3] for row in read.rows[1:]] == [
+        [name, str(count), str(without)] for name, count, without in table.select(titles[:3]).iter_rows()
+    ]
     means = [f"{value:.4g}" if value is not None else "" for value in table["val/loss mean"]]
-    assert [row[table.columns.index("val/loss mean")] for row in read.rows[1:]] == means
+    assert [row[3].split(" ±")[0] for row in read.rows[1:]] == means
+    assert "settings.csv has all columns" in page
+    assert len(read.captions) == len(read.titles) == len(figures)
+    for title, caption in zip(read.titles, read.captions, strict=True):
+        assert caption.endswith(".") and caption.count(". ") <= 1  # one sentence or two
+        assert title not in caption
     assert "another data set" in page
     printed = capsys.readouterr().out
     assert "left out:" in printed

@@ -105,7 +105,10 @@ def test_with_a_group_validation_chooses_and_the_same_of_the_test_is_reported(tm
 def test_figures_and_columns_are_of_the_metric_and_of_nothing_that_the_runs_do_not_have(study: Path) -> None:
     for extra in (Extra(), EXTRA):  # the example's figures are for its own runs only
         out = compare([study], extra=extra)
-        assert figures_in(out) == {f"metric_over_{axis}" for axis in ("steps", "samples", "seconds")}
+        assert figures_in(out) == {f"metric_over_{axis}" for axis in ("steps", "seconds")}
+        for axis in ("samples", "gradient_evaluations"):  # as many each step, so that its figure looks like steps
+            asked = figures_in(compare([study], x=axis, extra=extra))
+            assert asked == ({"metric_over_samples"} if axis == "samples" else set())  # the other has no curve
         titles = ["setting", "runs", "diverged", "chosen by", "reported", "val/acc mean", "val/acc deviation"]
         assert table_in(out).columns == [*titles, "best val/acc mean", "best val/acc deviation"]
 
@@ -270,12 +273,16 @@ def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_
 
 @pytest.mark.parametrize(
     ("samples", "arguments", "said"),
-    [(640, {}, False), (630, {}, True), (630, {"x": "samples"}, True), (630, {"x": "steps"}, False), (0, {}, False)],
+    [
+        *((640, {}, False), (630, {}, True), (630, {"x": "samples"}, True), (630, {"x": "steps"}, False)),
+        *((0, {}, False), (320, {}, False)),
+    ],
 )
 def test_samples_that_are_an_average_are_said_to_be_one(
     samples: int, arguments: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "run", 0.9, samples=samples)
+    write(tmp_path / "other", 0.8, samples=1280, hparams={"model.width": 4})
     compare([tmp_path], **arguments)
     note = "some batches are smaller: the samples axis uses the average batch size"
     assert (note in capsys.readouterr().out) == said

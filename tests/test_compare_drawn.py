@@ -11,7 +11,8 @@ from drawn import drawn, frame, lines
 from matplotlib.figure import Figure
 from test_compare_by_hand import LOSS, OPTIMUM, compare, run_of, runs_of, write
 
-from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
+from descent.compare.extra import Curve
+from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates, new_axes
 from descent.compare.runs import Run
 from descent.compare.settings import settings_of
 from descent.config.metric import Metric
@@ -241,6 +242,109 @@ def test_the_clipped_fraction_is_the_mean_and_the_range_of_the_seeds_of_every_se
     assert lines(axes) == [("norm", BLUE, "-", "None", [(5.0, 0.75), (10.0, 0.5)])]
     (band,) = axes.collections
     assert {(x, y) for x, y in band.get_paths()[0].vertices} == {(5, 0.5), (5, 1.0), (10, 0.25), (10, 0.75)}
+
+
+@pytest.mark.parametrize("last", [0.0, 0.25])
+@pytest.mark.parametrize("x", [None, "steps"])
+def test_a_figure_of_clipping_that_never_acted_is_a_note_instead(
+    last: float, x: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, fractions in ((None, []), (1.0, [(5, 0.0), (10, 0.0)]), (2.0, [(5, 0.0), (10, last)])):
+        curves = {"grad/clipped": fractions} if limit else {}
+        write(tmp_path / str(limit), curves, hparams={"clip": "norm", "clip.gradient_clip_val": limit})
+    out = compare([tmp_path], x=x)
+    note = "clipping never acted at a logged step of the ranked settings"
+    assert (out / "clipped.png").exists() == (last > 0)
+    assert (note in capsys.readouterr().out) == (note in (out / "report.html").read_text()) == (last == 0)
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_nothing_is_said_of_clipping_where_no_run_has_its_curve(
+    limit: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run", hparams={"clip.gradient_clip_val": limit})
+    compare([tmp_path], x="steps")
+    assert "clipping" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        ([{}, {}], {"samples", "gradient_evaluations"}),
+        ([{}, {"samples": 100}], {"gradient_evaluations"}),
+        ([{}, {"steps": 50, "samples": 4000, "gradient_evaluations": 50}], {"samples", "gradient_evaluations"}),
+        ([{}, {"steps": 50, "samples": 8000, "gradient_evaluations": 50}], {"gradient_evaluations"}),
+        ([{}, {"gradient_evaluations": 300}], {"samples"}),
+        ([{"gradient_evaluations": 300}, {"gradient_evaluations": 300}], {"samples"}),  # three each step
+        ([{}, {"steps": 0, "samples": 0, "gradient_evaluations": 0}], {"samples", "gradient_evaluations"}),
+        ([{"samples": 100, "gradient_evaluations": 300}, {}], set()),
+    ],
+    ids=str,
+)
+def test_an_axis_on_which_all_curves_look_as_over_steps_is_left_out(
+    given: list[dict[str, Any]], left_out: set[str]
+) -> None:
+    every = "steps", "samples", "gradient_evaluations", "seconds"  # 8000 samples in 100 steps, unless given
+    assert new_axes([run_of(**result) for result in given]) == [axis for axis in every if axis not in left_out]
+
+
+@pytest.mark.parametrize("x", ["steps", "samples", "gradient_evaluations", "seconds"])
+def test_an_axis_that_is_asked_for_is_drawn_whatever_it_shows(x: str, tmp_path: Path) -> None:
+    points = [(0, 1.0), (50, 50.0), (100, 100.0)]
+    write(tmp_path / "run", {"optimum/excess_loss": points, "grad/evaluations": points[1:]})
+    out = compare([tmp_path], x=x)
+    assert [path.stem for path in out.glob("*.png")] == [f"excess_over_{x}"]
+    out = compare([tmp_path])
+    assert {path.stem for path in out.glob("*.png")} == {"excess_over_steps", "excess_over_seconds"}
+
+
+def test_a_title_speaks_of_means_and_bands_only_where_a_line_is_of_several_seeds() -> None:
+    one = rates((0.1, [2.0, 1.0]), (0.2, [4.0, 1.0]))
+    diverged = run_of([9.0, 9.0], seed=1, status="diverged")
+    for runs in (one, [*one, diverged]):
+        figure = figure_of(curve_over(settings_of(runs), EXCESS, "steps"))
+        assert frame(figure)["title"] == "training loss above the optimum over optimizer steps"
+        assert len(figure.axes[0].collections) == 0
+    figure = figure_of(curve_over(settings_of([*one, run_of([3.0, 2.0], seed=2)]), EXCESS, "steps"))
+    assert frame(figure)["title"].endswith(f"; line: geometric mean, {BAND}")
+    assert len(figure.axes[0].collections) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "x", "caption"),
+    [
+        (
+            *("min", [2.0, 1.0], "steps"),
+            "Lower is better. A straight line on this logarithmic axis means that each step shrinks the value by the "
+            "same factor.",
+        ),
+        (
+            *("min", [2.0, -1.0], "gradient_evaluations"),
+            "Lower is better. The further left a line improves, the fewer gradient evaluations it needs.",
+        ),
+        (
+            *("max", [1.0, 2.0], "seconds"),
+            "Higher is better. The further left a line improves, the fewer seconds it needs.",
+        ),
+    ],
+)
+def test_the_caption_of_a_curve_says_which_values_are_better_and_what_its_slope_means(
+    mode: str, values: list[float], x: str, caption: str
+) -> None:
+    run = run_of()
+    steps = np.array([0, 10])
+    run.curves["a"] = steps, np.array(values)
+    run.curves.update(dict.fromkeys(("grad/evaluations", "train/seconds"), (steps, steps / 10.0)))
+    assert figure_of(curve_over(settings_of([run]), Curve("a", mode, "a"), x)).get_label() == caption
+    own = Curve("a", mode, "a", caption="What I say.")
+    assert figure_of(curve_over(settings_of([run]), own, x)).get_label() == "What I say."
+
+
+def test_the_caption_over_the_learning_rate_says_which_values_are_better() -> None:
+    runs = [run_of(hparams={"optimizer.lr": lr}, metrics={"val/r2": lr, "val/loss": lr}) for lr in (0.1, 0.2)]
+    every = settings_of(runs)
+    captions = [figure_of(learning_rates(every, every, metric)).get_label() for metric in (R2, LOSS)]
+    assert [caption.split(".")[0] for caption in captions] == ["Higher is better", "Lower is better"]
 
 
 FLAT = [[2.0, 0.0], [0.0, 1.0]]

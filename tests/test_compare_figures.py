@@ -123,7 +123,7 @@ def test_names_are_written_as_they_are_and_points_that_are_not_finite_are_left_o
     figure = curve_over(settings_of(runs), Curve("a", "max", "a$b$"), "steps")
     assert figure is not None
     written = frame(figure)
-    assert written["title"] == "a$b$ over optimizer steps; line: mean, band: range over seeds"  # a report's caption
+    assert written["title"] == "a$b$ over optimizer steps"
     assert (written["labels"], written["legend"]) == (("optimizer steps", r"a\$b\$"), ("", [r"s\$", "other"]))
     figure.draw_without_rendering()  # the title is not parsed as mathematics
     found = [points for *_, points in lines(figure.axes[0])]
@@ -167,7 +167,7 @@ def test_a_comparison_chooses_the_cells_by_validation_and_shows_a_projects_figur
 
     def own(settings: Sequence[Setting]) -> Figure:
         seen.append([setting.name for setting in settings])
-        return Figure(figsize=(1, 1))  # without a title
+        return Figure(figsize=(1, 1))  # without a title or a caption
 
     extra = Extra(figures={"one": own, "other": own, "none": lambda settings: None})
     with drawn() as figures:
@@ -179,6 +179,8 @@ def test_a_comparison_chooses_the_cells_by_validation_and_shows_a_projects_figur
     ]
     assert [text.get_text() for text in figures[1][0].axes[0].texts] == ["3", "4", "5", "2"]
     assert seen == [["adam, lr=0.1, batch.size=full", "sgd, lr=0.2, batch.size=8"]] * 2
-    captions = re.findall('<img alt="([^"]*)"', (out / "report.html").read_text())
-    assert captions == [*(figure.get_suptitle().replace("'", "&#x27;") for figure, _ in figures[:2]), "one", "other"]
+    page = (out / "report.html").read_text()
+    titles = re.findall('<img alt="([^"]*)"', page)
+    assert titles == [*(figure.get_suptitle().replace("'", "&#x27;") for figure, _ in figures[:2]), "one", "other"]
+    assert (page.count("<figure>"), page.count("<figcaption>")) == (4, 2)
     assert sorted(path.stem for path in out.glob("*.png")) == ["heat_map", "learning_rates", "one", "other"]

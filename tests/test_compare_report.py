@@ -142,23 +142,26 @@ def test_all_that_is_written_of_the_best_of_each(study: Path, capsys: pytest.Cap
         for name in ("excess_over_samples", "learning_rates")
     }
     assert len(list(out.glob("*.png"))) == 2
-    columns = [column.replace("_", " ") for column in table(out / "settings.csv")[0]]
     assert page.replace(style, "").split("\n") == [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Comparison</title><style></style>",
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        "<title>Comparison</title><style></style>",
         "<h1>5 runs, 3 settings</h1>",
         "".join(f"<p>{note}</p>" for note in notes).replace("'", "&#x27;") + "<div><table><tr>",
-        "".join(f"<th>{column}</th>" for column in columns) + "</tr>",
-        "<tr><td>sgd, lr=0.1</td><td>1</td><td>0</td><td>val/loss</td><td>test/loss</td><td>6</td><td></td>"
-        "<td>0.03</td><td>1.5</td><td></td><td>1</td><td>0</td><td>10</td><td>80</td><td>10</td><td>0.1</td>"
-        "<td>10</td></tr>",
-        "<tr><td>[b]&lt;am&gt;, lr=0.1</td><td>2</td><td>1</td><td>val/loss</td><td>test/loss</td><td>0.5</td>"
-        "<td></td><td>0.0025</td><td>0.125</td><td></td><td>1</td><td>1</td><td>100</td><td>800</td><td>300</td>"
-        "<td>1</td><td>40</td></tr>",
-        "</table></div>",
-        '<figure><img alt="training loss above the optimum over samples seen; line: geometric mean, band: '
-        f'range over seeds" src="data:image/png;base64,{pictures["excess_over_samples"]}"></figure>',
+        "<th>setting</th><th>runs</th><th>diverged</th><th>test/loss</th><th>above the optimum</th>"
+        "<th>at target</th><th>steps to it</th></tr>",
+        "<tr><td>sgd, lr=0.1</td><td>1</td><td>0</td><td>6</td><td>0.03</td><td>1/1</td><td>10</td></tr>",
+        "<tr><td>[b]&lt;am&gt;, lr=0.1</td><td>2</td><td>1</td><td>0.5</td><td>0.0025</td><td>1/2</td><td>100</td>"
+        "</tr>",
+        "</table></div><p>settings.csv has all columns, and runs.csv has a row for each run.</p>",
+        '<figure><img alt="training loss above the optimum over samples seen" '
+        f'src="data:image/png;base64,{pictures["excess_over_samples"]}"><figcaption>Lower is better. '
+        "A straight line on this logarithmic axis means that each sample shrinks the value by the same factor."
+        "</figcaption></figure>",
         '<figure><img alt="val/loss over the learning rate; crosses: runs that diverged" '
-        f'src="data:image/png;base64,{pictures["learning_rates"]}"></figure>',
+        f'src="data:image/png;base64,{pictures["learning_rates"]}"><figcaption>Lower is better. '
+        "A line that stays good over a wide range belongs to a setting whose learning rate is easy to choose."
+        "</figcaption></figure>",
         "<h2>Left out</h2><ul><li>a &amp; b/stopped: interrupted</li></ul>",
         "</html>",
     ]
@@ -274,7 +277,7 @@ def test_a_figure_that_cannot_be_drawn_is_said_and_takes_nothing_else(
 def test_the_figures_have_the_reports_resolution_and_order(study: Path) -> None:
     with drawn() as figures:
         compare([study])
-    assert [dpi for _, dpi in figures] == [110] * 5
+    assert [dpi for _, dpi in figures] == [110] * 4
     assert [figure.axes[0].get_xlabel() for figure, _ in figures] == [
-        *("optimizer steps", "samples seen", "gradient evaluations", "seconds of training", "learning rate")
+        *("optimizer steps", "gradient evaluations", "seconds of training", "learning rate")
     ]

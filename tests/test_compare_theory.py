@@ -36,6 +36,9 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
     ]
     assert lines(axes)[0][4] == [(0.0, 0.0), (1.0, 1.0)]
     assert [line.get_markerfacecolor() for line in axes.lines[1:]] == ["#4477aa", "none"]
+    assert "Hollow points" in figure.get_label()
+    all_settled = contractions(settings_of(runs[:1]))
+    assert all_settled is not None and "Hollow points" not in all_settled.get_label()
     limits = (0.8 - 0.02 - 1e-3, 1 + 0.02)
     assert axes.get_xlim() == axes.get_ylim() == (pytest.approx(limits[0]), pytest.approx(limits[1]))
     assert frame(figure) == {

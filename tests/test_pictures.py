@@ -1,6 +1,7 @@
 """Compares the figures of a run with rows and lines written by hand."""
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +73,18 @@ def test_paths_lie_over_the_contours_of_the_loss_around_the_optimum() -> None:
         ("least squares", "#000000", "None", "*", [(1.0, -1.0)]),
     ]
     levels, curves = contours(figure)
-    # the grid extends the ranges 0 to 3 and -1 to 1 by 15%; its corner farthest from the optimum is highest
-    highest = 0.5 * (2.0 * 2.45**2 + 8.0 * 2.3**2)
+    # the grid extends the longer range, 0 to 3, by 15% and is as high as wide, around 0 between -1 and 1
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert (left, right, bottom, top) == (*map(pytest.approx, (-0.45, 3.45, -1.95, 1.95)),)
+    assert axes.get_aspect() == 1.0
+    highest = 0.5 * (2.0 * 2.45**2 + 8.0 * 2.95**2)  # at the corner farthest from the optimum
     assert levels[0] == pytest.approx(highest * 1e-4)
     assert levels[-1] == pytest.approx(highest)
     assert len(levels) == 13
     for level, points in zip(levels[-5:-1], curves[-5:-1], strict=True):
         v, w = points.T
         assert v.min() >= -0.45 - 1e-9 and v.max() <= 3.45 + 1e-9
-        assert w.min() >= -1.3 - 1e-9 and w.max() <= 1.3 + 1e-9
+        assert w.min() >= -1.95 - 1e-9 and w.max() <= 1.95 + 1e-9
         assert (v - 1) ** 2 + 4 * (w + 1) ** 2 == pytest.approx(level, rel=0.01)
     assert curves[-3][:, 0].max() - curves[-3][:, 0].min() > 1
 
@@ -95,7 +99,7 @@ def test_contours_follow_the_correlation_in_the_hessian() -> None:
 def test_a_path_without_movement_or_curvature_is_drawn() -> None:
     still = paths_over_contours({"a": np.array([[1.0, 0.0]])}, [1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], ("v", "w"))
     (levels, _) = contours(still)
-    assert levels[-1] == pytest.approx(0.5 * ((0.15 * (1e-3 + 1e-9)) ** 2 + (0.15 * 1e-9) ** 2))
+    assert levels[-1] == pytest.approx((0.65 * (1e-3 + 1e-9)) ** 2)  # at 1, a thousandth
     flat = paths_over_contours({"a": np.array([[0.0, 0.0], [1.0, 1.0]])}, [0.0, 0.0], [[0.0] * 2] * 2, ("v", "w"))
     assert len(flat.axes[0].collections) == 0
     assert [label for label, *_ in lines(flat.axes[0])] == ["a", "least squares"]
@@ -103,8 +107,37 @@ def test_a_path_without_movement_or_curvature_is_drawn() -> None:
 
 def test_the_first_24_lines_have_different_looks_in_this_order() -> None:
     colors = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"]
-    expected = [{"color": color, "linestyle": style} for style in ("-", "--", ":") for color in colors]
-    assert [look(number) for number in range(25)] == [*expected, expected[0]]
+    expected = [(color, style) for style in ("-", "--", ":") for color in colors]
+    looks = [look(number) for number in range(25)]
+    assert [(found["color"], found["linestyle"]) for found in looks] == [*expected, expected[0]]
+    assert looks[24] == looks[0]
+
+
+@pytest.mark.parametrize("first", [0, 8, 16])
+def test_each_line_of_a_style_leaves_an_edge_of_those_below_it(first: int) -> None:
+    widths = [look(first + number)["linewidth"] for number in range(8)]
+    edges = [(below - above) / 2 / 72 * 110 for below, above in pairwise(widths)]  # in pixels of the report
+    assert min(edges) > 0.25
+    assert widths[-1] / 72 * 110 > 1  # the last is wider than a pixel
+
+
+def test_a_line_below_another_with_the_same_points_is_seen() -> None:
+    figure, axes = new_figure(3, 2)
+    axes.set_axis_off()
+    for number in range(2):
+        axes.plot([0, 1], [0, 0], **look(number))
+    pixels = plt.imread(io.BytesIO(png_of(figure, 200)))[:, 300, :3]
+    red, _, blue = pixels.T
+    assert (blue > red + 0.2).any() and (red > blue + 0.2).any()  # the first is blue, the second is red
+
+
+def test_contours_fill_the_height_of_their_figure_however_long_the_path_is() -> None:
+    for end in ([100.0, 0.1], [0.1, 100.0]):
+        figure = paths_over_contours({"a": np.array([[0.0, 0.0], end])}, end, [[1.0, 0.0], [0.0, 2.0]], ("v", "w"))
+        figure.draw_without_rendering()
+        box = figure.axes[0].get_window_extent()
+        assert box.width == pytest.approx(box.height)
+        assert box.height > 0.8 * figure.bbox.height
 
 
 def test_a_png_has_the_given_size_and_takes_names_in_any_script() -> None:

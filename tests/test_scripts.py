@@ -195,7 +195,7 @@ positional arguments:
 options:
  -h, --help show this help message and exit
  --group GROUP hyperparameters to compare, each at its best setting: optimizer,batch.size
- --x {steps,samples,gradient_evaluations,seconds} x axis of the loss figures; default: one figure for each
+ --x {steps,samples,gradient_evaluations,seconds} x axis of the loss figures; default: all that show something new
  --metric METRIC metric to report and rank by; default: the runs' monitor
  --mode {min,max} which values of --metric are best
  --target TARGET value to reach: training loss above the optimum's, as a fraction of it (0.01)

@@ -20,8 +20,12 @@ def new_figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
 
 
 def look(number: int) -> dict[str, Any]:
-    """The colour and style of line ``number``; the first 24 lines all differ."""
-    return {"color": COLORS[number % len(COLORS)], "linestyle": STYLES[number // len(COLORS) % len(STYLES)]}
+    """The look of line ``number``; the first 24 lines all differ.
+
+    Of one style, later lines are thinner, so that a line below another stays visible.
+    """
+    style, color = divmod(number % (len(STYLES) * len(COLORS)), len(COLORS))
+    return {"color": COLORS[color], "linestyle": STYLES[style], "linewidth": 3.5 - 0.4 * color}
 
 
 def plain(text: str) -> str:

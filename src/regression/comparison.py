@@ -117,7 +117,12 @@ def paths(settings: Sequence[Setting]) -> Figure | None:
     if not ways:
         return None
     figure = paths_over_contours(ways, center, hessian, (names[0], names[1]))
-    return titled(figure, "Paths over the contours of the training loss, one run of each setting")
+    return titled(
+        figure,
+        "Paths over the contours of the training loss, one run of each setting",
+        "A path should end at the star, where the loss is smallest. It zigzags where its steps are too long "
+        "for the direction in which the contours are close together.",
+    )
 
 
 def contractions(settings: Sequence[Setting]) -> Figure | None:
@@ -138,8 +143,12 @@ def contractions(settings: Sequence[Setting]) -> Figure | None:
     limits = low - 0.1 * (1 - low) - 1e-3, 1 + 0.1 * (1 - low)
     axes.set(xlabel="predicted contraction per step, in the long run", ylabel="measured", xlim=limits, ylim=limits)
     legend(axes)
+    unsettled = " Hollow points had not settled, so theory need not hold for them yet."
     return titled(
-        figure, "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory"
+        figure,
+        "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory",
+        "On the grey line, a run is as fast as theory says; lower is faster."
+        + (unsettled if not all(settled for *_, settled in found) else ""),
     )
 
 

@@ -20,7 +20,7 @@ def fit_over_data(x: Array, y: Array, curves: Mapping[str, tuple[Array, Array]],
     figure, axes = new_figure()
     axes.plot(x, y, ".", color="#999999", markersize=4, label="training rows")
     for number, (name, curve) in enumerate(curves.items()):
-        axes.plot(*curve, **look(number), linewidth=2, label=name)
+        axes.plot(*curve, **look(number), label=name)
     axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
     axes.legend(fontsize=8)
     return figure
@@ -55,16 +55,19 @@ def paths_over_contours(
     figure, axes = new_figure(7, 5)
     every = np.concatenate([*paths.values(), np.array([center])])
     low, high = every.min(axis=0), every.max(axis=0)
-    margin = 0.15 * np.maximum(high - low, 1e-9 + 1e-3 * np.abs(high))
-    grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low - margin, high + margin, strict=True)))
+    reach = 0.65 * max((high - low).max(), 1e-9 + 1e-3 * np.abs(high).max())  # 15% more than the paths on both sides
+    ends = [(middle - reach, middle + reach) for middle in (low + high) / 2]
+    grid = np.meshgrid(*(np.linspace(*end, 120) for end in ends))
     difference = np.stack(grid, axis=-1) - np.array(center)
     above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
     if above.max() > 1e-200:  # the loss is not flat
         levels = np.geomspace(above.max() * 1e-4, above.max(), 13)
         axes.contour(*grid, above, levels=levels, colors="#cccccc", linewidths=0.8)
     for number, (name, path) in enumerate(paths.items()):
-        axes.plot(*path.T, marker=".", markersize=3, linewidth=1.2, **look(number), label=plain(name))
+        style = look(number)
+        style["linewidth"] /= 2  # thinner than the points, which show each step
+        axes.plot(*path.T, marker=".", markersize=4, **style, label=plain(name))
     axes.plot(*np.array(center), "*", color="#000000", markersize=12, label="least squares")
-    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]))
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]), xlim=ends[0], ylim=ends[1], aspect="equal")
     legend(axes)
     return figure

@@ -22,6 +22,7 @@ class Curve:
         label: of the y axis.
         name: of the figures, ``<name>_over_steps``.
         target: the value to reach; ``None``: no target.
+        caption: of the figures; empty: which values are better, and what the slope says.
     """
 
     tag: str
@@ -29,6 +30,7 @@ class Curve:
     label: str
     name: str = "metric"
     target: float | None = None
+    caption: str = ""
 
     def __post_init__(self) -> None:
         if self.target is not None and not isfinite(self.target):
@@ -52,6 +54,7 @@ class Extra:
         modes: ``min`` or ``max`` for further metrics, by name without split (``val/`` etc.).
         columns: of the table, by title; each is the mean of a metric.
         figures: by name; functions of the settings, best first, that return ``None`` if there is nothing to draw.
+            ``descent.compare.plots.titled`` gives a figure its title and its caption.
         problem: returns why a result cannot be compared; ``None`` if it can be.
         metric_problem: returns why a metric cannot compare the runs, to follow ``<metric> is``; ``None`` if it can.
     """

@@ -16,7 +16,27 @@ from descent.config.metric import Metric
 from descent.drawing import legend, look, new_figure, plain
 
 MOST_LINES = 12  # the best settings in a figure; more lines cannot be told apart
-CLIPPED = Curve("grad/clipped", "max", "fraction of the logged steps clipped so far")
+CLIPPED = Curve(
+    "grad/clipped",
+    "max",
+    "fraction of the logged steps clipped so far",
+    caption="At 0, no logged step so far was clipped; at 1, all were. Near 0, clipping changes little.",
+)
+
+
+def new_axes(runs: Sequence[Run]) -> list[str]:
+    """The x axes without those on which the curves of the runs look as they do over steps."""
+    results = [run.result for run in runs]
+    one_each = all(result["gradient_evaluations"] == result["steps"] for result in results)
+    sizes = {result["samples"] / result["steps"] for result in results if result["steps"]}
+    same = {"gradient_evaluations": one_each, "samples": len(sizes) < 2}
+    return [axis for axis in X_AXES if not same.get(axis)]
+
+
+def never_clipped(settings: Sequence[Setting]) -> bool:
+    """Whether runs clipped their gradients, but none of them at a logged step."""
+    fractions = [run.curve(CLIPPED.tag)[1] for setting in settings for run in setting.runs]
+    return any(map(len, fractions)) and not any(values.any() for values in fractions)
 
 
 def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | None:
@@ -42,7 +62,14 @@ def curve_over(settings: Sequence[Setting], curve: Curve, x: str) -> Figure | No
     axes.set(xlabel=X_AXES[x], ylabel=plain(curve.label), yscale=scale)
     legend(axes, f"the best {MOST_LINES} of {len(lines)}" if len(lines) > MOST_LINES else None)
     mean = "geometric mean" if scale == "log" else "mean"
-    return titled(figure, f"{curve.label} over {X_AXES[x]}; line: {mean}, band: range over seeds")
+    several = any(len(values) > 1 for _, _, values in lines[:MOST_LINES])
+    bands = f"; line: {mean}, band: range over seeds" if several else ""
+    slope = f"The further left a line improves, the fewer {_unit(x)}s it needs."
+    if scale == "log":
+        slope = (
+            f"A straight line on this logarithmic axis means that each {_unit(x)} shrinks the value by the same factor."
+        )
+    return titled(figure, f"{curve.label} over {X_AXES[x]}{bands}", curve.caption or f"{_better(curve.mode)} {slope}")
 
 
 def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: Metric) -> Figure | None:
@@ -76,7 +103,9 @@ def learning_rates(every: Sequence[Setting], ranked: Sequence[Setting], metric: 
         axes.plot(*zip(*sorted(points), strict=True), **look(number), marker="o", markersize=4, label=plain(name))
     axes.set(xlabel="learning rate", ylabel=plain(metric.name), xscale="log", yscale=scale_of(metric.mode, drawn))
     legend(axes, "x: diverged" if crosses else None)
-    return titled(figure, f"{metric.name} over the learning rate; crosses: runs that diverged")
+    wide = "A line that stays good over a wide range belongs to a setting whose learning rate is easy to choose."
+    title = f"{metric.name} over the learning rate; crosses: runs that diverged"
+    return titled(figure, title, f"{_better(metric.mode)} {wide}")
 
 
 def _without_rate(setting: Setting) -> str:
@@ -122,7 +151,8 @@ def heat_map(settings: Sequence[Setting], chosen_by: Metric, metric: Metric) -> 
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     sign = "log10 of " if logarithmic else "-" if metric.mode == "max" else ""
     figure.colorbar(image, label=f"{sign}{metric.name}")
-    return titled(figure, f"{metric.name} by optimizer and batch size, of each cell's best setting by {chosen_by.name}")
+    title = f"{metric.name} by optimizer and batch size, of each cell's best setting by {chosen_by.name}"
+    return titled(figure, title, "Lighter is better. A row shows what the batch size changes for one optimizer.")
 
 
 def _together(runs: Sequence[Run], tag: str, x: str, scale: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,6 +177,16 @@ def scale_of(mode: str, values: Iterable[float]) -> str:
     return "log" if mode == "min" and known and min(known) >= 0 and max(known) > 0 else "linear"
 
 
-def titled(figure: Figure, title: str) -> Figure:
-    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)  # also the caption in the report
+def _better(mode: str) -> str:
+    return "Higher is better." if mode == "max" else "Lower is better."
+
+
+def _unit(x: str) -> str:
+    return x.replace("_", " ").removesuffix("s")
+
+
+def titled(figure: Figure, title: str, caption: str = "") -> Figure:
+    """Gives a figure its title, and a caption that the report shows below it: what to see, in a sentence or two."""
+    figure.suptitle(title, fontsize=10, wrap=True, parse_math=False)
+    figure.set_label(caption)  # not drawn
     return figure

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from descent.compare import X_AXES
 from descent.compare.extra import Curve, Extra
 from descent.compare.metrics import directed, first_logged, modes_of
-from descent.compare.page import page, print_ranking
-from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates
+from descent.compare.page import page, print_ranking, ranked
+from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates, never_clipped, new_axes
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import best_of, runs_table, table_of
@@ -41,7 +41,7 @@ def compare(
     Args:
         group: hyperparameters to compare by, with the best setting for each combination of their values; empty: all
             that differ.
-        x: one of ``descent.compare.X_AXES``; ``None``: one figure for each.
+        x: one of ``descent.compare.X_AXES``; ``None``: a figure for each that shows something new.
         target: a value that runs should reach on the curve of ``target_metric``; ``None``: the project's, or none.
         metric: reported and used to rank; empty: the runs' monitor, or with ``group`` its test metric if logged. It
             also chooses the best settings, except that a test metric chooses by its validation counterpart: test rows
@@ -81,14 +81,15 @@ def compare(
     order = {name: number for number, name in enumerate(table["setting"])}
     settings.sort(key=lambda setting: order[setting.name])
     clipping = [s for s in settings if s.runs[0].hparams.get("clip.gradient_clip_val") is not None]
+    idle = never_clipped(clipping)
     some = own is not None and any(run.curves and own.tag not in run.curves for run in runs)
     drawn = [own, curve] if own and (metric or some) else [own or curve]
-    axes = [x] if x else [*X_AXES]
+    axes = [x] if x else new_axes(runs)
     draw: dict[str, Callable[[], Figure | None]] = {
         **{f"{c.name}_over_{axis}": partial(curve_over, settings, c, axis) for c in drawn for axis in axes},
         "learning_rates": partial(learning_rates, every, settings, chooser),
         "heat_map": partial(heat_map, every, chooser, reported),
-        "clipped": partial(curve_over, clipping, CLIPPED, "steps"),
+        "clipped": partial(curve_over, [] if idle else clipping, CLIPPED, "steps"),
         **{name: partial(function, settings) for name, function in extra.figures.items()},
     }
     out = directories[0] / "compare"
@@ -102,12 +103,14 @@ def compare(
     names = [curve.name, *([extra.curve.name] if extra.curve else [])]
     for name in {*draw, *(f"{name}_over_{axis}" for name in names for axis in X_AXES)}:
         (out / f"{name}.png").unlink(missing_ok=True)  # left by an earlier comparison
-    for name, (_, png) in figures.items():
+    for name, (_, _, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
     notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
     notes += _curve_notes(runs, table, aimed, axes)
+    notes += ["clipping never acted at a logged step of the ranked settings"] if idle else []
     counted = f"{len(runs)} runs, {len(every)} settings"
-    text = "\n".join(page(counted, table, figures.values(), notes, left_out))
+    ranking = ranked(table, reported.name, columns, runs=True)
+    text = "\n".join(page(counted, ranking, figures.values(), notes, left_out))
     write_atomically(out / "report.html", text.encode())
     lines = [*notes, *(f"left out: {line}" for line in left_out), f"tables and figures: {out / 'report.html'}"]
     print_ranking(table, reported.name, columns, lines)
@@ -196,12 +199,12 @@ def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: S
         yield f"steps to the target are as precise as the logged points before it: {steps} apart"
 
 
-def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """Draws the figures that have data: name, title and PNG."""
+def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[str, tuple[str, str, bytes]]]:
+    """Draws the figures that have data: name, then title, caption and PNG."""
     for name, function in draw.items():
         try:
             figure = function()
             if figure is not None:
-                yield name, (figure.get_suptitle() or name, png_of(figure, DPI))
+                yield name, (figure.get_suptitle() or name, str(figure.get_label()), png_of(figure, DPI))
         except Exception as error:  # whatever fails in a project's own figure, the tables are still valid
             print(f"note: {name} cannot be drawn: {error}", file=sys.stderr)
