@@ -38,7 +38,7 @@ pictures: $(INSTALLED_DEV)
 	PYTHONPATH=scripts $(BIN)/python -m benchmarks.figure .github/assets/speed.png
 	$(SCREENSHOT)=.github/assets/report.png "file://$(CURDIR)/logs/sweeps/paths/compare/report.html"
 	$(BIN)/tensorboard --logdir logs/sweeps/study --port 6116 & trap "kill $$!" EXIT; sleep 15; \
-	$(SCREENSHOT)=.github/assets/tensorboard.png "http://localhost:6116/#timeseries"; \
+	$(SCREENSHOT)=.github/assets/tensorboard.png "http://localhost:6116/#scalars"; \
 	$(SCREENSHOT)=.github/assets/hparams.png "http://localhost:6116/#hparams"
 
 $(INSTALLED): pyproject.toml constraints.txt
