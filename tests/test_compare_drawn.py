@@ -270,19 +270,19 @@ def test_nothing_is_said_of_clipping_where_no_run_has_its_curve(
 @pytest.mark.parametrize(
     ("given", "left_out"),
     [
-        ([{}, {}], {"samples", "gradient_evaluations"}),
-        ([{}, {"samples": 100}], {"gradient_evaluations"}),
-        ([{}, {"steps": 50, "samples": 4000, "gradient_evaluations": 50}], {"samples", "gradient_evaluations"}),
-        ([{}, {"steps": 50, "samples": 8000, "gradient_evaluations": 50}], {"gradient_evaluations"}),
-        ([{}, {"gradient_evaluations": 300}], {"samples"}),
-        ([{"gradient_evaluations": 300}, {"gradient_evaluations": 300}], {"samples"}),  # three each step
-        ([{}, {"steps": 0, "samples": 0, "gradient_evaluations": 0}], {"samples", "gradient_evaluations"}),
-        ([{"samples": 100, "gradient_evaluations": 300}, {}], set()),
+        ([{}, {}], ["samples", "gradient_evaluations"]),
+        ([{}, {"samples": 100}], ["gradient_evaluations"]),
+        ([{}, {"steps": 50, "samples": 4000, "gradient_evaluations": 50}], ["samples", "gradient_evaluations"]),
+        ([{}, {"steps": 50, "samples": 8000, "gradient_evaluations": 50}], ["gradient_evaluations"]),
+        ([{}, {"gradient_evaluations": 300}], ["samples"]),
+        ([{"gradient_evaluations": 300}, {"gradient_evaluations": 300}], ["samples"]),  # three each step
+        ([{}, {"steps": 0, "samples": 0, "gradient_evaluations": 0}], ["samples", "gradient_evaluations"]),
+        ([{"samples": 100, "gradient_evaluations": 300}, {}], []),
     ],
     ids=str,
 )
 def test_an_axis_on_which_all_curves_look_as_over_steps_is_left_out(
-    given: list[dict[str, Any]], left_out: set[str]
+    given: list[dict[str, Any]], left_out: list[str]
 ) -> None:
     every = "steps", "samples", "gradient_evaluations", "seconds"  # 8000 samples in 100 steps, unless given
     assert new_axes([run_of(**result) for result in given]) == [axis for axis in every if axis not in left_out]

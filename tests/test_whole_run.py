@@ -98,7 +98,7 @@ class ByHand:
                     seen, clipped_before = seen + 1, clipped_before + (not np.array_equal(gradient, clipped))
                     self.write_weights(step, p)
                     norm_clipped = np.linalg.norm(clipped)
-                    self.write(step, train__loss=loss, grad__norm=norm, grad__evaluations=step)
+                    self.write(step, train__loss=loss, grad__norm=norm)
                     if self.clip != "none":
                         self.write(step, grad__norm_clipped=norm_clipped, grad__clipped=clipped_before / seen)
                     if self.clip == "value":

@@ -92,6 +92,8 @@ class Run:
             return steps.astype(np.float64)
         if name == "samples":
             return steps * (self.result["samples"] / self.result["steps"] if self.result["steps"] else np.nan)
+        if name == "gradient_evaluations" and self.result["gradient_evaluations"] == self.result["steps"]:
+            return steps.astype(np.float64)  # there is no curve of them
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
         if not len(known):
             return np.full(len(steps), np.nan)

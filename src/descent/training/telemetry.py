@@ -21,7 +21,7 @@ class Telemetry(StepMetrics):
 
     - ``grad/norm``: the Euclidean norm of the gradient, before clipping;
     - ``update/relative``: the norm of the step's change of the parameters divided by their norm before it;
-    - ``grad/evaluations``: gradients computed so far.
+    - ``grad/evaluations``: gradients computed so far, unless they are as many as the steps.
 
     With clipping also:
 
@@ -67,7 +67,7 @@ class Telemetry(StepMetrics):
         return {
             "grad/norm": norm,
             **self._clipping(trainer, pl_module, self.raw, norm, parameters),
-            "grad/evaluations": gradient_evaluations(trainer),
+            **_evaluations(trainer),
             **({"update/relative": update / size} if size else {}),
         }
 
@@ -94,7 +94,7 @@ class Telemetry(StepMetrics):
             clipped = _norm(parameters).item()
             is_clipped = clipped != points["grad/norm"]
             points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(is_clipped)}
-        return points | {"grad/evaluations": gradient_evaluations(trainer)}
+        return points | _evaluations(trainer)
 
     def _share(self, is_clipped: bool) -> float:
         """The fraction of clipped steps, this one included."""
@@ -107,6 +107,11 @@ class Telemetry(StepMetrics):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.clipped = state_dict["seen"], state_dict["clipped"]
+
+
+def _evaluations(trainer: Trainer) -> dict[str, float]:
+    evaluations = gradient_evaluations(trainer)
+    return {} if evaluations == trainer.global_step else {"grad/evaluations": evaluations}
 
 
 def _of(optimizer: Optimizer) -> list[Tensor]:
