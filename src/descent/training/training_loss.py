@@ -16,7 +16,7 @@ from descent.batches.rows import Batch
 from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
-from descent.training.transfer import transferred
+from descent.training.transfer import has_own_transfer, transferred
 from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
@@ -38,8 +38,10 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     batches = trainer.train_dataloader
     assert isinstance(batches, InMemoryBatches)
     count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
-    rows = tuple(tensor[:count].clone() for tensor in batches.all())  # a hook may work in place
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
+    rows = tuple(tensor[:count] for tensor in batches.all())
+    if has_own_transfer(pl_module, data):
+        rows = tuple(tensor.clone() for tensor in rows)
     with isolate_rng(), _left_as_it_is(pl_module):
         return evaluated_loss(pl_module, transferred(rows, trainer.precision_plugin, pl_module, data))
 

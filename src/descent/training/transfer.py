@@ -6,6 +6,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def has_own_transfer(pl_module: LightningModule, data: LightningDataModule | None) -> bool:
+    """Whether the module or the data module overrides a transfer hook, which may change a batch in place."""
+    owners = [pl_module] if data is None else [pl_module, data]
+    return any(is_overridden(hook, owner) for hook in HOOKS for owner in owners)
+
 
 def transferred(batch: Any, precision: Precision, pl_module: LightningModule, data: LightningDataModule | None) -> Any:
     """Converts a batch to the Trainer's precision, moves it to the module's device and calls the transfer hooks.
