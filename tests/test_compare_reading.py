@@ -65,6 +65,8 @@ def test_a_result_is_held_to_the_rules(path: str, rule: str, accepted: list[Any]
 def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
     assert [why_not_comparable({"status": status}) for status in ("interrupted", "failed")] == ["interrupted", "failed"]
     assert why_not_comparable(result_of(hparams={"debug": "overfit"})) == "debug=overfit"
+    trial = result_of(hparams={"trainer.fast_dev_run": True})
+    assert why_not_comparable(trial) == "trainer.fast_dev_run=True"
     result = result_of(best={"monitor": ""})  # as in old runs
     assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a text, got '')"
     del result["steps"]

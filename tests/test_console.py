@@ -38,7 +38,6 @@ TWO = Result(
         "rows": {"train": 8000, "val": 1000, "test": 999},
     },
     callbacks=[Parameters(), ToOptimum(), Predictions([])],
-    has_full_loss=True,
 )
 
 
@@ -215,9 +214,14 @@ def test_a_training_metric_of_the_last_epoch_is_not_said_to_be_of_the_last_weigh
 ) -> None:
     metrics = {"train/loss": 4.0, "train/acc": 0.5, "val/loss": 2.0}
     others = "during the last epoch, while the weights changed; the others: with the last weights"
-    for has_full_loss, during in ((False, "train/loss, train/acc"), (True, "train/acc")):
-        print_result(changed({}, metrics=metrics, has_full_loss=has_full_loss), Path("r"))
-        assert f"\n{during}: {others}\n" in shown(capsys)
+    print_result(changed({}, metrics=metrics, of_last_epoch=["train/loss", "train/acc"]), Path("r"))
+    assert f"\ntrain/loss, train/acc: {others}\n" in shown(capsys)
+
+
+@pytest.mark.parametrize("value", [None, float("inf"), float("nan")])
+def test_a_best_value_that_is_not_finite_is_not_shown(value: float | None, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(changed({}, best={"step": 3, "metric": "val/loss", "value": value}), Path("r"))
+    assert "test: with the best checkpoint (step 3); the others" in shown(capsys)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Run, config_of
+from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -57,6 +58,28 @@ def test_hparams_lists_what_a_sweep_varies_or_everything_of_a_single_run(
     shown = [(metric.name.tag, metric.display_name) for metric in experiment.metric_infos]
     assert shown == [("hp/val_acc", "val/acc"), ("hp/train_loss", "train/loss")]
     assert scalars(tmp_path) == {"hp/val_acc": [(7, 0.5)], "hp/train_loss": [(7, 1.0)]}
+
+
+def test_metrics_of_similar_names_are_all_in_hparams_and_a_modules_own_tag_is_kept(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path)
+    logger.log_metrics({"train/loss": 1.0, "Loss/train": 42.0}, 1)
+    logger.log_final({"a": 1}, {"train_loss": 2.0, "train/loss": 3.0}, 7, ("a",))
+    logger.close()
+    assert scalars(tmp_path) == {
+        **{"train/loss": [(1, 1.0)], "Loss/train": [(1, 42.0)]},
+        **{"hp/train_loss": [(7, 2.0)], "hp/train_loss_": [(7, 3.0)]},
+    }
+
+
+class LogsTrainLoss(Callback):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        pl_module.log("train_loss", outputs["loss"])
+
+
+def test_a_run_that_logs_train_loss_beside_train_loss_completes(run: Run, tmp_path: Path) -> None:
+    result = run(*SMALL, "trainer.max_epochs=1", callbacks=[LogsTrainLoss()], run_dir=tmp_path / "r")
+    assert result.status == "completed" and {"train_loss", "train/loss"} <= result.metrics.keys()
+    assert {"hp/train_loss", "hp/train_loss_"} <= scalars(tmp_path / "r").keys()
 
 
 class Clock:

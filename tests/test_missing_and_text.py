@@ -98,7 +98,8 @@ def test_white_space_is_a_missing_cell_and_other_text_is_an_error(tmp_path: Path
     assert "missing cells: x 3;" in refusal(path)
     for missing in ("error", "drop", "mean"):
         path.write_text("x,z,price\n1,1,1\n,2,2\nNA,,3\n4,4,4\n")
-        said = f"column x of {path} must be a finite number in data row 3 (leave a missing cell empty), got 'NA'"
+        hint = "leave a missing cell empty, with data.missing=drop or mean"
+        said = f"column x of {path} must be a finite number in data row 3 ({hint}), got 'NA'"
         assert refusal(path, f"data.missing={missing}") == said
 
 

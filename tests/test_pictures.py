@@ -132,12 +132,19 @@ def test_a_line_below_another_with_the_same_points_is_seen() -> None:
 
 
 def test_contours_fill_the_height_of_their_figure_however_long_the_path_is() -> None:
-    for end in ([100.0, 0.1], [0.1, 100.0]):
+    for end in ([100.0, 30.0], [30.0, 100.0]):
         figure = paths_over_contours({"a": np.array([[0.0, 0.0], end])}, end, [[1.0, 0.0], [0.0, 2.0]], ("v", "w"))
         figure.draw_without_rendering()
         box = figure.axes[0].get_window_extent()
         assert box.width == pytest.approx(box.height)
         assert box.height > 0.8 * figure.bbox.height
+
+
+def test_parameters_of_different_scales_have_axes_of_their_own() -> None:
+    path = np.array([[0.0, 0.0], [100.0, 2e5]])
+    (axes,) = paths_over_contours({"a": path}, [100.0, 2e5], [[1.0, 0.0], [0.0, 1.0]], ("weight", "bias")).axes
+    assert axes.get_aspect() == "auto"
+    assert axes.get_xlim() == pytest.approx((-15, 115)) and axes.get_ylim() == pytest.approx((-3e4, 2.3e5))
 
 
 def test_a_png_has_the_given_size_and_takes_names_in_any_script() -> None:

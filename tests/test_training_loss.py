@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run, needs_fast
+from lightning.pytorch import Callback, LightningModule, Trainer
 from test_resume import SignalAt
 from test_stepping import SMALL, curve
 from torch import Tensor
@@ -14,6 +15,8 @@ from torchmetrics import CatMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
 from descent.batches.in_memory import InMemoryBatches
+from descent.errors import UserError
+from descent.training import training_loss
 from descent.training.training_loss import has_full_loss
 from regression.data.module import RegressionData
 from regression.model import LinearRegression
@@ -28,6 +31,32 @@ def test_the_full_loss_needs_in_memory_batches_and_automatic_optimization() -> N
             module = SimpleNamespace(automatic_optimization=automatic)
             trainer: Any = SimpleNamespace(train_dataloader=loader, lightning_module=module)
             assert has_full_loss(trainer) == (in_memory and automatic)
+
+
+class KeepsRows(Callback):
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches: Any = trainer.train_dataloader
+        self.smallest = float(batches.all()[0].min())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_training_step_that_works_in_place_leaves_the_rows_unchanged_or_is_refused(
+    large: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(self: LinearRegression, batch: Any, batch_idx: int) -> Tensor:
+        batch[0].clamp_(min=0.0)
+        return PLAIN(self, batch, batch_idx)
+
+    monkeypatch.setattr(LinearRegression, "training_step", in_place)
+    kept = KeepsRows()
+    options = *SMALL, "batch.size=3", "batch.shuffle=true", "monitor.metric=train/loss"
+    if large:
+        monkeypatch.setattr(training_loss, "LARGE", 0)
+        with pytest.raises(UserError, match="training_step must not change its batch in place"):
+            run(*options, callbacks=[kept])
+    else:
+        run(*options, callbacks=[kept])
+        assert kept.smallest < 0
 
 
 @pytest.mark.parametrize("limit", ["overfit_batches=2", "overfit_batches=0.5", "limit_train_batches=2"])

@@ -17,8 +17,8 @@ def figure_of(table: str) -> Figure:
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     for against, color in COLORS.items():
-        found = [(place, float(ratio)) for place, (_, other, ratio) in enumerate(rows) if other == against]
-        bars = axes.barh(*zip(*found, strict=True), color=color, label=f"against {against}")
+        found = {place: float(ratio) for place, (_, other, ratio) in enumerate(rows) if other == against}
+        bars = axes.barh([*found], [*found.values()], color=color, label=f"against {against}")
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.axvline(1, color="#222222", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [what for what, _, _ in rows], fontsize=8)

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from descent.drawing import COLORS, legend, look, new_figure, plain
 from regression.data.rows import Array
 
+MOST_UNEQUAL = 5  # parameters whose ranges differ by a larger factor get axes of different scales
+
 
 def fit_over_data(x: Array, y: Array, curves: Mapping[str, tuple[Array, Array]], names: tuple[str, str]) -> Figure:
     """Rows of a single feature (rows,), with curves drawn over them.
@@ -55,8 +57,12 @@ def paths_over_contours(
     figure, axes = new_figure(7, 5)
     every = np.concatenate([*paths.values(), np.array([center])])
     low, high = every.min(axis=0), every.max(axis=0)
-    reach = 0.65 * max((high - low).max(), 1e-9 + 1e-3 * np.abs(high).max())  # 15% more than the paths on both sides
-    ends = [(middle - reach, middle + reach) for middle in (low + high) / 2]
+    spans, least = high - low, 1e-9 + 1e-3 * np.abs(high).max()
+    of_one_scale = bool(spans.min() == 0 or spans.max() < MOST_UNEQUAL * spans.min())
+    # 15% more than the paths on both sides
+    reach = 0.65 * (np.full(2, max(spans.max(), least)) if of_one_scale else spans)
+    middle = (low + high) / 2
+    ends = [*zip((middle - reach).tolist(), (middle + reach).tolist(), strict=True)]
     grid = np.meshgrid(*(np.linspace(*end, 120) for end in ends))
     difference = np.stack(grid, axis=-1) - np.array(center)
     above = 0.5 * np.einsum("...i,ij,...j", difference, np.array(hessian), difference)
@@ -68,6 +74,7 @@ def paths_over_contours(
         style["linewidth"] /= 2  # thinner than the points, which show each step
         axes.plot(*path.T, marker=".", markersize=4, **style, label=plain(name))
     axes.plot(*np.array(center), "*", color="#000000", markersize=12, label="least squares")
-    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]), xlim=ends[0], ylim=ends[1], aspect="equal")
+    axes.set(xlabel=plain(names[0]), ylabel=plain(names[1]), xlim=ends[0], ylim=ends[1])
+    axes.set_aspect("equal" if of_one_scale else "auto")
     legend(axes)
     return figure

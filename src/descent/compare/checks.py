@@ -86,8 +86,10 @@ def why_not_comparable(result: dict[str, Any]) -> str | None:
     """A reason that is printed after the run's directory; ``None`` if ``result`` can be compared."""
     if result.get("status") in NOT_COMPARABLE:
         return str(result["status"])
-    if isinstance(hparams := result.get("hparams"), dict) and hparams.get("debug"):
-        return f"debug={hparams['debug']}"
+    hparams = result.get("hparams")
+    for key in ("debug", "trainer.fast_dev_run"):
+        if isinstance(hparams, dict) and hparams.get(key):
+            return f"{key}={hparams[key]}"
     try:
         json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
         Comparable.model_validate(result)

@@ -5,6 +5,8 @@ import textwrap
 from pathlib import Path
 from shutil import get_terminal_size
 
+import yaml  # type: ignore[import-untyped, unused-ignore]  # OmegaConf brings it
+
 USAGE = """
   python scripts/train.py optimizer=adam batch=full     choose options (below)
   python scripts/train.py optimizer.lr=0.1 seed=1       set any key of the config
@@ -19,20 +21,29 @@ Config groups and their options, * the defaults:
 def help_text(conf: Path) -> str:
     """The text of ``--help`` for the config groups in the directory ``conf``."""
     lines = [first_sentence(conf / "train.yaml"), USAGE]
-    text = (conf / "train.yaml").read_text(encoding="utf-8")
-    defaults = re.findall(r"(?m)^ +- (?:override )?(\w+): (\w+)", text.partition("defaults:")[2])
+    defaults = _defaults(conf / "train.yaml")
     for group in sorted(path for path in conf.iterdir() if path.is_dir()):
         options = sorted(group.glob("*.yaml"))
         width = max((len(option.stem) for option in options), default=0)
         lines.append(f"{group.name}=")
         for option in options:
+            name = f"{'*' if option.stem in defaults.get(group.name, ()) else ' '} {option.stem:<{width}}"
             lines += textwrap.wrap(
                 first_sentence(option).removesuffix("."),
                 width=get_terminal_size().columns,
-                initial_indent=f"{'*' if (group.name, option.stem) in defaults else ' '} {option.stem:<{width}}  ",
+                initial_indent=f"{name}  ",
                 subsequent_indent=" " * (width + 4),
-            ) or [f"  {option.stem}"]
+            ) or [name.rstrip()]
     return "\n".join(lines)
+
+
+def _defaults(path: Path) -> dict[str, list[str]]:
+    """The options that the defaults list of ``train.yaml`` chooses, by group."""
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    entries = [entry for entry in tree.get("defaults", []) if isinstance(entry, dict)]
+    return {
+        group: chosen if isinstance(chosen, list) else [chosen] for entry in entries for group, chosen in entry.items()
+    }
 
 
 def first_sentence(path: Path) -> str:

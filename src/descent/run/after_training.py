@@ -43,12 +43,14 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     result.quantities = {name: str(what) for name, what in getattr(model, "metric_quantities", {}).items()}
     _count(result, trainer)
     # before validation, which makes the Trainer release the training batches
-    in_memory = result.has_full_loss = has_full_loss(trainer)
+    in_memory = has_full_loss(trainer)
     result.metrics = {"train/loss": math.nan} if in_memory else {}  # a placeholder, to list it first
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # a resumed run with no steps left has only the metrics of its checkpoint
     result.metrics |= {name: value.item() for name, value in logged.items()}
+    full = ["train/loss"] if in_memory else []
+    result.of_last_epoch = [name for name in result.metrics if name.startswith("train/") and name not in full]
     if in_memory:
         loss = full_loss_value(trainer, model)
         result.metrics["train/loss"] = loss * loss_unit(model)
@@ -104,7 +106,8 @@ def log_final(trainer: Trainer, result: Result, in_sweep: bool) -> None:
     tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     decides = result.monitor["metric"]
     metrics = {name: result.metrics[name] for name in (decides, *result.metrics) if name in result.metrics}
-    given = {*re.findall(r"([\w.]+)=", result.command)} & shown.keys()
+    given = [key for key in re.findall(r"([\w.]+)=", result.command) if result.hparams.get(key) is not None]
+    shown |= {key: result.hparams[key] for key in given}
     for logger in trainer.loggers:
         if tested:
             logger.log_metrics(tested, result.steps)

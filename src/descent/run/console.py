@@ -1,6 +1,7 @@
 """Prints the settings and the result of a run on the console."""
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,12 @@ def _metrics(result: Result) -> Table:
 def _weights(result: Result) -> Iterator[str]:
     """Says which weights metrics belong to, if not to the last."""
     if result.best is not None and any(name.startswith("test/") for name in result.metrics):
-        best = f"{result.best['metric']} {cell(result.best['value'])} at step {result.best['step']:,}"
+        value, step = result.best["value"], f"step {result.best['step']:,}"
+        known = value is not None and isfinite(value)
+        best = f"{result.best['metric']} {cell(value)} at {step}" if known else step
         yield f"test: with the best checkpoint ({best})"
-    full = ["train/loss"] if result.has_full_loss else []
-    if during := [name for name in result.metrics if name.startswith("train/") and name not in full]:
-        yield f"{', '.join(during)}: during the last epoch, while the weights changed"
+    if result.of_last_epoch:
+        yield f"{', '.join(result.of_last_epoch)}: during the last epoch, while the weights changed"
 
 
 def table_of(first: str = "", *numbers: str) -> Table:

@@ -67,7 +67,7 @@ class Result:
         git: the commit, and whether there were uncommitted changes; ``None`` outside a repository.
         entries: added by the project's callbacks, by name.
         callbacks: the run's ``ResultCallback``s; not in the file.
-        has_full_loss: whether ``train/loss`` is that of all rows at the last weights; not in the file.
+        of_last_epoch: training metrics logged during the last epoch, not with the last weights; not in the file.
     """
 
     status: Status
@@ -93,7 +93,7 @@ class Result:
     git: dict[str, Any] | None = field(default_factory=git_state)
     entries: dict[str, Any] = field(default_factory=dict)
     callbacks: list[Any] = field(default_factory=list, repr=False, compare=False)
-    has_full_loss: bool = field(default=False, repr=False, compare=False)
+    of_last_epoch: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def __getattr__(self, name: str) -> Any:
         """Returns an entry that a callback added, such as ``result.optimum``."""
@@ -110,7 +110,7 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of the file; callbacks' entries are top-level keys."""
         tree = {key.name: getattr(self, key.name) for key in fields(self)}
-        del tree["entries"], tree["callbacks"], tree["has_full_loss"]
+        del tree["entries"], tree["callbacks"], tree["of_last_epoch"]
         return tree | self.entries
 
     def write(self, run_dir: Path) -> None:

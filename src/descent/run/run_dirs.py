@@ -30,7 +30,8 @@ def register(logs: Path) -> None:
         return here / (os.environ.get(variable) or logs)
 
     def run_dir(name: str | int | None, overrides: list[str], variable: str = "DESCENT_LOGS") -> str:
-        label = _checked(name) if name is not None else run_label(overrides)
+        short = job_label if common_name() else run_label  # with a common name only the label tells runs apart
+        label = _checked(name) if name is not None else short(overrides)
         return str(below(variable) / "runs" / f"{label}_{common_name() or unique}")
 
     def sweep_dir(name: str | int | None, variable: str = "DESCENT_LOGS") -> str:

@@ -60,8 +60,8 @@ class RunLogger(TensorBoardLogger):
     def _write_pending(self) -> None:
         """Hands the points over to the writer's thread, which takes time from training each time it wakes up."""
         for step, (wall_time, points) in self.pending.items():
-            points |= {FIRST[tag]: value for tag, value in points.items() if tag in FIRST}
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+            every = {FIRST[tag]: value for tag, value in points.items() if tag in FIRST} | points
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in every.items()]
             self.experiment.file_writer.add_summary(Summary(value=values), step, wall_time)
         self.pending.clear()
         self.written_at = time.monotonic()
@@ -89,8 +89,11 @@ class RunLogger(TensorBoardLogger):
             only: list no others; TensorBoard always shows five columns of those that are listed.
         """
         values = {key: v if isinstance(v, bool | int | float | str) else str(v) for key, v in hparams.items()}
-        names = {f"hp/{name.replace('/', '_')}": name for name in metrics}
-        final = dict(zip(names, metrics.values(), strict=True))
+        names: dict[str, str] = {}
+        for name in metrics:
+            tag = f"hp/{name.replace('/', '_')}"
+            names[f"{tag}_" if tag in names else tag] = name  # train_loss of the module beside train/loss
+        final = {tag: metrics[name] for tag, name in names.items()}
         summaries = torch_summary.hparams(values, final)  # type: ignore[no-untyped-call]
         plugin = summaries[0].value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)

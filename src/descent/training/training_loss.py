@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from descent.batches.in_memory import InMemoryBatches
 from descent.batches.rows import Batch
+from descent.errors import UserError
 from descent.training.collectives import of_first
 from descent.training.logged_metrics import copied_states
 from descent.training.sparse_callback import SparseCallback, loss_of
@@ -20,6 +21,7 @@ from descent.training.transfer import has_own_transfer, transferred
 from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
+LARGE = 2**25  # bytes of training rows that are not copied to compute their loss
 
 
 def loss_unit(pl_module: LightningModule) -> float:
@@ -40,10 +42,14 @@ def full_loss(trainer: Trainer, pl_module: LightningModule) -> Tensor:
     count = None if batches.shuffle else int(trainer.num_training_batches) * batches.size
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     rows = tuple(tensor[:count] for tensor in batches.all())
-    if has_own_transfer(pl_module, data):
-        rows = tuple(tensor.clone() for tensor in rows)
+    is_copied = has_own_transfer(pl_module, data) or sum(tensor.nbytes for tensor in rows) < LARGE
+    given = tuple(tensor.clone() for tensor in rows) if is_copied else rows  # training_step may work in place
+    before = [tensor._version for tensor in rows]
     with isolate_rng(), _left_as_it_is(pl_module):
-        return evaluated_loss(pl_module, transferred(rows, trainer.precision_plugin, pl_module, data))
+        loss = evaluated_loss(pl_module, transferred(given, trainer.precision_plugin, pl_module, data))
+    if [tensor._version for tensor in rows] != before:
+        raise UserError("training_step must not change its batch in place: it has changed the training rows")
+    return loss
 
 
 def evaluated_loss(pl_module: LightningModule, batch: Any) -> Tensor:

@@ -80,7 +80,11 @@ def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> Us
         if np.isfinite(value):
             rule = f"a number up to {LARGEST:g} (larger squares may overflow) in data row {row + 1}"
             return invalid(where, rule, cell)
-        hint = " (leave a missing cell empty)" if str(cell).strip().lower() in MISSING else ""
+        hint = (
+            " (leave a missing cell empty, with data.missing=drop or mean)"
+            if str(cell).strip().lower() in MISSING
+            else ""
+        )
         return invalid(where, f"a finite number in data row {row + 1}{hint}", cell)
     return None
 

@@ -28,11 +28,13 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
         return scan_parquet(path)
     whole = path.absolute()  # polars expands a leading ~ to the home directory
     with whole.open(encoding="utf-8-sig", newline="") as file:
-        header = next((row for row in csv.reader(file) if row), [])
+        rows = (row for row in csv.reader(file) if row)
+        header, first = next(rows, []), next(rows, [""])
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
-    if len(header) == 1 and (other := next((mark for mark in ";\t|" if mark in header[0]), None)):
+    marks = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark in first[0]]
+    for other in marks:
         raise invalid(key, f"a CSV file with columns separated by ',', not {other!r}", str(path))
     frame = pl.scan_csv(whole, glob=False, infer_schema=False)
     if len(frame.collect_schema()) != len(header):
