@@ -12,19 +12,19 @@ from descent.run.cli import load_config
 from descent.run.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # workers
-CONFIG = load_config(Path(__file__).parents[1] / "conf", ["trainer.enable_progress_bar=false", "trainer.max_epochs=2"])
+CONFIG = load_config(Path(__file__).parents[1] / "conf", ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"])
 
 
-class InterruptAt10(Callback):
+class InterruptAt2(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 10:
+        if trainer.global_step == 2:
             signal.raise_signal(signal.SIGINT)
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = train(CONFIG, tmp_path / "whole")
     assert whole.status == "completed"
-    assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAt10()]).status == "interrupted"
+    assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAt2()]).status == "interrupted"
     assert train(CONFIG, tmp_path / "cut", resume=True).steps == whole.steps
     first, second = (torch.load(tmp_path / run / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
