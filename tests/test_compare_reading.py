@@ -164,6 +164,13 @@ def test_evaluations_and_seconds_between_two_points_are_interpolated() -> None:
     assert run.axis("seconds", steps).tolist() == [2.0, 2.5, 3.0, 5.0, 7.0]
 
 
+def test_evaluations_without_a_point_before_the_first_known_are_the_steps() -> None:
+    run = run_of(gradient_evaluations=500)
+    run.curves["train/seconds"] = np.arange(0, 101, 10), np.arange(11.0)
+    run.curves["grad/evaluations"] = np.arange(30, 101, 10), np.array([60.0, *[500.0] * 7])
+    assert run.axis("gradient_evaluations", np.array([0, 10, 20, 25, 30])).tolist() == [0, 10, 20, 40, 60]
+
+
 def test_a_curve_has_each_step_once_in_order_and_all_of_them(tmp_path: Path) -> None:
     many = [(step, float(step % 7)) for step in range(1, 10_500)]
     write(tmp_path / "run", {"a": [(10, 1.0), (30, 3.0), (20, 9.0), (20, 2.0)], "many": many})

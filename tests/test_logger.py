@@ -63,11 +63,11 @@ def test_hparams_lists_what_a_sweep_varies_or_everything_of_a_single_run(
 def test_metrics_of_similar_names_are_all_in_hparams_and_a_modules_own_tag_is_kept(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path)
     logger.log_metrics({"train/loss": 1.0, "Loss/train": 42.0}, 1)
-    logger.log_final({"a": 1}, {"train_loss": 2.0, "train/loss": 3.0}, 7, ("a",))
+    logger.log_final({"a": 1}, {"a_b/c": 1.0, "a/b_c": 2.0, "a_b_c": 3.0}, 7, ("a",))
     logger.close()
     assert scalars(tmp_path) == {
         **{"train/loss": [(1, 1.0)], "Loss/train": [(1, 42.0)]},
-        **{"hp/train_loss": [(7, 2.0)], "hp/train_loss_": [(7, 3.0)]},
+        **{"hp/a_b_c": [(7, 1.0)], "hp/a_b_c_": [(7, 2.0)], "hp/a_b_c__": [(7, 3.0)]},
     }
 
 

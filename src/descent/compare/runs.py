@@ -97,9 +97,11 @@ class Run:
         known, values = self.curve("grad/evaluations" if name == "gradient_evaluations" else "train/seconds")
         if not len(known):
             return np.full(len(steps), np.nan)
-        if name == "gradient_evaluations":  # it has no point at step 0 and none after the last step
-            known = np.array([0, *known, self.result["steps"]])
-            values = np.array([0, *values, self.result["gradient_evaluations"]])
+        if name == "gradient_evaluations":  # it has no point where they equal the steps, and none after the last step
+            logged, _ = self.curve("train/seconds")
+            equal = [0, *logged[(logged > 0) & (logged < known[0])]]
+            known = np.array([*equal, *known, self.result["steps"]])
+            values = np.array([*equal, *values, self.result["gradient_evaluations"]])
         return np.asarray(np.interp(steps, known, values), dtype=np.float64)
 
 

@@ -25,11 +25,11 @@ LAYOUT = {
     }
 }
 # TensorBoard sorts tags, capitals first: its first screen shows the two losses side by side.
-FIRST = {"train/loss": "Loss/train", "val/loss": "Loss/val"}
+COPIES = {"train/loss": "Loss/train", "val/loss": "Loss/val"}
 
 
 class RunLogger(TensorBoardLogger):
-    """Writes all events of a run, of training, test and hyperparameters, into one file in ``save_dir``.
+    """Writes all events of a run to one file in ``save_dir``: training, test and hyperparameters.
 
     Lightning closes the file at the end of ``fit`` and of ``test``, and what is written next begins another. This
     one is closed by ``close``. Lightning's ``hparams.yaml`` is not written: ``result.json`` has more.
@@ -58,16 +58,16 @@ class RunLogger(TensorBoardLogger):
             self._write_pending()
 
     def _write_pending(self) -> None:
-        """Hands the points over to the writer's thread, which takes time from training each time it wakes up."""
+        """Passes the points to the writer's thread, which slows training each time it wakes up."""
         for step, (wall_time, points) in self.pending.items():
-            every = {FIRST[tag]: value for tag, value in points.items() if tag in FIRST} | points
+            every = {COPIES[tag]: value for tag, value in points.items() if tag in COPIES} | points
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in every.items()]
             self.experiment.file_writer.add_summary(Summary(value=values), step, wall_time)
         self.pending.clear()
         self.written_at = time.monotonic()
 
     def log_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
-        """A picture, in TensorBoard's Images."""
+        """Adds a picture to TensorBoard's Images."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
@@ -92,7 +92,9 @@ class RunLogger(TensorBoardLogger):
         names: dict[str, str] = {}
         for name in metrics:
             tag = f"hp/{name.replace('/', '_')}"
-            names[f"{tag}_" if tag in names else tag] = name  # train_loss of the module beside train/loss
+            while tag in names:  # such as train_loss of the module beside train/loss
+                tag += "_"
+            names[tag] = name
         final = {tag: metrics[name] for tag, name in names.items()}
         summaries = torch_summary.hparams(values, final)  # type: ignore[no-untyped-call]
         plugin = summaries[0].value[0].metadata.plugin_data
@@ -110,7 +112,7 @@ class RunLogger(TensorBoardLogger):
         self.log_metrics(final, step)
 
     def log_layout(self) -> None:
-        """What TensorBoard's Custom Scalars draw into one chart; the tags are regular expressions."""
+        """Sets the charts of TensorBoard's Custom Scalars; their tags are regular expressions."""
         self.experiment.add_custom_scalars(LAYOUT)
 
     def save(self) -> None:
@@ -133,7 +135,7 @@ class RunLogger(TensorBoardLogger):
 
 
 def count_all_steps(logger: Logger, trainer: Trainer) -> None:
-    """Has all that Lightning logs after k steps stand at x = k: it does not count the last, and adds the epoch.
+    """Makes Lightning log at x = k what it logs after k steps; it would log at k - 1, and add the epoch.
 
     What has been logged for a checkpoint already (``log_step_metrics``) is not logged again.
     """
