@@ -1,4 +1,4 @@
-"""A comparison as it is read: on the console, and as ``report.html``, one file that needs nothing else."""
+"""Shows a comparison on the console and as ``report.html``, a single file."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ Columns = Sequence[tuple[str, Sequence[str]]]  # titles and cells
 
 
 def ranked(table: pl.DataFrame, metric: str, columns: Collection[str], runs: bool = False) -> Columns:
-    """The most important columns of the table, as they are shown, without those that are empty.
+    """The most important columns of the table as text, without empty ones.
 
     Args:
         columns: those of the project's own.

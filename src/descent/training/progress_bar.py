@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from tqdm import tqdm
 
@@ -64,6 +64,5 @@ class RunProgressBar(SparseCallback):
 
 
 def _may_stop_early(trainer: Trainer) -> bool:
-    callbacks = callbacks_of(trainer, Callback)
-    rules = (callback for callback in callbacks if isinstance(callback, EarlyStopping | Converged))
-    return any(rules) or any(budget.limits["seconds"] for budget in callbacks_of(trainer, Budget))
+    rules = [*callbacks_of(trainer, EarlyStopping), *callbacks_of(trainer, Converged)]
+    return bool(rules) or any(budget.limits["seconds"] for budget in callbacks_of(trainer, Budget))

@@ -92,8 +92,7 @@ class Telemetry(StepMetrics):
         points: dict[str, float] = {"grad/norm": self.norm.item()}
         if trainer.gradient_clip_val is not None:
             clipped = _norm(parameters).item()
-            is_clipped = clipped != points["grad/norm"]
-            points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(is_clipped)}
+            points |= {"grad/norm_clipped": clipped, "grad/clipped": self._share(clipped != points["grad/norm"])}
         return points | _evaluations(trainer)
 
     def _share(self, is_clipped: bool) -> float:

@@ -33,9 +33,9 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
-    marks = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark in first[0]]
-    for other in marks:
-        raise invalid(key, f"a CSV file with columns separated by ',', not {other!r}", str(path))
+    others = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark in first[0]]
+    if others:
+        raise invalid(key, f"a CSV file with columns separated by ',', not {others[0]!r}", str(path))
     frame = pl.scan_csv(whole, glob=False, infer_schema=False)
     if len(frame.collect_schema()) != len(header):
         raise invalid(key, "a CSV file with columns separated by ',' and lines that end in a line feed", str(path))
