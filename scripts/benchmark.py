@@ -13,11 +13,12 @@ from pathlib import Path  # noqa: E402
 from benchmarks.measure import HEADER  # noqa: E402
 from benchmarks.processes import bare_start_rows, growth_rows, memory_rows, start_rows, sweep_rows  # noqa: E402
 from benchmarks.steps import step_rows  # noqa: E402
+from benchmarks.streaming import streaming_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 QUICK = ("step", "start")
-PARTS = (*QUICK, "sweep", "memory", "growth")
+PARTS = (*QUICK, "sweep", "memory", "streaming", "growth")
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # Lightning's advice on the usual Lightning code
     logging.disable(logging.WARNING)
     start = chain(start_rows(ROOT, arguments.quick), bare_start_rows(ROOT, arguments.quick))
-    every = (step_rows(CONF, arguments.quick), start, sweep_rows(ROOT), memory_rows(ROOT))
+    every = (step_rows(CONF, arguments.quick), start, sweep_rows(ROOT), memory_rows(ROOT), streaming_rows(ROOT))
     print(HEADER, flush=True)
     for name, rows in zip(PARTS, (*every, growth_rows(CONF)), strict=True):
         if name in (arguments.parts or PARTS) and (name in QUICK or not arguments.quick):

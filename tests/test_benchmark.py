@@ -4,14 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from conftest import CONF, ROOT, config_of
 
+from benchmarks import streaming
 from benchmarks.measure import HEADER, in_turn, process
 from benchmarks.processes import IMPORTS, sweep_rows
 from benchmarks.rivals import Setting, plain_loop
 from benchmarks.steps import overrides_of, step_rows
+from descent.batches.row_groups import row_groups
 
 
 def test_both_sides_are_measured_in_turn() -> None:
@@ -96,3 +99,22 @@ def test_a_row_has_the_columns_of_the_table(tmp_path: Path) -> None:
     row = str(next(step_rows(CONF, quick=True)))
     assert row.startswith("| a step, batch 1, sgd |")
     assert row.count("|") == HEADER.splitlines()[0].count("|")
+
+
+def test_the_plain_loop_over_a_file_sees_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ROWS": 120, "GROUP": 10, "SIZE": 16}.items():
+        monkeypatch.setattr(streaming, name, value)
+    streaming.write(tmp_path / "rows.parquet", 120)
+    assert row_groups(tmp_path / "rows.parquet") == [10] * 12
+    seen: list[torch.Tensor] = []
+
+    def loss(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(targets)
+        return (predicted - targets).square().mean()
+
+    monkeypatch.setattr(streaming, "mse_loss", loss)
+    assert streaming.plain_loop(tmp_path / "rows.parquet") > 0
+    assert [len(targets) for targets in seen] == [16, 16, 8] * 3
+    targets = pl.read_parquet(tmp_path / "rows.parquet")["y"].to_list()
+    assert sorted(torch.cat(seen).tolist()) == sorted(targets)
+    assert torch.cat(seen).tolist() != targets
