@@ -7,18 +7,27 @@ signals.install()
 import argparse  # noqa: E402
 import logging  # noqa: E402
 import warnings  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from itertools import chain  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from benchmarks.measure import HEADER  # noqa: E402
 from benchmarks.processes import bare_start_rows, growth_rows, memory_rows, start_rows, sweep_rows  # noqa: E402
-from benchmarks.steps import step_rows  # noqa: E402
+from benchmarks.steps import gpu_rows, step_rows  # noqa: E402
 from benchmarks.streaming import streaming_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 QUICK = ("step", "start")
-PARTS = (*QUICK, "sweep", "memory", "streaming", "growth")
+PARTS: dict[str, Callable[[bool], Iterator[str]]] = {  # given whether to be quick
+    "step": lambda quick: step_rows(CONF, quick),
+    "start": lambda quick: chain(start_rows(ROOT, quick), bare_start_rows(ROOT, quick)),
+    "sweep": lambda _: sweep_rows(ROOT),
+    "memory": lambda _: memory_rows(ROOT),
+    "streaming": lambda _: streaming_rows(ROOT),
+    "gpu": lambda _: gpu_rows(CONF),
+    "growth": lambda _: growth_rows(CONF),
+}
 
 
 def main() -> None:
@@ -30,12 +39,10 @@ def main() -> None:
         parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     warnings.simplefilter("ignore")  # Lightning's advice on the usual Lightning code
     logging.disable(logging.WARNING)
-    start = chain(start_rows(ROOT, arguments.quick), bare_start_rows(ROOT, arguments.quick))
-    every = (step_rows(CONF, arguments.quick), start, sweep_rows(ROOT), memory_rows(ROOT), streaming_rows(ROOT))
     print(HEADER, flush=True)
-    for name, rows in zip(PARTS, (*every, growth_rows(CONF)), strict=True):
+    for name, rows in PARTS.items():
         if name in (arguments.parts or PARTS) and (name in QUICK or not arguments.quick):
-            for row in rows:
+            for row in rows(arguments.quick):
                 print(row, flush=True)
 
 

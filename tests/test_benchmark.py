@@ -13,7 +13,7 @@ from benchmarks import streaming
 from benchmarks.measure import HEADER, in_turn, process
 from benchmarks.processes import IMPORTS, sweep_rows
 from benchmarks.rivals import Setting, plain_loop
-from benchmarks.steps import overrides_of, step_rows
+from benchmarks.steps import gpu_rows, overrides_of, step_rows
 from descent.batches.row_groups import row_groups
 
 
@@ -118,3 +118,10 @@ def test_the_plain_loop_over_a_file_sees_every_row_once(tmp_path: Path, monkeypa
     targets = pl.read_parquet(tmp_path / "rows.parquet")["y"].to_list()
     assert sorted(torch.cat(seen).tolist()) == sorted(targets)
     assert torch.cat(seen).tolist() != targets
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+def test_the_rows_of_a_gpu_are_empty_without_one() -> None:
+    rows = [*gpu_rows(CONF)]
+    assert rows[0] == "| a step, batch 32, sgd, on cuda |  | plain loop |  |  |  |  |"
+    assert all(row.count("|") == HEADER.splitlines()[0].count("|") for row in rows)

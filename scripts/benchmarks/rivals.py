@@ -36,14 +36,15 @@ class Setting:
     features: int
     steps: int
     validation: bool = True  # on additional rows, an eighth as many
+    device: str = "cpu"  # or cuda
 
     @property
     def clip_val(self) -> float | None:
         return 1.0 if self.clip == "norm" else None
 
     def data(self) -> tuple[Tensor, Tensor]:
-        x = torch.randn(self.rows, self.features)
-        return x, x.sum(dim=1) + torch.randn(self.rows)
+        x = torch.randn(self.rows, self.features, device=self.device)
+        return x, x.sum(dim=1) + torch.randn(self.rows, device=self.device)
 
     def optim(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         return OPTIMIZERS[self.optimizer](parameters, lr=LEARNING_RATE)
@@ -51,7 +52,14 @@ class Setting:
     def __str__(self) -> str:
         batch = f"batch {self.size}" if self.size else f"full batch of {self.rows:,} x {self.features}"
         validation = "" if self.validation else ", no validation"
-        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}{validation}"
+        device = "" if self.device == "cpu" else f", on {self.device}"
+        return f"a step, {batch}, {self.optimizer}{', clipped' if self.clip_val else ''}{validation}{device}"
+
+    def clock(self) -> float:
+        """The time in seconds, when the device has done all that it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def plain_loop(setting: Setting, indexed: bool = True) -> float:
@@ -61,10 +69,10 @@ def plain_loop(setting: Setting, indexed: bool = True) -> float:
         indexed: whether a permutation indexes each batch; otherwise a batch is all rows in order.
     """
     x, y = setting.data()
-    model = nn.Linear(setting.features, 1)
+    model = nn.Linear(setting.features, 1, device=setting.device)
     optim = setting.optim(model.parameters())
     batches = _batches(x, y, setting.size or setting.rows) if indexed else repeat((x, y))
-    started = time.perf_counter()
+    started = setting.clock()
     for inputs, targets in islice(batches, setting.steps):
         loss = mse_loss(model(inputs).squeeze(-1), targets)
         optim.zero_grad()
@@ -72,13 +80,13 @@ def plain_loop(setting: Setting, indexed: bool = True) -> float:
         if setting.clip_val is not None:
             clip_grad_norm_(model.parameters(), setting.clip_val)
         optim.step()
-    return (time.perf_counter() - started) / setting.steps * 1e6
+    return (setting.clock() - started) / setting.steps * 1e6
 
 
 def _batches(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches endlessly, in a new order each epoch."""
     while True:
-        order = torch.randperm(len(y))
+        order = torch.randperm(len(y), device=y.device)
         for start in range(0, len(y), size):
             batch = order[start : start + size]
             yield x[batch], y[batch]
@@ -107,11 +115,11 @@ class UsualModule(LightningModule):
 
 def usual_lightning(setting: Setting) -> float:
     """Returns microseconds per step with ``DataLoader``, ``self.log`` on every step and TensorBoard."""
-    x, y = setting.data()
+    x, y = (tensor.cpu() for tensor in setting.data())
     held_out = setting.rows // 8
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
-            accelerator="cpu",
+            accelerator=setting.device,
             max_epochs=-1,
             max_steps=setting.steps,
             gradient_clip_val=setting.clip_val,

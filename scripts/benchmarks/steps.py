@@ -6,6 +6,8 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import torch
+
 from benchmarks.measure import in_turn
 from benchmarks.rivals import LEARNING_RATE, Setting, compiled, plain_loop, usual_lightning
 from descent.run.cli import load_config
@@ -24,7 +26,7 @@ def overrides_of(setting: Setting) -> list[str]:
         *(f"optimizer={setting.optimizer}", f"optimizer.lr={LEARNING_RATE}", f"batch={BATCH[setting.size]}"),
         *(f"clip={setting.clip}", f"data.num_samples={samples}", f"data.num_features={setting.features}"),
         *(f"trainer.max_epochs={-(-setting.steps // batches)}", f"trainer.max_steps={setting.steps}"),
-        *("trainer.accelerator=cpu", "trainer.enable_progress_bar=false"),
+        *(f"trainer.accelerator={setting.device}", "trainer.enable_progress_bar=false"),
     ]
 
 
@@ -63,3 +65,14 @@ def _against_loops(conf: Path, setting: Setting, rounds: int, bar: float) -> Ite
     if setting.size is None and rounds > 1:
         unindexed = partial(plain_loop, setting, indexed=False)
         yield in_turn(str(setting), ours, "the same, not indexing", unindexed, rounds, "us")
+
+
+def gpu_rows(conf: Path) -> Iterator[str]:
+    """Measures steps on a CUDA GPU; without one, the rows are empty."""
+    for (size, steps), optimizer in product(((32, 5_000), (None, 1_000)), OPTIMIZERS):
+        setting = Setting(optimizer, size, "none", 1000, 5, steps, device="cuda")
+        for against, loop in (("plain loop", plain_loop), ("usual Lightning", usual_lightning)):
+            if torch.cuda.is_available():
+                yield in_turn(str(setting), partial(here, conf, setting), against, partial(loop, setting), 3, "us")
+            else:
+                yield f"| {setting} |  | {against} |  |  |  |  |"
