@@ -452,6 +452,7 @@ def test_git_state_is_the_commit_and_whether_it_is_dirty(tmp_path: Path, monkeyp
     try:
         assert state() is None  # no repository
         git("init")
+        assert state() is None  # no commit
         git("add", ".")
         git("commit", "-m", "x")
         assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": False}

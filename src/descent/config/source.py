@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 SUPPLIED = {"optimizer": 1, "scheduler": 1}  # how many first arguments the code supplies, not the config
@@ -128,7 +129,7 @@ def _path_of(module: str) -> Path:
     for folder in spec.submodule_search_locations or []:
         path = Path(folder, *rest)
         compiled = path.parent.glob(f"{path.name}.*.so") if rest else []
-        for candidate in (path / "__init__.py", path.with_name(f"{path.name}.py"), *compiled):
+        for candidate in chain((path / "__init__.py", path.with_name(f"{path.name}.py")), compiled):
             if candidate.is_file():
                 return candidate
     raise LookupError(module)
@@ -161,13 +162,16 @@ def dotted(node: ast.expr, module: Module) -> str | None:
     return None
 
 
+def base_paths(found: Found) -> list[str | None]:
+    """The dotted paths of the base classes of a class; ``None`` for one that cannot be read."""
+    assert isinstance(found.node, ast.ClassDef)
+    paths = [(base, dotted(base, found.module)) for base in found.node.bases]
+    return [path for base, path in paths if (path or ast.unparse(base)).split(".")[-1] not in NO_INIT]
+
+
 def bases(found: Found) -> Iterator[Found | None]:
     """The base classes of a class; ``None`` for one that cannot be read."""
-    assert isinstance(found.node, ast.ClassDef)
-    for base in found.node.bases:
-        path = dotted(base, found.module)
-        if (path or ast.unparse(base)).split(".")[-1] in NO_INIT:
-            continue
+    for path in base_paths(found):
         try:
             above = find(path) if path else None
         except LookupError:
@@ -175,9 +179,21 @@ def bases(found: Found) -> Iterator[Found | None]:
         yield above if above and isinstance(above.node, ast.ClassDef) else None
 
 
-def derives(found: Found, base: Found) -> bool | None:
-    """Whether a class is ``base`` or derives from it; ``None``: that cannot be read."""
-    if found == base:
+def is_at(found: Found, path: str) -> bool:
+    """Whether a class is the one at a dotted path, which ends in the name of its definition."""
+    assert isinstance(found.node, ast.ClassDef)
+    return found.node.name == path.rpartition(".")[2] and found == find(path)
+
+
+def derives(found: Found, base: str) -> bool | None:
+    """Whether a class is the one at the dotted path ``base`` or derives from it; ``None``: that cannot be read.
+
+    Does not read the file that defines the base if a class imports it by this path, or from where this path imports it:
+    those of Lightning and torch are long.
+    """
+    package, _, name = base.rpartition(".")
+    module = read_module(package)
+    if {base, module and module.names.get(name)} & {*base_paths(found)} or is_at(found, base):
         return True
     answers = [derives(above, base) if above else None for above in bases(found)]
     return True if True in answers else None if None in answers else False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from descent.config.annotations import AnythingError, type_of, words
-from descent.config.source import Argument, Found, derives, find, signature_of
+from descent.config.source import Argument, Found, derives, find, is_at, signature_of
 from descent.config.types import Rule, check
 from descent.errors import UserError, invalid
 
@@ -88,7 +88,6 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
     kind = KINDS.get(path.partition(".")[0])
     try:
         found = find(target)
-        base = find(kind) if kind else None
     except LookupError:
         raise invalid(key, "a class that exists", target) from None
     if found is None:
@@ -97,15 +96,15 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
         raise invalid(key, "a class", target)
     if not _within(found.module.name, packages):  # imported from another package
         raise invalid(key, _allowed(packages), f"{found.module.name}.{found.node.name}")
-    if base and (found == base or derives(found, base) is False):
+    if kind and (is_at(found, kind) or derives(found, kind) is False):
         raise invalid(key, f"a class derived from {kind}", target)
     return found
 
 
 def derives_from(target: str, base: str) -> bool:
     """Whether the class ``target`` is ``base`` or derives from it; ``False`` if the source does not tell."""
-    found, above = find(target), find(base)
-    return bool(found and above and derives(found, above))
+    found = find(target)
+    return bool(found and derives(found, base))
 
 
 def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = None) -> Any:

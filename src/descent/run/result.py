@@ -31,14 +31,14 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain=v2", "--branch"]
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
+    (commit,) = (line.split()[-1] for line in lines if line.startswith("# branch.oid "))
+    dirty = any(not line.startswith("#") for line in lines)
+    return None if commit == "(initial)" else {"commit": commit, "dirty": dirty}
 
 
 @dataclass
