@@ -140,7 +140,10 @@ def test_a_missing_target_is_never_filled(tmp_path: Path, caplog: pytest.LogCapt
     path.write_text("x,price\n1,1\n,2\n9,\n3,3\n8,\n")
     data = module(path, "data.missing=mean", "data.val_fraction=0", "data.test_fraction=0")
     assert (data.train.x.tolist(), data.train.y.tolist()) == ([[1], [2], [3]], [1, 2, 3])
-    assert notes(caplog) == [f"note: 2 of the 5 rows of {path} have no price and are left out"]
+    assert notes(caplog) == [
+        f"note: 2 of the 5 rows of {path} have no price and are left out",
+        "note: 1 of the 3 rows have a missing cell; the training rows' mean replaces it (data.missing=mean)",
+    ]
 
 
 def test_a_column_that_is_missing_in_every_training_row_is_refused(tmp_path: Path) -> None:

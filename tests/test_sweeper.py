@@ -92,7 +92,7 @@ def test_the_second_round_repeats_the_best_setting_of_each(
         ["seed=5", "seed=6"] * 2,
     ]
     printed = capsys.readouterr().out
-    assert printed.startswith(f"\nbest setting of each optimizer by {choose_by}, 2 more runs each:\n")
+    assert printed.startswith(f"4 runs in s\n\nbest setting of each optimizer by {choose_by}, 2 more runs each:\n")
     assert printed.count("in s, as a table in summary.csv") == 1 and "8 runs in s" in printed
     assert Path("s/summary.csv").is_file()
 

@@ -127,6 +127,7 @@ class ResumingSweeper(Sweeper):
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        print(f"{len(jobs)} run{'' if len(jobs) == 1 else 's'} in {sweep_dir}", flush=True)
         firsts = range(0, len(jobs), size)
         batches = zip(self.overrides, firsts, strict=True)
         return [self.launcher.launch(batch, initial_job_idx=first) for batch, first in batches]

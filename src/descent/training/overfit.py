@@ -39,7 +39,8 @@ class Overfit(SparseCallback, ResultCallback):
             if last <= self.first - (1 - ENOUGH) * abs(self.first):
                 yield f"the rows were learnt: {fell}"
             else:
-                yield f"the rows were not learnt: {fell}, not 99% less: check model, loss, data and learning rate"
+                check = "check model, dropout, loss, data and learning rate"
+                yield f"the rows were not learnt: {fell}, not 99% less: {check}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}

@@ -187,6 +187,11 @@ class TableData(StreamableData):
                 self.rows, inputs=self.rows.inputs[:, kept], feature_names=tuple(f.name for f in self.found)
             )
         self.encoding = Encoding.fit([*self.found], self.missing, parts[0].x)
+        if incomplete := sum(int(np.isnan(part.x).any(axis=1).sum()) for part in parts):
+            log.warning(
+                "note: %d of the %d rows have a missing cell; the training rows' mean replaces it (data.missing=mean)",
+                *(incomplete, sum(len(part.x) for part in parts)),
+            )
         for part in parts:
             self.encoding.fill(part.x)
         return parts
