@@ -146,7 +146,7 @@ def test_all_that_is_written_of_the_best_of_each(study: Path, capsys: pytest.Cap
         "<!doctype html><html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         "<title>Comparison</title><style></style>",
-        "<h1>5 runs, 3 settings</h1>",
+        "<h1>5 runs, 3 settings: the best of each optimizer</h1>",
         "".join(f"<p>{note}</p>" for note in notes).replace("'", "&#x27;") + "<div><table><tr>",
         "<th>setting</th><th>runs</th><th>diverged</th><th>test/loss</th><th>above the optimum</th>"
         "<th>at target</th><th>steps to it</th></tr>",

@@ -108,7 +108,8 @@ def compare(
     notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
     notes += _curve_notes(runs, table, aimed, axes)
     notes += ["clipping never acted at a logged step of the ranked settings"] if idle else []
-    counted = f"{len(runs)} runs, {len(every)} settings" + (f": the best of each {group}" if group else "")
+    counted = f"{len(runs)} runs, {len(every)} settings"
+    counted += f": the best of each {' and '.join(group)}" if group else ""
     ranking = ranked(table, reported.name, columns, runs=True)
     text = "\n".join(page(counted, ranking, figures.values(), notes, left_out))
     write_atomically(out / "report.html", text.encode())
