@@ -6,22 +6,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import polars as pl
 from matplotlib.figure import Figure
 
 from descent.compare import X_AXES
 from descent.compare.extra import Curve, Extra
 from descent.compare.metrics import directed, first_logged, modes_of
+from descent.compare.notes import best_note, curve_notes, general_notes
 from descent.compare.page import page, print_ranking, ranked
 from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates, never_clipped, new_axes
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
-from descent.compare.tables import best_of, runs_table, table_of
+from descent.compare.tables import runs_table, table_of
 from descent.config.metric import Metric, monitors_of, same_of
 from descent.drawing import png_of
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
-from descent.run.code import other_code_note
 
 DPI = 110
 
@@ -55,21 +54,11 @@ def compare(
             is not the same in all runs.
     """
     runs, left_out = read_runs(directories, extra.problem)
-    logged = sorted({name for run in runs for name in run.result["metrics"]})
-    monitors = monitors_of((run.result for run in runs), logged)
-    having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
-    modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)
-    monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
-    usual = [monitor, same_of("train", monitor)]  # the training metric, if there is no validation
-    tested = [same_of("test", monitor)] if group else []
-    reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
-    choosers = [same_of("val", reported.name), *usual] if reported.name.startswith("test/") else [reported.name]
-    chooser = first_logged(choosers, logged, modes)
-    for name in (reported.name, chooser.name):
-        if (problem := extra.metric_problem(runs, name)) is not None:
-            raise UserError(f"{name} is {problem}")
+    monitors, modes, reported, chooser = _metrics(runs, group, metric, mode, extra)
+    logged = {name for run in runs for name in run.result["metrics"]}
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
-    curve = Curve(choosers[0], reported.mode, choosers[0])  # test metrics have no curve
+    shown = _without_test(reported.name)  # test metrics have no curve
+    curve = Curve(shown, reported.mode, shown)
     aimed = _aimed(runs, own or curve, target, target_metric, modes)
     every = settings_of(runs, group)
     for key in group:
@@ -97,16 +86,16 @@ def compare(
         out.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from error
-    for name, frame in (("runs", runs_table(runs)), ("settings", table)):
-        write_atomically(out / f"{name}.csv", frame.write_csv().encode())
-    figures = dict(_drawn(draw))
     names = [curve.name, *([extra.curve.name] if extra.curve else [])]
     for name in {*draw, *(f"{name}_over_{axis}" for name in names for axis in X_AXES)}:
         (out / f"{name}.png").unlink(missing_ok=True)  # left by an earlier comparison
+    write_atomically(out / "runs.csv", runs_table(runs).write_csv().encode())
+    write_atomically(out / "settings.csv", table.write_csv().encode())
+    figures = dict(_drawn(draw))
     for name, (_, _, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
-    notes = [*_notes(runs, monitors, group, chooser, reported), *_best_note(table, reported)]
-    notes += _curve_notes(runs, table, aimed, axes)
+    notes = [*general_notes(runs, monitors, group, chooser, reported), *best_note(table, reported)]
+    notes += curve_notes(runs, table, aimed, axes)
     notes += ["clipping never acted at a logged step of the ranked settings"] if idle else []
     counted = f"{len(runs)} runs, {len(every)} settings"
     counted += f": the best of each {' and '.join(group)}" if group else ""
@@ -116,6 +105,31 @@ def compare(
     lines = [*notes, *(f"left out: {line}" for line in left_out), f"tables and figures: {out / 'report.html'}"]
     print_ranking(table, reported.name, columns, lines)
     return out
+
+
+def _metrics(
+    runs: Sequence[Run], group: Sequence[str], metric: str, mode: str, extra: Extra
+) -> tuple[Sequence[Metric], Mapping[str, str], Metric, Metric]:
+    """The runs' monitors, the modes of all metrics, the metric that is reported, and the one that chooses settings."""
+    logged = sorted({name for run in runs for name in run.result["metrics"]})
+    monitors = monitors_of((run.result for run in runs), logged)
+    having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
+    modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)
+    monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
+    usual = [monitor, same_of("train", monitor)]  # the training metric, if there is no validation
+    tested = [same_of("test", monitor)] if group else []
+    reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
+    is_test = reported.name.startswith("test/")
+    chooser = first_logged([_without_test(reported.name), *usual], logged, modes) if is_test else reported
+    for name in (reported.name, chooser.name):
+        if (problem := extra.metric_problem(runs, name)) is not None:
+            raise UserError(f"{name} is {problem}")
+    return monitors, modes, reported, chooser
+
+
+def _without_test(name: str) -> str:
+    """The metric itself, or for a test metric that of the validation rows."""
+    return same_of("val", name) if name.startswith("test/") else name
 
 
 def _aimed(
@@ -136,68 +150,6 @@ def _aimed(
 
 def _has(runs: Sequence[Run], curve: Curve) -> bool:
     return any(curve.tag in run.curves for run in runs)
-
-
-def _notes(
-    runs: Sequence[Run], monitors: Sequence[Metric], group: Sequence[str], chooser: Metric, metric: Metric
-) -> Iterator[str]:
-    """Notes on what chose the settings and what is reported."""
-    first = "largest" if metric.mode == "max" else "smallest"
-    whole = [run.result["metrics"] for run in runs if not run.diverged]
-    lacking = {name: sum(found.get(name) is None for found in whole) for name in (metric.name, chooser.name)}
-    which = ["diverged"] if len(whole) < len(runs) else []
-    which += [f"have no {metric.name}"] if lacking[metric.name] else []
-    at = "" if metric.name.startswith("test/") else " after the last step"
-    share = f"share of runs that {' or '.join(which)}, then by the others' " if which else ""
-    yield f"ranked by the {share}mean of {metric.name}{at}, the {first} first"
-    for name, without in lacking.items():
-        if without:
-            yield f"runs that did not diverge and have no {name}: {without}"
-    if len(monitors) > 1:
-        yield f"the runs' monitors differ: {', '.join(monitor.name for monitor in monitors)}"
-    if note := other_code_note([run.result for run in runs], [str(run.path) for run in runs]):
-        yield note
-    if any(run.result.get("checksum") is None for run in runs):
-        yield "runs without a checksum of their data are compared if their data settings are the same"
-    if group:
-        yield f"chosen for each {' and '.join(group)}: the setting with the most seeds, then the best by {chooser.name}"
-    if metric.name.startswith("test/"):
-        chose = sorted({best[0] for run in runs if (best := best_of(run))})
-        checkpoint = f", at the checkpoint with the best {' or '.join(chose)}" if chose else ""
-        yield f"reported: {metric.name}, on rows not used to choose{checkpoint}"
-    elif group:
-        yield f"reported: {metric.name}, on the rows used to choose"
-    if group:
-        yield "a setting with seeds that were not used to choose it is measured on those seeds only"
-
-
-def _best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:
-    """Names the setting with the best checkpoints, if another setting ranks first."""
-    column = f"best {metric.name} mean"
-    if column not in table.columns:
-        return
-    means = table[column].cast(pl.Float64)
-    best = means.arg_max() if metric.mode == "max" else means.arg_min()
-    if best and means[0] is not None and metric.merit(means[best]) > metric.merit(means[0]):
-        yield f"the best checkpoints are those of {table['setting'][best]}: {metric.name} {means[best]:.4g} on average"
-
-
-def _curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Sequence[str]) -> Iterator[str]:
-    """Notes on missing curves, the target, and the precision of the steps to the target."""
-    if without := sum(not run.has_event_file for run in runs):
-        yield f"runs without a TensorBoard event file, in the tables but not in the figures of curves: {without}"
-    if "samples" in axes and any(run.result["steps"] and run.result["samples"] % run.result["steps"] for run in runs):
-        yield "some batches are smaller: the samples axis uses the average batch size"
-    if curve.target is None:
-        return
-    yield f"target: {curve.goal()}; medians over the runs that reached it, the others missed it"
-    if unknown := sum(not run.diverged and curve.tag not in run.curves for run in runs):
-        yield f"runs without a curve of {curve.tag}, which neither reached the target nor missed it: {unknown}"
-    apart = table["steps between points"].drop_nulls()
-    if len(apart):
-        low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
-        steps = f"{high}" if low == high else f"{low} to {high}"
-        yield f"steps to the target are as precise as the logged points before it: {steps} apart"
 
 
 def _drawn(draw: Mapping[str, Callable[[], Figure | None]]) -> Iterator[tuple[str, tuple[str, str, bytes]]]:
