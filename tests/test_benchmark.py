@@ -123,5 +123,5 @@ def test_the_plain_loop_over_a_file_sees_every_row_once(tmp_path: Path, monkeypa
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_the_rows_of_a_gpu_are_empty_without_one() -> None:
     rows = [*gpu_rows(CONF)]
-    assert rows[0] == "| a step, batch 32, sgd, on cuda |  | plain loop |  |  |  |  |"
+    assert rows[0] == "| a step on cuda, batch 32, sgd |  | plain loop |  |  |  |  |"
     assert all(row.count("|") == HEADER.splitlines()[0].count("|") for row in rows)

@@ -166,7 +166,7 @@ def test_evaluations_and_seconds_between_two_points_are_interpolated() -> None:
 
 def test_evaluations_without_a_point_before_the_first_known_are_the_steps() -> None:
     run = run_of(gradient_evaluations=500)
-    run.curves["train/seconds"] = np.arange(0, 101, 10), np.arange(11.0)
+    run.curves["grad/norm"] = np.arange(10, 101, 10), np.arange(10.0)
     run.curves["grad/evaluations"] = np.arange(30, 101, 10), np.array([60.0, *[500.0] * 7])
     assert run.axis("gradient_evaluations", np.array([0, 10, 20, 25, 30])).tolist() == [0, 10, 20, 40, 60]
 

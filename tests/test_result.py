@@ -456,6 +456,9 @@ def test_git_state_is_the_commit_and_whether_it_is_dirty(tmp_path: Path, monkeyp
         git("add", ".")
         git("commit", "-m", "x")
         assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+        (tmp_path / ".git/HEAD").write_bytes("ref: refs/heads/größe".encode("latin-1"))
+        git("commit", "-q", "--allow-empty", "-m", "y")
+        assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
         (package / "new.py").touch()
         assert state() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -146,6 +146,7 @@ class Nameless(make()): ...
 class OfFunction(len, Top): ...
 def function(): ...
 class OfOwn(function): ...
+class Hidden(Hidden): ...
 class Passes(Top):
     def __init__(self, own, **rest):
         print(**rest)
@@ -181,28 +182,33 @@ def classes(tmp_path: Path) -> str:
     return "far_of_test.classes"
 
 
-def test_base_classes_are_read_as_far_as_possible(classes: str) -> None:
+def test_base_classes_are_read_as_far_as_possible(classes: str, tmp_path: Path) -> None:
     def above(name: str) -> list[str | None]:
         found = find(f"{classes}.{name}")
         assert found is not None
         return [base and ast.unparse(base.node).splitlines()[0] for base in bases(found)]
 
     top = "class Top(object, ABC, Generic[T], Protocol):"
-    assert {name: above(name) for name in ("Top", "Middle", "Mixed", "Nameless", "OfFunction", "OfOwn")} == {
+    assert {name: above(name) for name in ("Top", "Middle", "Mixed", "Nameless", "OfFunction", "OfOwn", "Hidden")} == {
         "Top": [],
         "Middle": [top],
         "Mixed": [None, "class Beside:"],
         "Nameless": [None],
         "OfFunction": [None, top],
         "OfOwn": [None],
+        "Hidden": [None],
     }
     found = {
-        name: find(f"{classes}.{name}") for name in ("Top", "Middle", "Below", "Two", "OfFunction", "Beside", "Mixed")
+        name: find(f"{classes}.{name}")
+        for name in ("Top", "Middle", "Below", "Two", "OfFunction", "Beside", "Mixed", "Hidden")
     }
     assert {name: derives(each, f"{classes}.Top") for name, each in found.items() if each} == {
         **dict.fromkeys(("Top", "Middle", "Below", "Two", "OfFunction"), True),
-        **{"Beside": False, "Mixed": None},  # its unknown base may derive from Top
+        **{"Beside": False, "Mixed": None, "Hidden": None},  # an unknown base may derive from Top
     }
+    (tmp_path / "far_of_test/all.py").write_text("from far_of_test.classes import *\n")
+    nameless = find(f"{classes}.Nameless")
+    assert nameless is not None and derives(nameless, "far_of_test.all.Top") is None
     assert derives_from(f"{classes}.Below", f"{classes}.Top") is True
     assert derives_from(f"{classes}.Mixed", f"{classes}.Top") is derives_from(
         "far_of_test.fast.A", "far_of_test.fast.B"

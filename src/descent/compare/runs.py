@@ -98,8 +98,8 @@ class Run:
         if not len(known):
             return np.full(len(steps), np.nan)
         if name == "gradient_evaluations":  # it has no point where they equal the steps, and none after the last step
-            logged, _ = self.curve("train/seconds")
-            equal = [0, *logged[(logged > 0) & (logged < known[0])]]
+            logged, _ = self.curve("grad/norm")  # logged at the same steps
+            equal = [0, *logged[logged < known[0]]]
             known = np.array([*equal, *known, self.result["steps"]])
             values = np.array([*equal, *values, self.result["gradient_evaluations"]])
         return np.asarray(np.interp(steps, known, values), dtype=np.float64)

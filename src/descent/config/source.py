@@ -165,8 +165,10 @@ def dotted(node: ast.expr, module: Module) -> str | None:
 def base_paths(found: Found) -> list[str | None]:
     """The dotted paths of the base classes of a class; ``None`` for one that cannot be read."""
     assert isinstance(found.node, ast.ClassDef)
-    paths = [(base, dotted(base, found.module)) for base in found.node.bases]
-    return [path for base, path in paths if (path or ast.unparse(base)).split(".")[-1] not in NO_INIT]
+    own = f"{found.module.name}.{found.node.name}"  # class SGD(SGD) hides the class that it derives from
+    paths = {base: dotted(base, found.module) for base in found.node.bases}
+    named = [(path or ast.unparse(base), path) for base, path in paths.items()]
+    return [None if path == own else path for name, path in named if name.split(".")[-1] not in NO_INIT]
 
 
 def bases(found: Found) -> Iterator[Found | None]:
@@ -193,7 +195,9 @@ def derives(found: Found, base: str) -> bool | None:
     """
     package, _, name = base.rpartition(".")
     module = read_module(package)
-    if {base, module and module.names.get(name)} & {*base_paths(found)} or is_at(found, base):
+    imported = module.names.get(name) if module else None
+    paths = [path for path in base_paths(found) if path]
+    if base in paths or imported in paths or is_at(found, base):
         return True
     answers = [derives(above, base) if above else None for above in bases(found)]
     return True if True in answers else None if None in answers else False

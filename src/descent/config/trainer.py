@@ -40,7 +40,7 @@ def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     found = find(TRAINER)
     signature = signature_of(found) if found else None
     assert signature is not None
-    if trainer.precision != "32-true":  # its type is in two other large files
+    if trainer.precision != "32-true":  # Lightning has it; the other values are in two more large files
         check_value(trainer.precision, "trainer.precision", signature.arguments["precision"])
     checked: dict[str, Any] = {}
     for name, value in trainer.arguments.items():

@@ -33,11 +33,11 @@ def versions() -> dict[str, str]:
 def git_state() -> dict[str, Any] | None:
     command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain=v2", "--branch"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        lines = subprocess.run(command, capture_output=True, check=True).stdout.split(b"\n")  # names are any bytes
     except (OSError, subprocess.CalledProcessError):
         return None
-    (commit,) = (line.split()[-1] for line in lines if line.startswith("# branch.oid "))
-    dirty = any(not line.startswith("#") for line in lines)
+    (commit,) = (line.split()[-1].decode() for line in lines if line.startswith(b"# branch.oid "))
+    dirty = any(line and not line.startswith(b"#") for line in lines)
     return None if commit == "(initial)" else {"commit": commit, "dirty": dirty}
 
 
