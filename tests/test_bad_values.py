@@ -3,16 +3,14 @@
 import re
 
 import pytest
-from conftest import config_of, needs_sweep
+from conftest import config_of, needs_sweep, options
 from hydra.errors import HydraException
 
 from descent.config.messages import one_line
 from descent.config.schema import STRATEGIES
 from descent.errors import UserError
 
-OPTIMIZERS = (
-    "adadelta, adagrad, adam, adamax, adamw, asgd, lbfgs, momentum, nadam, nesterov, radam, rmsprop, rprop, sgd"
-)
+OPTIMIZERS = ", ".join(options("optimizer"))
 SGD = "lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused"
 SYNTHETIC = (
     "num_samples, num_features, noise_std, condition_number, outlier_fraction, val_fraction, "
