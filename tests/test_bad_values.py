@@ -185,7 +185,7 @@ BAD = [
         "predict_at=[1",
         "no viable alternative at input '[1' See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details",
     ),
-    ("batch=full/x", "batch must be one of full, mini, single, stochastic, got 'full/x'"),
+    ("batch=full/x", f"batch must be one of {', '.join(options('batch'))}, got 'full/x'"),
     ("stopping.diverged_above=0", "stopping.diverged_above must be a number greater than 0 and below 1e30, got 0"),
     ("scheduler.step_siz=1", "scheduler.step_siz is not a key of the scheduler option chosen here, which has none"),
     ("optimizer.qqqqq=1", f"optimizer.qqqqq is not a key: torch.optim.SGD takes {SGD}"),

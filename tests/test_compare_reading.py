@@ -253,7 +253,7 @@ def test_the_data_set_of_most_runs_is_compared_and_a_diverged_run_may_end_anywhe
 
 def test_a_setting_is_named_by_what_differs() -> None:
     values = {"optimizer": "adam", "optimizer.lr": 1e-7, "batch.size": None, "model.bias": True, "clip": None, "x.y": 3}
-    assert name_of(values) == "adam, lr=1e-07, batch.size=full, model.bias=True, null, x.y=3"
+    assert name_of(values) == "adam, lr=1e-07, batch.size=full, model.bias=True, clip=null, x.y=3"
     runs = [run_of(hparams={"optimizer.lr": lr, "batch.size": size}) for lr, size in ((1, 8), (1.0, 8), (1, 16))]
     assert [(s.name, len(s.runs)) for s in settings_of(runs)] == [("batch.size=8", 2), ("batch.size=16", 1)]
     assert [s.name for s in settings_of(runs[:2])] == ["all runs"]

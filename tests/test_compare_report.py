@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -281,3 +282,15 @@ def test_the_figures_have_the_reports_resolution_and_order(study: Path) -> None:
     assert [figure.axes[0].get_xlabel() for figure, _ in figures] == [
         *("optimizer steps", "gradient evaluations", "seconds of training", "learning rate")
     ]
+
+
+def test_settings_with_different_budgets_are_noted(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, path in enumerate(sorted(study.rglob("result.json"))):
+        result = json.loads(path.read_text())
+        result["hparams"] |= {"trainer.max_epochs": 20 if number else 3, "trainer.max_steps": 100 if number else None}
+        path.write_text(json.dumps(result))
+    compare([study])
+    printed = " ".join(capsys.readouterr().out.split())
+    note = "the settings had different budgets: trainer.max_epochs is 3, 20; trainer.max_steps is 100, null"
+    assert note in printed
+    assert note in (study / "compare/report.html").read_text(encoding="utf-8")

@@ -31,8 +31,8 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
     assert second == (pytest.approx(0.8), pytest.approx((0.25**2 * 0.5**2) ** (1 / 80)))
     assert [line[:4] for line in lines(axes)] == [
         ("equal", "#bbbbbb", "-", "None"),
-        (r"lr=0.1, none, \$", "#4477aa", "None", "o"),
-        ("lr=0.2, none, b (not settled)", "#ee6677", "None", "o"),
+        (r"lr=0.1, scheduler=none, \$", "#4477aa", "None", "o"),
+        ("lr=0.2, scheduler=none, b (not settled)", "#ee6677", "None", "o"),
     ]
     assert lines(axes)[0][4] == [(0.0, 0.0), (1.0, 1.0)]
     assert [line.get_markerfacecolor() for line in axes.lines[1:]] == ["#4477aa", "none"]
@@ -45,7 +45,7 @@ def test_the_figure_of_contractions_is_of_theory_and_measurement() -> None:
         "title": "Contraction of the distance to the optimum per step, SGD on all rows: measured against theory",
         **{"size": (7.5, 4.0), "spines": ["left", "bottom"], "scales": ("linear", "linear")},
         "labels": ("predicted contraction per step, in the long run", "measured"),
-        "legend": ("", [r"equal", r"lr=0.1, none, \$", "lr=0.2, none, b (not settled)"]),
+        "legend": ("", [r"equal", r"lr=0.1, scheduler=none, \$", "lr=0.2, scheduler=none, b (not settled)"]),
     }
 
 

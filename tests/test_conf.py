@@ -46,7 +46,8 @@ def test_every_optimizer_ends_within_5_percent_of_least_squares(optimizer: str, 
     result = run(f"optimizer={optimizer}", f"batch={batch}")
     assert result.optimum is not None
     excess = result.metrics["train/loss"] / result.optimum["loss"] - 1
-    assert -1e-6 < excess <= 0.05  # single precision may round slightly below
+    advice = f"{excess:.1%} above least squares after 20 epochs: conf/optimizer/{optimizer}.yaml needs a better lr"
+    assert -1e-6 < excess <= 0.05, advice  # single precision may round slightly below
 
 
 def works_or_refuses(run: Run, optimizer: str, scheduler: str, batch: str, clip: str) -> None:

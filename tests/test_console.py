@@ -279,8 +279,9 @@ def test_a_run_of_a_sweep_is_a_line_and_its_predictions(capsys: pytest.CaptureFi
 
 
 def test_a_run_of_a_sweep_shows_the_metric_that_decides_first(capsys: pytest.CaptureFixture[str]) -> None:
-    for metric, value in (("val/r2", "  val/r2 0.9"), ("val/acc", "")):
-        print_line(replace(TWO, monitor={"metric": metric, "mode": "max"}, callbacks=[]))
+    metrics = {**TWO.metrics, "test/r2": 0.8}
+    for metric, value in (("val/r2", "  val/r2 0.9  test/r2 0.8"), ("val/acc", "")):
+        print_line(replace(TWO, metrics=metrics, monitor={"metric": metric, "mode": "max"}, callbacks=[]))
         losses = "  train/loss 1.23457  val/loss 2  test/loss 0.333333\n"
         assert shown(capsys) == f"completed after 1 step, 1,000 epochs, 1.24 s{value}{losses}"
 

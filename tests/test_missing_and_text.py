@@ -290,7 +290,7 @@ def test_prediction_and_evaluation_treat_missing_cells_like_the_run(
     inputs = features_by_hand(given)
     incomplete = int(np.isnan(inputs).any(axis=1).sum())
     what = {"drop": "no prediction", "mean": "the training rows' mean in its place"}[missing]
-    said = f"have a missing cell and {what} (data.missing={missing})"
+    said = f"with a missing cell: {what} (data.missing={missing})"
     assert notes(caplog) == [f"note: {incomplete} rows of {tmp_path}/in.{kind} {said}"]
     if missing == "mean":
         parts = split(config_of(*settings(path, *overrides)).data, 60)

@@ -169,7 +169,8 @@ def test_an_error_while_creating_leaves_no_files(tmp_path: Path, monkeypatch: py
 
 
 def words_of(project: Path) -> str:
-    own = [path for path in project.rglob("*") if path.is_file() and "descent" not in path.parts]
+    guides = project / ".github/guides.md"  # on a blank project
+    own = [path for path in project.rglob("*") if path.is_file() and "descent" not in path.parts and path != guides]
     return "\n".join(path.read_text(encoding="utf-8") for path in own)
 
 
@@ -201,6 +202,10 @@ def test_a_blank_project_has_at_most_150_lines_of_its_own(tmp_path: Path) -> Non
     assert groups == {path.parent.name for path in (ROOT / "conf").glob("*/*.yaml")} - {"experiment"}
     assert "regression" not in words_of(tmp_path / "p") and "blank" not in words_of(tmp_path / "p")
     assert (tmp_path / "p/README.md").read_text().startswith("# Prices\n")
+    create(tmp_path / "houses", "houses", "Houses", True)
+    guides = (tmp_path / "houses/.github/guides.md").read_text()
+    assert "src/houses/model.py" in guides and "_target_: houses.model.MLP" in guides
+    assert not re.search(r"\bmine\b|regression", guides)
     main = yaml.safe_load((tmp_path / "p/conf/train.yaml").read_text())
     assert {"data": "mine"} in main["defaults"] and {"callbacks": "none"} in main["defaults"]
 

@@ -57,6 +57,7 @@ def test_the_summary_and_its_csv_are_these(capsys: pytest.CaptureFixture[str]) -
         "a[b]=4,clip=no,lr=1 failed: it broke",
         "6 runs in my sweep, as a table in summary.csv",
         "python scripts/compare.py 'my sweep'   compares them",
+        "tensorboard --logdir 'my sweep'   shows their curves and hyperparameters",
     ]
     names = [f"a[b]={part}" for part in ("1,clip=no,lr=1", "2,clip=no,lr=1", "2,clip=no,lr=9", "3,clip=no,lr=1")]
     names += ["a[b]=4,clip=no,lr=1", "a[b]=5,clip=no,lr=1"]

@@ -194,7 +194,7 @@ def test_a_search_prints_its_best_below_the_summary(sweeper: Sweep, capsys: pyte
         assert len(made.sweep(["optimizer=sgd"])) == 2
         assert [number for number, _ in launcher.launched] == [0, 1]
         found[seed] = [job for _, job in launcher.launched]
-        *_, compares, last = capsys.readouterr().out.splitlines()
+        *_, compares, _, last = capsys.readouterr().out.splitlines()
         best = max(float(job.partition("lr=")[2]) for job in found[seed])
         assert compares.endswith("compares them")
         assert last == f"best val/r2 {best:.6g} with optimizer.lr={best:.6g}"

@@ -48,6 +48,13 @@ def license_text(text: str, package: str) -> str:
     return _once(r"(?<=\) )(\d{4}) the \w+ authors$", f"{date.today().year} the {package} authors", text, "LICENSE")
 
 
+def guides(text: str, package: str, blank: bool) -> str:
+    """Edits ``.github/guides.md``: the project's own package in the code to copy."""
+    text = _once(r" For `mine` read your own name\.", "", text, ".github/guides.md")
+    text = re.sub(r"\bmine\b", package, text)
+    return text.replace("`src/regression/", "the template's `") if blank else text
+
+
 def train_yaml(text: str, package: str, title: str) -> str:
     """Edits ``conf/train.yaml`` for a blank project: removes all references to the example."""
     text = _once(r"\A#.*$", f"# {title}. `--help` lists the options of each group.", text, "conf/train.yaml")

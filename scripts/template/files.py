@@ -25,7 +25,7 @@ TOP = (  # the template's files, if there is no git repository to list them
 )
 TEMPLATES_OWN = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "scripts/new_project.py", "scripts/template"),
-    *(".github/assets", ".github/guides.md", ".github/ISSUE_TEMPLATE"),
+    *(".github/assets", ".github/ISSUE_TEMPLATE"),
     *("scripts/benchmark.py", "scripts/benchmarks"),
     *(f"tests/{name}.py" for name in ("test_benchmark", "test_new_project", "test_readme", "test_tutorials")),
     *("tests/test_guides.py", "tests/test_new_project_makes.py", "tests/test_upgrade.py"),

@@ -73,11 +73,8 @@ def predict_file(run_dir: Path, source: Path, output: Path, checkpoint: Checkpoi
     if incomplete := sum(counts):
         what = "no prediction" if encoding.missing == "drop" else "the training rows' mean in its place"
         log.warning(
-            "note: %d rows of %s have a missing cell and %s (data.missing=%s)",
-            incomplete,
-            source,
-            what,
-            encoding.missing,
+            "note: %d %s of %s with a missing cell: %s (data.missing=%s)",
+            *(incomplete, "row" if incomplete == 1 else "rows", source, what, encoding.missing),
         )
 
 

@@ -6,9 +6,16 @@ import polars as pl
 
 from descent.compare.extra import Curve
 from descent.compare.runs import Run
+from descent.compare.settings import Setting
 from descent.compare.tables import best_of
 from descent.config.metric import Metric
+from descent.errors import as_yaml
 from descent.run.code import other_code_note
+
+BUDGETS = (
+    *("trainer.max_epochs", "trainer.max_steps", "stopping.max_samples"),
+    *("stopping.max_gradient_evaluations", "stopping.max_seconds"),
+)
 
 
 def general_notes(
@@ -42,6 +49,18 @@ def general_notes(
         yield f"reported: {metric.name}, on the rows used to choose"
     if group:
         yield "a setting with seeds that were not used to choose it is measured on those seeds only"
+
+
+def budget_note(settings: Sequence[Setting]) -> Iterator[str]:
+    """Names the budgets that differ between settings: more training is then part of what is compared."""
+    differ = []
+    for key in BUDGETS:
+        values = {run.hparams.get(key) for setting in settings for run in setting.runs}
+        if len(values) > 1:
+            shown = sorted(values, key=lambda value: (value is None, value))
+            differ.append(f"{key} is {', '.join(map(as_yaml, shown))}")
+    if differ:
+        yield f"the settings had different budgets: {'; '.join(differ)}"
 
 
 def best_note(table: pl.DataFrame, metric: Metric) -> Iterator[str]:

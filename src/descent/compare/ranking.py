@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from descent.compare import X_AXES
 from descent.compare.extra import Curve, Extra
 from descent.compare.metrics import directed, first_logged, modes_of
-from descent.compare.notes import best_note, curve_notes, general_notes
+from descent.compare.notes import best_note, budget_note, curve_notes, general_notes
 from descent.compare.page import page, print_ranking, ranked
 from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates, never_clipped, new_axes
 from descent.compare.runs import Run, read_runs
@@ -94,7 +94,11 @@ def compare(
     figures = dict(_drawn(draw))
     for name, (_, _, png) in figures.items():
         write_atomically(out / f"{name}.png", png)
-    notes = [*general_notes(runs, monitors, group, chooser, reported), *best_note(table, reported)]
+    notes = [
+        *general_notes(runs, monitors, group, chooser, reported),
+        *budget_note(settings),
+        *best_note(table, reported),
+    ]
     notes += curve_notes(runs, table, aimed, axes)
     notes += ["clipping never acted at a logged step of the ranked settings"] if idle else []
     counted = f"{len(runs)} runs, {len(every)} settings"

@@ -63,9 +63,10 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Met
 
 
 def name_of(values: Mapping[str, Any]) -> str:
-    """A name such as ``adam, lr=0.1``: options by name, keys with their value."""
+    """A name such as ``adam, lr=0.1, clip=none``: options by name, keys with their value."""
     shown = {key: "full" if key == "batch.size" and value is None else _text(value) for key, value in values.items()}
-    return ", ".join(f"{key.removeprefix('optimizer.')}={v}" if "." in key else v for key, v in shown.items())
+    needs_key = {key: "." in key or text in ("none", "null") for key, text in shown.items()}
+    return ", ".join(f"{key.removeprefix('optimizer.')}={v}" if needs_key[key] else v for key, v in shown.items())
 
 
 def mean_of(setting: Setting, metric: str) -> float:
