@@ -176,7 +176,7 @@ def test_a_summary_has_unbroken_lines_and_three_metrics(capsys: pytest.CaptureFi
     assert lines[1].startswith("left out: my sweep/odd/result.json must be the result of a run; it cannot be read: ")
     assert lines[3].split() == ["run", "val/acc", "train/acc", "test/acc", "steps", "seconds"]
     assert [line.split()[-5:] for line in lines if "0.25" in line] == [["0.5", "0.25", "0.75", "0", "0.00"]]
-    assert lines[-4:-2] == [
+    assert lines[-5:-3] == [
         "best first by val/acc after the last step; test/* are from the best checkpoint",
         f"x={second} diverged: {'r' * 80}",
     ]
