@@ -139,8 +139,8 @@ def test_an_error_while_loading_is_reported_as_an_error_of_the_checkpoint(interr
         with pytest.raises(UserError) as raised:
             run(*SMALL, callbacks=[FailsAt("on_load_checkpoint", error)], run_dir=interrupted, resume=True)
         assert str(raised.value) == (
-            f"{interrupted}/checkpoints/last.ckpt must be a whole checkpoint of this run; it cannot be loaded:"
-            f" {kind.__name__}: {' '.join(str(error).split())}"
+            f"{interrupted}/checkpoints/last.ckpt must be a whole checkpoint of this run, written by the same code;"
+            f" it cannot be loaded: {kind.__name__}: {' '.join(str(error).split())}"
         )
         assert raised.value.__cause__ is error
         assert read_result(interrupted) == before

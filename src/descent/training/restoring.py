@@ -160,5 +160,6 @@ def restoring(checkpoint: Path | None, start: Start, loggers: Sequence[Logger]) 
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
-            f"{checkpoint} must be a whole checkpoint of this run; it cannot be loaded: {reason}"
+            f"{checkpoint} must be a whole checkpoint of this run, written by the same code;"
+            f" it cannot be loaded: {reason}"
         ) from error
