@@ -8,6 +8,7 @@ from descent import signals
 signals.install()
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from descent.run.command import command  # noqa: E402
@@ -21,13 +22,14 @@ def main() -> None:
         "input", metavar="INPUT", type=Path, help="in the example: CSV or Parquet with the run's features"
     )
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="in the example: CSV or Parquet")
-    parser.add_argument("--checkpoint", choices=["best", "last"], default="best")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best, as for test/*")
     arguments = parser.parse_args()
     run_result(arguments.run_dir)  # raises an error before the slow import of torch
 
     from descent.run.predict import predict
 
     predict(arguments.run_dir, arguments.input, arguments.output, arguments.checkpoint)
+    print(f"predicted with the {arguments.checkpoint} checkpoint", file=sys.stderr)
     print(arguments.output)
 
 

@@ -37,7 +37,7 @@ def test_defaults_are_those_of_the_interface() -> None:
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_option_says_what_it_is_in_its_first_comment(path: Path) -> None:
     first = next(line for line in path.read_text().splitlines() if "@package" not in line)
-    assert first.startswith("# ") and len(first) > 10
+    assert first.startswith("# ") and len(first) > 10, f"{path} must begin with a comment, which --help shows"
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))

@@ -149,7 +149,7 @@ def test_predict_prints_the_output_file(
     monkeypatch.setattr("descent.run.predict.predict", lambda *given: calls.append(("predict", *given)))
     main("predict.py", "r", "in.csv", "out.csv", *arguments)
     assert calls == [("result", Path("r")), ("predict", Path("r"), Path("in.csv"), Path("out.csv"), checkpoint)]
-    assert capsys.readouterr().out == "out.csv\n"
+    assert capsys.readouterr() == ("out.csv\n", f"predicted with the {checkpoint} checkpoint\n")
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "predict.py"])
@@ -219,7 +219,7 @@ positional arguments:
  OUTPUT in the example: CSV or Parquet
 options:
  -h, --help show this help message and exit
- --checkpoint {best,last}""",
+ --checkpoint {best,last} default: best, as for test/*""",
     "resume.py": """\
 usage: resume.py [-h] RUN_DIR [trainer.max_epochs=N ...]
 Resume an interrupted run in its own directory; trainer.max_epochs=N makes a finished run longer.

@@ -18,6 +18,7 @@ disallow_any_generics = false
 disallow_incomplete_defs = false
 disallow_untyped_calls = false
 disallow_untyped_defs = false
+warn_return_any = false # torch's modules return Any
 
 """
 

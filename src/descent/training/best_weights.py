@@ -9,6 +9,7 @@ from torch import Tensor
 
 from descent.config.schema import MonitorConfig
 from descent.training.collectives import of_first
+from descent.training.metric_direction import note_direction
 from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
 
@@ -60,6 +61,7 @@ class BestWeights:
         """Keeps the current weights if ``value`` is the best; ``None``: the last logged value of the metric."""
         if value is None:
             value = of_first(logged(trainer, self.metric).item())
+            note_direction(trainer, self.metric, "max" if self.sign < 0 else "min")
         self.compared_step = trainer.global_step
         if self.sign * value < self.sign * self.best_value:
             self.keep(trainer, pl_module, value)

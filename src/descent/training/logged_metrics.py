@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def is_logged(trainer: Trainer, name: str) -> bool:
     """Whether ``self.log`` has sent a metric to loggers; without ``descent.fast``, known only at the epoch's end."""
-    results = _results_of(trainer).items()
+    results = results_of(trainer).items()
     return name in trainer.logged_metrics or any(
         value.meta.logger for key, value in results if key.endswith(f".{name}")
     )
@@ -85,7 +85,7 @@ class LoggedMetrics(SparseCallback):
             return
         if self.is_within:
             self._add_sums(trainer)
-        results = _results_of(trainer)
+        results = results_of(trainer)
         sums = {key: dict(result.metric_state) for key, result in results.items() if result.meta.on_epoch}
         checkpoint["logged"] = {
             "is_within": self.is_within,
@@ -97,12 +97,13 @@ class LoggedMetrics(SparseCallback):
             checkpoint["logged"]["states_of_processes"] = gathered(checkpoint["logged"]["states"])
 
     def _add_sums(self, trainer: Trainer) -> None:
-        results = _results_of(trainer)
+        results = results_of(trainer)
         for key in [key for key in self.sums if key in results]:
             _add(results[key], self.sums.pop(key))
 
 
-def _results_of(trainer: Trainer) -> Mapping[str, Any]:
+def results_of(trainer: Trainer) -> Mapping[str, Any]:
+    """What ``self.log`` was given in the current epoch, by key; empty without ``descent.fast``."""
     return {} if lightning_results is None else lightning_results.results_of(trainer)
 
 

@@ -1,0 +1,58 @@
+"""Tests the note on a monitored metric that is better in the other direction."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from torchmetrics import MeanAbsoluteError, R2Score
+
+from descent.training import metric_direction
+from descent.training.metric_direction import note_direction
+
+
+@pytest.fixture(autouse=True)
+def once_each() -> None:
+    metric_direction._note.cache_clear()
+
+
+def note(name: str, mode: Any, value: Any, caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    note_direction(SimpleNamespace(_results={f"validation_step.{name}": SimpleNamespace(value=value)}), name, mode)  # type: ignore[arg-type]
+    return caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        *(("val/quality", R2Score(), "max"), ("val/quality", MeanAbsoluteError(), "min")),
+        *(("val/top_acc", torch.tensor(1.0), "max"), ("val/loss", torch.tensor(1.0), "min")),
+        ("val/accuracy", MeanAbsoluteError(), "min"),  # the torchmetric knows better than the name
+    ],
+)
+def test_the_wrong_mode_is_noted_and_the_right_one_is_not(
+    name: str, value: Any, right: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert note(name, right, value, caplog) == []
+    wrong = "min" if right == "max" else "max"
+    taken, better = ("largest", "smaller") if wrong == "max" else ("smallest", "larger")
+    assert note(name, wrong, value, caplog) == [
+        f"note: monitor.mode={wrong}: the {taken} {name} counts as best; {better} is usually better:"
+        f" monitor.mode={right}"
+    ]
+    assert note(name, wrong, value, caplog) == []  # said once
+
+
+def test_nothing_is_said_of_a_metric_of_which_nothing_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    for mode in ("min", "max"):
+        assert note("val/other", mode, torch.tensor(1.0), caplog) == []
+
+
+def test_a_run_notes_the_wrong_mode(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run("monitor.metric=val/r2", "monitor.mode=min", "trainer.max_epochs=2", "figures=false")
+    assert [line for line in caplog.messages if "monitor.mode" in line] == [
+        "note: monitor.mode=min: the smallest val/r2 counts as best; larger is usually better: monitor.mode=max"
+    ]
