@@ -8,6 +8,7 @@ import pytest
 from conftest import config_of, save_config
 from test_resume import SMALL, SignalAt
 
+from descent.errors import note_once
 from descent.run import code
 from descent.run.code import code_digests
 from descent.run.evaluate import evaluate
@@ -41,7 +42,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def new_process() -> None:
     code._digest.cache_clear()
-    code._note.cache_clear()
+    note_once.cache_clear()
 
 
 def test_any_change_of_a_python_file_is_seen_and_of_no_other(package: Path) -> None:

@@ -9,13 +9,13 @@ import torch
 from conftest import Run
 from torchmetrics import MeanAbsoluteError, R2Score
 
-from descent.training import metric_direction
+from descent.errors import note_once
 from descent.training.metric_direction import note_direction
 
 
 @pytest.fixture(autouse=True)
 def once_each() -> None:
-    metric_direction._note.cache_clear()
+    note_once.cache_clear()
 
 
 def note(name: str, mode: Any, value: Any, caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -29,6 +29,7 @@ def note(name: str, mode: Any, value: Any, caplog: pytest.LogCaptureFixture) -> 
     [
         *(("val/quality", R2Score(), "max"), ("val/quality", MeanAbsoluteError(), "min")),
         *(("val/top_acc", torch.tensor(1.0), "max"), ("val/loss", torch.tensor(1.0), "min")),
+        ("val/dice_loss", torch.tensor(1.0), "min"),
         ("val/accuracy", MeanAbsoluteError(), "min"),  # the torchmetric knows better than the name
     ],
 )

@@ -1,7 +1,7 @@
 """Measures training time per optimizer step, with logging, validation, checkpoints and safeguards."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,12 +31,21 @@ def overrides_of(setting: Setting) -> list[str]:
 
 
 def here(conf: Path, setting: Setting) -> float:
-    """Returns microseconds per step in ``descent.run.train.train``, from the ``seconds`` of its result."""
+    """Returns microseconds per step in ``descent.run.train.train``."""
+    return seconds_of(conf, overrides_of(setting), setting.steps) / setting.steps * 1e6
+
+
+def seconds_of(conf: Path, overrides: Sequence[str], steps: int) -> float:
+    """Returns the ``seconds`` of the result of a run, which are those of training alone.
+
+    Raises:
+        RuntimeError: the run has taken another number of steps.
+    """
     with tempfile.TemporaryDirectory() as directory:
-        result = train(load_config(conf, overrides_of(setting)), Path(directory))
-    if result.steps != setting.steps:
-        raise RuntimeError(f"{result.steps} steps instead of {setting.steps}: {result.reason}")
-    return result.seconds / setting.steps * 1e6
+        result = train(load_config(conf, overrides), Path(directory))
+    if result.steps != steps:
+        raise RuntimeError(f"{result.steps} steps instead of {steps}: {result.reason}")
+    return result.seconds
 
 
 def step_rows(conf: Path, quick: bool) -> Iterator[str]:

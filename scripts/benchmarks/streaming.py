@@ -15,8 +15,7 @@ from torch.nn.functional import mse_loss
 from benchmarks.measure import in_turn, process
 from benchmarks.processes import IMPORTS, QUIET, train_py
 from benchmarks.rivals import LEARNING_RATE
-from descent.run.cli import load_config
-from descent.run.train import train
+from benchmarks.steps import seconds_of
 
 ROWS, FEATURES, GROUP = 50_000_000, 10, 100_000  # GROUP: rows of a row group
 CHUNK, SIZE = 4, 1024  # row groups that are shuffled together, rows of a batch
@@ -27,7 +26,8 @@ def streaming_rows(root: Path) -> Iterator[str]:
     with TemporaryDirectory() as directory:
         file = Path(directory, "rows.parquet")
         write(file, ROWS)
-        ours, theirs = partial(here, root / "conf", file), partial(plain_loop, file)
+        ours = partial(seconds_of, root / "conf", overrides_of(file), -(-ROWS // SIZE))
+        theirs = partial(plain_loop, file)
         yield in_turn(
             f"an epoch of {ROWS:,} x {FEATURES}, streamed", ours, "plain loop over such chunks", theirs, 3, bar=1.43
         )
@@ -66,15 +66,6 @@ def overrides_of(file: Path) -> list[str]:
         *(f"batch.size={SIZE}", f"optimizer.lr={LEARNING_RATE}", "trainer.max_epochs=1"),
         *("trainer.accelerator=cpu", "figures=false", QUIET),
     ]
-
-
-def here(conf: Path, file: Path) -> float:
-    """Returns the seconds of training in ``descent.run.train.train``, without the first pass over the file."""
-    with TemporaryDirectory() as directory:
-        result = train(load_config(conf, overrides_of(file)), Path(directory))
-    if result.steps != -(-ROWS // SIZE):
-        raise RuntimeError(f"{result.steps} steps instead of {-(-ROWS // SIZE)}: {result.reason}")
-    return result.seconds
 
 
 def plain_loop(file: Path) -> float:

@@ -12,8 +12,6 @@ from template.files import BLANK, MACHINERY, ROOT, below, project_files, source_
 from template.names import check_name
 from template.renaming import imports_example, renamed, renamed_path
 
-GUIDES = ".github/guides.md"
-
 
 def create(directory: Path, package: str, title: str, blank: bool, root: Path = ROOT) -> None:
     """Writes a complete project, or nothing if there is an error.
@@ -60,15 +58,15 @@ def _write(staging: Path, names: list[str], package: str, title: str, blank: boo
         if below(name, MACHINERY) or name == "constraints.txt":
             continue
         text = source.read_text(encoding="utf-8")
-        new = text if name == GUIDES and blank else renamed(text, package)
-        if name == GUIDES:
-            new = edits.guides(new, package, blank)
-        elif name == "pyproject.toml":
+        new = renamed(text, package)
+        if name == "pyproject.toml":
             new = edits.pyproject(new, package, title, blank)
         elif name == "conf/train.yaml" and blank:
             new = edits.train_yaml(new, package, title)
         elif name == ".github/workflows/ci.yaml" and blank:
             new = edits.workflow(new)
+        elif name == ".github/guides.md":
+            new = edits.guides(text, package, blank)
         elif name == "LICENSE":
             new = edits.license_text(new, package)
         elif name == "Makefile":

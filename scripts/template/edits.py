@@ -50,10 +50,10 @@ def license_text(text: str, package: str) -> str:
 
 
 def guides(text: str, package: str, blank: bool) -> str:
-    """Edits ``.github/guides.md``: the project's own package in the code to copy."""
+    """Edits ``.github/guides.md``: the project's own package in the code to copy, and where the example is."""
     text = _once(r" For `mine` read your own name\.", "", text, ".github/guides.md")
     text = re.sub(r"\bmine\b", package, text)
-    return text.replace("`src/regression/", "the template's `") if blank else text
+    return text.replace("`src/regression/", "the template's `" if blank else f"`src/{package}/")
 
 
 def train_yaml(text: str, package: str, title: str) -> str:

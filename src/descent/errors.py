@@ -1,12 +1,16 @@
-"""The error that users can fix themselves, and its messages."""
+"""The error that users can fix themselves, and what its messages and the notes of a run share."""
 
 import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
 
 LONGEST = 200  # characters of a value in a message
 
@@ -73,3 +77,14 @@ def as_yaml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(as_yaml(entry) for entry in value)}]"
     return repr(value)
+
+
+def counted(number: int, unit: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
+
+
+@cache
+def note_once(text: str) -> None:
+    """Logs a note once for all jobs of a sweep."""
+    log.warning("note: %s", text)

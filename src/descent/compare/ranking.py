@@ -54,8 +54,8 @@ def compare(
             is not the same in all runs.
     """
     runs, left_out = read_runs(directories, extra.problem)
-    monitors, modes, reported, chooser = _metrics(runs, group, metric, mode, extra)
-    logged = {name for run in runs for name in run.result["metrics"]}
+    logged = sorted({name for run in runs for name in run.result["metrics"]})
+    monitors, modes, reported, chooser = _metrics(runs, logged, group, metric, mode, extra)
     own = extra.curve if extra.curve is not None and _has(runs, extra.curve) else None
     shown = _without_test(reported.name)  # test metrics have no curve
     curve = Curve(shown, reported.mode, shown)
@@ -112,10 +112,9 @@ def compare(
 
 
 def _metrics(
-    runs: Sequence[Run], group: Sequence[str], metric: str, mode: str, extra: Extra
+    runs: Sequence[Run], logged: Sequence[str], group: Sequence[str], metric: str, mode: str, extra: Extra
 ) -> tuple[Sequence[Metric], Mapping[str, str], Metric, Metric]:
     """The runs' monitors, the modes of all metrics, the metric that is reported, and the one that chooses settings."""
-    logged = sorted({name for run in runs for name in run.result["metrics"]})
     monitors = monitors_of((run.result for run in runs), logged)
     having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
     modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)

@@ -166,9 +166,12 @@ def base_paths(found: Found) -> list[str | None]:
     """The dotted paths of the base classes of a class; ``None`` for one that cannot be read."""
     assert isinstance(found.node, ast.ClassDef)
     own = f"{found.module.name}.{found.node.name}"  # class SGD(SGD) hides the class that it derives from
-    paths = {base: dotted(base, found.module) for base in found.node.bases}
-    named = [(path or ast.unparse(base), path) for base, path in paths.items()]
-    return [None if path == own else path for name, path in named if name.split(".")[-1] not in NO_INIT]
+    paths = []
+    for base in found.node.bases:
+        path = dotted(base, found.module)
+        if (path or ast.unparse(base)).split(".")[-1] not in NO_INIT:
+            paths.append(None if path == own else path)
+    return paths
 
 
 def bases(found: Found) -> Iterator[Found | None]:

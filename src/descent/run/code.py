@@ -1,6 +1,5 @@
 """Detects changes in the project's own code since a run started. Does not import that code."""
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,8 +11,7 @@ from typing import Any
 
 from descent.config.schema import PACKAGES, Config
 from descent.config.targets import nested_targets
-
-log = logging.getLogger(__name__)
+from descent.errors import note_once
 
 
 def code_digests(config: Config) -> dict[str, str]:
@@ -28,7 +26,7 @@ def note_changes(before: Any, config: Config, since: str) -> None:
     known = before if isinstance(before, dict) else {}
     changed = [name for name, digest in code_digests(config).items() if known.get(name, digest) != digest]
     if changed:
-        _note(f"the code of {' and '.join(changed)} has changed since {since}")
+        note_once(f"the code of {' and '.join(changed)} has changed since {since}")
 
 
 def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str | None:
@@ -52,11 +50,6 @@ def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     named = [names[number] for number in sorted(others)]
     shown = "; ".join(named[:5]) + (f"; {len(named) - 5} more" if len(named) > 5 else "")
     return f"the code of {' and '.join(packages)} is not the same in all runs: these differ from most: {shown}"
-
-
-@cache  # once for all jobs of a sweep
-def _note(text: str) -> None:
-    log.warning("note: %s", text)
 
 
 @cache  # the imported code stays the same, even if the files change

@@ -12,7 +12,7 @@ from rich.table import Table
 from descent.config.hparams import GROUPS, flat_hparams
 from descent.config.metric import SPLITS, same_of, without_split
 from descent.config.schema import Config
-from descent.errors import as_yaml
+from descent.errors import as_yaml, counted
 from descent.run.result import Result
 
 # Groups that show only the keys that people change; the run's .hydra/config.yaml has all of them.
@@ -84,7 +84,7 @@ def _print_tables(console: Console, result: Result, in_sweeps: bool) -> None:
 
 
 def _ending(result: Result) -> str:
-    length = f"{_count(result.steps, 'step')}, {_count(result.epochs, 'epoch')}, {result.seconds:.2f} s"
+    length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}, {result.seconds:.2f} s"
     stopped = f", stopped early: {result.stopped}" if result.stopped else ""
     return f"{result.status} after {length}{stopped}"
 
@@ -126,10 +126,6 @@ def table_of(first: str = "", *numbers: str) -> Table:
 
 def _console() -> Console:
     return Console(highlight=False, markup=False)  # names and paths may contain brackets
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
 def cell(value: Any) -> str:

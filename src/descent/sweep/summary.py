@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from descent.config.metric import SPLITS, Metric, monitors_of, quantities_of, same_of
-from descent.errors import UserError
+from descent.errors import UserError, counted
 from descent.files import write_atomically
 from descent.run.result import read_result
 
@@ -88,9 +88,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     for run, result in runs:
         if result["status"] != "completed":
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
-    console.print(
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {sweep_dir}, as a table in summary.csv", soft_wrap=True
-    )
+    console.print(f"{counted(len(runs), 'run')} in {sweep_dir}, as a table in summary.csv", soft_wrap=True)
     quoted = shlex.quote(str(sweep_dir))
     console.print(f"python scripts/compare.py {quoted}   compares them", soft_wrap=True)
     if len(runs) > 1:

@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from descent.errors import UserError, invalid
+from descent.errors import UserError, counted, invalid
 from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
@@ -127,7 +127,7 @@ class ResumingSweeper(Sweeper):
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-        print(f"{len(jobs)} run{'' if len(jobs) == 1 else 's'} in {sweep_dir}", flush=True)
+        print(f"{counted(len(jobs), 'run')} in {sweep_dir}", flush=True)
         firsts = range(0, len(jobs), size)
         batches = zip(self.overrides, firsts, strict=True)
         return [self.launcher.launch(batch, initial_job_idx=first) for batch, first in batches]

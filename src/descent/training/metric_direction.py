@@ -1,17 +1,14 @@
 """Notes a monitored metric that is better in the other direction than ``monitor.mode`` says."""
 
-import logging
 import re
-from functools import cache
 from typing import Literal
 
 from lightning.pytorch import Trainer
 from torchmetrics import Metric
 
 from descent.config.metric import without_split
+from descent.errors import note_once
 from descent.training.logged_metrics import results_of
-
-log = logging.getLogger(__name__)
 
 # words in the names of metrics that are logged as tensors
 LARGER = {"acc", "accuracy", "r2", "f1", "auc", "auroc", "precision", "recall", "iou", "dice", "bleu", "psnr", "ssim"}
@@ -24,14 +21,9 @@ def note_direction(trainer: Trainer, name: str, mode: Literal["min", "max"]) -> 
     is_larger = next((metric.higher_is_better for metric in found if isinstance(metric, Metric)), None)
     if is_larger is None:
         words = {*re.split(r"[\W_]+", without_split(name).lower())}
-        is_larger = True if words & LARGER else False if words & SMALLER else None
+        is_larger = False if words & SMALLER else True if words & LARGER else None  # dice_loss is a loss
     if is_larger is not None and is_larger != (mode == "max"):
         taken, better, other = ("largest", "smaller", "min") if mode == "max" else ("smallest", "larger", "max")
-        _note(
+        note_once(
             f"monitor.mode={mode}: the {taken} {name} counts as best; {better} is usually better: monitor.mode={other}"
         )
-
-
-@cache  # once for all jobs of a sweep
-def _note(text: str) -> None:
-    log.warning("note: %s", text)
