@@ -27,8 +27,10 @@ def main() -> None:
     from descent.run.evaluate import evaluate
 
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
+    print(f"evaluated the {arguments.checkpoint} checkpoint")
+    width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{name:<10} {value:.6g}")
+        print(f"{name:<{width}}  {value:.6g}")
     print(f"saved in {arguments.run_dir / 'evaluation.json'}")
 
 

@@ -121,6 +121,14 @@ def test_of_runs_with_one_config_and_seed_the_newest_is_compared(tmp_path: Path)
     assert left_out == [f"{tmp_path}/{n}: {tmp_path}/b is newer, with the same config and seed" for n in ("a", "c")]
 
 
+def test_runs_that_differ_in_the_progress_bar_alone_are_repetitions(tmp_path: Path) -> None:
+    for number, name in enumerate(("with", "without")):
+        write(tmp_path / name, hparams={"trainer.enable_progress_bar": not number})
+        os.utime(tmp_path / name / "result.json", (number, number))
+    runs, left_out = read_runs([tmp_path])
+    assert [run.path.name for run in runs] == ["without"] and len(left_out) == 1
+
+
 def test_runs_are_found_at_any_depth_and_named_as_they_were_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ GUIDES = {text.partition("\n")[0]: text for text in re.split(r"(?m)^## ", TEXT)[
 SEVEN = [f"Your {part}" for part in ("model", "data", "metric", "optimizer", "scheduler", "callback", "logger")]
 BLOCK = r"```(?:python|yaml)\n(# ((?:src|conf)/[\w/]+\.\w+)\n.*?)```"
 COMMAND = r"`python\s+scripts/train\.py\s+([^`]+)`"
-QUIET = "trainer.enable_progress_bar=false", "figures=false", "trainer.log_every_n_steps=1"
+QUIET = "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_evaluation_json_is_written_value_by_value(run_dir: Path) -> None:
     text = (run_dir / "evaluation.json").read_text()
     result = json.loads((run_dir / "result.json").read_text())
     kept = {"checkpoint": "best", "data": str(source), "rows": 3, "metrics": found}
-    kept |= {"of": [result["config_digest"], result["steps"]], "others": []}
+    kept |= {"run": {key: result[key] for key in ("config_digest", "steps")}, "others": []}
     assert text == json.dumps(kept, indent=2) + "\n"
     assert evaluate(run_dir, "last", source)["test/mae"] == pytest.approx((2.5 + 16.5 + 3) / 3, rel=1e-6)
     source.write_text("x,y,z\n1,2,3\n")

@@ -282,6 +282,7 @@ def hashed(shown: str, text: str) -> str:
     [
         ([], "defaults"),
         (["name=x", "+name=x", "++name=x", "hydra.verbose=true", "++hydra.a=1"], "defaults"),
+        (["trainer.enable_progress_bar=false"], "defaults"),
         (["names=x", "data.name=y"], "data.name=y,names=x"),
         (["+b=1", "++a=2", "~c"], "a=2,b=1,c"),
         (["optimizer.lr=1e-3"], "optimizer.lr=1e-3"),

@@ -166,3 +166,19 @@ def test_weight_averaging_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixt
         "note: a run resumed within an epoch is not exact with callbacks.own, which sets its learning rate only"
         " at the start of an epoch; interrupted between epochs, it resumes exactly"
     )
+
+
+def test_a_scheduler_that_weight_averaging_replaces_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, "callbacks=swa", "scheduler=cosine")
+    assert "note: callbacks.swa replaces scheduler=cosine once it begins to average" in caplog.messages
+
+
+@pytest.mark.parametrize("library", ["wandb", "mlflow"])
+def test_a_logger_without_its_library_names_the_command_that_installs_it(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descent.training.logger.find_spec", lambda name: None)
+    with pytest.raises(UserError) as raised:
+        made(tmp_path, f"logger={library}")
+    command = f"pip install -c constraints.txt -e '.[{library}]'"
+    assert str(raised.value) == f"logger.{library} needs {library}: {command}"

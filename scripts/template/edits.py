@@ -61,7 +61,7 @@ def train_yaml(text: str, package: str, title: str) -> str:
     text = _once(r"\A#.*$", f"# {title}. `--help` lists the options of each group.", text, "conf/train.yaml")
     for group, option in (("data", package), ("model", package), ("callbacks", "none")):
         text = _once(rf"(?m)^  - {group}: \S+", f"  - {group}: {option}", text, "conf/train.yaml")
-    text = re.sub(r"(?m)^predict_at: .*\n", "", text)
+    text = re.sub(r"(?m)^(?:predict_at|figures): .*\n", "", text)
     return text.replace("; data.seed is the data's own", "")
 
 

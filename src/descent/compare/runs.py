@@ -20,6 +20,7 @@ from descent.run.result import read_result
 EVENTS = "events.out.tfevents."  # prefix of TensorBoard's file names
 Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 
+PROGRESS_BAR = "trainer.enable_progress_bar"  # changes no result
 # DataLoader arguments that set how rows are read, not which rows.
 READING = ("batch_size", "shuffle", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last")
 
@@ -42,7 +43,7 @@ class Run:
     @cached_property
     def hparams(self) -> dict[str, Any]:
         """The hyperparameters by flat key, such as ``model.optimizer.lr``."""
-        return _flat(self.result["hparams"])
+        return {key: value for key, value in _flat(self.result["hparams"]).items() if key != PROGRESS_BAR}
 
     @property
     def diverged(self) -> bool:

@@ -24,7 +24,8 @@ from descent.training.build import build_data
 def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | None = None) -> dict[str, float]:
     """Returns what the module logs in ``trainer.test``, and saves it in ``evaluation.json``.
 
-    In that file ``others`` has the earlier evaluations: the latest for each checkpoint and rows.
+    In that file ``run`` has the digest of the run's config and its steps, and ``others`` the earlier evaluations of the
+    same run: the latest for each checkpoint and rows.
 
     Args:
         run_dir: of a finished run.
@@ -61,7 +62,7 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             raise invalid(f"{name} of {where} with {trained.path}", "a finite number", value)
     name = str(data.resolve()) if data else "test"
     kept: dict[str, Any] = {"checkpoint": checkpoint, "data": name, "rows": rows.count, "metrics": values}
-    kept["of"] = [trained.result.get(key) for key in ("config_digest", "steps")]
+    kept["run"] = {key: trained.result.get(key) for key in ("config_digest", "steps")}
     kept["others"] = _others(run_dir, kept)
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
@@ -73,7 +74,7 @@ def _others(run_dir: Path, kept: dict[str, Any]) -> list[dict[str, Any]]:
         before = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))
         every = [before, *before.pop("others", [])]
         others = [other for other in every if any(other[key] != kept[key] for key in ("checkpoint", "data"))]
-        return [other for other in others if other.get("of") == kept["of"]]
+        return [other for other in others if other.get("run") == kept["run"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the file is missing or broken
         return []
 

@@ -17,6 +17,8 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     (r"It is recommended to use `self.log\(.*sync_dist=True", UserWarning),
     # From a ModelCheckpoint callback added to the project's own checkpoints.
     (r"Checkpoint directory .* exists and is not empty", UserWarning),
+    # A note says that stochastic weight averaging replaces the scheduler.
+    (r"SWA is currently only supported every epoch", UserWarning),
     # The curves get a point after each of the first epochs anyway.
     (r"The number of training batches .* is smaller than the logging interval", UserWarning),
 )

@@ -1,16 +1,26 @@
-"""Logs a run to TensorBoard, in one event file."""
+"""Builds the loggers of a run; the template's own writes one TensorBoard event file."""
 
+import logging
 import time
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import summary as torch_summary
+
+from descent.config.schema import Config
+from descent.errors import UserError
+from descent.processes import is_main
+from descent.training.build import build
+
+log = logging.getLogger(__name__)
 
 # The number at the end of a file's name is the only difference between files of one second. TensorBoard reads them in
 # the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
@@ -26,6 +36,8 @@ LAYOUT = {
 }
 # TensorBoard sorts tags, capitals first: its first screen shows the two losses side by side.
 COPIES = {"train/loss": "Loss/train", "val/loss": "Loss/val"}
+# of Lightning's loggers; each has an extra of the same name
+LIBRARIES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
 
 class RunLogger(TensorBoardLogger):
@@ -132,6 +144,28 @@ class RunLogger(TensorBoardLogger):
         self.close()
         for path in set(self.run_dir.glob(EVENTS)) - self.before:
             path.unlink()
+
+
+def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
+    """Builds the loggers of the config. A ``save_dir`` of null becomes the run's directory."""
+    if not is_main():
+        return [DummyLogger()] if config.logger else []
+    loggers: list[Logger] = []
+    for name, spec in config.logger.items():
+        given = {**spec, "save_dir": run_dir} if "save_dir" in spec and spec["save_dir"] is None else spec
+        library = LIBRARIES.get(spec["_target_"].rpartition(".")[2])
+        if library and find_spec(library) is None:
+            raise UserError(f"logger.{name} needs {library}: pip install -c constraints.txt -e '.[{library}]'")
+        extra = {"resumed_at": resumed_at} if spec["_target_"].endswith(".RunLogger") else {}
+        logger = build({**given, **extra}, f"logger.{name}", Logger)  # type: ignore[type-abstract]
+        loggers.append(logger)
+        if resumed_at is not None and not isinstance(logger, RunLogger | CSVLogger):
+            log.warning(
+                "note: logger.%s keeps what it logged after step %d, and continues in a new run unless its config names"
+                " one (run_id, id)",
+                *(name, resumed_at),
+            )
+    return loggers
 
 
 def count_all_steps(logger: Logger, trainer: Trainer) -> None:

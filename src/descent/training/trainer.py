@@ -17,8 +17,6 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
@@ -35,7 +33,7 @@ from descent.training.early_stopping import Patience
 from descent.training.intervals import Intervals
 from descent.training.launch import check_started, check_world, cluster_plugins
 from descent.training.logged_metrics import LoggedMetrics
-from descent.training.logger import RunLogger, count_all_steps
+from descent.training.logger import build_loggers, count_all_steps
 from descent.training.max_steps import MaxSteps
 from descent.training.module_flags import ModuleFlags
 from descent.training.optimizer_modes import OptimizerModes
@@ -48,7 +46,7 @@ from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
-from descent.training.weight_averaging import LayersBeforeAveraging
+from descent.training.weight_averaging import LayersBeforeAveraging, note_limits_of_averaging
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +103,7 @@ def build_trainer(
             if isinstance(callback, kinds):
                 raise UserError(f"callbacks.{name} must not be a {type(callback).__name__}: {why}")
         if isinstance(callback, StochasticWeightAveraging):
-            log.warning(
-                "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
-                " at the start of an epoch; interrupted between epochs, it resumes exactly",
-                name,
-            )
+            note_limits_of_averaging(name, config.choices.get("scheduler") if config.scheduler else None)
     given += callbacks
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
@@ -163,25 +157,6 @@ def build_trainer(
     if options.fast:
         _take_fast_steps(trainer)
     return trainer
-
-
-def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
-    """Builds the loggers of the config. A ``save_dir`` of null becomes the run's directory."""
-    if not is_main():
-        return [DummyLogger()] if config.logger else []
-    loggers: list[Logger] = []
-    for name, spec in config.logger.items():
-        given = {**spec, "save_dir": run_dir} if "save_dir" in spec and spec["save_dir"] is None else spec
-        extra = {"resumed_at": resumed_at} if spec["_target_"].endswith(".RunLogger") else {}
-        logger = build({**given, **extra}, f"logger.{name}", Logger)  # type: ignore[type-abstract]
-        loggers.append(logger)
-        if resumed_at is not None and not isinstance(logger, RunLogger | CSVLogger):
-            log.warning(
-                "note: logger.%s keeps what it logged after step %d, and continues in a new run unless its config names"
-                " one (run_id, id)",
-                *(name, resumed_at),
-            )
-    return loggers
 
 
 def _take_fast_steps(trainer: Trainer) -> None:

@@ -1,10 +1,14 @@
-"""Makes ``StochasticWeightAveraging`` work with modules that make their layers in ``configure_model``."""
+"""Makes ``StochasticWeightAveraging`` average all layers of a module, and notes what it cannot do."""
+
+import logging
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from descent.errors import UserError
 from descent.training.sparse_callback import callbacks_of
+
+log = logging.getLogger(__name__)
 
 NEEDED = (
     "StochasticWeightAveraging needs the layers of {} to be made in __init__ or configure_model: it copies the module"
@@ -29,3 +33,14 @@ class LayersBeforeAveraging(Callback):
         for averaging in callbacks_of(trainer, StochasticWeightAveraging):
             if averaging.state_dict()["average_model_state"].keys() != pl_module.state_dict().keys():
                 raise UserError(NEEDED.format(type(pl_module).__name__))
+
+
+def note_limits_of_averaging(name: str, scheduler: str | None) -> None:
+    """Notes how the callback of this name changes resuming and the scheduler."""
+    log.warning(
+        "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
+        " at the start of an epoch; interrupted between epochs, it resumes exactly",
+        name,
+    )
+    if scheduler is not None:
+        log.warning("note: callbacks.%s replaces scheduler=%s once it begins to average", name, scheduler)
