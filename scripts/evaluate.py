@@ -1,10 +1,11 @@
-"""Compute the test metrics of a finished run's best checkpoint; adds them to its evaluation.json."""
+"""Compute the test metrics of a finished run's best checkpoint and add them to its evaluation.json."""
 
 from descent import signals
 
 signals.install()
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from descent.run.command import command  # noqa: E402
@@ -27,7 +28,7 @@ def main() -> None:
     from descent.run.evaluate import evaluate
 
     metrics = evaluate(arguments.run_dir, arguments.checkpoint, arguments.data)
-    print(f"evaluated the {arguments.checkpoint} checkpoint")
+    print(f"evaluated the {arguments.checkpoint} checkpoint", file=sys.stderr)
     width = max(map(len, metrics))
     for name, value in metrics.items():
         print(f"{name:<{width}}  {value:.6g}")

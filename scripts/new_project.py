@@ -21,7 +21,7 @@ def main() -> None:
     if given.upgrade and (given.package or given.name or given.blank):
         parser.error("--upgrade takes no --package, --name or --blank")
     if given.force and not given.upgrade:
-        parser.error("--force is for --upgrade")
+        parser.error("--force needs --upgrade")
     if not given.upgrade and not given.package:
         parser.error("--package NAME is needed")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # removes partial files

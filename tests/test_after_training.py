@@ -126,7 +126,7 @@ def test_a_loader_without_a_batch_is_refused(loader: Any, run: Run, monkeypatch:
     with pytest.raises(UserError) as raised:
         run(*SMALL, "trainer.max_epochs=1", "optimizer=sgd")
     assert str(raised.value) == (
-        "training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none"
+        "training must have a batch: train_dataloader or trainer.limit_train_batches leaves none"
     )
 
 
@@ -172,7 +172,7 @@ def test_weights_that_the_last_step_leaves_without_a_finite_loss_are_divergence(
         monkeypatch.setattr(RegressionData, "train_dataloader", lambda self: loader)
         callbacks.append(Breaks())
     result = run(*SMALL, "trainer.max_epochs=1", "callbacks=none", "data.val_fraction=0.5", callbacks=callbacks)
-    reason = "the training loss after the last step is not finite, or far above the first"
+    reason = "the loss or a weight after the last step is not finite, or the loss is far above the first"
     assert (result.status, result.reason) == ("diverged", reason)
 
 

@@ -19,7 +19,7 @@ from descent.config.types import Fraction, Seed
 Alias = t.Union[int, None]
 class Thing: ...
 """
-NUMBER = "a number below 1e30 in size"
+NUMBER = "a number between -1e30 and 1e30"
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ NUMBER = "a number below 1e30 in size"
         ("int", "an integer"),
         ("'int'", "an integer"),
         ("None", "null"),
-        ("str | None", "a text or null"),
-        ("None | str", "null or a text"),
+        ("str | None", "a string or null"),
+        ("None | str", "null or a string"),
         ("Optional[bool]", "true or false or null"),
         ("Union[int, float]", NUMBER),
-        ("float | int | str", f"{NUMBER} or a text"),
+        ("float | int | str", f"{NUMBER} or a string"),
         ("int | torch.Tensor", "an integer"),
         ("int | Callable[[int], int]", "an integer"),
         ("torch.Tensor", None),
@@ -44,7 +44,7 @@ NUMBER = "a number below 1e30 in size"
         ("lambda: 1", None),
         ("set[int]", "a list, each an integer"),
         ("t.Iterable[int]", "a list, each an integer"),
-        ("t.Collection[str]", "a list, each a text"),
+        ("t.Collection[str]", "a list, each a string"),
         ("t.MutableMapping[str, int]", "a group of keys"),
         ("object", "of another kind"),
         ("Alias", "an integer or null"),

@@ -18,12 +18,12 @@ SYNTHETIC = (
 )
 ALLOWED = "a class in torch, lightning, torchmetrics, descent, regression (the key packages lists them)"
 A_NAME = (
-    "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 or null "
+    "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 bytes or null "
     "(named after the overrides)"
 )
 BATCH_SIZE = "a positive integer or null (the whole training set)"
 ONE_NAME = "an option of a config group must be a name: --help lists the groups and their options"
-ANY_NUMBER = "a number below 1e30 in size"
+ANY_NUMBER = "a number between -1e30 and 1e30"
 SEED = "an integer from 0 to 4294967295"
 TOGETHER = "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both)"
 BAD = [
@@ -143,7 +143,7 @@ BAD = [
     ("name=a/b", f"name must be {A_NAME}, got 'a/b'"),
     ("~batch", "batch is missing"),
     ("monitor.mode=most", "monitor.mode must be one of min, max, got 'most'"),
-    ("monitor.metric=", "monitor.metric must be a text, got ''"),
+    ("monitor.metric=", "monitor.metric must be a string, got ''"),
     ("+callbacks.mine=3", "callbacks.mine must be a _target_ and its arguments, got 3"),
     ("+callbacks.mine._target_=os.system", f"callbacks.mine._target_ must be {ALLOWED}, got 'os.system'"),
     (

@@ -188,7 +188,7 @@ def test_the_report_is_one_file_with_every_figure_in_it(study: Path, capsys: pyt
         height, width, _ = plt.imread(io.BytesIO(image)).shape
         assert min(height, width) > 100
     table = pl.read_csv(out / "settings.csv")
-    titles = ["setting", "runs", "diverged", "val/loss", "above the optimum", "at target", "steps to it"]
+    titles = ["setting", "runs", "diverged", "val/loss", "above the optimum", "at target", "steps to target"]
     assert read.rows[0] == titles
     assert [row[:3] for row in read.rows[1:]] == [
         [name, str(count), str(without)] for name, count, without in table.select(titles[:3]).iter_rows()

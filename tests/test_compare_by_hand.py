@@ -259,7 +259,7 @@ def test_validation_rows_choose_and_test_rows_are_reported(
     for text in (printed, page):
         assert f"then the best by {chosen_by}" in text
         assert f"reported: {reported}, on {rows}" in text
-        assert "as precise as the logged points before it: 50 apart" in text
+        assert "known to within the distance of the logged points: 50" in text
 
 
 def test_without_a_group_nothing_is_chosen_and_validation_rows_rank(tuned: Path) -> None:

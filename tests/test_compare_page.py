@@ -60,7 +60,7 @@ FULL = {
 }
 SHOWN = {
     **{"setting": ["a", "b"], "runs": ["2", "1"], "diverged": ["0", "1"], "loss": ["1.235 ± 0.2", ""]},
-    **{"own": ["0.012", ""], "at target": ["2/2", "0/1"], "steps to it": ["30", ""]},
+    **{"own": ["0.012", ""], "at target": ["2/2", "0/1"], "steps to target": ["30", ""]},
 }
 
 
@@ -70,7 +70,7 @@ SHOWN = {
         ({}, []),
         ({"diverged": [0, 0]}, ["diverged"]),
         ({"own": [None, None]}, ["own"]),
-        ({"at target": [0, 0], "steps to target": [None, None], "missed": [0, 0]}, ["at target", "steps to it"]),
+        ({"at target": [0, 0], "steps to target": [None, None], "missed": [0, 0]}, ["at target", "steps to target"]),
     ],
     ids=str,
 )

@@ -34,8 +34,8 @@ TRAINING = Metric("train/loss", "min")
         ("seconds", NUMBER, [0, 0.0, 9e299], [None, -0.1, 1e300, True]),
         ("hparams/batch.size", "a positive integer or null (all rows)", [1, None], [0, 1.0]),
         ("hparams/optimizer.lr", f"{NUMBER} or null (none)", [0, 1.5, None], [-1, "x"]),
-        ("best/metric", "a text", ["x"], [""]),
-        ("monitor/metric", "a text", ["x"], [None, ""]),
+        ("best/metric", "a string", ["x"], [""]),
+        ("monitor/metric", "a string", ["x"], [None, ""]),
         ("monitor/mode", "one of min, max", ["min", "max"], [None, "best"]),
         ("best/value", f"{FINITE} or null (not finite)", [1.0, None], ["x", 1e300]),
         *((key, "a group of keys", [None], [1, []]) for key in ("best", "monitor")),
@@ -68,7 +68,7 @@ def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
     trial = result_of(hparams={"trainer.fast_dev_run": True})
     assert why_not_comparable(trial) == "trainer.fast_dev_run=True"
     result = result_of(best={"monitor": ""})  # as in old runs
-    assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a text, got '')"
+    assert why_not_comparable(result) == "its result.json is broken (best/monitor must be a string, got '')"
     del result["steps"]
     assert why_not_comparable(result) == "its result.json is broken (steps is missing)"
     assert why_not_comparable(result_of(best={})) == "its result.json is broken (best/metric is missing)"

@@ -160,7 +160,7 @@ def test_a_completed_run_is_shown_with_parameters_metrics_and_predictions(capsys
  bias              0.125          0.0625      0
 
 rows: train 8,000, val 1,000, test 999
-loss at least squares: 0.75
+least-squares loss: 0.75
 
  metric               train   val       test   value
  ───────────────────────────────────────────────────

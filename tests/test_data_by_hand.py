@@ -75,7 +75,7 @@ def test_a_number_too_large_to_square_is_refused_with_its_column(
         with pytest.raises(UserError) as raised:
             load(data)
         said = "nan" if math.isnan(number) else "1001000000000000.0"
-        rule = "numbers up to 1e+15 (larger squares may overflow)"
+        rule = "numbers up to 1e+15 (squares of larger numbers may overflow)"
         assert str(raised.value) == f"{column} must be {rule}, got {said}"
 
 
@@ -127,7 +127,7 @@ def test_a_part_needs_two_rows_and_training_needs_one() -> None:
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [1, 2, 2]
     with pytest.raises(UserError) as raised:
         split({**data, "val_fraction": 0.58, "test_fraction": 0.38}, 5)
-    rule = "small enough to leave training one of 5 rows, got {'val': 3, 'test': 2}"
+    rule = "small enough to leave at least one of 5 rows for training, got {'val': 3, 'test': 2}"
     assert str(raised.value) == f"data.val_fraction and data.test_fraction must be {rule}"
     with pytest.raises(UserError) as raised:
         split({**data, "val_fraction": 0.6}, 5)

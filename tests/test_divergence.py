@@ -47,7 +47,7 @@ def test_a_run_diverges_when_its_loss_exceeds_the_factor_times_the_first(
         assert result.status == ("diverged" if step == -1 else "interrupted")
     assert result.reason is not None
     assert result.reason.startswith(f"the training loss before step {expected} is over {factor:g} times the first")
-    found = re.search(r"first \((.+?)\), the learning rate is 1.1:", result.reason)
+    found = re.search(r"first \((.+?)\) at learning rate 1.1:", result.reason)
     assert found is not None and float(found[1]) == pytest.approx(losses[expected - 1], rel=1e-2)
 
 
@@ -94,7 +94,7 @@ def test_a_diverged_run_is_not_resumed(run: Run, tmp_path: Path) -> None:
 def test_a_loss_that_explodes_in_the_last_step_is_divergence(run: Run) -> None:
     result = run(*SMALL, *FULL, "optimizer.lr=1e9", "trainer.max_epochs=1")
     assert (result.status, result.steps) == ("diverged", 1)
-    assert result.reason == "the training loss after the last step is not finite, or far above the first"
+    assert result.reason == "the loss or a weight after the last step is not finite, or the loss is far above the first"
 
 
 def test_the_reason_suggests_clipping_unless_the_run_clips(run: Run) -> None:
@@ -191,13 +191,13 @@ def test_the_reason_names_the_step_the_factor_and_what_might_help(  # type: igno
     rest = f"optimizer.lr={rate}", f"stopping.diverged_above={factor}", "batch.shuffle=false", "trainer.max_epochs=99"
     optimizer = "optimizer=momentum" if momentum else "optimizer=sgd"
     result = run(*LINE, optimizer, *options, *rest, callbacks=callbacks)
-    how = f"is over {factor:g} times the first ({losses[step - 1]:.3g}), the learning rate is {rate}: "
+    how = f"is over {factor:g} times the first ({losses[step - 1]:.3g}) at learning rate {rate}: "
     assert result.reason == f"the training loss before step {step} {how}{advice}"
 
 
 def test_a_loss_beyond_single_precision_is_not_finite(run: Run) -> None:
     result = run(*LINE, "trainer=default", "batch=full", "optimizer=adam", "optimizer.lr=1e29", "trainer.max_epochs=9")
-    reason = "the training loss before step 2 is not finite (inf), the learning rate is 1e+29: "
+    reason = "the training loss before step 2 is not finite (inf) at learning rate 1e+29: "
     assert result.reason == reason + "try a lower optimizer.lr, or clip=norm"
 
 

@@ -196,7 +196,7 @@ def hydras_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"config_path": "pkg://a"},
-            "--config-path must be directories on the command line: a package would be imported, got 'pkg://a'",
+            "--config-path must be directories on the command line, not a package, which would be imported, got 'pkg://a'",
         ),
         (
             {"overrides": [f"a={'[{' * 25}[1]{'}]' * 25}"]},
@@ -346,7 +346,7 @@ def test_the_loader_refuses_forbidden_hydra_keys(hydra: Any) -> None:
     with pytest.raises(UserError) as raised:
         loader.load_configuration("train", ["hydra.searchpath=[pkg://a]"], RunMode.RUN)
     assert str(raised.value) == (
-        "hydra.searchpath must be directories on the command line: a package would be imported, got ['pkg://a']"
+        "hydra.searchpath must be directories on the command line, not a package, which would be imported, got ['pkg://a']"
     )
     assert loader.load_configuration("train", [f"hydra.searchpath=[{CONF}]"], RunMode.RUN).seed == 0
     assert "hydra" in loader.load_configuration(None, [], RunMode.RUN)  # for Hydra's own help text

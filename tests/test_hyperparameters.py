@@ -14,14 +14,14 @@ from descent.training.build import build_optimizer
 
 PACKAGES = ("torch.optim", "descent")
 
-NUMBER, SWITCH, INTEGER = "a number below 1e30 in size", "true or false", "an integer"
+NUMBER, SWITCH, INTEGER = "a number between -1e30 and 1e30", "true or false", "an integer"
 OR_NULL = f"{SWITCH} or null"
 COMMON = {"weight_decay": NUMBER, "foreach": OR_NULL, "maximize": SWITCH, "differentiable": SWITCH}
 ADAM = COMMON | {"lr": NUMBER, "betas": f"2 values, each {NUMBER}", "eps": NUMBER, "capturable": SWITCH}
 SCHEDULER = {
     "interval": "one of epoch, step",
     "frequency": "a positive integer",
-    "monitor": "a text or null (none is needed)",
+    "monitor": "a string or null (none is needed)",
 }
 TYPES: dict[str, dict[str, str]] = {  # torch's annotations; torch itself checks ranges when the class is built
     "SGD": COMMON
@@ -35,7 +35,7 @@ TYPES: dict[str, dict[str, str]] = {  # torch's annotations; torch itself checks
     "ASGD": COMMON | {"lambd": NUMBER, "alpha": NUMBER, "t0": NUMBER},
     "Rprop": {"etas": f"2 values, each {NUMBER}", "step_sizes": f"2 values, each {NUMBER}"},
     "LBFGS": {"lr": NUMBER, "max_iter": INTEGER, "max_eval": f"{INTEGER} or null", "history_size": INTEGER}
-    | {"tolerance_grad": NUMBER, "tolerance_change": NUMBER, "line_search_fn": "a text or null"},
+    | {"tolerance_grad": NUMBER, "tolerance_change": NUMBER, "line_search_fn": "a string or null"},
     "lr_scheduler.StepLR": SCHEDULER | {"step_size": INTEGER, "gamma": NUMBER, "last_epoch": INTEGER},
     "lr_scheduler.MultiStepLR": SCHEDULER | {"milestones": f"a list, each {INTEGER}", "gamma": NUMBER},
     "lr_scheduler.CosineAnnealingLR": {"T_max": INTEGER, "eta_min": NUMBER},
@@ -53,7 +53,7 @@ def test_every_argument_has_the_type_that_its_class_annotates(name: str) -> None
     whole |= {"step_size": 1} if name.endswith(".StepLR") else {}
     whole |= {"milestones": [1]} if name.endswith("MultiStepLR") else {}
     for key, text in TYPES[name].items():
-        value: Any = [[]] if text.startswith("a text") else "-"
+        value: Any = [[]] if text.startswith("a string") else "-"
         with pytest.raises(UserError) as raised:
             check_spec({"_target_": f"torch.optim.{name}", **whole, key: value}, group, PACKAGES)
         assert str(raised.value) == f"{group}.{key} must be {text}, got {value!r}"

@@ -244,7 +244,7 @@ def test_the_package_has_the_templates_version() -> None:
     ("arguments", "message"),
     [
         (["p"], "--package NAME is needed"),
-        (["p", "--package", "mine", "--force"], "--force is for --upgrade"),
+        (["p", "--package", "mine", "--force"], "--force needs --upgrade"),
         (["p", "--package", "mine", "--upgrade"], "--upgrade takes no --package, --name or --blank"),
         (["p", "--upgrade"], r"error: .*p must be a project with src/descent$"),
         (["p", "--package", "torch"], "error: --package must be a name that is not in use: torch is a library's"),

@@ -13,14 +13,14 @@ PERFECT = "data=line", "data.inputs=[[1],[2],[3]]", "data.targets=[1,2,30]", "da
 
 def said(result: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
     print_line(result)
-    return [line for line in capsys.readouterr().out.splitlines() if "learnt" in line]
+    return [line for line in capsys.readouterr().out.splitlines() if "learned" in line]
 
 
 @pytest.mark.parametrize(
     ("given", "verdict"),
     [
-        (["optimizer.lr=0.05"], "the rows were learnt: train/loss 2.5 -> "),
-        (["optimizer.lr=1e-5", "trainer.max_epochs=3"], "the rows were not learnt: train/loss 2.5 -> 2.499, "),
+        (["optimizer.lr=0.05"], "the rows were learned: train/loss 2.5 -> "),
+        (["optimizer.lr=1e-5", "trainer.max_epochs=3"], "the rows were not learned: train/loss 2.5 -> 2.499, "),
     ],
 )
 def test_the_verdict_says_whether_the_rows_were_learnt_and_gives_both_losses(
@@ -36,5 +36,5 @@ def test_a_resumed_run_keeps_its_first_loss_and_a_run_without_one_has_no_verdict
     begun, resumed = Overfit(), Overfit()
     begun.first = 2.0
     resumed.load_state_dict(begun.state_dict())
-    assert [*resumed.tables({"metrics": {"train/loss": 0.02}})] == ["the rows were learnt: train/loss 2 -> 0.02"]
+    assert [*resumed.tables({"metrics": {"train/loss": 0.02}})] == ["the rows were learned: train/loss 2 -> 0.02"]
     assert [*resumed.tables({"metrics": {}})] == [*Overfit().tables({"metrics": {"train/loss": 1.0}})] == []

@@ -268,7 +268,7 @@ def test_an_invalid_name_is_refused(resolve: Any, tmp_path: Path) -> None:
         with pytest.raises(InterpolationResolutionError) as raised:
             resolve(*arguments)
         assert one_line(raised.value) == (
-            "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100,"
+            "name must be letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 bytes,"
             " got '../x'"
         )
 

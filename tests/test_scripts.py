@@ -134,7 +134,7 @@ def test_evaluate_prints_one_metric_per_line_and_the_file(
     main("evaluate.py", *arguments)
     assert calls == [("result", Path("r")), ("evaluate", *call)]
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["test/loss  123.457", "test/r2    1", "test/a_long_name -1e-09", "saved in r/evaluation.json"]
+    assert lines == ["test/loss         123.457", "test/r2           1", "test/a_long_name  -1e-09", "saved in r/evaluation.json"]
 
 
 @pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
@@ -202,7 +202,7 @@ options:
  --target-metric TARGET_METRIC metric that --target refers to instead: val/loss""",
     "evaluate.py": """\
 usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
-Compute the test metrics of a finished run's best checkpoint; adds them to its evaluation.json.
+Compute the test metrics of a finished run's best checkpoint and add them to its evaluation.json.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
 options:

@@ -104,7 +104,7 @@ def test_a_second_round_without_a_best_run_or_for_each_is_refused(sweeper: Sweep
         for_each="optimizer",
         then={"seed": "1"},
     )
-    message = "no optimizer completed with val/loss, as hydra.sweeper.choose_by requires"
+    message = "no run of any optimizer completed with val/loss, the metric of hydra.sweeper.choose_by"
     with pytest.raises(UserError, match=f"^{message}$"):
         made.sweep([])
     made, launcher = sweeper(params=RATES, then={"seed": "1"})

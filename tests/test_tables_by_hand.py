@@ -82,7 +82,8 @@ WHOLE: dict[str, tuple[str, str]] = {
     ),
     "one too large": (
         "x,y\n1e15,2\n2,1\n1,-1.5e15\n",
-        "column y of PATH must be a number up to 1e+15 (larger squares may overflow) in data row 3, got '-1.5e15'",
+        "column y of PATH must be a number up to 1e+15 (squares of larger numbers may overflow) in data row 3,"
+        " got '-1.5e15'",
     ),
     "two in a row": ("x,y\n1,2\n\noops,inf\n", "column x of PATH must be a finite number in data row 2, got 'oops'"),
     "one missing, one bad": ("x,y\n1,2\n\n,inf\n", "column y of PATH must be a finite number in data row 2, got 'inf'"),
@@ -177,6 +178,10 @@ def test_numbers_up_to_1e15_are_accepted(number: float, tmp_path: Path) -> None:
     if abs(number) == 1e15:
         assert read_columns(path, "--data", ["x", "y"]).tolist() == [[1, number], [number, 3]]
     else:
-        what = r"a number up to 1e.15 \(larger squares may overflow\)" if math.isfinite(number) else "a finite number"
+        what = (
+            r"a number up to 1e.15 \(squares of larger numbers may overflow\)"
+            if math.isfinite(number)
+            else "a finite number"
+        )
         with pytest.raises(UserError, match=f"column y of .* must be {what} in data row 1, got {number}$"):
             read_columns(path, "--data", ["x", "y"])

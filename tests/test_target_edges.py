@@ -30,7 +30,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreadable_class_is_accepted_with_finite_numbers() -> None:
     compiled = {"_target_": "edges_of_test.fast.A", "x": [1.0, "a"]}
     assert check_target(compiled, "optimizer", PACKAGES) == compiled
-    with pytest.raises(UserError, match=r"^optimizer\.x must be a number below 1e30 in size, got nan$"):
+    with pytest.raises(UserError, match=r"^optimizer\.x must be a number between -1e30 and 1e30, got nan$"):
         check_target({**compiled, "x": [float("nan")]}, "optimizer", PACKAGES)
     may_be = {"_target_": "edges_of_test.MayBe", "lr": 2, "sizes": [3]}  # its base class is unknown
     assert check_target(may_be, "optimizer", PACKAGES, 1, "mine") == may_be
@@ -75,7 +75,7 @@ def test_a_too_large_or_nonfinite_number_is_named_at_any_depth(value: float) -> 
     for nested, key in (([{"b": [value]}], "x.b"), ({"a": {"b": value}}, "x.a.b"), (value, "x")):
         with pytest.raises(UserError) as raised:
             check_finite(nested, "x")
-        assert str(raised.value) == f"{key} must be a number below 1e30 in size, got {value!r}"
+        assert str(raised.value) == f"{key} must be a number between -1e30 and 1e30, got {value!r}"
 
 
 def test_nested_targets_are_found_at_any_depth() -> None:

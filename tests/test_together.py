@@ -28,8 +28,7 @@ def tree() -> dict[str, Any]:
 FRACTIONS = "data.val_fraction + data.test_fraction must be below 1, to leave training rows, got"
 BOTH = "clip.gradient_clip_val and clip.gradient_clip_algorithm must be set together (clip=norm sets both), got"
 FULL = (
-    "batch.size must be null (batch=full) with optimizer={},"
-    " which compares successive gradients of one and the same loss, got"
+    "batch.size must be null (batch=full) with optimizer={}, which compares successive gradients of the same loss, got"
 )
 
 

@@ -87,7 +87,7 @@ def test_values_in_messages_are_spelled_as_in_yaml() -> None:
     )
 
 
-INTEGER, SWITCH, NUMBER = "a positive integer", "true or false", "a number below 1e30 in size"
+INTEGER, SWITCH, NUMBER = "a positive integer", "true or false", "a number between -1e30 and 1e30"
 OVER_0, FROM_0 = "a number greater than 0 and below 1e30", "a number from 0 up to 1e30"
 BELOW_1 = "a number from 0 up to, not including, 1"
 SEED = "an integer from 0 to 4294967295"
@@ -95,11 +95,11 @@ ROWS = "a list of rows, each a list of numbers, all of one length"
 TORCHS = " or null (torch's default initialisation)"
 EVERY_KEY = {
     "seed": SEED,
-    "name": "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"
+    "name": "letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 bytes"
     " or null (named after the overrides)",
-    "packages": "a list of one or more different texts, such as [a,b]",
+    "packages": "a list of one or more different strings, such as [a,b]",
     "monitor": "a group of keys",
-    "monitor.metric": "a text",
+    "monitor.metric": "a string",
     "monitor.mode": "one of min, max",
     "data": "a group of keys",
     "model": "a group of keys",
@@ -132,7 +132,7 @@ EVERY_KEY = {
     "stopping.max_epochs": INTEGER,
     "stopping.patience": f"{INTEGER} or null (off)",
     "stopping.min_delta": FROM_0,
-    "stopping.monitor": "a text",
+    "stopping.monitor": "a string",
     "stopping.mode": "one of min, max",
     "stopping.gradient_norm": f"{OVER_0} or null (off)",
     "stopping.loss_change": f"{OVER_0} or null (off)",
@@ -157,11 +157,11 @@ EVERY_KEY = {
     "checkpoint.every_steps": f"{INTEGER} or null (no such interval)",
 }
 OF_SOURCES = {
-    "line": {"inputs": f"{ROWS}, at least one", "targets": "a list of numbers, at least one"},
+    "line": {"inputs": f"{ROWS}".replace("a list of rows", "a list of at least one row"), "targets": "a list of numbers, at least one"},
     "table": {
         "path": "a path",
-        "target": "a text",
-        "features": "a list of one or more different texts, such as [a,b] or null"
+        "target": "a string",
+        "features": "a list of one or more different strings, such as [a,b] or null"
         " (every numeric column but the target)",
     },
 }
@@ -201,7 +201,7 @@ OF_CLASSES = {  # keys with a default in their class, and keys that other files 
 
 def test_every_key_has_its_rule_and_is_required(trees: dict[str, dict[str, Any]]) -> None:
     tree = trees["synthetic"]
-    wrong: dict[str, Any] = {key: 7 if text == "a text" else "-" for key, text in EVERY_KEY.items()}
+    wrong: dict[str, Any] = {key: 7 if text == "a string" else "-" for key, text in EVERY_KEY.items()}
     found = {key: message_for(tree, key, value) for key, value in wrong.items()}
     assert found == {key: f"{key} must be {text}, got {wrong[key]!r}" for key, text in EVERY_KEY.items()}
     groups = {"batch", "clip", "stopping", "checkpoint", "monitor", *OF_CLASSES}

@@ -25,7 +25,7 @@ def test_an_unused_group_is_noted_and_is_not_a_hyperparameter(
     assert unused_groups(config) == ["optimizer", "batch"]
     assert not [key for key in flat_hparams(config) if key.startswith(("optimizer", "batch"))]
     run(*fixed, "data.num_samples=60", "trainer.max_epochs=1")
-    assert "note: neither model nor data use optimizer and batch" in caplog.text
+    assert "note: model and data do not use optimizer and batch" in caplog.text
 
 
 ONLY_RATE = "model.optimizer={_target_: torch.optim.SGD, lr: '${optimizer.lr}'}"
@@ -90,7 +90,7 @@ def test_a_given_but_unused_key_is_noted(run: Run, caplog: pytest.LogCaptureFixt
     config = config_of("batch.shuffle=false", "data.shuffle=true", "data.batch_size=16")
     assert config.unused == ["batch.shuffle"]
     (note,) = notes_on_unused(config)
-    assert note.startswith("neither model nor data use batch:")
+    assert note.startswith("model and data do not use batch:")
     assert config_digest(config_of("predict_at=[[1]]", "callbacks=none")) == config_digest(
         replace(config_of("predict_at=[[1]]", "callbacks=none"), unused=[])
     )

@@ -5,7 +5,7 @@ import re
 import tomllib
 from datetime import date
 
-SOAK = (
+LONG_TESTS = (
     r" -m 'not soak and not slurm and not workers'",
     r"^    \"soak: .*\n",
     r"^    \"slurm: .*\n",
@@ -37,7 +37,7 @@ def pyproject(text: str, package: str, title: str, blank: bool) -> str:
     text = re.sub(rf'"{re.escape(project["name"])}\[', f'"{package}[', text)  # an extra that includes others
     text = re.sub(r'(?m)^pythonpath = \["scripts"\].*\n', "", text)  # for the benchmark
     if blank:
-        for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *SOAK):
+        for pattern in (r"^diabetes = .*\n", "diabetes,", r', "selenium[^"]*"', r'"sklearn\.\*", ', *LONG_TESTS):
             text = _once(pattern, "", text, "pyproject.toml")
         untyped = UNTYPED.replace("PACKAGE", package)
         text = _once(r"(?=^\[tool\.pytest\.ini_options\]$)", untyped, text, "pyproject.toml")
@@ -51,9 +51,11 @@ def license_text(text: str, package: str) -> str:
 
 def guides(text: str, package: str, blank: bool) -> str:
     """Edits ``.github/guides.md``: the project's own package in the code to copy, and where the example is."""
-    text = _once(r" For `mine` read your own name\.", "", text, ".github/guides.md")
+    text = _once(r" Replace `mine` by your own name\.", "", text, ".github/guides.md")
     text = re.sub(r"\bmine\b", package, text)
-    return text.replace("`src/regression/", "the template's `" if blank else f"`src/{package}/")
+    if blank:  # it has neither of the example's files
+        text = _once(r" and `src/regression/comparison\.py`\.", ".", text, ".github/guides.md")
+    return text.replace("`src/regression/", "the template's `src/regression/" if blank else f"`src/{package}/")
 
 
 def train_yaml(text: str, package: str, title: str) -> str:

@@ -26,7 +26,7 @@ def _taken_by(name: str, root: Path, blank: bool) -> str:
     if name in ALWAYS or name in packages_distributions() or _normal(name) in _pinned(root):
         return "the example's" if name == EXAMPLE else "a library's"
     if (root / name).is_dir():
-        return "a directory of the project's"
+        return "a directory of the project"
     if name in sys.stdlib_module_names:
         return "of the standard library"
     if name == EXAMPLE:

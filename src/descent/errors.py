@@ -1,4 +1,4 @@
-"""The error that users can fix themselves, and what its messages and the notes of a run share."""
+"""Defines the error that users can fix themselves, and helpers for messages and notes."""
 
 import difflib
 import logging
@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 def invalid(key: str, rule: str, value: Any) -> UserError:
-    """The error for a value that breaks a rule: ``batch.size must be a positive integer, got -1``."""
+    """The error for a value that breaks a rule: ``trainer.max_epochs must be a positive integer, got 0``."""
     shown = as_yaml(value)
     if len(shown) > LONGEST:
         shown = f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
@@ -86,5 +86,5 @@ def counted(number: int, unit: str) -> str:
 
 @cache
 def note_once(text: str) -> None:
-    """Logs a note once for all jobs of a sweep."""
+    """Logs a note once per process, so once for all jobs of a serial sweep."""
     log.warning("note: %s", text)

@@ -101,7 +101,7 @@ def _deferrable() -> list[int]:
 
 
 class Deferred:
-    """Notes the first signal; a second one ends the process at once."""
+    """Remembers the first signal; a second one ends the process at once."""
 
     number: int | None = None
     noted_at = 0.0
@@ -158,7 +158,7 @@ def asked_to_stop(mark: Path) -> int | None:
 
 @contextmanager
 def deferred(mark: Path | None = None) -> Iterator[Deferred]:
-    """Notes signals instead of ending the process, then restores the previous handlers.
+    """Remembers signals instead of ending the process, then restores the previous handlers.
 
     Args:
         mark: the stop file of the sweep that the run belongs to; once it exists, its signal counts as received.

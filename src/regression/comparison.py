@@ -28,7 +28,7 @@ MARKERS = "os^"
 
 def _finite(value: float) -> float:
     if not abs(value) < LARGEST:
-        raise PydanticCustomError("finite", f"Input should be below {LARGEST:g} in size")
+        raise PydanticCustomError("finite", f"Input should be below {LARGEST:g} in absolute value")
     return value
 
 

@@ -82,7 +82,7 @@ def load_positions(loader: Any, checkpoint: dict[str, Any]) -> None:
     progress = saved["epoch_progress"]["current"]
     stateful = [part for part in parts(loader) if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")]
     for part, state in zip(stateful, saved["state_dict"].get("combined_loader", []), strict=True):
-        # what the state of another loader means at the end of an epoch is not known
+        # the meaning of another loader's state at the end of an epoch is unknown
         if _is_exact(part) or progress["processed"] < progress["started"]:
             part.load_state_dict(state)
 

@@ -14,9 +14,12 @@ class InMemoryBatches(RowBatches):
 
     Args:
         tensors: with the same number of rows, on the device and in the precision of training.
-        size: rows per batch; the last batch of an epoch may be smaller. ``None``: all rows.
+        size: rows per batch, 1 or more; the last batch of an epoch may be smaller. ``None``: all rows.
         shuffle: whether to draw a new order for each epoch.
         seed: for the orders; ``None``: the run's seed.
+
+    Raises:
+        ValueError: the tensors differ in their number of rows.
     """
 
     def __init__(

@@ -39,11 +39,14 @@ class StreamedBatches(RowBatches):
 
     Args:
         blocks: the rows to read.
-        size: rows per batch; only the last batch of an epoch may be smaller.
+        size: rows per batch, 1 or more; only the last batch of an epoch may be smaller.
         shuffle: whether to draw a new order for each epoch.
         seed: for the orders; ``None``: the run's seed.
         chunk: minimum number of rows to hold in memory, and to read ahead; blocks are never split.
         device: where the batches are, moved chunk by chunk; ``None``: the CPU.
+
+    Raises:
+        ValueError: the blocks have no rows.
     """
 
     def __init__(

@@ -34,12 +34,16 @@ def _check_number(value: Any) -> Any:
 _Integer = Annotated[int, Strict(), Lt(MOST)]
 _Number = Annotated[_Integer | Annotated[float, Strict()], AfterValidator(_check_number)]
 
-Finite = Annotated[_Number, Rule(f"a number below {LARGEST:g} in size")]
+Finite = Annotated[_Number, Rule(f"a number below {LARGEST:g} in absolute value")]
 FiniteOrNull = Annotated[Finite | None, OrNull("not finite")]  # results store non-finite values as null
 Count = Annotated[_Integer, Ge(0), Rule("an integer, 0 or more")]
 Size = Annotated[_Integer, Gt(0), Rule("a positive integer")]
 Duration = Annotated[_Number, Ge(0), Rule("a number, 0 or more")]
-Value = Annotated[Any, AfterValidator(_check_number), Rule(f"below {LARGEST:g} in size, and an integer below 2**63")]
+Value = Annotated[
+    Any,
+    AfterValidator(_check_number),
+    Rule(f"a number below {LARGEST:g}, or an integer below 2**63, in absolute value"),
+]
 
 
 class Part(BaseModel):

@@ -82,11 +82,11 @@ def curve_notes(runs: Sequence[Run], table: pl.DataFrame, curve: Curve, axes: Se
         yield "some batches are smaller: the samples axis uses the average batch size"
     if curve.target is None:
         return
-    yield f"target: {curve.goal()}; medians over the runs that reached it, the others missed it"
+    yield f"target: {curve.goal()}; medians are over the runs that reached it"
     if unknown := sum(not run.diverged and curve.tag not in run.curves for run in runs):
         yield f"runs without a curve of {curve.tag}, which neither reached the target nor missed it: {unknown}"
     apart = table["steps between points"].drop_nulls()
     if len(apart):
         low, high = int(apart.min()), int(apart.max())  # type: ignore[arg-type]
         steps = f"{high}" if low == high else f"{low} to {high}"
-        yield f"steps to the target are as precise as the logged points before it: {steps} apart"
+        yield f"steps to the target are known to within the distance of the logged points: {steps}"

@@ -44,7 +44,7 @@ def ranked(table: pl.DataFrame, metric: str, columns: Collection[str], runs: boo
         known = table["at target"] + table["missed"]  # runs that have the curve
         shares = zip(table["at target"], known, strict=True)
         found.append(("at target", (f"{reached}/{number}" if number else "" for reached, number in shares)))
-        found.append(("steps to it", table["steps to target"]))
+        found.append(("steps to target", table["steps to target"]))
     texts = [(title, [*map(_cell, cells)]) for title, cells in found]
     return [(title, cells) for title, cells in texts if any(cells)]
 

@@ -22,7 +22,7 @@ from descent.errors import UserError, invalid
 from descent.processes import started
 
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where sweepers and launchers come from
-DIRECTORY = "directories on the command line: a package would be imported"
+DIRECTORY = "directories on the command line, not a package, which would be imported"
 BY_LIGHTNING = ("run", "output_subdir")  # keys that it sets, besides the job's name, for the processes it starts
 LONGEST = 10_000  # characters; Hydra's parser takes two seconds for these, and four times as long for twice the number
 DEEPEST = 50  # brackets within brackets

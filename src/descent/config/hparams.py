@@ -63,7 +63,7 @@ def notes_on_unused(config: "Config") -> Iterator[str]:
     """Notes on config keys that have no effect, and on how to use them."""
     if unused := unused_groups(config):
         named = " and ".join(unused)
-        yield f"neither model nor data use {named}: interpolation in their YAML files would pass it on"
+        yield f"model and data do not use {named}: interpolation in their YAML files can pass the values on"
     for key in config.unused:
         if key.partition(".")[0] in unused:
             continue

@@ -176,6 +176,6 @@ def _check_together(config: Config) -> None:
         raise invalid(
             "batch.size",
             f"null (batch=full) with optimizer={config.choices.get('optimizer', config.optimizer['_target_'])},"
-            " which compares successive gradients of one and the same loss",
+            " which compares successive gradients of the same loss",
             batch.size,
         )

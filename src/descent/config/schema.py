@@ -90,7 +90,7 @@ class MonitorConfig:
             return mode
         if without_split(metric) == without_split(self.metric):
             return self.mode
-        raise invalid(key, f"min or max: {metric} is not {self.metric}, which monitor.mode is for", mode)
+        raise invalid(key, f"min or max, because monitor.mode is for {self.metric} and not for {metric}", mode)
 
 
 @dataclass(frozen=True, config=LATER, kw_only=True)

@@ -140,7 +140,7 @@ def check_finite(value: Any, key: str) -> None:
         for entry in value:
             check_finite(entry, key)
     elif isinstance(value, float) and not (math.isfinite(value) and abs(value) < 1e30):
-        raise invalid(key, "a number below 1e30 in size", value)
+        raise invalid(key, "a number between -1e30 and 1e30", value)
 
 
 def nested_targets(value: Any) -> list[Mapping[str, Any]]:

@@ -86,19 +86,19 @@ Boolean = Annotated[bool, Strict(), Rule("true or false")]
 Integer = Annotated[_Integer, Rule("an integer")]
 PositiveInteger = Annotated[_Integer, Gt(0), Lt(2**31), Rule("a positive integer")]
 Seed = Annotated[_Integer, Ge(0), Lt(2**32), Rule("an integer from 0 to 4294967295")]
-Number = Annotated[_Float, Rule("a number below 1e30 in size")]
+Number = Annotated[_Float, Rule("a number between -1e30 and 1e30")]
 Positive = Annotated[_Float, Gt(0), Rule("a number greater than 0 and below 1e30")]
 NotNegative = Annotated[_Float, Ge(0), Rule("a number from 0 up to 1e30")]
 AtLeastOne = Annotated[_Float, Ge(1), Rule("a number from 1 up to 1e30")]
 BelowOne = Annotated[_Float, Ge(0), Lt(1), Rule("a number from 0 up to, not including, 1")]
 Fraction = Annotated[_Float, Ge(0), Le(1), Rule("a number from 0 to 1")]
-Text = Annotated[str, Strict(), StringConstraints(pattern=r"\S"), Rule("a text")]
-AnyText = Annotated[str, Strict(), Rule("a text")]
+Text = Annotated[str, Strict(), StringConstraints(pattern=r"\S"), Rule("a string")]
+AnyText = Annotated[str, Strict(), Rule("a string")]
 Texts = Annotated[
     list[Text],
     Len(1),
     Predicate(lambda texts: len(set(texts)) == len(texts)),
-    Rule("a list of one or more different texts, such as [a,b]"),
+    Rule("a list of one or more different strings, such as [a,b]"),
 ]
 Row = Annotated[list[Number], Len(1), Rule("a list of numbers, at least one")]
 Rows = Annotated[
@@ -106,13 +106,13 @@ Rows = Annotated[
     Predicate(lambda rows: len({len(row) for row in rows}) <= 1),
     Rule("a list of rows, each a list of numbers, all of one length"),
 ]
-SomeRows = Annotated[Rows, Len(1), Rule("a list of rows, each a list of numbers, all of one length, at least one")]
+SomeRows = Annotated[Rows, Len(1), Rule("a list of at least one row, each a list of numbers, all of one length")]
 Name = Annotated[
     str,
     Strict(),
     StringConstraints(pattern=re.compile(r"^[^\W_][\w.=-]*\Z")),
     Predicate(lambda name: len(name.encode()) <= 100),
-    Rule("letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100"),
+    Rule("letters, digits, '.', '_', '=' and '-', beginning with a letter or digit, at most 100 bytes"),
 ]
 # Relative paths start in the directory that the run is started from; "~" is the home directory.
 AbsolutePath = Annotated[str, Strict(), AfterValidator(_absolute), Rule("a path")]

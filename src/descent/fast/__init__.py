@@ -1,1 +1,1 @@
-"""Runs training steps without Lightning's overhead, and holds the code that uses its private API."""
+"""Runs training steps without Lightning's overhead, and holds all code that uses Lightning's private API."""

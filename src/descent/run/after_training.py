@@ -148,7 +148,7 @@ def _call_after_result(trainer: Trainer, result: Result, run_dir: Path, in_sweep
 
 def _diverged(result: Result) -> None:
     result.status = "diverged"
-    result.reason = "the training loss after the last step is not finite, or far above the first"
+    result.reason = "the loss or a weight after the last step is not finite, or the loss is far above the first"
 
 
 def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:

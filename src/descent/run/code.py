@@ -49,7 +49,7 @@ def other_code_note(results: Sequence[Mapping[str, Any]], names: Sequence[str]) 
         return None
     named = [names[number] for number in sorted(others)]
     shown = "; ".join(named[:5]) + (f"; {len(named) - 5} more" if len(named) > 5 else "")
-    return f"the code of {' and '.join(packages)} is not the same in all runs: these differ from most: {shown}"
+    return f"the code of {' and '.join(packages)} differs between runs; unlike most: {shown}"
 
 
 @cache  # the imported code stays the same, even if the files change

@@ -49,8 +49,8 @@ class Result:
         status: how it ended.
         reason: why, in one sentence; ``None`` when completed.
         stopped: why it stopped before its last epoch; ``None``: it ran its full length.
-        metrics: all logged metrics: training and validation at the final weights, ``test/*`` at those of the best
-            checkpoint.
+        metrics: all logged metrics: validation at the final weights, training at these or over the last epoch, ``test/*``
+            at the best checkpoint's.
         monitor: the monitored metric and its ``mode``, min or max.
         quantities: what a metric measures, by its name without split, if another run may log something else under it.
         best: the step of ``checkpoints/best.ckpt``, and the monitored metric with its value there.
@@ -157,7 +157,7 @@ def _what_others_read() -> Any:
     kinds: dict[str, Any] = {key.name: key.type for key in fields(Result) if key.name in READ}
     kinds["metrics"] = dict[str, Any]  # nan is null
     entries: Any = {name: (kind, ...) for name, kind in kinds.items()}
-    entries["quantities"] = (dict[str, str], {})  # optional: earlier versions did not write it
+    entries["quantities"] = (dict[str, str], {})  # optional
     return create_model("Written", __config__=ConfigDict(extra="allow", strict=True), **entries)
 
 

@@ -63,6 +63,9 @@ def train(
         on_start: called right before the first step.
         in_sweep: whether the run is a job of a sweep; see ``ResultCallback.in_sweeps``.
 
+    Returns:
+        the result; also of a run that diverged or was interrupted, see its ``status``.
+
     Raises:
         UserError: the data cannot be used, torch rejects an argument of the optimizer or the scheduler, a
             checkpoint cannot be loaded or is of another config or other data, the disk cannot be written to, or
@@ -157,7 +160,7 @@ def _train(
             _fit(result, trainer, model, data, checkpoint, start)
             if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
                 raise UserError(
-                    "training must have a batch: train_dataloader, or trainer.limit_train_batches, leaves none"
+                    "training must have a batch: train_dataloader or trainer.limit_train_batches leaves none"
                 )
             describe(result, trainer, model, data)
             if result.status == "completed":

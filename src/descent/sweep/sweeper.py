@@ -154,7 +154,9 @@ class ResumingSweeper(Sweeper):
             self.for_each, self.choose_by, sweep_dir, first, {key_of(override) for override in repeats[0]}, self.mode
         )
         if not best:
-            raise UserError(f"no {self.for_each} completed with {self.choose_by}, as hydra.sweeper.choose_by requires")
+            raise UserError(
+                f"no run of any {self.for_each} completed with {self.choose_by}, the metric of hydra.sweeper.choose_by"
+            )
         jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
         print(f"\nbest setting of each {self.for_each} by {self.choose_by}, {len(repeats)} more runs each:")
         self.overrides = [*self.overrides, jobs]

@@ -1,1 +1,1 @@
-"""The Trainer from the config, checkpoints, stopping and curves."""
+"""Builds the Trainer, with checkpoints, stopping rules and curves."""

@@ -19,6 +19,7 @@ class ResultCallback(Callback):
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Entries for ``result.json``: plain values by name. An entry ``metrics`` is merged with the other metrics.
+        Any other name that ``result.json`` has already is an error.
 
         Called after training, with the last weights.
         """

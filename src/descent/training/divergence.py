@@ -81,8 +81,7 @@ class Divergence(SparseCallback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         raise DivergenceError(
-            f"the training loss before step {step} {how} ({loss:.3g}), the learning rate is {rate:g}:"
-            f" {self.advice(trainer)}"
+            f"the training loss before step {step} {how} ({loss:.3g}) at learning rate {rate:g}: {self.advice(trainer)}"
         )
 
     def state_dict(self) -> dict[str, Any]:

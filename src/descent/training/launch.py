@@ -11,7 +11,7 @@ from descent.processes import Started, started
 
 
 def check_started(options: TrainerConfig) -> None:
-    """Called before the Trainer is built.
+    """Checks the number of processes before the Trainer is built.
 
     Raises:
         UserError: the number of processes differs from the config's, or several nodes have no launcher.
@@ -28,7 +28,7 @@ def check_started(options: TrainerConfig) -> None:
 
 
 def check_world(trainer: Trainer) -> None:
-    """Called after the Trainer is built, when ``devices=auto`` is a number and Lightning has detected the launcher.
+    """Checks the number of processes and this one's rank after the Trainer is built, when ``devices=auto`` is a number and Lightning has detected the launcher.
 
     Raises:
         UserError: the number of processes or this process's rank differs from Lightning's.

@@ -1,4 +1,4 @@
-"""Notes when several processes train differently from one, because of the loss or batch normalisation."""
+"""Logs a note when several processes train differently from one, because of the loss or batch normalisation."""
 
 import logging
 from typing import Any
@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # relative to the loss; allows for single and half precision
 
 
 def note_other_losses(pl_module: LightningModule, batch: Any, rows: int) -> None:
-    """Notes what makes the gradient of several processes differ from that of one.
+    """Logs what makes the gradient of several processes differ from that of one.
 
     Args:
         batch: this process's part of the first training batch.

@@ -1,4 +1,4 @@
-"""Notes a monitored metric that is better in the other direction than ``monitor.mode`` says."""
+"""Logs a note if ``monitor.mode`` contradicts the monitored metric."""
 
 import re
 from typing import Literal

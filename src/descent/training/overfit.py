@@ -1,4 +1,4 @@
-"""Reports whether the model learnt the rows of a ``debug=overfit`` run."""
+"""Reports whether the model learned the rows of a ``debug=overfit`` run."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -37,10 +37,10 @@ class Overfit(SparseCallback, ResultCallback):
         if self.first is not None and last is not None:
             fell = f"{LOSS} {self.first:.4g} -> {last:.4g}"
             if last <= self.first - (1 - ENOUGH) * abs(self.first):
-                yield f"the rows were learnt: {fell}"
+                yield f"the rows were learned: {fell}"
             else:
                 check = "check model, dropout, loss, data and learning rate"
-                yield f"the rows were not learnt: {fell}, not 99% less: {check}"
+                yield f"the rows were not learned: {fell}, not 99% less: {check}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first}

@@ -17,7 +17,7 @@ MOST_KEPT = 1_000_000  # parameters
 
 
 class Telemetry(StepMetrics):
-    """Logs statistics of a step, in the units of training, and of the last of L-BFGS's evaluations in a step.
+    """Logs statistics of a step in the units of training; with L-BFGS, of the last evaluation in it.
 
     - ``grad/norm``: the Euclidean norm of the gradient, before clipping;
     - ``update/relative``: the norm of the step's change of the parameters divided by their norm before it;

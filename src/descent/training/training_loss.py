@@ -21,7 +21,7 @@ from descent.training.transfer import has_own_transfer, transferred
 from descent.training.validation_schedule import monitored, validation_schedule
 
 LOSS = "train/loss"
-LARGE = 2**25  # bytes of training rows that are not copied to compute their loss
+LARGE = 2**25  # bytes; more training rows than that are not copied to compute their loss
 
 
 def loss_unit(pl_module: LightningModule) -> float:

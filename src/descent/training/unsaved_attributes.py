@@ -21,7 +21,7 @@ Owned = tuple[Any, str, dict[str, Any]]  # the object, what would save its attri
 
 
 class UnsavedAttributes(Callback):
-    """Notes attributes that a resumed run loses, once per object, at the first checkpoint after they change.
+    """Logs a note on attributes that a resumed run loses, once per object, at the first checkpoint after they change.
 
     It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
     class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and

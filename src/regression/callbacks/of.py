@@ -11,13 +11,13 @@ from regression.data.module import RegressionData
 from regression.model import LinearRegression
 from regression.optimum import Optimum
 
-CURE = "; otherwise choose callbacks=none, permanently in the defaults of conf/train.yaml"
+CURE = "; callbacks=none works with others, and in the defaults of conf/train.yaml it is for every run"
 
 
 def model_of(pl_module: LightningModule) -> RegressionModel:
-    """Raises an error if it is another model."""
+    """The example's model; raises an error if it is another."""
     if not isinstance(pl_module, RegressionModel):
-        raise UserError(f"callbacks=regression needs a RegressionModel, got a {type(pl_module).__name__}{CURE}")
+        raise UserError(f"callbacks=regression needs a RegressionModel, got {type(pl_module).__name__}{CURE}")
     return pl_module
 
 
@@ -28,7 +28,7 @@ def linear_of(pl_module: LightningModule) -> LinearRegression | None:
 
 
 def data_of(trainer: Trainer) -> RegressionData:
-    """Raises an error if the data are others."""
+    """The example's data; raises an error if they are others."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     if not isinstance(data, RegressionData):
         raise UserError(f"callbacks=regression needs RegressionData, got {type(data).__name__}{CURE}")

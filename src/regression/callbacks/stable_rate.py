@@ -38,8 +38,8 @@ class StableRate(Divergence):
         rate = group.get("initial_lr", group["lr"])
         if self.first is None and self.stable_lr is not None and rate > self.stable_lr:
             log.warning(
-                "note: the learning rate %g is above %.4g, where this optimizer diverges on full batches "
-                "unless the rate decreases in time",
+                "note: the learning rate is %g; above %.4g this optimizer diverges on full batches,"
+                " unless a scheduler lowers the rate soon enough",
                 *(rate, self.stable_lr),
             )
         super().on_train_start(trainer, pl_module)

@@ -41,8 +41,8 @@ class ToOptimum(StepMetrics, ResultCallback):
                 )
             if optimum.lower_by > 1e-6 * optimum.loss:
                 log.warning(
-                    "note: and it is ill-conditioned: directions ten orders of size flatter than the steepest count as"
-                    " flat, and along them the loss falls at least %.3g below the one reported",
+                    "note: the least-squares problem is ill-conditioned: singular values below 1e-10 of the largest"
+                    " count as 0; in their directions the loss falls at least %.3g below the one reported",
                     optimum.lower_by * data_of(trainer).standardization.y_scale ** 2,
                 )
         super().on_train_start(trainer, pl_module)
@@ -67,7 +67,7 @@ class ToOptimum(StepMetrics, ResultCallback):
 
     def tables(self, result: Mapping[str, Any]) -> Iterable[RenderableType]:
         if result["optimum"] is not None:
-            yield f"loss at least squares: {cell(result['optimum']['loss'])}"
+            yield f"least-squares loss: {cell(result['optimum']['loss'])}"
 
 
 def _optimum(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ def bad_cell(frame: pl.LazyFrame, features: Sequence[Feature], path: Path) -> Us
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
             return UserError(f"{error}; {rows} an unknown category: remove such rows, or train with rows that have it")
         if np.isfinite(value):
-            rule = f"a number up to {LARGEST:g} (larger squares may overflow) in data row {row + 1}"
+            rule = f"a number up to {LARGEST:g} (squares of larger numbers may overflow) in data row {row + 1}"
             return invalid(where, rule, cell)
         hint = (
             " (leave a missing cell empty, with data.missing=drop or mean)"

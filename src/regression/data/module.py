@@ -93,7 +93,9 @@ class RegressionData(LightningDataModule):
             larger = np.fmax if found.missing else np.maximum  # fmax ignores nan
             largest = float(larger.reduce(np.abs(cells), initial=0))
             if not largest <= LARGEST:  # also true for nan
-                raise invalid(f"column {name}", f"numbers up to {LARGEST:g} (larger squares may overflow)", largest)
+                raise invalid(
+                    f"column {name}", f"numbers up to {LARGEST:g} (squares of larger numbers may overflow)", largest
+                )
         return replace(found, inputs=found.inputs[: self.max_rows], targets=found.targets[: self.max_rows])
 
     def setup(self, stage: str | None = None) -> None:

@@ -34,7 +34,9 @@ def split(num_rows: int, val_fraction: float, test_fraction: float, seed: int) -
             raise invalid(f"data.{name}_fraction", f"0 or at least 2 of the {num_rows} rows", fraction)
     if num_rows - sum(sizes.values()) < 1:
         raise invalid(
-            "data.val_fraction and data.test_fraction", f"small enough to leave training one of {num_rows} rows", sizes
+            "data.val_fraction and data.test_fraction",
+            f"small enough to leave at least one of {num_rows} rows for training",
+            sizes,
         )
     order = np.random.default_rng((seed, 1)).permutation(num_rows)
     val, test, train = np.split(order, np.cumsum(list(sizes.values())))

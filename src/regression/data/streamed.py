@@ -80,7 +80,9 @@ class StreamableData(RegressionData):
             if fraction and rows < 2:
                 raise invalid(f"data.{name}_fraction", f"0 or at least 2 of the {sum(sizes)} rows", fraction)
         if not sizes[0]:
-            raise UserError(f"data.val_fraction and data.test_fraction must leave training one of {sum(sizes)} rows")
+            raise UserError(
+                f"data.val_fraction and data.test_fraction must leave at least one of {sum(sizes)} rows for training"
+            )
 
     def batches(self, part: Any, size: int | None, shuffle: bool = False) -> RowBatches:
         if not self.streaming:
