@@ -17,13 +17,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="directory with runs at any depth")
     parser.add_argument(
-        "--group", default="", help="hyperparameters to compare, each at its best setting, for example optimizer,batch.size"
+        "--group",
+        default="",
+        help="keys to compare, each at its best setting, for example optimizer,batch.size",
     )
     parser.add_argument("--x", choices=X_AXES, help="x axis of the loss figures; default: all that show something new")
     parser.add_argument("--metric", default="", help="metric to report and rank by; default: the runs' monitor")
     parser.add_argument("--mode", default="", choices=("min", "max"), help="which values of --metric are best")
     parser.add_argument(
-        "--target", type=float, help="training loss to reach: so far above the optimum's, as a fraction of it, for example 0.01"
+        "--target",
+        type=float,
+        help="training loss to reach: so far above the optimum's, as a fraction of it, for example 0.01",
     )
     parser.add_argument("--target-metric", default="", help="metric of --target instead, for example val/loss")
     arguments = parser.parse_args()

@@ -43,9 +43,11 @@ CONF = ROOT / "conf"
 OPTIONAL = ("fast", "sweep", "compare")  # packages of descent that may be deleted
 
 
-def needs(room: str) -> pytest.MarkDecorator:
+def needs(subpackage: str) -> pytest.MarkDecorator:
     """Skips a test if an optional package of descent was deleted."""
-    return pytest.mark.skipif(not (ROOT / "src/descent" / room).is_dir(), reason=f"descent/{room}/ was deleted")
+    return pytest.mark.skipif(
+        not (ROOT / "src/descent" / subpackage).is_dir(), reason=f"descent/{subpackage}/ was deleted"
+    )
 
 
 needs_fast, needs_sweep, needs_compare = needs("fast"), needs("sweep"), needs("compare")
@@ -191,13 +193,13 @@ def pytest_collection_finish() -> None:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Ignores files whose top-level imports need an optional package that was deleted."""
-    gone = [room for room in OPTIONAL if not (ROOT / "src/descent" / room).is_dir()]
-    return True if collection_path.suffix == ".py" and set(gone) & _rooms_of(collection_path) else None
+    gone = [subpackage for subpackage in OPTIONAL if not (ROOT / "src/descent" / subpackage).is_dir()]
+    return True if collection_path.suffix == ".py" and set(gone) & _subpackages_of(collection_path) else None
 
 
-def _rooms_of(path: Path) -> set[str]:
+def _subpackages_of(path: Path) -> set[str]:
     text = path.read_text(encoding="utf-8")
     names = re.findall(r"^from (test_\w+) import", text, re.M)
     others = [other for name in names for other in (ROOT / "tests").rglob(f"{name}.py")]
-    found = set(re.findall(r"^from descent\.(\w+)", text, re.M)).union(*map(_rooms_of, others))
+    found = set(re.findall(r"^from descent\.(\w+)", text, re.M)).union(*map(_subpackages_of, others))
     return found | ({"sweep"} if re.search("^from hydra_plugins", text, re.M) else set())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from descent.config.annotations import AnythingError, type_of, words
+from descent.config.annotations import UnknownTypeError, type_of, words
 from descent.config.source import read_module
 
 ANNOTATED = """
@@ -86,7 +86,7 @@ def test_an_annotation_is_said_in_words(
     assert module is not None
     node = ast.parse(text, mode="eval").body
     if expected is None:
-        with pytest.raises(AnythingError):
+        with pytest.raises(UnknownTypeError):
             type_of(node, module)
     else:
         assert words(type_of(node, module)) == expected

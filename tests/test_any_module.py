@@ -314,7 +314,7 @@ def test_loaders_that_draw_an_order_are_shuffled() -> None:
 
 
 def test_training_without_a_batch_is_refused(run: Run) -> None:
-    with pytest.raises(UserError, match=r"^training must have a batch: train_dataloader, or trainer.limit_train_bat"):
+    with pytest.raises(UserError, match=r"^training must have a batch: train_dataloader or trainer.limit_train_bat"):
         run(*SMALL, "trainer.limit_train_batches=0")
 
 

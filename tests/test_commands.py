@@ -92,7 +92,7 @@ def test_a_signal_that_was_lost_on_its_way_ends_the_command_after_all(raises: bo
 
 @pytest.mark.usefixtures("process")
 @pytest.mark.parametrize("prints", [True, False])
-def test_output_that_is_lost_fails_only_what_is_there_to_print(
+def test_lost_output_fails_only_commands_that_print(
     prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("descent.run.streams.lost", lambda: "the disk is full")
@@ -173,7 +173,7 @@ def test_a_run_is_announced_trained_and_reported(
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_what_torch_brings_along_is_no_garbage_from_then_on(
+def test_objects_of_torch_are_frozen_for_the_garbage_collector(
     is_first: bool, calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     trains(monkeypatch, calls, Result("completed", seed=0, command=""))

@@ -131,11 +131,11 @@ def test_a_setting_that_was_best_of_all_before_its_end_is_named(
     [
         (
             ({"mine": "a"}, {"mine": "b"}, {"mine": "a"}),
-            "mine is not the same in all runs: these differ from most: {0}/1",
+            "mine differs between runs; unlike most: {0}/1",
         ),
         (
             ({"b": "1", "a": "1"}, {"a": "2", "b": "2"}),
-            "a and b is not the same in all runs: these differ from most: {0}/0",
+            "a and b differs between runs; unlike most: {0}/0",
         ),
         (({"mine": "a"}, {"mine": "a"}), None),
         (({"mine": "a"}, {"other": "b"}, None), None),  # another model of another package; a run of an older version

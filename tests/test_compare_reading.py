@@ -22,7 +22,8 @@ from descent.errors import UserError
 from regression.comparison import EXCESS, problem
 
 COUNTS = ("steps", "gradient_evaluations", "epochs", "samples")
-COUNT, NUMBER, FINITE = "an integer, 0 or more", "a number, 0 or more", "a number below 1e+300 in size"
+VALUE = "a number below 1e+300, or an integer below 2**63, in absolute value"
+COUNT, NUMBER, FINITE = "an integer, 0 or more", "a number, 0 or more", "a number below 1e+300 in absolute value"
 TRAINING = Metric("train/loss", "min")
 
 
@@ -41,7 +42,7 @@ TRAINING = Metric("train/loss", "min")
         *((key, "a group of keys", [None], [1, []]) for key in ("best", "monitor")),
         *((key, "a group of keys", [], [None, [], 1]) for key in ("metrics", "hparams")),
         ("metrics/train/loss", f"{FINITE} or null (not finite)", [None, 1.0], ["x", [], 1e300, True]),
-        ("hparams/seed", "below 1e+300 in size, and an integer below 2**63", [None, "x", [1], True], [2**63, 1e300]),
+        ("hparams/seed", VALUE, [None, "x", [1], True], [2**63, 1e300]),
         ("status", "one of completed, diverged, interrupted, failed", ["completed", "diverged"], ["done", None, 1]),
     ],
 )  # fmt: skip
@@ -77,7 +78,7 @@ def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
 
 
 A_LIST, A_NUMBER = "Input should be a valid list", "Input should be a valid number"
-SIZE = "Input should be below 1e+300 in size"
+SIZE = "Input should be below 1e+300 in absolute value"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_a_reader_that_fails_is_named_with_its_words(tmp_path: Path, monkeypatch
         read_runs([tmp_path])
 
 
-def test_points_after_the_checkpoint_that_a_killed_run_went_on_from_are_left_out_without_a_word(
+def test_points_after_a_killed_runs_checkpoint_are_left_out_silently(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "run")
@@ -287,7 +288,7 @@ def test_settings_are_chosen_by_validation_where_there_is_any(
     assert (table["chosen by"].item(), table["reported"].item()) == (chooser, metric)
 
 
-def test_more_seeds_go_before_fewer_that_diverged_and_those_before_the_mean() -> None:
+def test_seeds_decide_first_then_divergence_then_the_mean() -> None:
     def best(*runs: Any) -> str:
         return best_settings(settings_of(runs), ["optimizer"], LOSS)[0].name
 

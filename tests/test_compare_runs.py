@@ -168,7 +168,7 @@ def test_settings_of_the_same_mean_stay_in_their_order_and_those_without_one_are
     assert table["setting"].to_list() == ["lr=0.3", "lr=0.1", "lr=0.2", "lr=0.9"]
 
 
-def test_a_target_beyond_single_precision_is_come_to_at_once() -> None:
+def test_a_target_beyond_single_precision_is_reached_at_once() -> None:
     (tag,) = run_of([4.0, 1.0]).curves
     reached = to_target(run_of([4.0, 1.0]), Curve(tag, "min", "x", target=1e200))
     assert reached is not None and (reached["steps"], reached["apart"]) == (0, 0)

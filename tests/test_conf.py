@@ -119,7 +119,7 @@ def test_every_debug_option_runs(debug: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("data", ["synthetic", "diabetes"])
-def test_overfitting_a_few_rows_brings_the_loss_to_nought(data: str, run: Run) -> None:
+def test_overfitting_a_few_rows_brings_the_loss_to_zero(data: str, run: Run) -> None:
     result = run("debug=overfit", f"data={data}")
     assert result.metrics["train/loss"] < 1e-6 * (1 if data == "synthetic" else 5000)
 

@@ -53,7 +53,7 @@ def test_training_stops_at_the_third_small_change_in_succession(run: Run) -> Non
     ("end", "why"),
     [("stopping.max_samples=20", "its budget of 20 samples is spent"), ("trainer.max_steps=5", None)],
 )
-def test_another_end_at_the_end_of_an_epoch_is_one(end: str, why: str | None, run: Run) -> None:
+def test_another_rule_can_stop_at_the_end_of_an_epoch(end: str, why: str | None, run: Run) -> None:
     result = run(*LINE, "stopping.gradient_norm=1e-9", "stopping.loss_change=1e-9", end)
     assert (result.status, result.steps, result.stopped) == ("completed", 5, why)
 

@@ -115,7 +115,7 @@ def test_the_rate_note_uses_the_largest_warmup_rate_and_is_absent_with_dampening
     options: list[str], noted: bool, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(*SMALL, *FULL, "optimizer=momentum", "optimizer.lr=5", *options, "trainer.max_epochs=2")
-    assert ("note: the learning rate 5 is above" in caplog.text) == noted
+    assert ("note: the learning rate is 5; above" in caplog.text) == noted
 
 
 LINE = "data=line", "trainer=float64", "model.init_weight=0", "model.init_bias=0"  # y = 2 x at 1, 2, 3, 4
@@ -149,8 +149,8 @@ def test_a_rate_above_the_stable_one_is_noted_once(
     assert notes(caplog) == []
     rate = (most or 1) * 1.001
     run(*small, f"optimizer.lr={rate}", callbacks=[SignalAt(1)], run_dir=tmp_path / "r")
-    noted = "note: the learning rate {:g} is above {:.4g}, where this optimizer diverges on full batches "
-    expected = [noted.format(rate, most) + "unless the rate decreases in time"] if most else []
+    noted = "note: the learning rate is {:g}; above {:.4g} this optimizer diverges on full batches,"
+    expected = [noted.format(rate, most) + " unless a scheduler lowers the rate soon enough"] if most else []
     assert notes(caplog) == expected
     run(*small, f"optimizer.lr={rate}", run_dir=tmp_path / "r", resume=True)
     assert notes(caplog) == expected
@@ -239,7 +239,7 @@ def test_without_a_loss_of_all_rows_the_first_checked_loss_sets_the_limit() -> N
     divergence = stepping(math.nan, 9.0, 9.0, 9.0, -2.0, 9.0)
     assert (divergence.first, divergence.limit, divergence.state_dict()) == (2.0, 20.0, {"first": 2.0})
     stepping(20.0, first=2.0).check(TRAINER)
-    with pytest.raises(DivergenceError, match=r"before step 1 is over 10 times the first \(20\.1\), .* rate is 0\.5"):
+    with pytest.raises(DivergenceError, match=r"before step 1 is over 10 times the first \(20\.1\) .* rate 0\.5"):
         stepping(20.1, first=2.0).check(TRAINER)
     assert stepping(first=0.0).limit == stepping(first=1e308).limit == stepping().limit == sys.float_info.max
 

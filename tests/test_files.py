@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from descent.config.metric import Metric, monitors_of, same_of, without_split
+from descent.config.metric import Metric, in_split, monitors_of, without_split
 from descent.errors import UserError, invalid, unknown_key, validation_error
 from descent.files import atomic_file, locked, replaced
 
@@ -72,7 +72,7 @@ def test_a_metrics_split_is_removed_and_replaced() -> None:
     assert [without_split(name) for name in names] == [
         *("acc", "acc", "acc", "acc", "gan/acc", "val", "val/", "a/b", "gan/val/acc"),
     ]
-    assert [same_of("test", name) for name in names[:5]] == [*["test/acc"] * 4, "test/gan/acc"]
+    assert [in_split("test", name) for name in names[:5]] == [*["test/acc"] * 4, "test/gan/acc"]
     assert (Metric("loss", "min").merit(2.0), Metric("acc", "max").merit(2.0)) == (-2.0, 2.0)
 
 

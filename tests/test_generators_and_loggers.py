@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.run.libraries import libraries_as_here
+from descent.run.libraries import quiet_libraries
 from descent.training.random_state import random_state, set_random_state
 
 CUDA = [torch.tensor([1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8)]
@@ -86,7 +86,7 @@ def test_lightnings_loggers_propagate_to_the_callers_handlers(caplog: pytest.Log
         for error in (None, KeyError, KeyboardInterrupt):
             caplog.clear()
             try:
-                with libraries_as_here():
+                with quiet_libraries():
                     for level, logger in enumerate(loggers, 31):
                         assert (logger.handlers, logger.propagate, logger.level) == ([], True, level)
                         logger.error("from %s", logger.name)
@@ -123,7 +123,7 @@ WARNED = [
 def test_only_known_library_warnings_are_hidden(message: str, category: type[Warning], shown: bool) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with libraries_as_here():
+        with quiet_libraries():
             warnings.warn(message, category, stacklevel=1)
         assert len(caught) == shown
         warnings.warn(message, category, stacklevel=1)

@@ -40,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-class Trained:
+class TrainedRun:
     """Runs a guide's command, and holds its ``result.json``, last checkpoint and config."""
 
     def __init__(self, project: Path, command: str) -> None:
@@ -63,27 +63,27 @@ class Trained:
         return [point.value for point in EventAccumulator(str(self.directory)).Reload().Scalars(tag)]
 
 
-def model(run: Trained) -> None:
+def model(run: TrainedRun) -> None:
     assert run.last["state_dict"]["layers.0.weight"].shape == (32, 5)
     assert (run.result["steps"], run.result["samples"]) == (50, 1600)  # 800 of 1,000 rows, in batches of 32
     assert all(run.points(tag) for tag in ("train/loss", "lr", "grad/norm"))
     assert 0 < run.metrics["train/loss"] < run.points("train/loss")[0]
 
 
-def one_batch(run: Trained) -> None:
+def one_batch(run: TrainedRun) -> None:
     assert run.result["steps"] == 1
 
 
-def two_rows(run: Trained) -> None:
+def two_rows(run: TrainedRun) -> None:
     assert run.metrics["train/loss"] < 1e-6
     assert run.result["samples"] == 2 * run.result["steps"]
 
 
-def all_rows(run: Trained) -> None:
+def all_rows(run: TrainedRun) -> None:
     assert (run.result["steps"], run.result["samples"]) == (2, 1600)
 
 
-def metric(run: Trained) -> None:
+def metric(run: TrainedRun) -> None:
     data: Any = build_data(run.config)
     data.setup("fit")
     weight = {name.removeprefix("layers."): value for name, value in run.last["state_dict"].items()}
@@ -97,40 +97,40 @@ def metric(run: Trained) -> None:
     assert run.result["best"]["value"] == pytest.approx(run.metrics["val/mae"])
 
 
-def optimizer(run: Trained) -> None:
+def optimizer(run: TrainedRun) -> None:
     (group,) = run.last["optimizer_states"][0]["param_groups"]
     assert (group["lr"], group["weight_decay"]) == (0.02, 0.1) and "betas" in group
 
 
-def scheduler(run: Trained) -> None:
+def scheduler(run: TrainedRun) -> None:
     rates = run.points("lr")
     assert rates == pytest.approx([rates[0] * (1 - step / 50) ** 2 for step in range(len(rates))])
     (group,) = run.last["optimizer_states"][0]["param_groups"]
     assert group["lr"] == pytest.approx(0) and rates[0] > 0
 
 
-def callback(run: Trained) -> None:
+def callback(run: TrainedRun) -> None:
     weights = torch.cat([value.flatten() for value in run.last["state_dict"].values()])
     assert run.metrics["weights/norm"] == pytest.approx(float(weights.abs().sum()))
 
 
-def table(run: Trained) -> None:
+def table(run: TrainedRun) -> None:
     with (run.directory / "table/version_0/metrics.csv").open() as lines:
         losses = [float(row["val/loss"]) for row in csv.DictReader(lines) if row["val/loss"]]
     assert losses[-1] == pytest.approx(run.metrics["val/loss"])
 
 
-def table_alone(run: Trained) -> None:
+def table_alone(run: TrainedRun) -> None:
     table(run)
     assert not [*run.directory.glob("events.out.tfevents.*")]
 
 
-def table_and_events(run: Trained) -> None:
+def table_and_events(run: TrainedRun) -> None:
     table(run)
     assert run.points("val/loss")[-1] == pytest.approx(run.metrics["val/loss"])
 
 
-CHECKS: dict[str, Callable[[Trained], None]] = {
+CHECKS: dict[str, Callable[[TrainedRun], None]] = {
     "model.hidden=32": model,
     "debug=fast_dev_run": one_batch,
     "debug=overfit": two_rows,
@@ -179,6 +179,6 @@ def test_the_guides_code_passes_the_type_checker(project: Path) -> None:
 )  # Lightning advises more workers
 @pytest.mark.parametrize("command", CHECKS)
 def test_a_command_of_a_guide_does_what_it_says(command: str, project: Path) -> None:
-    run = Trained(project, command)
+    run = TrainedRun(project, command)
     assert run.result["status"] == "completed"
     CHECKS[command](run)

@@ -20,7 +20,7 @@ from descent.run.result import Result, read_result
 from descent.run.run_dirs import job_label
 from descent.run.train import train
 from descent.signals import deferred, stop_mark
-from descent.sweep.elsewhere import handed_on, workers
+from descent.sweep.job_processes import signals_passed_on, workers
 from descent.training.checkpoint_io import read_checkpoint
 from hydra_plugins.descent.resuming import ResumingLauncher
 
@@ -100,14 +100,14 @@ def test_jobs_without_a_new_result_and_the_launchers_error_are_reported(
 def test_a_signal_writes_a_stop_mark_and_a_second_signal_exits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
+    with pytest.raises(SystemExit) as ended, signals_passed_on(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop_mark(tmp_path).read_text() == "15"
     assert ended.value.code == 143
     assert not stop_mark(tmp_path).exists()
     assert capsys.readouterr().err == "\nstopping all jobs where they can resume; press Ctrl-C again to quit now\n"
     reached = False
-    with pytest.raises(SystemExit) as ended, handed_on(tmp_path):
+    with pytest.raises(SystemExit) as ended, signals_passed_on(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         reached = True

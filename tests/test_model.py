@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from descent.errors import UserError
-from regression.callbacks.of import data_of, model_of
+from regression.callbacks.getters import data_of, model_of
 from regression.data.sources import ListedData
 from regression.model import LinearRegression
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, needs_sweep
-from test_rooms import copy_to
+from test_subpackages import copy_to
 
 from descent import __version__
 from template import files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, posix
-from test_rooms import python_of
+from test_subpackages import python_of
 
 from template.create import create, ruff
 

@@ -134,7 +134,12 @@ def test_evaluate_prints_one_metric_per_line_and_the_file(
     main("evaluate.py", *arguments)
     assert calls == [("result", Path("r")), ("evaluate", *call)]
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["test/loss         123.457", "test/r2           1", "test/a_long_name  -1e-09", "saved in r/evaluation.json"]
+    assert lines == [
+        "test/loss         123.457",
+        "test/r2           1",
+        "test/a_long_name  -1e-09",
+        "saved in r/evaluation.json",
+    ]
 
 
 @pytest.mark.parametrize(("arguments", "checkpoint"), [([], "best"), (["--checkpoint", "last"], "last")])
@@ -194,12 +199,12 @@ positional arguments:
  DIR directory with runs at any depth
 options:
  -h, --help show this help message and exit
- --group GROUP hyperparameters to compare, each at its best setting: optimizer,batch.size
+ --group GROUP keys to compare, each at its best setting, for example optimizer,batch.size
  --x {steps,samples,gradient_evaluations,seconds} x axis of the loss figures; default: all that show something new
  --metric METRIC metric to report and rank by; default: the runs' monitor
  --mode {min,max} which values of --metric are best
- --target TARGET value to reach: training loss above the optimum's, as a fraction of it (0.01)
- --target-metric TARGET_METRIC metric that --target refers to instead: val/loss""",
+ --target TARGET training loss to reach: so far above the optimum's, as a fraction of it, for example 0.01
+ --target-metric TARGET_METRIC metric of --target instead, for example val/loss""",
     "evaluate.py": """\
 usage: evaluate.py [-h] [--checkpoint {best,last}] [--data FILE] RUN_DIR
 Compute the test metrics of a finished run's best checkpoint and add them to its evaluation.json.
@@ -225,7 +230,7 @@ usage: resume.py [-h] RUN_DIR [trainer.max_epochs=N ...]
 Resume an interrupted run in its own directory; trainer.max_epochs=N makes a finished run longer.
 positional arguments:
  RUN_DIR logs/runs/NAME or logs/sweeps/NAME/JOB
- trainer.max_epochs=N a new length for the run
+ trainer.max_epochs=N a larger number of epochs
 options:
  -h, --help show this help message and exit""",
 }

@@ -173,7 +173,7 @@ def test_resuming_a_finished_run_says_how_to_lengthen_it(script: Script, run: Ru
         assert read_result(run_dir)[key] == read_result(tmp_path / "whole")[key]
 
 
-@pytest.mark.soak  # test_going_on tests it in one process
+@pytest.mark.soak  # test_resume_rules tests it in one process
 def test_the_command_refuses_to_lengthen_a_run_with_a_cosine_schedule(script: Script, tmp_path: Path) -> None:
     assert script("train.py", "scheduler=cosine", *SMALL).returncode == 0
     (run_dir,) = (tmp_path / "logs/runs").iterdir()

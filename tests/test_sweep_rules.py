@@ -76,7 +76,10 @@ def test_choose_by_without_a_mode_is_refused_if_jobs_are_chosen(
     sweeper: Any,  # noqa: F811
 ) -> None:
     made, launched = sweeper(choose_by="val/r2", **given)
-    with pytest.raises(UserError, match=r"^hydra\.sweeper\.mode must be min or max: val/r2 is not val/loss, which"):
+    with pytest.raises(
+        UserError,
+        match=r"^hydra\.sweeper\.mode must be min or max, because",
+    ):
         made.sweep([])
     assert launched.launched == []
     made, launched = sweeper(choose_by="val/r2", params={"optimizer": "adam", **RATES})

@@ -128,10 +128,7 @@ def test_runs_with_other_code_than_most_are_named(capsys: pytest.CaptureFixture[
         write(f"k={number:02}", metrics={"val/loss": 1.0}, code={"mine": "old" if number < 7 else "new"})
     summarize(Path("my sweep"))
     (note,) = [line for line in printed(capsys) if line.startswith("note")]
-    assert note == (
-        "note: the code of mine is not the same in all runs: these differ from most: k=00; k=01; k=02; k=03; k=04;"
-        " 2 more"
-    )
+    assert note == ("note: the code of mine differs between runs; unlike most: k=00; k=01; k=02; k=03; k=04; 2 more")
 
 
 @pytest.mark.parametrize("better", [0.5, 0.05])

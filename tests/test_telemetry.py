@@ -138,7 +138,7 @@ def test_a_rate_above_the_stable_one_is_noted_before_training(
     run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5", "clip=norm")
     assert "this optimizer diverges" not in caplog.text
     run(*FULL, f"optimizer={optimizer}", "optimizer.lr=3.5")
-    assert "note: the learning rate 3.5 is above" in caplog.text
+    assert "note: the learning rate is 3.5; above" in caplog.text
 
 
 def test_statistics_of_steps_from_zero_and_with_zero_gradients(run: Run, tmp_path: Path) -> None:

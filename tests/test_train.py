@@ -208,7 +208,7 @@ def test_a_diverging_run_ends_early_with_advice(run: Run, tmp_path: Path) -> Non
     assert result.status == "diverged"
     assert result.steps < 20
     assert result.reason is not None
-    assert "learning rate is 100" in result.reason and "clip=norm" in result.reason
+    assert "at learning rate 100" in result.reason and "clip=norm" in result.reason
     assert read_result(tmp_path / "0")["status"] == "diverged"
 
 

@@ -92,6 +92,7 @@ OVER_0, FROM_0 = "a number greater than 0 and below 1e30", "a number from 0 up t
 BELOW_1 = "a number from 0 up to, not including, 1"
 SEED = "an integer from 0 to 4294967295"
 ROWS = "a list of rows, each a list of numbers, all of one length"
+SOME_ROWS = "a list of at least one row, each a list of numbers, all of one length"
 TORCHS = " or null (torch's default initialisation)"
 EVERY_KEY = {
     "seed": SEED,
@@ -157,7 +158,10 @@ EVERY_KEY = {
     "checkpoint.every_steps": f"{INTEGER} or null (no such interval)",
 }
 OF_SOURCES = {
-    "line": {"inputs": f"{ROWS}".replace("a list of rows", "a list of at least one row"), "targets": "a list of numbers, at least one"},
+    "line": {
+        "inputs": SOME_ROWS,
+        "targets": "a list of numbers, at least one",
+    },
     "table": {
         "path": "a path",
         "target": "a string",

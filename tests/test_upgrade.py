@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, needs_sweep, posix
-from test_rooms import copy_to
+from test_subpackages import copy_to
 
 from template import upgrade as upgrading
 from template.create import create

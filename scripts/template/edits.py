@@ -55,7 +55,7 @@ def guides(text: str, package: str, blank: bool) -> str:
     text = re.sub(r"\bmine\b", package, text)
     if blank:  # it has neither of the example's files
         text = _once(r" and `src/regression/comparison\.py`\.", ".", text, ".github/guides.md")
-    return text.replace("`src/regression/", "the template's `src/regression/" if blank else f"`src/{package}/")
+    return text.replace("`src/regression/", "the template's `" if blank else f"`src/{package}/")
 
 
 def train_yaml(text: str, package: str, title: str) -> str:

@@ -14,7 +14,7 @@ from descent.files import replaced
 from descent.run.load import CheckpointName, read_trained
 from descent.training.build import load_class
 from regression.base import RegressionModel
-from regression.callbacks.of import model_of
+from regression.callbacks.getters import model_of
 from regression.data.cells import as_numbers, bad_cell, missing_cells, missing_error, usable
 from regression.data.encoding import Encoding
 from regression.data.files import SUFFIXES, first_line, readable, scan

@@ -38,7 +38,7 @@ Finite = Annotated[_Number, Rule(f"a number below {LARGEST:g} in absolute value"
 FiniteOrNull = Annotated[Finite | None, OrNull("not finite")]  # results store non-finite values as null
 Count = Annotated[_Integer, Ge(0), Rule("an integer, 0 or more")]
 Size = Annotated[_Integer, Gt(0), Rule("a positive integer")]
-Duration = Annotated[_Number, Ge(0), Rule("a number, 0 or more")]
+NotNegative = Annotated[_Number, Ge(0), Rule("a number, 0 or more")]
 Value = Annotated[
     Any,
     AfterValidator(_check_number),
@@ -63,7 +63,7 @@ class Monitor(Part):
 class Hparams(Part):
     __pydantic_extra__: dict[str, Value]
     batch_size: Annotated[Size | None, OrNull("all rows")] = Field(None, alias="batch.size")
-    lr: Annotated[Duration | None, OrNull("none")] = Field(None, alias="optimizer.lr")
+    lr: Annotated[NotNegative | None, OrNull("none")] = Field(None, alias="optimizer.lr")
 
 
 class Comparable(BaseModel):
@@ -80,7 +80,7 @@ class Comparable(BaseModel):
     gradient_evaluations: Count
     epochs: Count
     samples: Count
-    seconds: Duration
+    seconds: NotNegative
     best: Best | None = None
     monitor: Monitor | None = None
     code: dict[str, str] = {}

@@ -17,7 +17,7 @@ from descent.compare.plots import CLIPPED, curve_over, heat_map, learning_rates,
 from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, settings_of
 from descent.compare.tables import runs_table, table_of
-from descent.config.metric import Metric, monitors_of, same_of
+from descent.config.metric import Metric, in_split, monitors_of
 from descent.drawing import png_of
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
@@ -118,9 +118,9 @@ def _metrics(
     monitors = monitors_of((run.result for run in runs), logged)
     having = {monitors_of([run.result], logged)[0]: run.path for run in reversed(runs)}
     modes = modes_of({monitor: having.get(monitor) for monitor in monitors}, metric, mode, extra.modes)
-    monitor = monitors[0].name if len(monitors) == 1 else same_of("val", metric)
-    usual = [monitor, same_of("train", monitor)]  # the training metric, if there is no validation
-    tested = [same_of("test", monitor)] if group else []
+    monitor = monitors[0].name if len(monitors) == 1 else in_split("val", metric)
+    usual = [monitor, in_split("train", monitor)]  # the training metric, if there is no validation
+    tested = [in_split("test", monitor)] if group else []
     reported = first_logged([metric] if metric else [*tested, *usual], logged, modes)
     is_test = reported.name.startswith("test/")
     chooser = first_logged([_without_test(reported.name), *usual], logged, modes) if is_test else reported
@@ -132,7 +132,7 @@ def _metrics(
 
 def _without_test(name: str) -> str:
     """The metric itself, or for a test metric that of the validation rows."""
-    return same_of("val", name) if name.startswith("test/") else name
+    return in_split("val", name) if name.startswith("test/") else name
 
 
 def _aimed(

@@ -23,7 +23,7 @@ KNOWN: dict[str, Any] = {
 }
 
 
-class AnythingError(Exception):
+class UnknownTypeError(Exception):
     """An annotation that allows no config value, or whose module is too slow to import."""
 
 
@@ -33,7 +33,7 @@ def type_of(node: ast.expr, module: Module) -> Any:
     Alternatives that a config cannot hold, such as a tensor or a callable, are left out.
 
     Raises:
-        AnythingError: no alternative is left.
+        UnknownTypeError: no alternative is left.
     """
     match node:
         case ast.Constant(value=None):
@@ -47,7 +47,7 @@ def type_of(node: ast.expr, module: Module) -> Any:
             return _subscript(value, parts, module)
         case ast.Name() | ast.Attribute():
             return _named(node, module)
-    raise AnythingError
+    raise UnknownTypeError
 
 
 def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
@@ -55,25 +55,25 @@ def _named(node: ast.Name | ast.Attribute, module: Module) -> Any:
     if path is None:
         if isinstance(node, ast.Name) and node.id in KNOWN:
             return KNOWN[node.id]
-        raise AnythingError
+        raise UnknownTypeError
     package, _, name = path.rpartition(".")
     if path == "torch.Tensor":  # common in annotations, never a config value, and its module is slow to read
-        raise AnythingError
+        raise UnknownTypeError
     if package in LIGHT:
         return KNOWN[name] if name in KNOWN else _strict(getattr(import_module(package), name, None))
     try:
         found = find(path)
     except LookupError:
-        raise AnythingError from None
+        raise UnknownTypeError from None
     if found is None or not isinstance(found.node, ast.expr):
-        raise AnythingError
+        raise UnknownTypeError
     return type_of(found.node, found.module)
 
 
 def _strict(kind: Any) -> Any:
     """A type from pydantic, such as ``PositiveInt``, made strict; this project's types already are."""
     if get_origin(kind) is not Annotated:
-        raise AnythingError
+        raise UnknownTypeError
     base, *rest = get_args(kind)
     return kind if types.Rule in map(type, rest) else _annotated(STRICT.get(base, base), rest)
 
@@ -101,7 +101,7 @@ def _subscript(value: ast.expr, parts: Sequence[ast.expr], module: Module) -> An
             )
     kind = KNOWN.get(name)
     if kind not in (list, tuple, dict):
-        raise AnythingError
+        raise UnknownTypeError
     inner = tuple(
         ... if isinstance(part, ast.Constant) and part.value is ... else _inner(part, module) for part in parts
     )
@@ -111,7 +111,7 @@ def _subscript(value: ast.expr, parts: Sequence[ast.expr], module: Module) -> An
 def _inner(part: ast.expr, module: Module) -> Any:
     try:
         return type_of(part, module)
-    except AnythingError:
+    except UnknownTypeError:
         return Any
 
 
@@ -120,10 +120,10 @@ def _union(parts: Sequence[ast.expr], module: Module) -> Any:
     for part in parts:
         try:
             kinds.append(type_of(part, module))
-        except AnythingError:
+        except UnknownTypeError:
             continue
     if not kinds or kinds == [None]:
-        raise AnythingError
+        raise UnknownTypeError
     return Union[tuple(kinds)]  # noqa: UP007  # their number varies
 
 

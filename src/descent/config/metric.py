@@ -23,7 +23,7 @@ def without_split(name: str) -> str:
     return rest if rest and split in SPLITS else name
 
 
-def same_of(split: str, name: str) -> str:
+def in_split(split: str, name: str) -> str:
     """The metric in another split: ``test/acc`` for ``val/acc``."""
     return f"{split}/{without_split(name)}"
 

@@ -44,7 +44,7 @@ def parse(
         raise
     config = _filled(config)
     _check_together(config)
-    _hand_on(config)
+    _pass_on(config)
     return config
 
 
@@ -153,7 +153,7 @@ def _filled(config: Config) -> Config:
     return replace(config, stopping=stopping, scheduler=scheduler)
 
 
-def _hand_on(config: Config) -> None:
+def _pass_on(config: Config) -> None:
     """Passes the optimizer and the scheduler, as filled in here, to the classes that interpolate them."""
     for key, source in config.links.items():
         group, *path = key.split(".")

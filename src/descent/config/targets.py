@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from descent.config.annotations import AnythingError, type_of, words
+from descent.config.annotations import UnknownTypeError, type_of, words
 from descent.config.source import Argument, Found, derives, find, is_at, signature_of
 from descent.config.types import Rule, check
 from descent.errors import UserError, invalid
@@ -113,7 +113,7 @@ def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = Non
         return value
     try:
         kind = type_of(argument.annotation, argument.module)
-    except AnythingError:
+    except UnknownTypeError:
         return value
     text = words(kind)
     checked = check(Annotated[kind, Rule(text)] if text else kind, value, key, cwd)

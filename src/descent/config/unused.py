@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from descent.config.schema import Config, keys_of
 
-HANDED_ON = ("optimizer", "scheduler", "batch")  # to model and data by interpolation; the machinery reads the others
+PASSED_ON = ("optimizer", "scheduler", "batch")  # to model and data by interpolation; the machinery reads the others
 
 
 def unused_keys(cfg: DictConfig, groups: Collection[str], overrides: Sequence[str]) -> list[str]:
@@ -26,8 +26,8 @@ def unused_keys(cfg: DictConfig, groups: Collection[str], overrides: Sequence[st
 
 
 def _handed_on(groups: Collection[str], overrides: Sequence[str]) -> Iterator[str]:
-    """The overridden keys that only an interpolation can use: the project's own, and those in ``HANDED_ON``."""
-    machinery = {*keys_of(Config)} - {*HANDED_ON}
+    """The overridden keys that only an interpolation can use: the project's own, and those in ``PASSED_ON``."""
+    machinery = {*keys_of(Config)} - {*PASSED_ON}
     for override in OverridesParser.create().parse_overrides([*overrides]):
         key = override.key_or_group
         if key not in groups and not override.is_delete() and key.partition(".")[0] not in {*machinery, "hydra"}:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from descent.config.hparams import GROUPS, flat_hparams
-from descent.config.metric import SPLITS, same_of, without_split
+from descent.config.metric import SPLITS, in_split, without_split
 from descent.config.schema import Config
 from descent.errors import as_yaml, counted
 from descent.run.result import Result
@@ -70,7 +70,7 @@ def print_line(result: Result) -> None:
     console = _console()
     losses = [name for name in result.metrics if name.endswith("/loss")]
     monitor = result.monitor.get("metric")
-    decisive = [] if monitor in losses else [monitor, same_of("test", monitor or "")]
+    decisive = [] if monitor in losses else [monitor, in_split("test", monitor or "")]
     names = [*(name for name in dict.fromkeys(decisive) if name in result.metrics), *losses]
     shown = "".join(f"  {name} {cell(result.metrics[name])}" for name in names)
     console.print(_ending(result) + shown, soft_wrap=True)

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from descent.config.messages import one_line
 from descent.errors import UserError, invalid
 from descent.files import write_atomically
-from descent.run.libraries import libraries_as_here
-from descent.run.load import CheckpointName, Trained, load_state_before_setup, read_trained, trainer_of
+from descent.run.libraries import quiet_libraries
+from descent.run.load import CheckpointName, TrainedRun, load_state_before_setup, read_trained, trainer_of
 from descent.run.resume import files_of
 from descent.training.budget import batch_size
 from descent.training.build import build_data
@@ -44,8 +44,8 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     module: Any = build_data(config)
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
-    rows = Rows()
-    with libraries_as_here(), isolate_rng():
+    rows = RowCounter()
+    with quiet_libraries(), isolate_rng():
         if data is None:
             _take_own_rows(module, trained, run_dir)
             seed_everything(config.seed, verbose=False)  # as in the run
@@ -91,7 +91,7 @@ def _naming(data: Path | None) -> Iterator[None]:
         raise UserError(f"--data {data}: {said}") from error
 
 
-class Rows(Callback):
+class RowCounter(Callback):
     """Counts the rows that are evaluated."""
 
     count = 0
@@ -102,7 +102,7 @@ class Rows(Callback):
         self.count += batch_size(batch)
 
 
-def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
+def _take_own_rows(module: Any, trained: TrainedRun, run_dir: Path) -> None:
     """Loads the data module's state after its setup, and checks that the rows are those of training."""
     setup = module.setup
     load_state_before_setup(module, trained.checkpoint)
@@ -128,7 +128,7 @@ def _take_own_rows(module: Any, trained: Trained, run_dir: Path) -> None:
     module.setup = checked_setup
 
 
-def _take_rows_of(path: Path, module: Any, model: Any, trained: Trained) -> None:
+def _take_rows_of(path: Path, module: Any, model: Any, trained: TrainedRun) -> None:
     """Makes the data module load the rows of a file; its batch hooks still apply."""
     if not hasattr(module, "file_dataloader"):
         raise UserError(f"--data needs {type(module).__name__} to have file_dataloader(path, model, result)")

@@ -25,7 +25,7 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
 
 
 @contextmanager
-def libraries_as_here() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Sends Lightning's messages to the caller's log handlers and hides known warnings, until it exits."""
     loggers = [logging.getLogger(name) for name in LIGHTNING]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]

@@ -27,7 +27,7 @@ def checkpoint_path(run_dir: Path, checkpoint: CheckpointName) -> Path:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """The result, config and checkpoint of a run, for testing and predicting; each file is read once."""
 
     result: dict[str, Any]
@@ -82,7 +82,7 @@ def load_state_before_setup(data: LightningDataModule, checkpoint: Mapping[str, 
         load(checkpoint.get(type(data).__qualname__, {}))
 
 
-def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
+def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> TrainedRun:
     """Reads a run's result, config and checkpoint; logs a note if the project's code has changed since.
 
     Raises:
@@ -97,11 +97,11 @@ def read_trained(run_dir: Path, checkpoint: CheckpointName = "best") -> Trained:
     for name, weight in loaded["state_dict"].items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise UserError(f"{path} must hold finite weights; {name} has nan or inf")
-    return Trained(result, config, path, loaded)
+    return TrainedRun(result, config, path, loaded)
 
 
 def load_model(run_dir: Path, checkpoint: CheckpointName = "best") -> LightningModule:
-    """Returns the model of a run; raises what ``read_trained`` and ``Trained.model`` raise."""
+    """Returns the model of a run; raises what ``read_trained`` and ``TrainedRun.model`` raise."""
     return read_trained(run_dir, checkpoint).model()
 
 

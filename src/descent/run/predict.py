@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from descent.config.messages import one_line
 from descent.errors import UserError, invalid
 from descent.files import replaced
-from descent.run.libraries import libraries_as_here
+from descent.run.libraries import quiet_libraries
 from descent.run.load import CheckpointName, read_trained, trainer_of
 from descent.training.build import build_data
 from descent.training.transfer import transferred
@@ -56,7 +56,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
-        with libraries_as_here(), replaced(output) as temporary, isolate_rng(), torch.inference_mode():
+        with quiet_libraries(), replaced(output) as temporary, isolate_rng(), torch.inference_mode():
             seed_everything(trained.config.seed, verbose=False)
             trained.prepare_for_file(data)
             trainer = trainer_of(trained.config, run_dir)

@@ -49,8 +49,8 @@ class Result:
         status: how it ended.
         reason: why, in one sentence; ``None`` when completed.
         stopped: why it stopped before its last epoch; ``None``: it ran its full length.
-        metrics: all logged metrics: validation at the final weights, training at these or over the last epoch, ``test/*``
-            at the best checkpoint's.
+        metrics: all logged metrics: validation at the final weights, training at these or over the last epoch,
+            ``test/*`` at the best checkpoint's.
         monitor: the monitored metric and its ``mode``, min or max.
         quantities: what a metric measures, by its name without split, if another run may log something else under it.
         best: the step of ``checkpoints/best.ckpt``, and the monitored metric with its value there.

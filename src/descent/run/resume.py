@@ -48,7 +48,7 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
 
     command = shlex.join(["python", "scripts/resume.py", str(run_dir), *overrides])
     # also without overrides: if a run was killed while it became longer, only its config has the new length
-    longer = not _is_laid_out(config)
+    longer = not _depends_on_length(config)
     return run_safely(
         lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if overrides else None
     )
@@ -120,13 +120,13 @@ def _checksum(config: Config, file: Path, run_dir: Path) -> int:
 def _lengthened(config: Config, longer: Config) -> Config:
     if longer.trainer.max_epochs <= config.trainer.max_epochs:
         raise invalid(LENGTH, f"above {config.trainer.max_epochs}, its value so far", longer.trainer.max_epochs)
-    if _is_laid_out(config):
+    if _depends_on_length(config):
         option = config.choices.get("scheduler")
         raise UserError(f"{LENGTH} must stay {config.trainer.max_epochs}: scheduler={option} depends on it")
     return longer
 
 
-def _is_laid_out(config: Config) -> bool:
+def _depends_on_length(config: Config) -> bool:
     """Whether the scheduler depends on the length of the run."""
     return bool(unfilled(config.scheduler))
 
@@ -144,7 +144,7 @@ def _check_unfinished(run_dir: Path, config: Config) -> None:
             raise UserError(f"{run_dir} is finished: it has taken the {result['steps']} steps of trainer.max_steps")
         if result["epochs"] >= config.trainer.max_epochs:
             done = f"{run_dir} is finished"
-            if _is_laid_out(config):  # another length would be another schedule
+            if _depends_on_length(config):  # another length would be another schedule
                 scheduler = config.choices.get("scheduler")
                 raise UserError(f"{done}; it cannot be made longer, because scheduler={scheduler} depends on {LENGTH}")
             raise UserError(f"{done}: {LENGTH}=N with N above {result['epochs']} makes it longer")

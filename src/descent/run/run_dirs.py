@@ -62,8 +62,8 @@ def job_label(overrides: Sequence[str]) -> str:
 
 def _label(overrides: Iterable[str]) -> tuple[str, str]:
     """The overrides that affect training, in one text, and the same text with characters for file names only."""
-    elsewhere = r"\+*(name=|launcher=|hydra[./]|trainer\.enable_progress_bar=)"
-    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(elsewhere, o))) or "defaults"
+    unnamed = r"\+*(name=|launcher=|hydra[./]|trainer\.enable_progress_bar=)"
+    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(unnamed, o))) or "defaults"
     return text, re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
 
 

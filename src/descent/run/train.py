@@ -19,7 +19,7 @@ from descent.files import locked
 from descent.processes import is_main
 from descent.run.after_training import describe, test, write
 from descent.run.code import code_digests, note_changes
-from descent.run.libraries import end_wandb_run, libraries_as_here, wandb_run
+from descent.run.libraries import end_wandb_run, quiet_libraries, wandb_run
 from descent.run.load import load_state_before_setup
 from descent.run.other_processes import other_processes
 from descent.run.result import Result, mark_unfinished
@@ -31,7 +31,7 @@ from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_callbacks, check_checkpoint, check_processes, restoring
 from descent.training.shared_batches import SharedBatches
 from descent.training.sparse_callback import callbacks_of
-from descent.training.threads import threads_as_here
+from descent.training.threads import restored_threads
 from descent.training.trainer import build_trainer
 from descent.training.unchanged_weights import UnchangedWeights
 
@@ -80,7 +80,7 @@ def train(
             on_start()
 
     start, open_run, exit_code = Start(begin), wandb_run(), 1
-    with libraries_as_here(), locked(run_dir, "the run") if is_main() else nullcontext():
+    with quiet_libraries(), locked(run_dir, "the run") if is_main() else nullcontext():
         try:
             result = _train(config, run_dir, command, callbacks, resume, longer, start, in_sweep)
             exit_code = result.exit_code
@@ -169,7 +169,7 @@ def _train(
                 if signals.number is not None:
                     _interrupt(result, signals.number)
             if is_main():
-                write(result, trainer, run_dir, in_sweep, unchanged.holds_of(model), config.trainer.fast_dev_run)
+                write(result, trainer, run_dir, in_sweep, unchanged.is_unchanged(model), config.trainer.fast_dev_run)
                 for logger in loggers:
                     if isinstance(logger, RunLogger):  # fast_dev_run replaces the loggers
                         logger.close()
@@ -193,7 +193,7 @@ def _fit(
     start: Start,
 ) -> None:
     try:
-        with threads_as_here(), restoring(checkpoint, start, trainer.loggers):
+        with restored_threads(), restoring(checkpoint, start, trainer.loggers):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except DivergenceError as error:
         result.status, result.reason = "diverged", str(error)

@@ -21,7 +21,7 @@ def is_submitit(launcher: Launcher) -> bool:
     return type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher.")
 
 
-class Requeued:
+class RequeueableTask:
     """Runs a job in its own process. If a signal ends the job, the process ends without a return value.
 
     So a job that the cluster requeues does not count as done, and a cancelled job is done once it has left the queue.
@@ -42,7 +42,7 @@ class Requeued:
 
 
 @contextmanager
-def waited_for(mark: Path) -> Iterator[None]:
+def wait_for_all(mark: Path) -> Iterator[None]:
     """Makes submitit wait within the context until every job has ended, with or without a return value.
 
     Asks ``squeue`` which jobs have ended: ``sacct`` needs accounting, which not all clusters have.

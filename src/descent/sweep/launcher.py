@@ -17,7 +17,7 @@ from descent.errors import UserError
 from descent.run.cli import to_config
 from descent.run.result import Result, is_finished
 from descent.run.run_dirs import job_label
-from descent.sweep.elsewhere import launch_elsewhere, task_elsewhere
+from descent.sweep.job_processes import launch_jobs, task_in_process
 
 if TYPE_CHECKING:
     from descent.config.schema import Config
@@ -36,7 +36,7 @@ class ResumingLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         if self.launcher is not None:
-            task = task_elsewhere(self.launcher, task_function)
+            task = task_in_process(self.launcher, task_function)
             self.launcher.setup(hydra_context=hydra_context, task_function=task, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -47,7 +47,7 @@ class ResumingLauncher(Launcher):
         prepared = [self._prepared(number, list(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
         left = [list(job) for job, done in zip(job_overrides, prepared, strict=True) if not isinstance(done, JobReturn)]
         if left:
-            launch_elsewhere(self.launcher, left, initial_job_idx, [self._run_dir(job) for job in left])
+            launch_jobs(self.launcher, left, initial_job_idx, [self._run_dir(job) for job in left])
         # the outcome of a job in another process is only in its result.json
         returns = zip(job_overrides, prepared, strict=True)
         return [

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from descent.config.metric import SPLITS, Metric, monitors_of, quantities_of, same_of
+from descent.config.metric import SPLITS, Metric, in_split, monitors_of, quantities_of
 from descent.errors import UserError, counted
 from descent.files import write_atomically
 from descent.run.result import read_result
@@ -97,7 +97,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
 
 def _shown(monitor: Metric, logged: list[str]) -> list[str]:
     """The monitored metric, its counterparts in other splits, and the losses."""
-    same = [same_of(split, monitor.name) for split in SPLITS]
+    same = [in_split(split, monitor.name) for split in SPLITS]
     losses = [name for name in logged if name.endswith("/loss")]
     return [name for name in dict.fromkeys([monitor.name, *same, *losses]) if name in logged][:MOST_METRICS]
 
@@ -118,5 +118,5 @@ def _better_before_its_end(
 
 def _rank(result: dict[str, Any], monitor: Metric) -> tuple[bool, float]:
     metrics = result["metrics"]
-    value = metrics.get(monitor.name, metrics.get(same_of("train", monitor.name)))  # if there is no validation
+    value = metrics.get(monitor.name, metrics.get(in_split("train", monitor.name)))  # if there is no validation
     return (result["status"] != "completed" or value is None, 0.0 if value is None else -monitor.merit(value))

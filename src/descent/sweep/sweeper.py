@@ -21,7 +21,7 @@ from descent.files import locked
 from descent.run.result import EXIT_CODES, Result, is_finished
 from descent.run.run_dirs import job_label
 from descent.signals import stop_mark
-from descent.sweep.elsewhere import workers
+from descent.sweep.job_processes import workers
 from descent.sweep.launcher import ResumingLauncher
 from descent.sweep.summary import summarize
 from descent.sweep.tuning import as_overrides, best_of_each, combinations, key_of, repeats_of

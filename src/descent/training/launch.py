@@ -28,7 +28,9 @@ def check_started(options: TrainerConfig) -> None:
 
 
 def check_world(trainer: Trainer) -> None:
-    """Checks the number of processes and this one's rank after the Trainer is built, when ``devices=auto`` is a number and Lightning has detected the launcher.
+    """Checks the number of processes, and the rank of this one, after the Trainer is built.
+
+    Then ``devices=auto`` is a number, and Lightning has detected the launcher.
 
     Raises:
         UserError: the number of processes or this process's rank differs from Lightning's.

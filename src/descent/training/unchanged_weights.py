@@ -15,7 +15,7 @@ class UnchangedWeights(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first = self.first or _digest(pl_module)
 
-    def holds_of(self, pl_module: LightningModule) -> bool:
+    def is_unchanged(self, pl_module: LightningModule) -> bool:
         """Whether the module's weights still equal the first ones, bit for bit."""
         return self.first == _digest(pl_module)
 

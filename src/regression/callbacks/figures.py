@@ -15,7 +15,7 @@ from descent.training.callback import ResultCallback
 from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
 from regression.base import RegressionModel
-from regression.callbacks.of import data_of, least_squares_of, linear_of, model_of
+from regression.callbacks.getters import data_of, least_squares_of, linear_of, model_of
 from regression.callbacks.parameters import Parameters
 from regression.data.module import RegressionData
 from regression.data.part import AnyPart

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics
-from regression.callbacks.of import data_of, linear_of
+from regression.callbacks.getters import data_of, linear_of
 from regression.data.rows import numbered
 from regression.terms import names_of_powers
 

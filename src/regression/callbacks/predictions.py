@@ -11,7 +11,7 @@ from descent.config.types import Rows
 from descent.errors import invalid
 from descent.run.console import cell, table_of
 from descent.training.callback import ResultCallback
-from regression.callbacks.of import data_of, model_of
+from regression.callbacks.getters import data_of, model_of
 from regression.data.rows import LARGEST
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.divergence import Divergence
-from regression.callbacks.of import data_of, least_squares_of, model_of
+from regression.callbacks.getters import data_of, least_squares_of, model_of
 from regression.data.part import Part
 from regression.optimum import largest_stable_lr
 

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from descent.run.console import cell
 from descent.training.callback import ResultCallback
 from descent.training.step_metrics import StepMetrics, flat
-from regression.callbacks.of import data_of, least_squares_of, linear_of
+from regression.callbacks.getters import data_of, least_squares_of, linear_of
 from regression.optimum import excess_loss, to_nearest
 from regression.terms import powers
 

@@ -17,7 +17,7 @@ from regression.data.cells import as_numbers, bad_cell, is_numeric, missing_cell
 from regression.data.csv_blocks import Lines, lines_of
 from regression.data.encoding import Feature, Missing
 from regression.data.files import SUFFIXES, readable, scan
-from regression.data.table import check_known, words
+from regression.data.table import check_known, text_columns
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class StreamedTable:
         with readable(KEY, first.file):
             frame = first.read().lazy() if isinstance(first, Lines) else scan_parquet(first.file).head(first.rows)
             numbers = frame.select(as_numbers(frame, [Feature(name) for name in given], first.file)).collect()
-            found = words(frame, numbers, given)
+            found = text_columns(frame, numbers, given)
         return [name for name in given if name not in found]
 
 

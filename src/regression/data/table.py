@@ -71,7 +71,7 @@ def read_table(
         plain = [Feature(name) for name in names if not (choosing and _is_enumerated(schema[name]))]
         cells = [*as_numbers(frame, plain, path), *as_numbers(frame, [Feature(target)], path)]
         numbers = frame.select(cells).collect(engine="streaming")
-        text = words(frame, numbers, names) if choosing else set()
+        text = text_columns(frame, numbers, names) if choosing else set()
         found: list[Feature] = []
         for name in names:
             texts = _categories(frame, name, path) if onehot and name in text else []
@@ -148,7 +148,7 @@ def _complete(
     return kept
 
 
-def words(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
+def text_columns(frame: pl.LazyFrame, numbers: pl.DataFrame, names: Sequence[str]) -> set[str]:
     """The columns of text with numbers in less than half of their cells; with more, the rest count as errors."""
     schema = frame.collect_schema()
     enumerated = {name for name in names if name not in numbers.columns}

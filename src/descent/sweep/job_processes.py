@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from descent.config.messages import one_line
 from descent.run.result import is_finished
 from descent.signals import HANDLED, stop_mark
-from descent.sweep.cluster import Requeued, is_submitit, waited_for
+from descent.sweep.cluster import RequeueableTask, is_submitit, wait_for_all
 
 
 class WithoutBar:
@@ -32,13 +32,13 @@ class WithoutBar:
         return self.task(config)
 
 
-def task_elsewhere(launcher: Launcher, task: TaskFunction) -> TaskFunction:
+def task_in_process(launcher: Launcher, task: TaskFunction) -> TaskFunction:
     """The task for a job of the launcher, in its own process."""
     quiet = WithoutBar(task)
-    return Requeued(quiet) if is_submitit(launcher) else quiet
+    return RequeueableTask(quiet) if is_submitit(launcher) else quiet
 
 
-def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int, run_dirs: Sequence[Path]) -> None:
+def launch_jobs(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int, run_dirs: Sequence[Path]) -> None:
     """Launches the jobs, waits until all have ended, and prints which ended without a result.
 
     A signal to this process stops all jobs at their next safe point, and no further job starts.
@@ -58,8 +58,8 @@ def launch_elsewhere(launcher: Launcher, jobs: Sequence[Sequence[str]], first: i
         ray: Any = import_module("hydra_plugins.hydra_ray_launcher._launcher_util")
         given: Any = launcher
         ray.start_ray(given.ray_cfg.init)  # before the handlers below, because it sets a SIGTERM handler
-    waiting = waited_for(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
-    with handed_on(sweep_dir), waiting:
+    waiting = wait_for_all(stop_mark(sweep_dir)) if is_submitit(launcher) else nullcontext()
+    with signals_passed_on(sweep_dir), waiting:
         try:
             launcher.launch(jobs, initial_job_idx=first)
         except Exception as error:  # for example, a worker was killed; the other jobs may have completed
@@ -94,7 +94,7 @@ def _written(run_dir: Path) -> int | None:
 
 
 @contextmanager
-def handed_on(sweep_dir: Path) -> Iterator[None]:
+def signals_passed_on(sweep_dir: Path) -> Iterator[None]:
     """Turns a signal into the mark file that jobs check, wherever they run. A second signal ends this process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tests that the machinery never imports the example and that optional rooms can be deleted."""
+"""Tests that the machinery never imports the example and that optional subpackages can be deleted."""
 
 import ast
 import os
@@ -25,7 +25,7 @@ def imported(path: Path, at_top: bool = False) -> set[str]:
     return names | {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
 
 
-def room_of(path: Path) -> str:
+def subpackage_of(path: Path) -> str:
     return path.relative_to(ROOT / "src/descent").parts[0]
 
 
@@ -44,30 +44,30 @@ def test_only_fast_uses_lightnings_private_names() -> None:
         attributes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Attribute)]
         names = {n.attr for n in attributes if not (isinstance(n.value, ast.Name) and n.value.id in ("self", "cls"))}
         names |= {name.rpartition(".")[2] for name in imported(path) if name.startswith("lightning.")}
-        found.setdefault(room_of(path), set()).update(name for name in names if re.match("_[a-z]", name))
+        found.setdefault(subpackage_of(path), set()).update(name for name in names if re.match("_[a-z]", name))
     assert found.pop("fast", {"_results"}) - OTHERS
     assert set().union(*found.values()) <= OTHERS
 
 
-@pytest.mark.parametrize("room", OPTIONAL)
-def test_no_room_imports_an_optional_room(room: str) -> None:
+@pytest.mark.parametrize("subpackage", OPTIONAL)
+def test_no_subpackage_imports_an_optional_one(subpackage: str) -> None:
     for path in MACHINERY:
-        if room_of(path) != room:
-            assert not [name for name in imported(path, at_top=True) if name.startswith(f"descent.{room}.")], path
+        if subpackage_of(path) != subpackage:
+            assert not [name for name in imported(path, at_top=True) if name.startswith(f"descent.{subpackage}.")], path
 
 
-def test_rooms_import_each_other_in_one_direction() -> None:
+def test_subpackages_import_each_other_in_one_direction() -> None:
     needs: dict[str, set[str]] = {}
     for path in MACHINERY:
         if path.parent.name != "descent":
             found = {name.split(".")[1] for name in imported(path, at_top=True) if name.startswith("descent.")}
-            rooms = {name for name in found if (ROOT / "src/descent" / name).is_dir()}
-            needs.setdefault(room_of(path), set()).update(rooms - {room_of(path)})
-    while needs:  # remove rooms that need no remaining room
-        free = [room for room, others in needs.items() if not others & set(needs)]
+            subpackages = {name for name in found if (ROOT / "src/descent" / name).is_dir()}
+            needs.setdefault(subpackage_of(path), set()).update(subpackages - {subpackage_of(path)})
+    while needs:  # remove subpackages that need no remaining subpackage
+        free = [subpackage for subpackage, others in needs.items() if not others & set(needs)]
         assert free, f"an import cycle in {needs}"
-        for room in free:
-            del needs[room]
+        for subpackage in free:
+            del needs[subpackage]
 
 
 def copy_to(copy: Path) -> None:
@@ -77,10 +77,10 @@ def copy_to(copy: Path) -> None:
     (copy / "logs/.gitkeep").touch()
 
 
-def delete(room: str, copy: Path) -> None:
-    """Deletes a room from a copy of the project, as the README says."""
-    shutil.rmtree(copy / "src/descent" / room)
-    if room == "sweep":
+def delete(subpackage: str, copy: Path) -> None:
+    """Deletes a subpackage from a copy of the project, as the README says."""
+    shutil.rmtree(copy / "src/descent" / subpackage)
+    if subpackage == "sweep":
         shutil.rmtree(copy / "src/hydra_plugins")
         shutil.rmtree(copy / "conf/launcher")
         config = copy / "conf/train.yaml"
@@ -90,7 +90,7 @@ def delete(room: str, copy: Path) -> None:
         for path in (copy / "conf/experiment").glob("*.yaml"):
             if "sweeper:" in path.read_text():
                 path.unlink()
-    if room == "compare":
+    if subpackage == "compare":
         (copy / "scripts/compare.py").unlink()
         (copy / "src/regression/comparison.py").unlink()
 
@@ -109,12 +109,12 @@ def python_of(copy: Path, environment: Path) -> tuple[Path, dict[str, str]]:
 
 @posix
 @pytest.mark.soak
-@pytest.mark.parametrize("room", OPTIONAL)
-def test_without_an_optional_room_the_other_tests_pass(room: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("subpackage", OPTIONAL)
+def test_without_an_optional_subpackage_the_other_tests_pass(subpackage: str, tmp_path: Path) -> None:
     copy_to(tmp_path / "copy")
-    delete(room, tmp_path / "copy")
+    delete(subpackage, tmp_path / "copy")
     python, environment = python_of(tmp_path / "copy", tmp_path / "venv")
-    readme = "tests/test_readme.py"  # it describes all rooms
+    readme = "tests/test_readme.py"  # it describes all subpackages
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ignore", readme]
     done = subprocess.run(
         command, cwd=tmp_path / "copy", env=environment, capture_output=True, text=True, timeout=1800, check=False
@@ -122,10 +122,10 @@ def test_without_an_optional_room_the_other_tests_pass(room: str, tmp_path: Path
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_optional_rooms_can_be_deleted(tmp_path: Path) -> None:
+def test_optional_subpackages_can_be_deleted(tmp_path: Path) -> None:
     copy_to(tmp_path / "copy")
-    for room in filter(lambda room: (ROOT / "src/descent" / room).is_dir(), OPTIONAL):
-        delete(room, tmp_path / "copy")
+    for subpackage in filter(lambda subpackage: (ROOT / "src/descent" / subpackage).is_dir(), OPTIONAL):
+        delete(subpackage, tmp_path / "copy")
     modules = [
         path.relative_to(tmp_path / "copy/src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
         for path in sorted((tmp_path / "copy/src").rglob("*.py"))
