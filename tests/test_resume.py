@@ -1,4 +1,4 @@
-"""Tests that a run that is interrupted at any step resumes bit for bit in double precision."""
+"""Tests that a run that is interrupted at any step resumes bit for bit."""
 
 import signal
 from pathlib import Path
@@ -16,7 +16,8 @@ from descent.batches.in_memory import Batch
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.sparse_callback import SparseCallback
 
-SMALL = ("trainer=float64", "data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
+DATA = ("data.num_samples=50", "data.noise_std=0.5", "trainer.max_epochs=4", "batch.size=8")
+SMALL = ("trainer=float64", *DATA)
 STEPS = {"mini": 20, "single": 160, "full": 4}
 
 
@@ -94,12 +95,15 @@ def assert_resumes_exactly(run: Run, tmp_path: Path, interrupted: list[SignalAt]
         assert a.keys() == b.keys() and all(torch.equal(weight, b[key]) for key, weight in a.items())
 
 
+@pytest.mark.parametrize("trainer", ["default", "float64"])
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_every_optimizer_resumes_exactly(optimizer: str, run: Run, tmp_path: Path) -> None:
+def test_every_optimizer_resumes_exactly(optimizer: str, trainer: str, run: Run, tmp_path: Path) -> None:
     full = needs_full_batch(optimizer)
     batch = ["batch=full", "batch.size=null"] if full else []
     step = 2 if full else 7
-    assert_resumes_exactly(run, tmp_path, [SignalAt(step)], *SMALL, f"optimizer={optimizer}", *batch)
+    assert_resumes_exactly(
+        run, tmp_path, [SignalAt(step)], f"trainer={trainer}", *DATA, f"optimizer={optimizer}", *batch
+    )
 
 
 @pytest.mark.parametrize("model", options("model"))
