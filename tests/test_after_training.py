@@ -181,7 +181,7 @@ class Stream(IterableDataset[Any]):
         return iter([(torch.ones(2).double(), torch.ones(()).double())] * 8)
 
 
-def test_a_note_on_a_loader_is_said_once_however_often_it_is_made(
+def test_a_note_on_a_loader_is_logged_once_however_often_the_loader_is_made(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made: list[int] = []

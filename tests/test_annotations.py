@@ -77,7 +77,7 @@ NUMBER = "a number between -1e30 and 1e30"
         ("Annotated[Thing | None, 'a note']", ""),
     ],
 )
-def test_an_annotation_is_said_in_words(
+def test_an_annotation_has_words_for_messages(
     text: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))

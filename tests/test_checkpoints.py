@@ -126,9 +126,7 @@ class Copies(SparseCallback):
 
 @needs_fast  # calls on_step
 @pytest.mark.parametrize("step", [11, 17])  # the last checkpoint is that of step 7, or 14
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_with_whole_curves(
-    step: int, run: Run, tmp_path: Path
-) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint_with_whole_curves(step: int, run: Run, tmp_path: Path) -> None:
     options = [*SMALL, "checkpoint.every_steps=7", "checkpoint.every_seconds=null", "trainer.max_epochs=4"]
     options += ["trainer.log_every_n_steps=1", "scheduler=exponential", "optimizer=momentum"]
     expected = run(*options, callbacks=[Copies(step, tmp_path / "r", tmp_path / "killed")], run_dir=tmp_path / "r")

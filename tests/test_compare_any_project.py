@@ -252,7 +252,7 @@ def test_an_event_file_below_a_runs_directory_is_another_loggers_and_no_run(
 
 
 @pytest.mark.parametrize(("mode", "first"), [("max", "model.width=16"), ("min", "model.width=4")])
-def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_have(
+def test_a_run_without_the_metric_ranks_like_a_diverged_one_and_is_not_called_diverged(
     mode: str, first: str, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(study / "again", None, hparams={"model.width": 8}, seed=1)  # not finite at the end
@@ -277,7 +277,7 @@ def test_a_run_without_the_metric_ranks_as_one_that_diverged_and_is_not_said_to_
         *((0, {}, False), (320, {}, False)),
     ],
 )
-def test_samples_that_are_an_average_are_said_to_be_one(
+def test_samples_that_are_an_average_are_labelled_as_such(
     samples: int, arguments: dict[str, Any], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "run", 0.9, samples=samples)

@@ -83,7 +83,7 @@ CHOICES: dict[str, tuple[dict[float, list[float | None]], float]] = {
 
 @needs_sweep
 @pytest.mark.parametrize("what", CHOICES)
-def test_the_best_rate_is_chosen_by(what: str, tmp_path: Path) -> None:
+def test_the_best_rate_of_an_optimizer_is_chosen(what: str, tmp_path: Path) -> None:
     from descent.sweep.tuning import best_of_each
 
     losses, best = CHOICES[what]
@@ -141,7 +141,7 @@ def test_medians_are_the_middle_of_three_and_of_those_that_came_to_the_target() 
     assert row["samples to target"] == 30 * ROWS
 
 
-def test_the_steps_between_the_points_before_the_target_are_said() -> None:
+def test_the_steps_between_the_points_before_the_target_are_reported() -> None:
     fine, coarse = run_of(falls_at(4), every=5), run_of(falls_at(4), every=25, seed=1)
     for runs, expected in (([fine], 5), ([coarse], 25), ([fine, coarse], 25)):
         assert table_of(settings_of(runs), Metric("train/loss", "min"), EXCESS)["steps between points"].to_list() == [
@@ -181,7 +181,7 @@ def test_the_contraction_is_known_of_sgd_on_all_rows_at_a_fixed_rate() -> None:
     ],
     ids=str,
 )
-def test_no_contraction_is_predicted_with(hparams: dict[str, Any]) -> None:
+def test_no_contraction_is_predicted_unless_it_is_full_batch_sgd_at_a_constant_rate(hparams: dict[str, Any]) -> None:
     assert contraction_of(halving(hparams=hparams)) is None
 
 
@@ -354,7 +354,7 @@ def test_a_result_that_breaks_a_rule_of_its_reader_is_left_out_in_the_readers_wo
     assert left_out == [f"{tmp_path / 'bad'}: {tmp_path / 'bad/result.json'} must have a status"]
 
 
-def test_a_comparison_names_every_file_that_is_no_result_and_goes_on(
+def test_a_comparison_names_every_file_that_is_no_result_and_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "good", metrics={"val/loss": 1.0})

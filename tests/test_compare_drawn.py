@@ -259,7 +259,7 @@ def test_a_figure_of_clipping_that_never_acted_is_a_note_instead(
 
 
 @pytest.mark.parametrize("limit", [None, 1.0])
-def test_nothing_is_said_of_clipping_where_no_run_has_its_curve(
+def test_clipping_is_not_mentioned_if_no_run_has_its_curve(
     limit: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "run", hparams={"clip.gradient_clip_val": limit})

@@ -105,7 +105,7 @@ def test_a_target_of_a_metric_needs_its_value_and_its_curve(
         compare([tmp_path], **arguments)
 
 
-def test_the_goal_of_a_curve_is_said_as_its_mode_is() -> None:
+def test_the_goal_of_a_curve_follows_its_mode() -> None:
     goals = [Curve("t", mode, "label", target=0.25).goal() for mode in ("min", "max")]
     assert goals == ["label of at most 0.25", "label of at least 0.25"]
     with pytest.raises(UserError, match=r"^--target must be a number, got inf$"):

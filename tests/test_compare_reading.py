@@ -63,7 +63,7 @@ def test_a_result_is_held_to_the_rules(path: str, rule: str, accepted: list[Any]
         assert reason(value) == f"its result.json is broken ({path} must be {rule}, got {shown})"
 
 
-def test_what_is_missing_is_said_and_what_has_not_ended_is_named_so() -> None:
+def test_missing_keys_and_unfinished_runs_are_named() -> None:
     assert [why_not_comparable({"status": status}) for status in ("interrupted", "failed")] == ["interrupted", "failed"]
     assert why_not_comparable(result_of(hparams={"debug": "overfit"})) == "debug=overfit"
     trial = result_of(hparams={"trainer.fast_dev_run": True})
@@ -138,7 +138,7 @@ def test_what_else_the_example_reads_of_a_result_is_the_examples_to_check(
         assert found is not None and found.startswith("its result.json is broken (rows: Input should be ")
 
 
-def test_an_optimum_that_is_none_is_no_problem_and_one_of_another_kind_is_said() -> None:
+def test_an_optimum_of_none_is_accepted_and_one_of_another_type_is_reported() -> None:
     assert [problem(result) for result in ({}, {"optimum": None})] == [None, None]
     for value in (1, [], "x" * 300):
         found = problem({"optimum": value})
@@ -184,7 +184,7 @@ def test_a_curve_has_each_step_once_in_order_and_all_of_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [0, 5, 6])
-def test_where_no_run_can_be_compared_the_first_five_reasons_are_said(number: int, tmp_path: Path) -> None:
+def test_if_no_run_can_be_compared_the_first_five_reasons_are_reported(number: int, tmp_path: Path) -> None:
     for k in range(number):
         write(tmp_path / f"r{k}", status="failed")
     (tmp_path / "other").mkdir()
@@ -195,7 +195,7 @@ def test_where_no_run_can_be_compared_the_first_five_reasons_are_said(number: in
         read_runs([tmp_path, tmp_path / "other"])
 
 
-def test_a_directory_that_cannot_be_looked_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_directory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed, name in enumerate(("b", "a", "closed")):
         write(tmp_path / name, seed=seed)
     scan = os.scandir

@@ -262,7 +262,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OverflowError("x"), ValueError("x")], ids=repr)
-def test_a_figure_that_cannot_be_drawn_is_said_and_takes_nothing_else(
+def test_a_figure_that_cannot_be_drawn_is_reported_and_the_others_are_drawn(
     error: Exception, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: Any) -> None:

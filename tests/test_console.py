@@ -209,7 +209,7 @@ r
     )
 
 
-def test_a_training_metric_of_the_last_epoch_is_not_said_to_be_of_the_last_weights(
+def test_a_training_metric_of_the_last_epoch_is_labelled_as_such(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     metrics = {"train/loss": 4.0, "train/acc": 0.5, "val/loss": 2.0}

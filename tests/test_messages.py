@@ -143,7 +143,7 @@ c=
 """
 
 
-def test_the_help_text_is_this(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_the_first_sentence_of_each_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "36")
     files = {
         "b/one.yaml": "# Größe, of a...\n# which it is one. Then more.\n",

@@ -46,7 +46,7 @@ def test_the_wrong_mode_is_noted_and_the_right_one_is_not(
     assert note(name, wrong, value, caplog) == []  # said once
 
 
-def test_nothing_is_said_of_a_metric_of_which_nothing_is_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_of_unknown_direction_gets_no_note(caplog: pytest.LogCaptureFixture) -> None:
     for mode in ("min", "max"):
         assert note("val/other", mode, torch.tensor(1.0), caplog) == []
 

@@ -237,7 +237,7 @@ options:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=needs_compare if n == "compare.py" else ()) for n in HELP])
-def test_the_help_text_of_each_script_is_this(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_script_has_its_help_text(name: str, main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(name, "--help")
     assert raised.value.code == 0

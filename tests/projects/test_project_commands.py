@@ -84,7 +84,7 @@ def test_train_and_evaluate_show_what_was_logged_under_its_names(name: str, tmp_
 @needs_fast  # keeps an epoch's sums
 @needs_sweep
 @pytest.mark.parametrize("name", QUICK)
-def test_a_sweep_that_was_interrupted_goes_on(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_continues(name: str, tmp_path: Path) -> None:
     package, _, kind = PROJECTS[name][0].partition(".")
     module = getattr(import_module(f"{name}.{package}"), kind)
     step, calls = module.training_step, []

@@ -96,7 +96,7 @@ def test_a_callback_that_holds_the_module_is_not_noted(notes: Callable[..., list
     assert notes(Holds()) == []
 
 
-def test_that_of_a_callback_with_a_state_dict_is_not(notes: Callable[..., list[str]]) -> None:
+def test_an_attribute_of_a_callback_with_a_state_dict_is_not_noted(notes: Callable[..., list[str]]) -> None:
     assert notes(Kept()) == []
 
 
