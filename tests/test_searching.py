@@ -271,6 +271,7 @@ def test_a_search_with_other_settings_in_its_directory_is_refused(tmp_path: Path
     search(["batch=full"], launch, tmp_path, SPACE, 1, "val/loss", 0)
     with pytest.raises(UserError, match=r"uses overrides \['batch=full'\]; start a new one with name=..."):
         search(["batch=mini"], launch, tmp_path, SPACE, 2, "val/loss", 0)
+    search(["batch=full", "trainer.enable_progress_bar=false"], launch, tmp_path, SPACE, 2, "val/loss", 0)
     with pytest.raises(UserError, match="uses choose_by val/loss"):
         search(["batch=full"], launch, tmp_path, SPACE, 2, "val/r2", 0)
 

@@ -119,6 +119,15 @@ def test_a_null_in_params_becomes_null_in_the_config(sweeper: Sweep) -> None:
     assert launcher.launched == [(0, "batch.size=null,seed=1")]
 
 
+def test_jobs_that_differ_in_the_progress_bar_alone_run_once(
+    sweeper: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, launcher = sweeper()
+    made.sweep(["optimizer=adam", "optimizer.lr=0.1,0.2", "trainer.enable_progress_bar=true,false"])
+    assert [job.rpartition(",")[0] for _, job in launcher.launched] == [job for _, job in FIRST[:2]]
+    assert "2 runs in s\n" in capsys.readouterr().out
+
+
 def test_batches_are_launched_one_after_another(sweeper: Sweep) -> None:
     made, launcher = sweeper(max_batch_size=3)
     assert [len(batch) for batch in made.sweep(["optimizer=adam,sgd", "optimizer.lr=0.1,0.2"])] == [3, 1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import config_of
+from conftest import Run, config_of
 from lightning.pytorch import Callback
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
@@ -168,9 +168,11 @@ def test_weight_averaging_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixt
     )
 
 
-def test_a_scheduler_that_weight_averaging_replaces_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made(tmp_path, "callbacks=swa", "scheduler=cosine")
-    assert "note: callbacks.swa replaces scheduler=cosine once it begins to average" in caplog.messages
+def test_a_scheduler_that_weight_averaging_replaces_is_noted(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("trainer.max_epochs=2", "callbacks=swa", "scheduler=cosine", run_dir=tmp_path)
+    assert "note: StochasticWeightAveraging replaces CosineAnnealingLR once it begins to average" in caplog.messages
 
 
 @pytest.mark.parametrize("library", ["wandb", "mlflow"])

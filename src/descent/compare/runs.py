@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from descent.compare.checks import why_not_comparable
 from descent.errors import UserError
 from descent.run.result import read_result
+from descent.run.run_dirs import PROGRESS_BAR
 
 EVENTS = "events.out.tfevents."  # prefix of TensorBoard's file names
 Points = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps, values
 
-PROGRESS_BAR = "trainer.enable_progress_bar"  # changes no result
 # DataLoader arguments that set how rows are read, not which rows.
 READING = ("batch_size", "shuffle", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "drop_last")
 

@@ -22,10 +22,10 @@ def unused_keys(cfg: DictConfig, groups: Collection[str], overrides: Sequence[st
         cfg: the composed config, with its interpolations unresolved.
         groups: the config groups.
     """
-    return [key for key in _handed_on(groups, overrides) if not _is_taken(cfg, key)]
+    return [key for key in _passed_on(groups, overrides) if not _is_taken(cfg, key)]
 
 
-def _handed_on(groups: Collection[str], overrides: Sequence[str]) -> Iterator[str]:
+def _passed_on(groups: Collection[str], overrides: Sequence[str]) -> Iterator[str]:
     """The overridden keys that only an interpolation can use: the project's own, and those in ``PASSED_ON``."""
     machinery = {*keys_of(Config)} - {*PASSED_ON}
     for override in OverridesParser.create().parse_overrides([*overrides]):

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from descent.processes import common_name
 
+PROGRESS_BAR = "trainer.enable_progress_bar"  # changes no result
 MAX_LENGTH = 120  # of a job's directory; file systems allow 255
 MAX_READABLE = 70  # of a run's directory, without the time
 
@@ -62,7 +63,7 @@ def job_label(overrides: Sequence[str]) -> str:
 
 def _label(overrides: Iterable[str]) -> tuple[str, str]:
     """The overrides that affect training, in one text, and the same text with characters for file names only."""
-    unnamed = r"\+*(name=|launcher=|hydra[./]|trainer\.enable_progress_bar=)"
+    unnamed = rf"\+*(name=|launcher=|hydra[./]|{re.escape(PROGRESS_BAR)}=)"
     text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(unnamed, o))) or "defaults"
     return text, re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
 

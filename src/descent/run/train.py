@@ -31,7 +31,7 @@ from descent.training.logger import RunLogger
 from descent.training.restoring import Start, check_callbacks, check_checkpoint, check_processes, restoring
 from descent.training.shared_batches import SharedBatches
 from descent.training.sparse_callback import callbacks_of
-from descent.training.threads import restored_threads
+from descent.training.threads import threads_as_here
 from descent.training.trainer import build_trainer
 from descent.training.unchanged_weights import UnchangedWeights
 
@@ -193,7 +193,7 @@ def _fit(
     start: Start,
 ) -> None:
     try:
-        with restored_threads(), restoring(checkpoint, start, trainer.loggers):
+        with threads_as_here(), restoring(checkpoint, start, trainer.loggers):
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except DivergenceError as error:
         result.status, result.reason = "diverged", str(error)

@@ -12,7 +12,7 @@ from descent.config.schema import Mode
 from descent.config.types import Boolean, Number, PositiveInteger, Seed
 from descent.config.types import check as check_value
 from descent.errors import UserError, as_yaml, extra, invalid
-from descent.run.run_dirs import job_label
+from descent.run.run_dirs import PROGRESS_BAR, job_label
 from descent.sweep.tuning import ended_result
 
 Direction = Literal["minimize", "maximize"]
@@ -69,8 +69,14 @@ def search(
         )
     except Exception as error:  # SQLite and Optuna raise their own errors
         raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from error
-    about = {"overrides": sorted(arguments), "space": sorted(space), "choose_by": choose_by, "mode": mode}
+    about = {
+        "overrides": _without_progress_bar(arguments),
+        "space": sorted(space),
+        "choose_by": choose_by,
+        "mode": mode,
+    }
     before = about | study.user_attrs.get("about", {})
+    before["overrides"] = _without_progress_bar(before["overrides"])
     if before != about:
         changed = next(key for key in about if about[key] != before[key])
         raise UserError(f"the search in {sweep_dir} uses {changed} {before[changed]}; start a new one with name=...")
@@ -114,6 +120,10 @@ def search(
     value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
     values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
     return f"best {choose_by} {value:.6g} with {values}"
+
+
+def _without_progress_bar(overrides: Sequence[str]) -> list[str]:
+    return sorted(override for override in overrides if not override.lstrip("+").startswith(f"{PROGRESS_BAR}="))
 
 
 def _next_points(

@@ -5,7 +5,7 @@ composed does not stop the others.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,7 +123,7 @@ class ResumingSweeper(Sweeper):
 
     def _all(self, arguments: list[str], sweep_dir: Path) -> list[Sequence[JobReturn]]:
         """Runs every combination. The launcher composes each job, so that an invalid one does not stop the others."""
-        jobs = combinations([*as_overrides(self.params), *arguments], self.hydra_context.config_loader)
+        jobs = _distinct(combinations([*as_overrides(self.params), *arguments], self.hydra_context.config_loader))
         size = self.max_batch_size or max(1, len(jobs))
         self.overrides = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
@@ -157,10 +157,15 @@ class ResumingSweeper(Sweeper):
             raise UserError(
                 f"no run of any {self.for_each} completed with {self.choose_by}, the metric of hydra.sweeper.choose_by"
             )
-        jobs = [[*kept, *repeat] for kept in best for repeat in repeats]
+        jobs = _distinct([*kept, *repeat] for kept in best for repeat in repeats)
         print(f"\nbest setting of each {self.for_each} by {self.choose_by}, {len(repeats)} more runs each:")
         self.overrides = [*self.overrides, jobs]
         return self.launcher.launch(jobs, initial_job_idx=len(first))
 
     def _jobs(self) -> list[str]:
         return [job_label(job) for batch in self.overrides for job in batch]
+
+
+def _distinct(jobs: Iterable[list[str]]) -> list[list[str]]:
+    """Leaves out jobs with the directory of another, such as those that differ in the progress bar alone."""
+    return [*{job_label(job): job for job in jobs}.values()]

@@ -51,7 +51,7 @@ def _size(module: LightningModule) -> int:
 
 
 @contextmanager
-def restored_threads() -> Iterator[None]:
+def threads_as_here() -> Iterator[None]:
     """Restores the number of threads at the end."""
     before = torch.get_num_threads()
     try:

@@ -46,7 +46,7 @@ from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
-from descent.training.weight_averaging import LayersBeforeAveraging, note_limits_of_averaging
+from descent.training.weight_averaging import LayersBeforeAveraging, note_inexact_resuming
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def build_trainer(
             if isinstance(callback, kinds):
                 raise UserError(f"callbacks.{name} must not be a {type(callback).__name__}: {why}")
         if isinstance(callback, StochasticWeightAveraging):
-            note_limits_of_averaging(name, config.choices.get("scheduler") if config.scheduler else None)
+            note_inexact_resuming(name)
     given += callbacks
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):

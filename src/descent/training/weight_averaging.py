@@ -33,14 +33,15 @@ class LayersBeforeAveraging(Callback):
         for averaging in callbacks_of(trainer, StochasticWeightAveraging):
             if averaging.state_dict()["average_model_state"].keys() != pl_module.state_dict().keys():
                 raise UserError(NEEDED.format(type(pl_module).__name__))
+        for config in trainer.lr_scheduler_configs:  # of this project's config, or of the module's own
+            name = type(config.scheduler).__name__
+            log.warning("note: StochasticWeightAveraging replaces %s once it begins to average", name)
 
 
-def note_limits_of_averaging(name: str, scheduler: str | None) -> None:
-    """Notes how the callback of this name changes resuming and the scheduler."""
+def note_inexact_resuming(name: str) -> None:
+    """Logs a note on the callback of this name."""
     log.warning(
         "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
         " at the start of an epoch; interrupted between epochs, it resumes exactly",
         name,
     )
-    if scheduler is not None:
-        log.warning("note: callbacks.%s replaces scheduler=%s once it begins to average", name, scheduler)

@@ -9,7 +9,7 @@ import torch
 
 from descent.config.types import check
 from descent.errors import invalid
-from descent.training.threads import restored_threads
+from descent.training.threads import threads_as_here
 from regression.data.rows import Array
 from regression.data.standardization import Standardization
 from regression.data.streamed_table import StreamedTable
@@ -96,7 +96,7 @@ class Summary:
             if r is not None and len(train):
                 a = torch.ones(len(train), columns + 1, dtype=torch.float64)
                 a[:, 1:] = torch.from_numpy((train - found.shift) / found.unit)
-                with restored_threads():
+                with threads_as_here():
                     torch.set_num_threads(1)  # a second thread would only wait for the first
                     several = [torch.linalg.qr(rows, mode="r").R for rows in torch.split(a, CACHED)]
                     r = torch.linalg.qr(torch.cat([r, *several]), mode="r").R
