@@ -170,6 +170,36 @@ def test_what_a_step_changes_of_the_module_is_noted(
     ]
 
 
+def test_a_class_attribute_that_a_step_changes_is_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        self.running = 0.9 * self.running + 0.1 * loss.item()
+        return loss
+
+    monkeypatch.setattr(Digits, "running", 1.0, raising=False)
+    monkeypatch.setattr(Digits, "constant", 2.0, raising=False)
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert [note.split(" of ")[0] for note in notes()] == [
+        "note: a resumed run may differ, because training changes running"
+    ]
+
+
+@pytest.mark.parametrize("has_hook", [False, True])
+def test_an_attribute_made_in_a_step_is_noted_unless_it_may_be_from_on_train_start(
+    has_hook: bool, notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        self.seen = getattr(self, "seen", 0) + 1
+        return PLAIN(self, batch, batch_idx)
+
+    if has_hook:
+        monkeypatch.setattr(Digits, "on_train_start", lambda self: None)
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert len(notes()) == (not has_hook)
+
+
 def assert_goes_on_exactly(name: str, path: Path, options: tuple[str, ...], batches: tuple[int, ...]) -> None:
     train_project(name, path / "whole", *options)
     for batch in (*batches, 0):

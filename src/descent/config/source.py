@@ -91,7 +91,7 @@ def read_module(name: str) -> Module | None:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     names: dict[str, ast.AST | str] = {}
     stars: list[str] = []
-    for statement in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
+    for statement in _statements(ast.parse(path.read_text(encoding="utf-8"), str(path)).body):
         match statement:
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 names[statement.name] = statement

@@ -19,16 +19,16 @@ UNKNOWN = object()
 
 
 def is_of_library(value: Any) -> bool:
-    return _is_library(type(value))
+    return is_library(type(value))
 
 
 def declared_by_libraries(kind: type) -> set[str]:
     """The attributes that library classes among the bases of ``kind`` declare."""
-    bases = [base for base in kind.__mro__ if _is_library(base)]
+    bases = [base for base in kind.__mro__ if is_library(base)]
     return {name for base in bases for name in (*vars(base), *get_annotations(base))}
 
 
-def _is_library(kind: type) -> bool:
+def is_library(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in LIBRARIES
 
 

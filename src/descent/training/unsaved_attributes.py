@@ -1,6 +1,7 @@
 """Finds attributes that training changes but no checkpoint contains."""
 
 import logging
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from descent.batches.exact import parts
-from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_of_library
+from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +49,24 @@ class UnsavedAttributes(Callback):
         if "optimizer_states" not in checkpoint:
             return
         for owner, cure, now in _owned(trainer, pl_module):
-            _, before = self.before.get(id(owner), (owner, {}))
-            if changed := [name for name, value in before.items() if name in now and now[name] != value]:
+            if id(owner) not in self.before:  # it has had its note
+                continue
+            _, before = self.before[id(owner)]
+            new = now.keys() - before.keys() if _is_complete_at_start(owner) else set[str]()
+            if changed := [name for name, value in now.items() if name in new or before.get(name, value) != value]:
                 del self.before[id(owner)]
                 log.warning(
                     "note: a resumed run may differ, because training changes %s of %s, which no checkpoint contains;"
                     " save it with %s",
                     *(", ".join(changed), type(owner).__name__, cure),
                 )
+
+
+def _is_complete_at_start(owner: Any) -> bool:
+    """Whether later attributes come from training; a module's ``on_train_start`` is called after all callbacks'."""
+    if isinstance(owner, LightningModule):
+        return not is_overridden("on_train_start", owner)
+    return isinstance(owner, Callback)
 
 
 def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
@@ -96,8 +107,9 @@ def _of_loaders(loaders: Any) -> Iterator[Any]:
 
 def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
     known = known | declared_by_libraries(type(owner))
-    for name, value in vars(owner).items():
-        if name not in known and (found := fingerprint(value, depth)) is not UNKNOWN:
+    defaults = (dict(vars(kind)) for kind in type(owner).__mro__ if not is_library(kind))
+    for name, value in ChainMap(vars(owner), *defaults).items():
+        if name not in known and not name.startswith("__") and (found := fingerprint(value, depth)) is not UNKNOWN:
             yield name, found
 
 
