@@ -44,7 +44,12 @@ BAD = [
     ("optimizer.lr=null", f"optimizer.lr must be {ANY_NUMBER}, got null"),
     ("+optimizer.momentum=1e30", f"optimizer.momentum must be {ANY_NUMBER}, got 1e+30"),
     ("optimizer._target_=os.system", f"optimizer._target_ must be {ALLOWED}, got 'os.system'"),
-    ("optimizer._target_=torch.optim.SGDD", "optimizer._target_ must be a class that exists, got 'torch.optim.SGDD'"),
+    (
+        "optimizer._target_=torch.optim.SGDD",
+        "optimizer._target_ must be a class that exists, got 'torch.optim.SGDD': torch.optim has no SGDD; did you mean"
+        " torch.optim.SGD?",
+    ),
+    ("callbacks=[none,plots]", "callbacks has no option 'plots': --help lists the groups and their options"),
     ("optimizer=", f"optimizer must be one of {OPTIMIZERS}, got ''"),
     (
         "hydra/hydra_logging=colorlog",

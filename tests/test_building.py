@@ -30,6 +30,21 @@ def test_an_optimizer_is_made_of_its_arguments_or_torchs_words_are_passed_on() -
         build_optimizer({"_target_": "torch.optim.SGD", "lrr": 1}, weights)
 
 
+def test_an_optimizer_takes_groups_of_parameters() -> None:
+    slow, fast = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    made = build_optimizer(
+        {"_target_": "torch.optim.Adam", "lr": 0.25}, [{"params": slow, "lr": 0.1}, {"params": fast}]
+    )
+    assert [(group["params"], group["lr"]) for group in made.param_groups] == [([slow], 0.1), ([fast], 0.25)]
+    with pytest.raises(UserError, match=r"^optimizer\.capturable must be false on this device"):
+        build_optimizer({"_target_": "torch.optim.Adam", "capturable": True}, [{"params": slow}])
+
+
+def test_no_scheduler_cannot_be_built() -> None:
+    with pytest.raises(UserError, match="scheduler=none has none"):
+        build_scheduler({}, torch.optim.SGD([torch.zeros(2)], lr=0.5), SimpleNamespace())  # type: ignore[arg-type]
+
+
 def scheduler_of(steps: float, batches: float, name: str, accumulated: int = 1, **spec: Any) -> dict[str, Any]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.5)
     trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, num_training_batches=batches, callbacks=[])
@@ -120,6 +135,9 @@ def test_a_run_without_a_length_needs_one_for_its_schedule() -> None:
         assert scheduler_of(steps, batches, "CosineAnnealingLR", T_max=3, **uses)["scheduler"].T_max == 3
         one_cycle = {"total_steps": 7, "max_lr": 0.5, "cycle_momentum": False}
         assert scheduler_of(steps, batches, "OneCycleLR", **one_cycle, **uses)["scheduler"].total_steps == 7
+        given = [*parts("LinearLR"), *parts("CosineAnnealingLR", T_max=9)]
+        in_turn = scheduler_of(steps, batches, "SequentialLR", schedulers=given, milestones=[3], **uses)["scheduler"]
+        assert in_turn._schedulers[1].T_max == 9
 
 
 def parts(*names: str, **given: Any) -> list[dict[str, Any]]:

@@ -201,6 +201,14 @@ def test_a_loss_beyond_single_precision_is_not_finite(run: Run) -> None:
     assert result.reason == reason + "try a lower optimizer.lr, or clip=norm"
 
 
+def test_a_loss_that_is_never_finite_is_not_blamed_on_the_rate() -> None:
+    divergence, loss = Divergence(10.0), torch.tensor(math.nan)
+    with pytest.raises(
+        DivergenceError, match=r"\(nan\) .*: look for nan and inf in the data and in the initial weights$"
+    ):
+        divergence.on_step(TRAINER, 1, (), loss)
+
+
 class OnAccelerator(SimpleNamespace):
     """A loss on another device, which is read only when needed."""
 

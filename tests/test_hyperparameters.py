@@ -124,8 +124,17 @@ STEP = {"_target_": "torch.optim.lr_scheduler.StepLR", "interval": "epoch", "fre
             )
         ),
         *(
-            ({"_target_": name}, "optimizer", "mine", f"optimizer._target_ must be a class that exists, got {name!r}")
-            for name in ("torch.optim.Nope", "descent.nope.Nope", "torch.optim")
+            (
+                {"_target_": name},
+                "optimizer",
+                "mine",
+                f"optimizer._target_ must be a class that exists, got {name!r}: {why}",
+            )
+            for name, why in (
+                ("torch.optim.Nope", "torch.optim has no Nope"),
+                ("descent.nope.Nope", "there is no module descent.nope"),
+                ("torch.optim", "torch.optim has no definition"),
+            )
         ),
         (STEP, "scheduler", "step", "scheduler.step_size is missing: scheduler=step needs it"),
         (STEP, "scheduler", None, "scheduler.step_size is missing: torch.optim.lr_scheduler.StepLR needs it"),

@@ -96,7 +96,17 @@ def test_a_monitor_that_is_not_logged_is_refused_with_the_logged_metrics(rule: l
     assert str(raised.value) == "monitor.metric must be one that was logged (val/loss, val/mae, val/r2), got 'val/acc'"
     with pytest.raises(UserError) as raised:
         run(*SMALL, *rule, "monitor.metric=val/r2", "monitor.mode=max", "data.val_fraction=0")
-    assert str(raised.value) == "monitor.metric must be one that was logged (none was), got 'train/r2'"
+    assert str(raised.value).removeprefix("stopping.monitor or ") == (
+        "monitor.metric must be one that was logged (none was), with train/ instead of val/, because there are no"
+        " validation rows, got 'train/r2'"
+    )
+
+
+def test_a_stopping_monitor_that_is_not_logged_is_refused_by_its_own_key(run: Run) -> None:
+    with pytest.raises(
+        UserError, match=r"^stopping\.monitor or monitor\.metric must be one that was logged \(.*\), got 'val/acc'$"
+    ):
+        run(*SMALL, "stopping=patience", "stopping.monitor=val/acc", "stopping.mode=max")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,15 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
+def test_a_sweep_without_a_finite_monitor_has_no_order(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("lr=1", "lr=2"):
+        write(name, metrics={"train/loss": 1.0, "val/loss": None})  # type: ignore[dict-item]
+    summarize(Path("my sweep"))
+    lines = printed(capsys)
+    assert "note: no completed run has a finite val/loss, so the order is by name" in lines
+    assert not [line for line in lines if line.startswith("best first")]
+
+
 def test_the_summary_and_its_csv_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"steps": 1234567, "epochs": 20, "samples": 99, "seconds": 1.2345}
     both = {"train/loss": 1.0, "val/loss": 2.0}

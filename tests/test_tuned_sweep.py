@@ -80,6 +80,10 @@ def test_an_invalid_for_each_is_refused_before_the_first_run(
         ({"params": "x"}, "hydra.sweeper.params must be keys with their values or null (none), got 'x'"),
         ({"then": [1]}, "hydra.sweeper.then must be keys with their values or null (none), got [1]"),
         ({"space": "x"}, "hydra.sweeper.space must be keys with their values or null (none), got 'x'"),
+        (
+            {"for_each": "optimizer"},
+            "hydra.sweeper.for_each must be null unless hydra.sweeper.then is set, got 'optimizer'",
+        ),
         ({"choose_by": 3}, "hydra.sweeper.choose_by must be a string or null (monitor.metric), got 3"),
         ({"mode": "best"}, "hydra.sweeper.mode must be one of min, max or null (monitor.mode), got 'best'"),
     ],

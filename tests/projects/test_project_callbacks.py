@@ -138,6 +138,19 @@ def test_a_monitor_that_was_never_logged_is_an_error_that_lists_what_was(tmp_pat
     )
 
 
+def test_a_monitor_that_is_nan_is_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Digits, "validation_step", lambda self, batch, n: self.log("val/acc", torch.tensor(torch.nan)))
+    result = train_project("digits", tmp_path / "run", *FEW)
+    assert (result.status, result.steps) == ("completed", 15)
+    assert [message for message in caplog.messages if "is nan" in message] == [
+        "note: val/acc is nan at step 5, so these weights cannot be the best; if it stays nan, best.ckpt has the last"
+        " weights"
+    ]
+    assert read_checkpoint(tmp_path / "run/checkpoints/best.ckpt")["global_step"] == 15
+
+
 @needs_fast  # keeps an epoch's sums
 def test_the_curve_of_a_loss_that_the_module_logs_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def training_step(self: Reader, batch: Any, batch_idx: int) -> Any:

@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
     text = _joined(str(error))
     if found := re.search(r"Could not find '(.*?)' Available options in '(.+?)': (.+?) Config search", text):
         return _no_option(*found.groups())
-    if found := re.search(r"Could not find '([\w/-]+)/([^/']*)'", text):
+    if found := re.search(r"Could not (?:find|load) '([\w/-]+)/([^/']*)'", text):
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
         return unknown(found[1], error.__cause__)

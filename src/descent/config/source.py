@@ -4,6 +4,7 @@ Importing torch takes seconds; a misspelt ``optimizer.lrr`` should be reported a
 """
 
 import ast
+import difflib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,11 +72,13 @@ def find(path: str) -> Found | None:
                     return find(f"{star}.{last}")
                 except LookupError:
                     continue
-            raise LookupError(path)
+            close = difflib.get_close_matches(last, module.names, n=1)
+            hint = f"; did you mean {name}.{close[0]}?" if close else ""
+            raise LookupError(f"{name} has no {last}{hint}")
         if not isinstance(bound, str):
             return Found(module, bound)
         path = bound
-    raise LookupError(path)
+    raise LookupError(f"{path} has no definition")
 
 
 @cache
@@ -123,7 +126,7 @@ def _path_of(module: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise LookupError(module)
+        raise LookupError(f"there is no module {module}")
     if not rest and spec.origin and spec.origin.endswith(".py"):
         return Path(spec.origin)
     for folder in spec.submodule_search_locations or []:
@@ -132,7 +135,7 @@ def _path_of(module: str) -> Path:
         for candidate in chain((path / "__init__.py", path.with_name(f"{path.name}.py")), compiled):
             if candidate.is_file():
                 return candidate
-    raise LookupError(module)
+    raise LookupError(f"there is no module {module}")
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -88,8 +88,8 @@ def find_class(target: Any, path: str, packages: Sequence[str]) -> Found | None:
     kind = KINDS.get(path.partition(".")[0])
     try:
         found = find(target)
-    except LookupError:
-        raise invalid(key, "a class that exists", target) from None
+    except LookupError as error:
+        raise UserError(f"{invalid(key, 'a class that exists', target)}: {error.args[0]}") from None
     if found is None:
         return None
     if not isinstance(found.node, ast.ClassDef):

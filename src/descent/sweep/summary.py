@@ -74,7 +74,9 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     if len(runs) > MOST_ROWS:
         console.print(f"the best {MOST_ROWS} of {len(runs)}")
     tested = any(name.startswith("test/") for name in logged)
-    if tested or len(runs) > 1:
+    if len(runs) > 1 and all(_rank(result, monitor)[0] for _, result in runs):
+        console.print(f"note: no completed run has a finite {monitor.name}, so the order is by name", soft_wrap=True)
+    elif tested or len(runs) > 1:
         of_tests = "; test/* are from the best checkpoint" if tested else ""
         console.print(f"best first by {monitor.name} after the last step{of_tests}", soft_wrap=True)
     if note := _better_before_its_end(ranked, monitor, names):

@@ -71,6 +71,8 @@ class ResumingSweeper(Sweeper):
             ("mode", Annotated[Mode | None, OrNull("monitor.mode")], mode),
         ):
             check(kind, value, f"hydra.sweeper.{key}")
+        if for_each and not then:
+            raise invalid("hydra.sweeper.for_each", "null unless hydra.sweeper.then is set", for_each)
         self.max_batch_size, self.params = max_batch_size, params or {}
         self.overrides: list[list[list[str]]] = []  # of each job of each batch
         self.for_each, self.then = for_each, then

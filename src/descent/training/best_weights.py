@@ -1,5 +1,6 @@
 """Keeps the weights with the best monitored value."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from descent.training.collectives import of_first
 from descent.training.metric_direction import note_direction
 from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
+
+log = logging.getLogger(__name__)
 
 STATE = ("metric", "best_value", "best_step", "compared_step")  # in a checkpoint
 
@@ -35,6 +38,7 @@ class BestWeights:
         self.compared_step = 0
         self.unwritten: dict[str, Any] | None = None
         self.awaits_epoch = False
+        self.has_note = False  # on a value that is nan
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         has_validation = validation_schedule(trainer).has_validation
@@ -63,6 +67,13 @@ class BestWeights:
             value = of_first(logged(trainer, self.metric).item())
             note_direction(trainer, self.metric, "max" if self.sign < 0 else "min")
         self.compared_step = trainer.global_step
+        if math.isnan(value) and not self.has_note:
+            self.has_note = True
+            log.warning(
+                "note: %s is nan at step %d, so these weights cannot be the best; if it stays nan, best.ckpt has the"
+                " last weights",
+                *(self.metric, trainer.global_step),
+            )
         if self.sign * value < self.sign * self.best_value:
             self.keep(trainer, pl_module, value)
 

@@ -1,7 +1,7 @@
 """Builds optimizers, schedulers, data and other objects from their config."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from inspect import isclass
 from itertools import pairwise
@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import ParamsT
 
 from descent.config.optimizers import RUN_LENGTH_ARGUMENTS, arguments, unfilled
 from descent.config.schema import Config
@@ -22,16 +22,21 @@ from descent.training.validation_schedule import steps_per_epoch
 T = TypeVar("T")
 
 
-def build_optimizer(spec: dict[str, Any], parameters: Iterable[Parameter]) -> Optimizer:
+def build_optimizer(spec: dict[str, Any], parameters: ParamsT) -> Optimizer:
     """The optimizer of a config such as ``{"_target_": "torch.optim.SGD", "lr": 0.05}``.
+
+    Args:
+        parameters: or groups of them with options of their own, as torch takes them: ``[{"params": ..., "lr": 0.01}]``.
 
     Raises:
         UserError: the class or one of its arguments is invalid.
     """
-    own, given = [*parameters], arguments(spec, "optimizer")
-    if given.get("capturable") and any(parameter.device.type in ("cpu", "mps") for parameter in own):
+    given = arguments(spec, "optimizer")
+    optimizer = build(spec, "optimizer", Optimizer, [*parameters], given=given)
+    devices = {parameter.device.type for group in optimizer.param_groups for parameter in group["params"]}
+    if given.get("capturable") and devices & {"cpu", "mps"}:
         raise invalid("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
-    return build(spec, "optimizer", Optimizer, own, given=given)
+    return optimizer
 
 
 def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer) -> dict[str, Any]:
@@ -44,27 +49,30 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     Raises:
         UserError: the class or one of its arguments is invalid, or the length of the run is needed but not known.
     """
+    if not spec:
+        raise UserError("scheduler must have a _target_ to be built; scheduler=none has none")
     given = arguments(spec, "scheduler")
     to_fill = unfilled(spec)
     steps = run_length(trainer)
     length = None if steps is None else _calls(steps, trainer, spec)
-    if length is None:
-        if to_fill:
-            raise UserError(
-                f"scheduler.{to_fill[0]} must be given: the number of {spec['interval']}s in the run is not known"
-            )
-        length = 0
+    if length is None and to_fill:
+        raise UserError(
+            f"scheduler.{to_fill[0]} must be given: the number of {spec['interval']}s in the run is not known"
+        )
     if "schedulers" in given:
-        given["schedulers"] = _parts(given["schedulers"], given.get("milestones", []), length, optimizer)
+        end = math.inf if length is None else length
+        given["schedulers"] = _parts(given["schedulers"], given.get("milestones", []), end, optimizer)
     else:
         given.update(dict.fromkeys(to_fill, length))
-    if given.get("total_steps", length) < length:
+    if length is not None and given.get("total_steps", length) < length:
         raise invalid("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
     scheduler = build(spec, "scheduler", LRScheduler, optimizer, given=given)
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
 
 
-def _parts(specs: list[dict[str, Any]], milestones: list[int], length: int, optimizer: Optimizer) -> list[LRScheduler]:
+def _parts(
+    specs: list[dict[str, Any]], milestones: list[int], length: float, optimizer: Optimizer
+) -> list[LRScheduler]:
     """The schedulers of ``SequentialLR``, each for its part of the run."""
     ends = [*milestones, length]
     if len(specs) != len(ends) or any(first >= last for first, last in pairwise([0, *ends])):

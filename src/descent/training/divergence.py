@@ -79,9 +79,12 @@ class Divergence(SparseCallback):
         if loss <= self.limit:  # false for nan
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        advice = self.advice(trainer)
+        if step <= 1 and not math.isfinite(loss):
+            advice = "look for nan and inf in the data and in the initial weights"
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
         raise DivergenceError(
-            f"the training loss before step {step} {how} ({loss:.3g}) at learning rate {rate:g}: {self.advice(trainer)}"
+            f"the training loss before step {step} {how} ({loss:.3g}) at learning rate {rate:g}: {advice}"
         )
 
     def state_dict(self) -> dict[str, Any]:

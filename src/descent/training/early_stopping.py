@@ -20,5 +20,5 @@ class Patience(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("train/") or validation_schedule(trainer).is_evaluated(trainer):
-            logged(trainer, self.monitor)  # raises a UserError if it was not
+            logged(trainer, self.monitor, "stopping.monitor or monitor.metric")  # raises a UserError if it was not
             super().on_train_epoch_end(trainer, pl_module)

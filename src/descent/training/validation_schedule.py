@@ -105,13 +105,16 @@ def monitored(metric: str, has_validation: bool) -> str:
     return metric if has_validation else re.sub("^val/", "train/", metric)
 
 
-def logged(trainer: Trainer, metric: str) -> Tensor:
-    """The latest value of the monitored metric.
+def logged(trainer: Trainer, metric: str, key: str = "monitor.metric") -> Tensor:
+    """The latest value of the monitored metric; ``key`` is the config key that names it.
 
     Raises:
         UserError: it was not logged.
     """
     known = trainer.callback_metrics
     if metric not in known:
-        raise invalid("monitor.metric", f"one that was logged ({', '.join(known) or 'none was'})", metric)
+        rule = f"one that was logged ({', '.join(known) or 'none was'})"
+        if not validation_schedule(trainer).has_validation:
+            rule += ", with train/ instead of val/, because there are no validation rows"
+        raise invalid(key, rule, metric)
     return known[metric]
