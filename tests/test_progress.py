@@ -1,5 +1,6 @@
 """Tests the progress bar's updates, length and last line."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -131,6 +132,28 @@ def test_on_a_terminal_the_bar_updates_up_to_ten_times_a_second(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     train(config_of(*LINE, "trainer.max_epochs=2"), tmp_path / "r")
     assert [bar["mininterval"] for bar in bars.made] == [0.1]
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_note_during_training_has_its_own_line(
+    is_terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Notes(Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            logging.getLogger("mine").warning("note: one")
+            logging.getLogger("mine").warning("note: two")
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.WARNING)
+    logging.root.addHandler(console)
+    handlers = [*logging.root.handlers]
+    train(config_of(*LINE, "trainer.max_epochs=1"), tmp_path / "r", callbacks=[Notes()])
+    assert logging.root.handlers == handlers
+    logging.root.removeHandler(console)
+    before, _, after = capsys.readouterr().err.partition("note: one\n")
+    assert re.fullmatch(r"\rTraining: +0%.*step/s[^\n]*" + (r"\r +\r" if is_terminal else r"\n"), before)
+    assert re.match(r"\r *\rnote: two\n" if is_terminal else "note: two\n", after)
 
 
 def test_an_error_before_training_shows_no_bar(tmp_path: Path, bars: Bars) -> None:

@@ -17,7 +17,8 @@ from running import SignalAt, advised, equal, in_child, train_project
 from test_resuming import assert_same, kept
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric, MinMaxMetric
+from torchmetrics.wrappers import Running
 
 FEW = ("data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=2")
 PLAIN = Digits.training_step
@@ -294,6 +295,57 @@ def test_a_metric_of_ones_own_is_not_noted(notes: Callable[..., list[str]], monk
 
     monkeypatch.setattr(Digits, "configure_model", lambda self: setattr(self, "own", Own()))
     monkeypatch.setattr(Digits, "training_step", step)
+    assert notes() == []
+
+
+class Counting(MeanMetric):
+    calls = 0
+
+    def update(self, *args: Any) -> None:
+        super().update(*args)
+        self.calls += 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "changed"),
+    [
+        (Counting, "own.calls"),
+        (lambda: MinMaxMetric(MeanMetric()), "own.min_val, own.max_val"),
+        (lambda: Running(MeanMetric(), window=20), "own._num_vals_seen"),
+    ],
+    ids=["own", "min_max", "running"],
+)
+def test_attributes_of_a_metric_that_are_no_state_are_noted(
+    metric: Callable[[], Metric], changed: str, notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        loss = PLAIN(self, batch, batch_idx)
+        self.own(loss.detach())
+        return loss
+
+    monkeypatch.setattr(Digits, "configure_model", lambda self: setattr(self, "own", metric()))
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert [note.partition(" of ")[0] for note in notes()] == [
+        f"note: a resumed run may differ, because training changes {changed}"
+    ]
+
+
+def test_a_generator_of_a_dataset_is_not_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = Augmented.__getitem__
+
+    def noisy(self: Any, index: int) -> Any:
+        image, digit = get(self, index)
+        return image + 0.1 * float(self.generator.random()), digit
+
+    def drawn(self: DigitsData) -> Any:
+        rows = Augmented(self.train)
+        vars(rows)["generator"] = np.random.default_rng(0)
+        return DataLoader(rows, batch_size=32)
+
+    monkeypatch.setattr(Augmented, "__getitem__", noisy)
+    monkeypatch.setattr(DigitsData, "train_dataloader", drawn)
     assert notes() == []
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from descent.config.metric import without_split
-from descent.errors import UserError, invalid
+from descent.errors import UserError, counted, invalid
 from descent.run.result import Result
 from descent.training.budget import Budget, SampleCounter, gradient_evaluations
 from descent.training.callback import ResultCallback
@@ -172,7 +172,7 @@ def _why_stopped(trainer: Trainer) -> str | None:
             return callback.reason
         if isinstance(callback, EarlyStopping):
             if callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-                return f"{callback.monitor} has not improved for {callback.patience} validations"
+                return f"{callback.monitor} has not improved for {counted(callback.patience, 'validation')}"
             if callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
                 return callback.stopping_reason_message
     return None

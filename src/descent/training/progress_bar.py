@@ -1,5 +1,6 @@
 """Shows one progress bar for the whole run."""
 
+import logging
 import sys
 from typing import Any
 
@@ -13,6 +14,21 @@ from descent.training.intervals import Intervals
 from descent.training.max_steps import run_length
 from descent.training.sparse_callback import SparseCallback, callbacks_of, loss_of
 from descent.training.training_loss import loss_unit
+
+
+class NoteOnOwnLine(logging.Handler):
+    """Called before the console prints a note: clears the bar, or ends its line if the output is not a terminal."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        super().__init__(logging.WARNING)
+        self.bar, self.ended = bar, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr.isatty():
+            self.bar.clear()
+        elif self.ended != self.bar.last_print_t:  # written since the last note
+            self.ended = self.bar.last_print_t
+            self.bar.fp.write("\n")
 
 
 class RunProgressBar(SparseCallback):
@@ -40,6 +56,8 @@ class RunProgressBar(SparseCallback):
             mininterval=0.1 if sys.stderr and sys.stderr.isatty() else 10.0,
             dynamic_ncols=True,
         )
+        self.handler = NoteOnOwnLine(self.bar)
+        logging.root.handlers.insert(0, self.handler)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -53,11 +71,15 @@ class RunProgressBar(SparseCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.total = trainer.global_step
         self._move(trainer)
-        self.bar.close()
+        self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if hasattr(self, "bar"):
-            self.bar.close()
+            self._close()
+
+    def _close(self) -> None:
+        logging.root.removeHandler(self.handler)
+        self.bar.close()
 
     def _move(self, trainer: Trainer) -> None:
         self.bar.update(trainer.global_step - self.bar.n)

@@ -9,15 +9,17 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
 from descent.batches.exact import parts
+from descent.batches.seeding import Generator
 from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
 
 log = logging.getLogger(__name__)
 
 # attributes of Lightning's own classes
 OF_MODULE, OF_DATA, OF_CALLBACK = {*vars(LightningModule())}, {*vars(LightningDataModule())}, {*vars(Callback())}
+OF_METRIC = {*vars(MeanMetric())}
 Owned = tuple[Any, str, dict[str, Any]]  # the object, what would save its attributes, and these by name
 
 
@@ -26,7 +28,8 @@ class UnsavedAttributes(Callback):
 
     It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
     class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and
-    containers and objects of these. It cannot know whether they matter, and does not see copies in DataLoader workers.
+    containers and objects of these. In metrics of torchmetrics, it checks those that ``add_state`` did not make. It
+    cannot know whether they matter, and does not see copies in DataLoader workers.
     """
 
     def __init__(self) -> None:
@@ -84,7 +87,10 @@ def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
         # a resumed run calls set_epoch again
         if hasattr(found, "__dict__") and not (is_of_library(found) or hasattr(found, "set_epoch")):
             cure = "state_dict and load_state_dict of the data module"
-            yield found, cure, dict(_of(found, OF_DATA, depth=0))
+            own = dict(_of(found, OF_DATA, depth=0))
+            if found is not data:  # each batch seeds the generators of its loader
+                own = {name: value for name, value in own.items() if not isinstance(getattr(found, name), Generator)}
+            yield found, cure, own
 
 
 def _callbacks(trainer: Trainer) -> Iterator[Callback]:
@@ -106,7 +112,7 @@ def _of_loaders(loaders: Any) -> Iterator[Any]:
 
 
 def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
-    known = known | declared_by_libraries(type(owner))
+    known = known | declared_by_libraries(Metric if isinstance(owner, Metric) else type(owner))
     defaults = (dict(vars(kind)) for kind in type(owner).__mro__ if not is_library(kind))
     for name, value in ChainMap(vars(owner), *defaults).items():
         if name not in known and not name.startswith("__") and (found := fingerprint(value, depth)) is not UNKNOWN:
@@ -115,14 +121,12 @@ def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]
 
 def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
     for prefix, module in pl_module.named_modules():
-        if (
-            isinstance(module, Metric)
-            or is_of_library(module)
-            or type(module).get_extra_state is not nn.Module.get_extra_state
-        ):
+        is_metric = isinstance(module, Metric)  # those of torchmetrics have such attributes, too: MinMaxMetric.max_val
+        if (is_of_library(module) and not is_metric) or (type(module).get_extra_state is not nn.Module.get_extra_state):
             continue
         dot = "." if prefix else ""
-        yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, OF_MODULE))
+        known = OF_METRIC.union(module.metric_state) if is_metric else OF_MODULE
+        yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, known))
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
                 # an inference tensor has no version
