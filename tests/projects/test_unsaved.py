@@ -17,7 +17,7 @@ from running import SignalAt, advised, equal, in_child, train_project
 from test_resuming import assert_same, kept
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
-from torchmetrics import MeanMetric, Metric, MinMaxMetric
+from torchmetrics import MeanMetric, Metric, MetricTracker, MinMaxMetric
 from torchmetrics.wrappers import Running
 
 FEW = ("data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=2")
@@ -347,6 +347,27 @@ def test_a_generator_of_a_dataset_is_not_noted(
     monkeypatch.setattr(Augmented, "__getitem__", noisy)
     monkeypatch.setattr(DigitsData, "train_dataloader", drawn)
     assert notes() == []
+
+
+@needs_fast  # restores the states of metrics
+def test_a_metric_tracker_resumes_with_all_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = Digits.validation_step
+
+    def validation_step(self: Any, batch: Any, batch_idx: int) -> None:
+        validate(self, batch, batch_idx)
+        self.tracker.update(next(self.parameters()).mean())
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self.log("val/first", self.tracker.compute_all()[0])
+        self.log("val/lowest", self.tracker.best_metric())
+
+    monkeypatch.setattr(
+        Digits, "configure_model", lambda self: setattr(self, "tracker", MetricTracker(MeanMetric(), maximize=False))
+    )
+    monkeypatch.setattr(Digits, "on_validation_epoch_start", lambda self: self.tracker.increment())
+    monkeypatch.setattr(Digits, "validation_step", validation_step)
+    monkeypatch.setattr(Digits, "on_validation_epoch_end", on_validation_epoch_end)
+    assert_goes_on_exactly("digits", tmp_path, FEW, (3, 8))
 
 
 @needs_fast  # keeps an epoch's sums

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, MetricTracker
 
 from descent.training.collectives import gathered, own_of, several
 from descent.training.sparse_callback import SparseCallback
@@ -46,6 +46,7 @@ class LoggedMetrics(SparseCallback):
         self.sums: dict[str, dict[str, Tensor]] = {}  # of the epoch's batches before the checkpoint
         self.metrics: dict[str, Tensor] = {}
         self.states: dict[str, Any] = {}
+        self.increments: dict[str, int] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # older versions wrote none
@@ -53,9 +54,13 @@ class LoggedMetrics(SparseCallback):
         if "states_of_processes" in saved:
             self.states = own_of(saved["states_of_processes"])
         self.is_within = saved.get("is_within", False)
+        self.increments = saved.get("increments", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.callback_metrics.update(self.metrics)
+        for name, tracker in _trackers(pl_module):
+            while len(tracker) < self.increments.get(name, 0):
+                tracker.increment()
         if lightning_results is not None:
             _set_metric_states(pl_module, self.states)
         elif self.is_within:
@@ -92,6 +97,7 @@ class LoggedMetrics(SparseCallback):
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
             "states": _metric_states(pl_module),
+            "increments": {name: len(tracker) for name, tracker in _trackers(pl_module)},
         }
         if several():
             checkpoint["logged"]["states_of_processes"] = gathered(checkpoint["logged"]["states"])
@@ -114,6 +120,11 @@ def _add(result: Any, before: Mapping[str, Tensor]) -> None:
         extreme = result.meta.is_max_reduction or result.meta.is_min_reduction
         reduce = result.meta.reduce_fx if extreme else torch.add
         setattr(result, key, reduce(value.to(now.device), now))
+
+
+def _trackers(pl_module: LightningModule) -> list[tuple[str, MetricTracker]]:
+    """The modules that get one more metric by each ``increment()``."""
+    return [(name, module) for name, module in pl_module.named_modules() if isinstance(module, MetricTracker)]
 
 
 def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
