@@ -80,6 +80,8 @@ class Divergence(SparseCallback):
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         advice = self.advice(trainer)
+        if math.isnan(loss):
+            advice += ", or look for nan in the data"
         if step <= 1 and not math.isfinite(loss):
             advice = "look for nan and inf in the data and in the initial weights"
         how = "is not finite" if not math.isfinite(loss) else f"is over {self.factor:g} times the first"
