@@ -91,7 +91,7 @@ def test_a_project_without_a_test_is_not_tested(hook: str, run: Run, monkeypatch
     ("limits", "stopped"),
     [
         ({"stopping_threshold": 1e9}, "Stopping threshold reached: train/loss = {} < 1000000000.0. Signaling"),
-        ({"patience": 1, "min_delta": 1e9}, "train/loss has not improved for 1 validations"),
+        ({"patience": 1, "min_delta": 1e9}, "train/loss has not improved for 1 validation"),
     ],
     ids=["threshold", "patience"],
 )
