@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import omegaconf
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from forked import run_forked
 from hydra import compose, initialize_config_dir
@@ -35,6 +37,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it f
 os.fsync = lambda fd: None  # fsync takes a tenth of a run; scripts in their own processes still call it
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and every run would inherit that
+
+parsed = cache(yaml.load)
+
+
+def load_yaml(stream: Any, *arguments: Any, **options: Any) -> Any:
+    """Parses a text once: Hydra reads all files of a config again for each command line."""
+    text = stream if isinstance(stream, str | bytes) else stream.read()
+    return copy.deepcopy(parsed(text, *arguments, **options))
+
+
+yaml.load = load_yaml
+omegaconf._utils.get_yaml_loader = cache(omegaconf._utils.get_yaml_loader)  # otherwise a new class for each file
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to processes")
 
@@ -61,12 +75,13 @@ def options(group: str) -> list[str]:
 def config_of(*overrides: str) -> Config:
     """The checked config of a command line.
 
-    Recent configs are cached: composing takes longer than training on a few rows.
+    Configs are cached: composing takes longer than training on a few rows.
     """
-    return copy.deepcopy(_composed(overrides, Path.cwd(), frozenset(os.environ.items())))
+    environment = frozenset((key, value) for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST")
+    return copy.deepcopy(_composed(overrides, Path.cwd(), environment))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], *_: object) -> Config:
     return cli.load_config(CONF, overrides)
 

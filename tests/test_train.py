@@ -1,6 +1,7 @@
 """Tests a single run: seeds, precision, metrics, checkpoints and logs."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ class Dtypes(Callback):
 
 
 def events(run_dir: Path) -> EventAccumulator:
+    """The points that TensorBoard reads; a directory whose files have not changed is read once."""
+    return _read(run_dir, *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in run_dir.glob("events*")))
+
+
+@lru_cache(maxsize=4)
+def _read(run_dir: Path, *files: object) -> EventAccumulator:
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
     accumulator.Reload()
     return accumulator
