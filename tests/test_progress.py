@@ -156,6 +156,19 @@ def test_a_note_during_training_has_its_own_line(
     assert re.match(r"\r *\rnote: two\n" if is_terminal else "note: two\n", after)
 
 
+def test_a_run_without_a_bar_can_print_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Notes(Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            logging.getLogger("mine").warning("note: one")
+
+    make = tqdm.tqdm.__init__
+    monkeypatch.setattr(tqdm.tqdm, "__init__", lambda *args, **options: make(*args, **{**options, "disable": True}))
+    assert train(config_of(*LINE, "trainer.max_epochs=1"), tmp_path / "r", callbacks=[Notes()]).status == "completed"
+    assert "Training" not in capsys.readouterr().err
+
+
 def test_an_error_before_training_shows_no_bar(tmp_path: Path, bars: Bars) -> None:
     class Fails(Callback):
         def on_fit_start(self, *_: Any) -> None:

@@ -24,6 +24,8 @@ class NoteOnOwnLine(logging.Handler):
         self.bar, self.ended = bar, 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self.bar.disable:  # by TQDM_DISABLE
+            return
         if sys.stderr.isatty():
             self.bar.clear()
         elif self.ended != self.bar.last_print_t:  # written since the last note
