@@ -56,6 +56,7 @@ class UnsavedAttributes(Callback):
                 continue
             _, before = self.before[id(owner)]
             new = now.keys() - before.keys() if _is_complete_at_start(owner) else set[str]()
+            new = {name for name in new if "." not in name}  # in layers, these are mostly caches
             if changed := [name for name, value in now.items() if name in new or before.get(name, value) != value]:
                 del self.before[id(owner)]
                 log.warning(
