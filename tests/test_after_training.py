@@ -18,6 +18,7 @@ from descent.errors import UserError
 from descent.run.load import trainer_of
 from descent.run.result import read_result
 from descent.training.callback import ResultCallback
+from descent.training.logger import SilentLogger
 from regression.base import RegressionModel
 from regression.data.module import RegressionData
 from regression.model import LinearRegression
@@ -203,7 +204,9 @@ def test_a_trained_model_is_tested_on_the_cpu_as_its_config_says_and_leaves_noth
     trainer = trainer_of(config, tmp_path, callback)
     assert (trainer.precision, trainer.limit_test_batches, trainer.num_devices) == ("32-true", 3, 1)
     assert trainer.strategy.root_device == torch.device("cpu")
-    assert (trainer.loggers, trainer.checkpoint_callbacks, trainer.progress_bar_callback) == ([], [], None)
+    (logger,) = trainer.loggers
+    assert isinstance(logger, SilentLogger) and trainer.log_dir == str(tmp_path)
+    assert (trainer.checkpoint_callbacks, trainer.progress_bar_callback) == ([], None)
     assert callback in trainer.callbacks and trainer.default_root_dir == str(tmp_path)
     whole = trainer_of(config_of("trainer.precision=bf16-mixed"), tmp_path)
     assert (whole.precision, whole.limit_test_batches) == ("bf16-mixed", 1.0)

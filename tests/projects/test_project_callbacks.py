@@ -138,6 +138,51 @@ def test_a_monitor_that_was_never_logged_is_an_error_that_lists_what_was(tmp_pat
     )
 
 
+class Text(Callback):
+    """Uses the logger's own methods, as the guides say."""
+
+    def add(self, trainer: Trainer, tag: str) -> None:
+        logger: Any = trainer.logger
+        logger.experiment.add_text(tag, "text", trainer.global_step)
+        assert Path(logger.log_dir) == Path(str(trainer.log_dir)) == Path(trainer.default_root_dir)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.add(trainer, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.add(trainer, "test")
+
+
+@needs_fast  # keeps an epoch's sums
+def test_hooks_can_use_the_logger_in_interrupted_runs_and_in_the_test(tmp_path: Path) -> None:
+    for name, batches in (("whole", (0,)), ("run", (3, 8, 0))):
+        for batch in batches:
+            callbacks = [Text(), SignalAt(batch, signal.SIGTERM)]
+            found = train_project("digits", tmp_path / name, *FEW, callbacks=callbacks, resume=True)
+            assert (found.status, found.signal) == (("interrupted", signal.SIGTERM) if batch else ("completed", None))
+    texts = []
+    for name in ("whole", "run"):
+        found_events = events(tmp_path / name)
+        texts.append({tag: [e.step for e in found_events.Tensors(tag)] for tag in found_events.Tags()["tensors"]})
+    assert texts[0]["test/text_summary"] == [15] and texts[0]["val/text_summary"] == [5, 10, 15]
+    assert texts[1] == texts[0]
+
+
+def test_an_interrupted_run_whose_last_validation_fails_stays_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(self: Digits, *_: Any) -> None:
+        if self.trainer.state.fn == "validate":
+            raise ValueError("mine")
+        self.log("val/acc", 0.5)
+
+    monkeypatch.setattr(Digits, "validation_step", fails)
+    found = train_project("digits", tmp_path / "run", *FEW, callbacks=[SignalAt(8, signal.SIGTERM)])
+    assert (found.status, found.signal, found.steps) == ("interrupted", signal.SIGTERM, 8)
+    (note,) = [message for message in caplog.messages if "has no validation metrics" in message]
+    assert note.startswith("note: result.json has no validation metrics of the last step: ValueError")
+
+
 def test_a_monitor_that_is_nan_is_noted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

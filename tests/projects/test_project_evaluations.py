@@ -82,6 +82,21 @@ def test_what_a_project_lacks_to_be_evaluated_is_named(run_dir: Path, monkeypatc
     assert not (run_dir / "evaluation.json").exists()
 
 
+def test_an_evaluation_discards_what_hooks_give_to_the_logger(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[Any] = []
+
+    def draw(self: Digits) -> None:
+        logger: Any = self.logger
+        logged.append(logger.experiment.add_text("mine", "text", 1))
+
+    monkeypatch.setattr(Digits, "on_test_epoch_end", draw, raising=False)
+    before = {path: path.stat().st_size for path in run_dir.rglob("*") if path.is_file()}
+    evaluate(run_dir)
+    assert logged == [None]
+    changed = {path.name for path in run_dir.rglob("*") if path.is_file() and before.get(path) != path.stat().st_size}
+    assert changed == {"evaluation.json"}
+
+
 def test_known_warnings_of_libraries_are_shown_by_no_command(
     run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from descent.config.messages import one_line
 from descent.config.metric import without_split
 from descent.errors import UserError, counted, invalid
 from descent.run.result import Result
@@ -22,7 +23,7 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
 from descent.training.logged_metrics import LoggedMetrics
-from descent.training.logger import RunLogger
+from descent.training.logger import RunLogger, SilentLogger, without_metrics
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import full_loss_value, has_full_loss, loss_unit
@@ -68,7 +69,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
             schedule.validated_step = kept.best.compared_step = -1
         if trainer.enable_validation and schedule.validated_step != trainer.global_step:
             new = result.status == "completed" and kept.best.compared_step != trainer.global_step
-            result.metrics |= _validate(trainer, model, data, logged=new)
+            result.metrics |= _validate(result, trainer, model, data, logged=new)
             if new:
                 kept.compare_last(trainer, model)
         best = kept.best
@@ -87,11 +88,9 @@ def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, be
     """Adds the metrics on the test rows, if there are any, with the weights of the checkpoint ``best``."""
     if not (is_overridden("test_step", model) and is_overridden("test_dataloader", data)):
         return
-    loggers, trainer.loggers = trainer.loggers, []  # log_final writes these metrics
-    with isolate_rng():
+    with isolate_rng(), without_metrics(trainer.loggers):  # log_final writes the metrics
         seed_everything(result.seed, verbose=False)  # so that evaluate.py gets the same random numbers
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    trainer.loggers = loggers
     for name, value in trainer.callback_metrics.items():  # a module may log them without test/ or with another split
         key = f"test/{without_split(name)}" if name in result.metrics else name
         result.metrics[key] = value.item()
@@ -151,16 +150,22 @@ def _diverged(result: Result) -> None:
     result.reason = "the loss or a weight after the last step is not finite, or the loss is far above the first"
 
 
-def _validate(trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
+def _validate(result: Result, trainer: Trainer, model: LightningModule, data: Any, logged: bool) -> dict[str, float]:
     """Returns the validation metrics at the last weights; with ``logged``, also writes them to the loggers."""
     loggers, own = trainer.loggers, trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
     if not logged:
-        trainer.loggers = []
+        trainer.loggers = [SilentLogger(trainer.default_root_dir) for _ in loggers]
     # it would start a new average, from a copy of a module that may be in the middle of a step
     trainer.callbacks = [one for one in own if not isinstance(one, StochasticWeightAveraging)]  # type: ignore[attr-defined]
     try:
         with isolate_rng():
             trainer.validate(model, datamodule=data, verbose=False)
+    except Exception as error:
+        if result.status == "completed":
+            raise
+        # an interrupted run keeps its exit code, by which a cluster requeues it
+        log.warning("note: result.json has no validation metrics of the last step: %s", one_line(error))
+        return {}
     finally:
         trainer.loggers, trainer.callbacks = loggers, own  # type: ignore[attr-defined]
     return {name: value.item() for name, value in trainer.callback_metrics.items()}

@@ -16,6 +16,7 @@ from descent.run.result import run_result
 from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
 from descent.training.checkpoint_io import read_checkpoint
+from descent.training.logger import SilentLogger
 
 CheckpointName = Literal["best", "last"]
 
@@ -114,7 +115,7 @@ def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
         precision="32-true" if precision == "16-mixed" else precision,  # type: ignore[arg-type]
         limit_test_batches=config.trainer.arguments.get("limit_test_batches"),
         devices=1,
-        logger=False,
+        logger=SilentLogger(run_dir),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
