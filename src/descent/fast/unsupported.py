@@ -59,8 +59,10 @@ def _in_settings(trainer: Trainer) -> str | None:
         return f"precision {trainer.precision_plugin.precision} scales or casts in every step"
     if type(trainer.strategy) is not SingleDeviceStrategy:
         return "the strategy is not SingleDeviceStrategy"
-    if trainer.accumulate_grad_batches != 1 or fit_loop._skip_backward:
-        return "gradients are accumulated, or some backward passes are skipped"
+    if trainer.accumulate_grad_batches != 1:
+        return "gradients are accumulated"
+    if fit_loop._skip_backward:
+        return "a callback skips backward passes"
     if trainer.max_steps != -1:
         return "Trainer has max_steps instead of the callback MaxSteps"
     if fit_loop.min_steps or (fit_loop.min_epochs or 0) > 1:
