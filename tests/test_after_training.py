@@ -18,7 +18,7 @@ from descent.errors import UserError
 from descent.run.load import trainer_of
 from descent.run.result import read_result
 from descent.training.callback import ResultCallback
-from descent.training.logger import SilentLogger
+from descent.training.silent_logger import SilentLogger
 from regression.base import RegressionModel
 from regression.data.module import RegressionData
 from regression.model import LinearRegression

@@ -23,7 +23,8 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
 from descent.training.logged_metrics import LoggedMetrics
-from descent.training.logger import RunLogger, SilentLogger, without_metrics
+from descent.training.logger import RunLogger
+from descent.training.silent_logger import SilentLogger, without_metrics
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import full_loss_value, has_full_loss, loss_unit

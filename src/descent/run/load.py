@@ -16,7 +16,7 @@ from descent.run.result import run_result
 from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
 from descent.training.checkpoint_io import read_checkpoint
-from descent.training.logger import SilentLogger
+from descent.training.silent_logger import SilentLogger
 
 CheckpointName = Literal["best", "last"]
 
