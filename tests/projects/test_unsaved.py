@@ -20,6 +20,9 @@ from torch.utils.data import DataLoader, Sampler, Subset
 from torchmetrics import MeanMetric, Metric, MetricTracker, MinMaxMetric
 from torchmetrics.wrappers import Running
 
+from descent.training.checkpoints import Checkpoints
+from descent.training.sparse_callback import callbacks_of
+
 FEW = ("data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=2")
 PLAIN = Digits.training_step
 
@@ -34,6 +37,14 @@ class Average(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.mean = 0.9 * self.mean + 0.1 * next(pl_module.parameters()).mean().item()
+
+
+class Saving(Callback):
+    """Makes the run write a checkpoint after each step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for checkpoints in callbacks_of(trainer, Checkpoints):
+            checkpoints.interval.every_steps = 1
 
 
 class Kept(Average):
@@ -75,6 +86,16 @@ def test_the_state_of_a_callback_is_noted(notes: Callable[..., list[str]]) -> No
         "note: a resumed run may differ, because training changes mean of Average, which no checkpoint contains;"
         " save it with its state_dict and load_state_dict"
     ]
+
+
+def test_an_attribute_that_changes_later_gets_a_note_of_its_own(notes: Callable[..., list[str]]) -> None:
+    class Later(Average):
+        epochs = 0
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.epochs += trainer.current_epoch == 1
+
+    assert [note.split(" of ")[0].rpartition(" ")[2] for note in notes(Later(), Saving())] == ["mean", "epochs"]
 
 
 def test_callbacks_of_one_class_are_not_taken_for_each_other(notes: Callable[..., list[str]]) -> None:

@@ -24,7 +24,7 @@ Owned = tuple[Any, str, dict[str, Any]]  # the object, what would save its attri
 
 
 class UnsavedAttributes(Callback):
-    """Logs a note on attributes that a resumed run loses, once per object, at the first checkpoint after they change.
+    """Logs a note on attributes that a resumed run loses, once each, at the first checkpoint after they change.
 
     It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
     class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and
@@ -34,6 +34,7 @@ class UnsavedAttributes(Callback):
 
     def __init__(self) -> None:
         self.before = dict[int, tuple[Any, dict[str, Any]]]()  # keeps the object, so that its id is not reused
+        self.noted = set[tuple[int, str]]()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.before = {id(owner): (owner, found) for owner, _, found in _owned(trainer, pl_module)}
@@ -52,13 +53,14 @@ class UnsavedAttributes(Callback):
         if "optimizer_states" not in checkpoint:
             return
         for owner, cure, now in _owned(trainer, pl_module):
-            if id(owner) not in self.before:  # it has had its note
+            if id(owner) not in self.before:  # made after the start
                 continue
             _, before = self.before[id(owner)]
             new = now.keys() - before.keys() if _is_complete_at_start(owner) else set[str]()
             new = {name for name in new if "." not in name}  # in layers, these are mostly caches
-            if changed := [name for name, value in now.items() if name in new or before.get(name, value) != value]:
-                del self.before[id(owner)]
+            changed = [name for name, value in now.items() if name in new or before.get(name, value) != value]
+            if changed := [name for name in changed if (id(owner), name) not in self.noted]:
+                self.noted |= {(id(owner), name) for name in changed}
                 log.warning(
                     "note: a resumed run may differ, because training changes %s of %s, which no checkpoint contains;"
                     " save it with %s",

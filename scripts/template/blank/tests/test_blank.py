@@ -15,16 +15,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warn
 CONFIG = load_config(Path(__file__).parents[1] / "conf", ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"])
 
 
-class InterruptAt2(Callback):
+class InterruptAtBatch2(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == 2:  # of all epochs, from 0
             signal.raise_signal(signal.SIGINT)
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = train(CONFIG, tmp_path / "whole")
     assert whole.status == "completed"
-    assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAt2()]).status == "interrupted"
+    assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAtBatch2()]).status == "interrupted"
     assert train(CONFIG, tmp_path / "cut", resume=True).steps == whole.steps
     first, second = (torch.load(tmp_path / run / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
