@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from descent.training.fingerprint import UNKNOWN, fingerprint
+from descent.batches.fingerprint import UNKNOWN, fingerprint
 
 
 class Plain:

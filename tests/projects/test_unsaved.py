@@ -153,6 +153,42 @@ def test_the_state_of_a_dataset_is_noted(notes: Callable[..., list[str]], monkey
     assert notes() == [f"note: a resumed run may differ, because training changes cache of Augmented, {DATA}"]
 
 
+class Drifting:
+    """A transform that counts its calls, and makes them visible in the rows."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.calls += 1
+        return image + 0.001 * self.calls
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_the_state_of_a_transform_is_noted_with_and_without_workers(
+    workers: int, persistent: bool, notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = Augmented.__getitem__
+
+    def transformed(self: Any, index: int) -> Any:
+        image, digit = get(self, index)
+        return self.transform(image), digit
+
+    def counted(self: DigitsData) -> Any:
+        rows = Augmented(self.train)
+        vars(rows)["transform"] = Drifting()
+        return DataLoader(Subset(rows, range(200)), 32, num_workers=workers, persistent_workers=persistent)
+
+    monkeypatch.setattr(Augmented, "__getitem__", transformed)
+    monkeypatch.setattr(DigitsData, "train_dataloader", counted)
+    in_workers = (
+        "note: a run resumed within an epoch may differ, because fetching changes calls of Drifting in DataLoader"
+        " workers, which no checkpoint contains; use the row's index or random numbers instead"
+    )
+    in_process = f"note: a resumed run may differ, because training changes calls of Drifting, {DATA}"
+    assert notes() == [in_workers if workers else in_process]
+
+
 def test_a_data_module_that_counts_is_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(self: DigitsData) -> None:
         vars(self)["given"] = vars(self).get("given", 0) + 1
@@ -354,8 +390,9 @@ def test_attributes_of_a_metric_that_are_no_state_are_noted(
     ]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_generator_of_a_dataset_is_not_noted(
-    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    workers: int, notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get = Augmented.__getitem__
 
@@ -366,7 +403,7 @@ def test_a_generator_of_a_dataset_is_not_noted(
     def drawn(self: DigitsData) -> Any:
         rows = Augmented(self.train)
         vars(rows)["generator"] = np.random.default_rng(0)
-        return DataLoader(rows, batch_size=32)
+        return DataLoader(rows, batch_size=32, num_workers=workers)
 
     monkeypatch.setattr(Augmented, "__getitem__", noisy)
     monkeypatch.setattr(DigitsData, "train_dataloader", drawn)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -11,18 +11,13 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-    default_convert,
-    get_worker_info,
 )
 
+from descent.batches.fetching import Fetch, Init, unchanged
 from descent.batches.position import ExactLoader, has_length, tell_epoch
-from descent.batches.seeding import Generator, first_key, generators_in, in_keyed_steps, seeded
+from descent.batches.seeding import first_key, generators_in, in_keyed_steps, seeded
 from descent.batches.share import Share
 
 log = logging.getLogger(__name__)
@@ -48,6 +43,7 @@ class MapStyleLoader(ExactLoader):
         self._plan = _Plan()
         self._rows: deque[int] = deque()  # of each batch that is planned but not yet returned
         self._is_noted = False  # that a sampler keeps its own count
+        self._noted = set[str]()  # the attributes that workers change
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         key = first_key(self.seed, epoch, BATCH, self.repeat)
@@ -62,10 +58,21 @@ class MapStyleLoader(ExactLoader):
         started = (0, WORKER) if self.loader.persistent_workers else (epoch, WORKER, self.repeat)
         self._keyed.generator = torch.Generator().manual_seed(first_key(self.seed, *started))
         self._iterator = iter(self._keyed)
-        for batch in self._iterator:
+        for fetched in self._iterator:
+            batch, changed = fetched if self.loader.num_workers else (fetched, [])
+            self._note(changed)
             if self.share is not None:
                 self.share.count(self._rows.popleft())
             yield batch
+
+    def _note(self, changed: list[str]) -> None:
+        if new := [name for name in changed if name not in self._noted]:
+            self._noted.update(new)
+            log.warning(
+                "note: a run resumed within an epoch may differ, because fetching changes %s in DataLoader workers, "
+                "which no checkpoint contains; use the row's index or random numbers instead",
+                ", ".join(new),
+            )
 
     def _own(self, epoch: int, first: int) -> Iterator[Any]:
         """The index or indices to fetch for each batch, or for this process's part of it."""
@@ -81,11 +88,11 @@ class MapStyleLoader(ExactLoader):
         loader = self.loader
         names = ("num_workers", "pin_memory", "timeout", "multiprocessing_context", "prefetch_factor")
         return DataLoader(
-            _Fetch(loader),
+            Fetch(loader),
             batch_size=None,
             sampler=self._plan,
-            collate_fn=_unchanged,
-            worker_init_fn=_Init(loader.worker_init_fn),
+            collate_fn=unchanged,
+            worker_init_fn=Init(loader.worker_init_fn),
             **{name: getattr(loader, name) for name in (*names, "persistent_workers", "pin_memory_device")},
         )
 
@@ -140,50 +147,3 @@ class _Plan:
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         return iter(self.items)
-
-
-class _Fetch(Dataset[Any]):
-    """A dataset of whole batches, each fetched and collated with its own random numbers."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.dataset: Any = loader.dataset
-        self.collate_fn: Any = loader.collate_fn
-        self.is_batched = loader.batch_sampler is not None
-        source = self.dataset
-        while type(source) is Subset:
-            source = source.dataset
-        self.draws = type(source) is not TensorDataset or self.collate_fn not in (default_collate, default_convert)
-        self.generators: list[Generator] | None = None  # found on first use, after worker_init_fn has run
-
-    def __getitem__(self, item: tuple[int, Any]) -> Any:
-        key, index = item
-        if not self.draws:
-            return self._fetch(index)
-        if self.generators is None:
-            self.generators = generators_in(self.dataset, self.collate_fn)
-        with seeded(key, self.generators):
-            return self._fetch(index)
-
-    def _fetch(self, index: Any) -> Any:
-        if not self.is_batched:
-            return self.collate_fn(self.dataset[index])
-        if getattr(self.dataset, "__getitems__", None):
-            return self.collate_fn(self.dataset.__getitems__(index))
-        return self.collate_fn([self.dataset[row] for row in index])
-
-
-class _Init:
-    """Starts a worker, with the user's own dataset in ``get_worker_info``."""
-
-    def __init__(self, init: Callable[[int], None] | None) -> None:
-        self.init = init
-
-    def __call__(self, worker: int) -> None:
-        info: Any = get_worker_info()
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # WorkerInfo forbids setting it
-        if self.init is not None:
-            self.init(worker)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

@@ -1,9 +1,7 @@
 """Finds attributes that training changes but no checkpoint contains."""
 
 import logging
-from collections import ChainMap
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -11,9 +9,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
+from descent.batches.data_attributes import attributes, attributes_of_data, data_objects
 from descent.batches.exact import parts
-from descent.batches.seeding import Generator
-from descent.training.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
+from descent.batches.fingerprint import is_of_library
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ class UnsavedAttributes(Callback):
     It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
     class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and
     containers and objects of these. In metrics of torchmetrics, it checks those that ``add_state`` did not make. It
-    cannot know whether they matter, and does not see copies in DataLoader workers.
+    cannot know whether they matter. ``MapStyleLoader`` checks the copies in DataLoader workers.
     """
 
     def __init__(self) -> None:
@@ -82,44 +80,22 @@ def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
     for callback in _callbacks(trainer):
         saves = ("state_dict", "on_save_checkpoint")
         if not any(is_overridden(hook, callback, Callback) for hook in saves):
-            yield callback, "its state_dict and load_state_dict", dict(_of(callback, OF_CALLBACK))
+            yield callback, "its state_dict and load_state_dict", attributes(callback, OF_CALLBACK)
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     if data is None or is_overridden("state_dict", data, LightningDataModule):
         return
-    for found in (data, *_of_loaders(trainer.train_dataloader)):
-        # a resumed run calls set_epoch again
-        if hasattr(found, "__dict__") and not (is_of_library(found) or hasattr(found, "set_epoch")):
-            cure = "state_dict and load_state_dict of the data module"
-            own = dict(_of(found, OF_DATA, depth=0))
-            if found is not data:  # each batch seeds the generators of its loader
-                own = {name: value for name, value in own.items() if not isinstance(getattr(found, name), Generator)}
-            yield found, cure, own
+    cure = "state_dict and load_state_dict of the data module"
+    if not is_of_library(data):
+        yield data, cure, attributes(data, OF_DATA, depth=0)
+    loaders = [getattr(part, "loader", part) for part in parts(trainer.train_dataloader)]
+    for found in data_objects(*loaders):
+        if not hasattr(found, "set_epoch"):  # a resumed run calls it again
+            yield found, cure, attributes_of_data(found)
 
 
 def _callbacks(trainer: Trainer) -> Iterator[Callback]:
     own: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer's connector
     yield from (callback for callback in own if not is_of_library(callback))
-
-
-def _of_loaders(loaders: Any) -> Iterator[Any]:
-    """Datasets and samplers, including nested ones, each once."""
-    waiting, seen = [getattr(part, "loader", part) for part in parts(loaders)], dict[int, Any]()
-    while waiting:
-        owner = waiting.pop()
-        if owner is not None and id(owner) not in seen:
-            seen[id(owner)] = owner
-            with suppress(Exception):  # from its own __getattr__
-                waiting += [getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler")]
-                waiting += getattr(owner, "datasets", [])
-    yield from seen.values()
-
-
-def _of(owner: Any, known: set[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
-    known = known | declared_by_libraries(Metric if isinstance(owner, Metric) else type(owner))
-    defaults = (dict(vars(kind)) for kind in type(owner).__mro__ if not is_library(kind))
-    for name, value in ChainMap(vars(owner), *defaults).items():
-        if name not in known and not name.startswith("__") and (found := fingerprint(value, depth)) is not UNKNOWN:
-            yield name, found
 
 
 def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
@@ -129,7 +105,7 @@ def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
             continue
         dot = "." if prefix else ""
         known = OF_METRIC.union(module.metric_state) if is_metric else OF_MODULE
-        yield from ((f"{prefix}{dot}{name}", found) for name, found in _of(module, known))
+        yield from ((f"{prefix}{dot}{name}", found) for name, found in attributes(module, known).items())
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
                 # an inference tensor has no version
