@@ -83,6 +83,17 @@ def test_schedulers_in_sequence_are_shown_by_their_names_and_whole(capsys: pytes
     assert f"schedulers={parts}  milestones=[10]" in row
 
 
+def test_a_monitor_of_ones_own_and_trainer_keys_that_change_training_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = "monitor.metric=val/acc", "monitor.mode=max", "trainer.accumulate_grad_batches=2"
+    print_choices(config_of(*given, "trainer.limit_train_batches=0.5"), Path("r"))
+    rows = [line.split(maxsplit=2) for line in shown(capsys).splitlines() if line]
+    assert ["monitor", "val/acc", "mode=max"] in rows
+    (trainer,) = [row[2] for row in rows if row[0] == "trainer"]
+    assert trainer.endswith("max_epochs=20  accumulate_grad_batches=2  limit_train_batches=0.5")
+
+
 @needs_sweep  # for the experiment
 def test_the_settings_are_shown_group_by_group(capsys: pytest.CaptureFixture[str]) -> None:
     print_choices(config_of("experiment=paths", "optimizer=adam", "callbacks=none", "seed=7"), Path("logs/[x]"))

@@ -18,6 +18,7 @@ import pytest
 from conftest import CONF, ROOT, Run, config_of, options, posix, save_config
 from forked import run_forked
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -248,17 +249,22 @@ def test_the_methods_that_the_readme_names_have_these_arguments() -> None:
 
 
 def test_the_readmes_line_adds_a_figure_to_tensorboard(run: Run, tmp_path: Path) -> None:
-    (line,) = re.findall(r"`(trainer\.logger\.experiment\..+?)`", GUIDES)
+    (line,) = re.findall(r"`(logger\.experiment\..+?)`", GUIDES)
+
+    def draw(line: str, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                exec(line, {"logger": logger, "trainer": trainer, "figure": Figure()})
 
     class Drawing(ResultCallback):
         def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            exec(line.replace('"mine"', '"during"'), {"trainer": trainer, "figure": Figure()})
+            draw(line.replace('"mine"', '"during"'), trainer)
 
         def after_result(self, trainer: Trainer, result: Mapping[str, Any], run_dir: Path) -> None:
             assert run_dir == Path(trainer.default_root_dir) == tmp_path / "r"  # the README says so too
-            exec(line, {"trainer": trainer, "figure": Figure()})
+            draw(line, trainer)
 
-    result = run("trainer.max_epochs=1", callbacks=[Drawing()], run_dir=tmp_path / "r")
+    result = run("trainer.max_epochs=1", "logger=tensorboard_and_csv", callbacks=[Drawing()], run_dir=tmp_path / "r")
     events = EventAccumulator(str(tmp_path / "r")).Reload()
     assert {"during", "mine"} <= {*events.Tags()["images"]}
     assert [image.step for image in events.Images("mine")] == [result.steps]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from descent.config.hparams import GROUPS, flat_hparams
 from descent.config.metric import SPLITS, in_split, without_split
-from descent.config.schema import Config
+from descent.config.schema import Config, MonitorConfig
 from descent.errors import as_yaml, counted
 from descent.run.result import Result
 
@@ -21,7 +21,10 @@ SHOWN = {
         *("patience", "min_delta", "gradient_norm", "loss_change"),
         *("max_samples", "max_gradient_evaluations", "max_seconds"),
     ),
-    "trainer": ("accelerator", "precision", "max_epochs", "max_steps"),
+    "trainer": (
+        *("accelerator", "precision", "max_epochs", "max_steps", "accumulate_grad_batches"),
+        *("limit_train_batches", "overfit_batches", "devices", "num_nodes", "strategy"),
+    ),
 }
 
 
@@ -44,6 +47,8 @@ def print_choices(config: Config, run_dir: Path) -> None:
         table.add_row(
             group, config.choices.get(group, ""), "  ".join(f"{k}={cell(values[k])}" for k in keys if k in values)
         )
+    if config.monitor != MonitorConfig():  # the default depends on whether there are validation rows
+        table.add_row("monitor", config.monitor.metric, f"mode={config.monitor.mode}")
     table.add_row("seed", str(config.seed))
     console = _console()
     console.print(table)
