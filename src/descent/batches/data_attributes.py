@@ -12,6 +12,8 @@ from torchmetrics import Metric
 from descent.batches.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
 from descent.batches.seeding import Generator
 
+PARTS = ("dataset", "batch_sampler", "sampler", "collate_fn")
+
 
 def attributes(owner: Any, known: Iterable[str] = (), depth: int = 1) -> dict[str, Any]:
     """The fingerprints of an object's own attributes and of its classes' defaults, by name.
@@ -44,9 +46,7 @@ def data_objects(*loaders: Any) -> list[Any]:
         if owner is not None and id(owner) not in seen:
             seen[id(owner)] = owner
             with suppress(Exception):  # from its own __getattr__
-                waiting += [
-                    getattr(owner, name, None) for name in ("dataset", "batch_sampler", "sampler", "collate_fn")
-                ]
+                waiting += [getattr(owner, name, None) for name in PARTS]
                 waiting += [*getattr(owner, "datasets", []), *getattr(owner, "transforms", [])]
                 waiting += [part for part in vars(owner).values() if _is_data_object(part)]
     return [owner for owner in seen.values() if hasattr(owner, "__dict__") and not is_of_library(owner)]
