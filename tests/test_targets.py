@@ -44,7 +44,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "                 table: Optional[Path] = None, depth: Annotated[int, Field(ge=2)] = 2, bias: bool = True,\n"
         "                 names: t.Sequence[str] = (), layers: PositiveInt = 1, act: torch.nn.Module | None = None,\n"
         "                 scale: float = None, pair: tuple[int, int] = (1, 1), extra: t.Dict[str, int] = {},\n"
-        "                 heads: Annotated[int, AfterValidator(even)] = 2):\n"
+        "                 heads: Annotated[int, AfterValidator(even)] = 2, part: t.Any = None):\n"
         "        super().__init__()\n"
         "class Net(Base):\n    pass\n"
         "class Open(Base):\n    def __init__(self, *, width: int, **more):\n        super().__init__(width, **more)\n"
@@ -112,6 +112,11 @@ def test_a_target_must_be_a_class_of_its_kind_in_the_packages(target: Any, messa
         ({"width": 3, "scale": "a"}, "model.scale must be a number between -1e30 and 1e30, got 'a'"),
         ({"width": 3, "act": [float("nan")]}, "model.act must be a number between -1e30 and 1e30, got nan"),
         ({"width": 3, "act": {"a": {"_target_": "os.system"}}}, "each _target_ in model must be a class in torch,"),
+        (
+            {"width": 3, "act": {"_target_": "torch.nn.ReLU"}},
+            "model.act must be annotated as a dict, got torch.nn.Module: a nested _target_ is not built for the class;"
+            r' build it by build\(act, "model.act", torch.nn.Module\) from descent.training.build$',
+        ),
         ({"width": 3, "heads": 1.5}, "model.heads must be an integer, got 1.5"),
         (
             {"width": 3, "with": 3},
@@ -129,7 +134,7 @@ def test_arguments_are_checked_against_the_classs_annotations(arguments: dict[st
 def test_allowed_values_are_not_changed() -> None:
     arguments: dict[str, Any] = {
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
-        **{"names": ["a"], "layers": 2, "act": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
+        **{"names": ["a"], "layers": 2, "part": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
     }
     assert check("targets_of_test.Net", "model", 0, **arguments) == {"_target_": "targets_of_test.Net", **arguments}
     assert check("targets_of_test.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from descent.config.annotations import UnknownTypeError, type_of, words
-from descent.config.source import Argument, Found, derives, find, is_at, signature_of
+from descent.config.source import Argument, Found, derives, dotted, find, is_at, signature_of
 from descent.config.types import Rule, check
 from descent.errors import UserError, invalid
 
@@ -109,7 +109,14 @@ def derives_from(target: str, base: str) -> bool:
 
 def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = None) -> Any:
     """Checks ``value`` against the annotation of an argument, and returns it; a path is made absolute."""
-    if argument.annotation is None or is_default(value, argument) or nested_targets(value):
+    if argument.annotation is None or is_default(value, argument):
+        return value
+    if isinstance(value, Mapping) and "_target_" in value and (module := _module_in(argument)):
+        raise UserError(
+            f"{key} must be annotated as a dict, got {module}: a nested _target_ is not built for the class; build it"
+            f' by build({key.rpartition(".")[2]}, "{key}", {module}) from descent.training.build'
+        )
+    if nested_targets(value):
         return value
     try:
         kind = type_of(argument.annotation, argument.module)
@@ -118,6 +125,19 @@ def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = Non
     text = words(kind)
     checked = check(Annotated[kind, Rule(text)] if text else kind, value, key, cwd)
     return checked if type(checked) is type(value) else value
+
+
+def _module_in(argument: Argument) -> str | None:
+    """The class derived from ``torch.nn.Module`` in an annotation, such as ``nn.Module | None``."""
+    for node in ast.walk(argument.annotation or ast.Constant(None)):
+        path = dotted(node, argument.module) if isinstance(node, ast.Name | ast.Attribute) else None
+        try:
+            found = find(path) if path and "." in path else None
+        except LookupError:
+            continue
+        if found and isinstance(found.node, ast.ClassDef) and derives(found, "torch.nn.Module"):
+            return ast.unparse(node)
+    return None
 
 
 def is_default(value: Any, argument: Argument) -> bool:
