@@ -139,6 +139,8 @@ def test_medians_are_the_middle_of_three_and_of_those_that_came_to_the_target() 
     assert (row["at target"], row["missed"], row["diverged"]) == (3, 2, 1)
     assert row["steps to target"] == 30
     assert row["samples to target"] == 30 * ROWS
+    row = table_of(settings_of(every[:2]), Metric("train/loss", "min"), EXCESS).row(0, named=True)
+    assert row["steps to target"] == (90 + 10) / 2  # of two, their mean
 
 
 def test_the_steps_between_the_points_before_the_target_are_reported() -> None:

@@ -66,7 +66,7 @@ def test_all_that_is_written_of_a_ranking(study: Path, capsys: pytest.CaptureFix
         " setting           diverged   val/loss   the optimum   target   to target",
         " ────────────────────────────────────────────────────────────────────────",
         " sgd, lr=0.5              0     0.1235        0.0012      0/1",
-        " sgd, lr=0.1              0      2 ± 1          0.02      2/2          30",
+        " sgd, lr=0.1              0      2 ± 1          0.02      2/2          40",
         " [b]<am>, lr=0.1          1       0.25        0.0025      1/2         100",
         "",
         f"{RANKED} val/loss after the last step, the smallest first",
@@ -85,7 +85,7 @@ def test_all_that_is_written_of_a_ranking(study: Path, capsys: pytest.CaptureFix
         ["sgd, lr=0.5", "1", "0", "", "val/loss", "0.123456", "", "0.00123456", "0.061728", "", "0", "1", *[""] * 5],
         [
             *("sgd, lr=0.1", "2", "0", "", "val/loss", "2.0", "1.4142135623730951", "0.02", "1.0"),
-            *("0.7071067811865476", "2", "0", "30.0", "240.0", "30.0", "0.3", "50.0"),
+            *("0.7071067811865476", "2", "0", "40.0", "320.0", "40.0", "0.4", "50.0"),
         ],
         [
             *("[b]<am>, lr=0.1", "2", "1", "", "val/loss", "0.25", "", "0.0025", "0.125", "", "1", "1"),

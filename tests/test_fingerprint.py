@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import StepLR
+from torchmetrics import CatMetric, MeanMetric, MetricCollection
 
 from descent.batches.fingerprint import UNKNOWN, fingerprint
 
@@ -38,6 +41,12 @@ CHANGED: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: random.Random(0), lambda value: value.random() and None),
     (lambda: Plain(1), lambda value: setattr(value, "value", 2)),
     (lambda: Plain([1]), lambda value: value.value.append(2)),
+    (lambda: torch.nn.Linear(1, 1), lambda value: torch.nn.init.constant_(value.weight, 3.0) and None),
+    (lambda: torch.nn.BatchNorm1d(2), lambda value: value(torch.ones(2, 2)) is None or None),
+    (MeanMetric, lambda value: value.update(1.0)),
+    (lambda: {"a": [MetricCollection([CatMetric()])]}, lambda value: value["a"][0].update(1.0)),
+    (lambda: Adam([torch.ones(1)]), lambda value: value.param_groups[0].update(lr=0.5)),
+    (lambda: StepLR(SGD([torch.ones(1)]), 1), lambda value: value.optimizer.step() or value.step()),
 ]
 
 
@@ -59,11 +68,21 @@ def test_nan_equals_itself() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [torch.ones(2, requires_grad=True) * 2, torch.nn.Linear(1, 1), lambda: None, Plain(Plain(Plain(1))).value.__init__],
+    [torch.ones(2, requires_grad=True) * 2, torch.nn.ReLU(), lambda: None, Plain(Plain(Plain(1))).value.__init__],
 )
-def test_tensors_in_a_graph_modules_and_functions_are_not_compared(value: Any) -> None:
+def test_tensors_in_a_graph_modules_without_state_and_functions_are_not_compared(value: Any) -> None:
     assert fingerprint(value) is UNKNOWN
     assert fingerprint([value]) == [None]
+
+
+def test_modules_and_tensors_that_are_saved_are_not_compared() -> None:
+    layer, optimizer = torch.nn.Linear(1, 1), SGD([torch.ones(1)])
+    for saved in ({id(layer)}, {*map(id, layer.parameters())}):
+        assert fingerprint(layer, saved=saved) is UNKNOWN
+        assert fingerprint(torch.nn.Sequential(layer), saved={*map(id, layer.parameters())}) is UNKNOWN
+        assert fingerprint({"a": [layer]}, saved=saved) == [["'a'", [None]]]
+    assert [*fingerprint(layer, saved={id(layer.weight)})] == ["bias"]
+    assert fingerprint(Plain(optimizer), saved={id(optimizer)}) == {}
 
 
 class Broken:

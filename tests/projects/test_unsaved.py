@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, equal, in_child, train_project
 from test_resuming import assert_same, kept
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Sampler, Subset
 from torchmetrics import MeanMetric, Metric, MetricTracker, MinMaxMetric
 from torchmetrics.wrappers import Running
@@ -78,6 +79,7 @@ def notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., lis
     return notes
 
 
+MODULE = "which no checkpoint contains; save it with a buffer, or on_save_checkpoint and on_load_checkpoint"
 DATA = "which no checkpoint contains; save it with state_dict and load_state_dict of the data module"
 
 
@@ -116,6 +118,37 @@ def test_a_callback_that_holds_the_module_is_not_noted(notes: Callable[..., list
             self.model, self.trainer = pl_module, trainer
 
     assert notes(Holds()) == []
+
+
+def test_metrics_modules_and_optimizers_that_only_a_callback_holds_are_noted(notes: Callable[..., list[str]]) -> None:
+    class Own(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.metrics, self.average = {"mean": MeanMetric()}, AveragedModel(pl_module)
+            self.optimizer = torch.optim.Adam([torch.ones(1, requires_grad=True)])
+            self.frozen, self.layer = torch.nn.Linear(1, 1), next(pl_module.children())  # unchanged, and saved
+            self.first, self.schedulers = trainer.optimizers[0], trainer.lr_scheduler_configs
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            self.metrics["mean"].update(1.0)
+            self.average.update_parameters(pl_module)
+            self.optimizer.param_groups[0]["lr"] *= 0.9
+
+    assert notes(Own()) == [
+        "note: a resumed run may differ, because training changes metrics, average, optimizer of Own, which no"
+        " checkpoint contains; save it with its state_dict and load_state_dict"
+    ]
+
+
+def test_metrics_in_a_plain_list_of_the_module_are_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        self.own[0].update(1.0)
+        return PLAIN(self, batch, batch_idx)
+
+    monkeypatch.setattr(Digits, "on_fit_start", lambda self: vars(self).update(own=[MeanMetric()]))
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert notes() == [f"note: a resumed run may differ, because training changes own of Digits, {MODULE}"]
 
 
 def test_an_attribute_of_a_callback_with_a_state_dict_is_not_noted(notes: Callable[..., list[str]]) -> None:

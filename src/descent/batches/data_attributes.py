@@ -1,7 +1,7 @@
 """Finds the attributes of datasets, samplers and transforms that fetching changes."""
 
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -15,26 +15,26 @@ from descent.batches.seeding import Generator
 PARTS = ("dataset", "batch_sampler", "sampler", "collate_fn")
 
 
-def attributes(owner: Any, known: Iterable[str] = (), depth: int = 1) -> dict[str, Any]:
+def attributes(owner: Any, known: Iterable[str] = (), depth: int = 1, saved: Container[int] = ()) -> dict[str, Any]:
     """The fingerprints of an object's own attributes and of its classes' defaults, by name.
 
     Args:
         known: names to leave out.
-        depth: how many levels of nested objects to look into.
+        depth, saved: see ``fingerprint``.
     """
     left_out = {*known, *declared_by_libraries(Metric if isinstance(owner, Metric) else type(owner))}
     defaults = (dict(vars(kind)) for kind in type(owner).__mro__ if not is_library(kind))
     found = {
-        name: fingerprint(value, depth)
+        name: fingerprint(value, depth, saved)
         for name, value in ChainMap(vars(owner), *defaults).items()
         if name not in left_out and not name.startswith("__")
     }
     return {name: value for name, value in found.items() if value is not UNKNOWN}
 
 
-def attributes_of_data(owner: Any) -> dict[str, Any]:
+def attributes_of_data(owner: Any, saved: Container[int] = ()) -> dict[str, Any]:
     """The same, without generators, because each batch seeds those of its loader."""
-    found = attributes(owner, depth=0)
+    found = attributes(owner, depth=0, saved=saved)
     return {name: value for name, value in found.items() if not isinstance(getattr(owner, name), Generator)}
 
 

@@ -2,13 +2,18 @@
 
 import random
 from collections import deque
+from collections.abc import Container
 from inspect import get_annotations
+from itertools import chain
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
 LONGEST = 1000  # entries of a container; of a longer one only the length counts
@@ -32,21 +37,22 @@ def is_library(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in LIBRARIES
 
 
-def fingerprint(value: Any, depth: int = 1) -> Any:
+def fingerprint(value: Any, depth: int = 1, saved: Container[int] = ()) -> Any:
     """A value that stays equal while ``value`` does not change; ``UNKNOWN`` if it cannot be compared.
 
-    Modules, library objects and tensors that require gradients are ``UNKNOWN``; steps leave such tensors for hooks.
+    Most library objects and tensors that require gradients are ``UNKNOWN``; steps leave such tensors for hooks.
 
     Args:
         depth: how many levels of nested objects to look into.
+        saved: ids of modules, their tensors, optimizers and schedulers that checkpoints contain: ``UNKNOWN`` too.
     """
     try:
-        return _found(value, depth)
+        return UNKNOWN if id(value) in saved else _found(value, depth, saved)
     except Exception:  # objects can raise anything when inspected, and must not end the run
         return UNKNOWN
 
 
-def _found(value: Any, depth: int) -> Any:
+def _found(value: Any, depth: int, saved: Container[int]) -> Any:
     if value is None or isinstance(value, bool | int | float | str | bytes | np.generic):
         return repr(value)  # nan equals nan
     if isinstance(value, Tensor):
@@ -62,10 +68,25 @@ def _found(value: Any, depth: int) -> Any:
     if isinstance(value, random.Random):
         return hash(value.getstate())
     if isinstance(value, list | tuple | deque | set | frozenset | dict):
-        return _container(value, depth)
-    if depth > 0 and not (isinstance(value, nn.Module) or is_of_library(value)) and hasattr(value, "__dict__"):
-        return {name: found for name, part in vars(value).items() if (found := fingerprint(part, depth - 1)) != UNKNOWN}
+        return _container(value, depth, saved)
+    if isinstance(value, nn.Module):
+        return _module(value, saved)
+    if isinstance(value, Optimizer | LRScheduler):
+        return fingerprint(value.state_dict(), saved=saved)
+    if depth > 0 and not is_of_library(value) and hasattr(value, "__dict__"):
+        parts = ((name, fingerprint(part, depth - 1, saved)) for name, part in vars(value).items())
+        return {name: found for name, found in parts if found is not UNKNOWN}
     return UNKNOWN
+
+
+def _module(module: nn.Module, saved: Container[int]) -> Any:
+    """Of its parameters, buffers and metric states; ``UNKNOWN`` if it has none that are not in ``saved``."""
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    found = {name: _tensor(tensor) for name, tensor in tensors if id(tensor) not in saved}
+    for name, part in module.named_modules():
+        if isinstance(part, Metric) and id(part) not in saved:
+            found[f"{name}.metric"] = part.update_count, fingerprint(part.metric_state)
+    return found or UNKNOWN
 
 
 def _tensor(value: Tensor) -> Any:
@@ -74,9 +95,9 @@ def _tensor(value: Tensor) -> Any:
     return value.shape, crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def _container(value: Any, depth: int) -> Any:
+def _container(value: Any, depth: int, saved: Container[int]) -> Any:
     if len(value) > LONGEST or depth <= -DEEPEST or isinstance(value, set | frozenset):
         return len(value)
     entries = value.items() if isinstance(value, dict) else value
-    found = [fingerprint(entry, depth - 1) for entry in entries]
+    found = [fingerprint(entry, depth - 1, saved) for entry in entries]
     return [entry if entry is not UNKNOWN else None for entry in found]

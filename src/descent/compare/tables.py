@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isnan
-from statistics import fmean, median_low, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def _target_columns(setting: Setting, curve: Curve) -> dict[str, float | None]:
     return {
         "at target": len(reached),
         "missed": sum(run.diverged or curve.tag in run.curves for run in setting.runs) - len(reached),
-        **{f"{axis} to target": median_low(values) if values else None for axis, values in known.items()},
+        **{f"{axis} to target": median(values) if values else None for axis, values in known.items()},
         "steps between points": max((spent["apart"] for spent in reached), default=None),
     }
 

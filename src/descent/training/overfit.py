@@ -39,7 +39,8 @@ class Overfit(SparseCallback, ResultCallback):
             if last <= self.first - (1 - ENOUGH) * abs(self.first):
                 yield f"the rows were learned: {fell}"
             else:
-                check = "check model, dropout, loss, data and learning rate"
+                more = "" if result.get("stopped") else "allow more epochs (stopping.max_epochs), or "
+                check = f"{more}check model, dropout, loss, data and learning rate"
                 yield f"the rows were not learned: {fell}, not 99% less: {check}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Finds attributes that training changes but no checkpoint contains."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -25,9 +25,10 @@ class UnsavedAttributes(Callback):
     """Logs a note on attributes that a resumed run loses, once each, at the first checkpoint after they change.
 
     It checks the attributes of the module, the callbacks, the data module and its datasets and samplers, if their
-    class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, and
-    containers and objects of these. In metrics of torchmetrics, it checks those that ``add_state`` did not make. It
-    cannot know whether they matter. ``MapStyleLoader`` checks the copies in DataLoader workers.
+    class is the project's and saves no state in checkpoints: numbers, strings, tensors, arrays, generators, modules,
+    metrics, optimizers, and containers and objects of these. In the module's metrics of torchmetrics, it checks those
+    that ``add_state`` did not make. It cannot know whether they matter. ``MapStyleLoader`` checks the copies in
+    DataLoader workers.
     """
 
     def __init__(self) -> None:
@@ -74,23 +75,26 @@ def _is_complete_at_start(owner: Any) -> bool:
 
 
 def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    tensors = *pl_module.parameters(), *pl_module.buffers()
+    saved = {id(thing) for thing in (*pl_module.modules(), *tensors, *trainer.optimizers, *schedulers)}
     if not is_overridden("on_save_checkpoint", pl_module):
         cure = "a buffer, or on_save_checkpoint and on_load_checkpoint"
-        yield pl_module, cure, dict(_of_module(pl_module))
+        yield pl_module, cure, dict(_of_module(pl_module, saved))
     for callback in _callbacks(trainer):
         saves = ("state_dict", "on_save_checkpoint")
         if not any(is_overridden(hook, callback, Callback) for hook in saves):
-            yield callback, "its state_dict and load_state_dict", attributes(callback, OF_CALLBACK)
+            yield callback, "its state_dict and load_state_dict", attributes(callback, OF_CALLBACK, saved=saved)
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer's connector
     if data is None or is_overridden("state_dict", data, LightningDataModule):
         return
     cure = "state_dict and load_state_dict of the data module"
     if not is_of_library(data):
-        yield data, cure, attributes(data, OF_DATA, depth=0)
+        yield data, cure, attributes(data, OF_DATA, depth=0, saved=saved)
     loaders = [getattr(part, "loader", part) for part in parts(trainer.train_dataloader)]
     for found in data_objects(*loaders):
         if not hasattr(found, "set_epoch"):  # a resumed run calls it again
-            yield found, cure, attributes_of_data(found)
+            yield found, cure, attributes_of_data(found, saved)
 
 
 def _callbacks(trainer: Trainer) -> Iterator[Callback]:
@@ -98,14 +102,14 @@ def _callbacks(trainer: Trainer) -> Iterator[Callback]:
     yield from (callback for callback in own if not is_of_library(callback))
 
 
-def _of_module(pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
+def _of_module(pl_module: LightningModule, saved: Container[int]) -> Iterator[tuple[str, Any]]:
     for prefix, module in pl_module.named_modules():
         is_metric = isinstance(module, Metric)  # those of torchmetrics have such attributes, too: MinMaxMetric.max_val
         if (is_of_library(module) and not is_metric) or (type(module).get_extra_state is not nn.Module.get_extra_state):
             continue
         dot = "." if prefix else ""
         known = OF_METRIC.union(module.metric_state) if is_metric else OF_MODULE
-        yield from ((f"{prefix}{dot}{name}", found) for name, found in attributes(module, known).items())
+        yield from ((f"{prefix}{dot}{name}", found) for name, found in attributes(module, known, saved=saved).items())
         for name in module._non_persistent_buffers_set:
             if isinstance(buffer := module._buffers.get(name), Tensor):
                 # an inference tensor has no version
