@@ -229,7 +229,9 @@ def test_overfitting_batches_takes_the_same_in_every_epoch(batches: float, run: 
     options = *SMALL, f"trainer.overfit_batches={batches}", "data.val_fraction=0"
     with pytest.raises(UserError) as raised:
         run(*options, "batch.shuffle=true")
-    assert str(raised.value) == ("trainer.overfit_batches needs the same batches in every epoch: shuffle must be false")
+    assert str(raised.value) == (
+        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler random"
+    )
     trace: list[list[float]] = []
 
     class Trace(Callback):
@@ -285,7 +287,7 @@ def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkey
     with pytest.raises(UserError) as raised:
         run(*options)
     assert str(raised.value) == (
-        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false in val_dataloader"
+        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler random in val_dataloader"
     )
     shuffle = False
     run(*options, callbacks=[Trace()])

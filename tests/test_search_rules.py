@@ -180,7 +180,7 @@ def test_the_sweepers_keys_have_these_defaults(tmp_path: Path) -> None:
     assert hydra["sweeper"] == {  # type: ignore[index, call-overload]
         "_target_": "hydra_plugins.descent.resuming.ResumingSweeper",
         **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": None, "mode": None, "then": None},
-        **{"space": None, "n_trials": 20, "seed": 0},
+        **{"space": None, "n_trials": None, "seed": 0},
     }
     launcher = {"_target_": "hydra_plugins.descent.resuming.ResumingLauncher"}
     assert hydra["launcher"] == launcher  # type: ignore[index, call-overload]

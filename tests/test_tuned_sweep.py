@@ -84,6 +84,7 @@ def test_an_invalid_for_each_is_refused_before_the_first_run(
             {"for_each": "optimizer"},
             "hydra.sweeper.for_each must be null unless hydra.sweeper.then is set, got 'optimizer'",
         ),
+        ({"n_trials": 3}, "hydra.sweeper.n_trials must be null unless hydra.sweeper.space is set, got 3"),
         ({"choose_by": 3}, "hydra.sweeper.choose_by must be a string or null (monitor.metric), got 3"),
         ({"mode": "best"}, "hydra.sweeper.mode must be one of min, max or null (monitor.mode), got 'best'"),
     ],

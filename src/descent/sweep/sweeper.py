@@ -57,7 +57,7 @@ class ResumingSweeper(Sweeper):
         mode: Literal["min", "max"] | None = None,
         then: dict[str, str] | None = None,
         space: Mapping[str, Any] | None = None,
-        n_trials: int = 20,
+        n_trials: int | None = None,
         seed: int = 0,
     ) -> None:
         from descent.config.schema import Mode  # imports pydantic, so not at the top
@@ -73,11 +73,13 @@ class ResumingSweeper(Sweeper):
             check(kind, value, f"hydra.sweeper.{key}")
         if for_each and not then:
             raise invalid("hydra.sweeper.for_each", "null unless hydra.sweeper.then is set", for_each)
+        if n_trials is not None and not space:
+            raise invalid("hydra.sweeper.n_trials", "null unless hydra.sweeper.space is set", n_trials)
         self.max_batch_size, self.params = max_batch_size, params or {}
         self.overrides: list[list[list[str]]] = []  # of each job of each batch
         self.for_each, self.then = for_each, then
         self.given = choose_by, mode
-        self.space, self.n_trials, self.seed = space, n_trials, seed
+        self.space, self.n_trials, self.seed = space, 20 if n_trials is None else n_trials, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config

@@ -21,7 +21,7 @@ _store.store(
     node={
         "_target_": f"{_package}ResumingSweeper",
         **{"max_batch_size": None, "params": None, "for_each": None, "choose_by": None, "mode": None, "then": None},
-        **{"space": None, "n_trials": 20, "seed": 0},
+        **{"space": None, "n_trials": None, "seed": 0},
     },
 )
 _store.store(group="hydra/launcher", name="resuming", node={"_target_": f"{_package}ResumingLauncher"})
