@@ -287,7 +287,8 @@ def test_overfitting_batches_takes_the_same_in_every_validation(run: Run, monkey
     with pytest.raises(UserError) as raised:
         run(*options)
     assert str(raised.value) == (
-        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler random in val_dataloader"
+        "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler random"
+        " in val_dataloader"
     )
     shuffle = False
     run(*options, callbacks=[Trace()])

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,16 @@ def test_metrics_modules_and_optimizers_that_only_a_callback_holds_are_noted(not
         "note: a resumed run may differ, because training changes metrics, average, optimizer of Own, which no"
         " checkpoint contains; save it with its state_dict and load_state_dict"
     ]
+
+
+def test_an_iterator_of_the_module_is_noted(notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        next(self.others)
+        return PLAIN(self, batch, batch_idx)
+
+    monkeypatch.setattr(Digits, "on_fit_start", lambda self: vars(self).update(others=cycle([1, 2, 3])))
+    monkeypatch.setattr(Digits, "training_step", step)
+    assert notes() == [f"note: a resumed run may differ, because training changes others of Digits, {MODULE}"]
 
 
 def test_metrics_in_a_plain_list_of_the_module_are_noted(

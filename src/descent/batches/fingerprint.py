@@ -2,8 +2,9 @@
 
 import random
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from inspect import get_annotations
+from io import IOBase
 from itertools import chain
 from typing import Any
 from zlib import crc32
@@ -69,6 +70,8 @@ def _found(value: Any, depth: int, saved: Container[int]) -> Any:
         return hash(value.getstate())
     if isinstance(value, list | tuple | deque | set | frozenset | dict):
         return _container(value, depth, saved)
+    if isinstance(value, Iterator) and not isinstance(value, IOBase):
+        return object()  # never equal: its position cannot be read
     if isinstance(value, nn.Module):
         return _module(value, saved)
     if isinstance(value, Optimizer | LRScheduler):

@@ -72,7 +72,8 @@ def _checked(given: Callable[[], Any], name: str, config: Config, overfits: bool
         if overfits and is_shuffled(loader):
             where = "" if name == "train_dataloader" else f" in {name}"
             raise UserError(
-                f"trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler random{where}"
+                "trainer.overfit_batches needs the same batches in every epoch: shuffle must be false and no sampler"
+                f" random{where}"
             )
         for part in parts(loader) if name == "val_dataloader" else []:
             if isinstance(part, DataLoader) and part.persistent_workers and part.generator is None:
