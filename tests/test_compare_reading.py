@@ -18,6 +18,7 @@ from descent.compare.runs import Run, read_runs
 from descent.compare.settings import best_settings, name_of, settings_of
 from descent.compare.tables import table_of, to_target
 from descent.config.metric import Metric
+from descent.drawing import legend, new_figure
 from descent.errors import UserError
 from regression.comparison import EXCESS, problem
 
@@ -271,6 +272,23 @@ def test_what_follows_from_an_option_makes_no_setting() -> None:
     ]
     names = [setting.name for setting in settings_of([run_of(hparams=own) for own in hparams])]
     assert names == ["sgd, b=1, clip.c=1", "adam, b=1, clip.c=2", "adam, b=3, clip.c=2"]
+    nested: list[dict[str, Any]] = [
+        {"model.part._target_": "m.A", "model.part.a": 1, "model.b": 1},
+        {"model.part._target_": "m.B", "model.part.c": 2, "model.b": 2},
+        {"model.part._target_": "m.B", "model.part.c": 2, "model.b": 1},
+    ]
+    names = [setting.name for setting in settings_of([run_of(hparams=own) for own in nested])]
+    assert names == [f"model.part._target_=m.{own}" for own in ("A, model.b=1", "B, model.b=2", "B, model.b=1")]
+
+
+def test_a_long_name_in_a_legend_is_wrapped() -> None:
+    figure, axes = new_figure()
+    axes.plot([1, 2], label=", ".join(["model.encoder.channels=8"] * 4))
+    legend(axes)
+    (text,) = axes.get_legend().get_texts()
+    assert text.get_text().count("\n") == 3
+    figure.canvas.draw()
+    assert axes.get_window_extent().width > 100
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,15 @@ def test_a_training_metric_of_the_last_epoch_is_labelled_as_such(
     assert f"\ntrain/loss, train/acc: {others}\n" in shown(capsys)
 
 
+def test_a_training_metric_of_the_last_batch_is_labelled_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["train/loss", "train/acc"]
+    result = changed({}, metrics=dict.fromkeys(names, 4.0), of_last_epoch=names, of_last_batch=["train/acc"])
+    print_result(result, Path("r"))
+    mean = "train/loss: during the last epoch, while the weights changed"
+    last = "train/acc: of the last batch alone; on_epoch=True in self.log gives the mean"
+    assert f"\n{mean}; {last}; the others: with the last weights\n" in shown(capsys)
+
+
 @pytest.mark.parametrize("value", [None, float("inf"), float("nan")])
 def test_a_best_value_that_is_not_finite_is_not_shown(value: float | None, capsys: pytest.CaptureFixture[str]) -> None:
     print_result(changed({}, best={"step": 3, "metric": "val/loss", "value": value}), Path("r"))

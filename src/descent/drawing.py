@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -35,8 +36,10 @@ def plain(text: str) -> str:
 
 def legend(axes: Axes, title: str | None = None) -> None:
     """Draws the legend beside the axes, if any line has a label."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(title=title, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        short = [fill(label, 44, break_on_hyphens=False) for label in labels]  # the axes need room beside it
+        axes.legend(handles, short, title=title, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def png_of(figure: Figure, dpi: int) -> bytes:

@@ -90,7 +90,8 @@ def _varied(runs: Sequence[Run]) -> list[str]:
     for key in differ:
         group = key.split(".")[0]
         copied = key.startswith(CLASSES) and values[key] in others
-        if copied or ("." in key and group in differ and _follows(values[key], values[group])):
+        owners = [group, *(f"{key[:dot]}._target_" for dot, letter in enumerate(key) if letter == ".")]
+        if copied or any(o in differ and o != key and _follows(values[key], values[o]) for o in owners):
             continue
         kept.append(key)
     return kept

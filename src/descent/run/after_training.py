@@ -50,6 +50,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # a resumed run with no steps left has only the metrics of its checkpoint
+        result.of_last_batch = sorted(before.of_last_batch & logged.keys())
     result.metrics |= {name: value.item() for name, value in logged.items()}
     full = ["train/loss"] if in_memory else []
     result.of_last_epoch = [name for name in result.metrics if name.startswith("train/") and name not in full]

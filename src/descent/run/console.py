@@ -115,8 +115,10 @@ def _weights(result: Result) -> Iterator[str]:
         known = value is not None and isfinite(value)
         best = f"{result.best['metric']} {cell(value)} at {step}" if known else step
         yield f"test: with the best checkpoint ({best})"
-    if result.of_last_epoch:
-        yield f"{', '.join(result.of_last_epoch)}: during the last epoch, while the weights changed"
+    if means := [name for name in result.of_last_epoch if name not in result.of_last_batch]:
+        yield f"{', '.join(means)}: during the last epoch, while the weights changed"
+    if result.of_last_batch:
+        yield f"{', '.join(result.of_last_batch)}: of the last batch alone; on_epoch=True in self.log gives the mean"
 
 
 def table_of(first: str = "", *numbers: str) -> Table:

@@ -47,6 +47,7 @@ class LoggedMetrics(SparseCallback):
         self.metrics: dict[str, Tensor] = {}
         self.states: dict[str, Any] = {}
         self.increments: dict[str, int] = {}
+        self.of_last_batch: set[str] = set()  # metrics without an epoch's mean
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # older versions wrote none
@@ -74,6 +75,9 @@ class LoggedMetrics(SparseCallback):
     ) -> None:
         self.is_within = not trainer.is_last_batch
         self._add_sums(trainer)
+        if trainer.is_last_batch or trainer.should_stop:
+            metas = [result.meta for result in results_of(trainer).values()]
+            self.of_last_batch = {f"{m.name}_step" if m.on_epoch else m.name for m in metas if m.on_step}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add_sums(trainer)  # for values logged after this callback's last hook
