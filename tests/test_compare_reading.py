@@ -273,6 +273,13 @@ def test_what_follows_from_an_option_makes_no_setting() -> None:
     names = [setting.name for setting in settings_of([run_of(hparams=own) for own in hparams])]
     assert names == ["sgd, b=1, clip.c=1", "adam, b=1, clip.c=2", "adam, b=3, clip.c=2"]
     nested: list[dict[str, Any]] = [
+        {"model/part": own, "model.part._target_": f"m.{own}", "model.part.a": own, "model.b": b}
+        for own, b in ("A1", "B1", "B2")
+    ]
+    assert [setting.name for setting in settings_of([run_of(hparams=own) for own in nested])] == [
+        *("A, model.b=1", "B, model.b=1", "B, model.b=2")
+    ]
+    nested = [
         {"model.part._target_": "m.A", "model.part.a": 1, "model.b": 1},
         {"model.part._target_": "m.B", "model.part.c": 2, "model.b": 2},
         {"model.part._target_": "m.B", "model.part.c": 2, "model.b": 1},

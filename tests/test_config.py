@@ -4,12 +4,13 @@ import errno
 import inspect
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import CONF, config_of, needs_sweep, options, save_config
+from conftest import CONF, ROOT, config_of, needs_sweep, options, save_config
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,6 +26,8 @@ from descent.config.schema import TrainerConfig, keys_of
 from descent.config.trainer import ELSEWHERE
 from descent.errors import UserError
 from descent.run import cli
+from descent.run.cli import load_config
+from descent.run.console import print_choices
 from descent.run.run_dirs import job_label
 from descent.run.saved_config import saved_config
 from descent.training.build import build
@@ -293,3 +296,16 @@ def test_jobs_that_differ_in_what_a_file_name_should_not_have_are_told_apart() -
     assert len(labels) == len(jobs)
     assert all(re.fullmatch(r"[\w.,=+-]+", label) for label in labels)
     assert job_label(["b=2", "a=1"]) == job_label(["a=1", "b=2"]) == "a=1,b=2"
+
+
+def test_the_option_of_a_nested_group_is_a_hyperparameter_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/model/loss").mkdir()
+    for name in ("mse", "mae"):
+        (tmp_path / f"conf/model/loss/{name}.yaml").write_text(f"# @package model\nloss: {name}\n")
+    config = load_config(tmp_path / "conf", ["+model/loss=mae"], tmp_path / "run")
+    assert flat_hparams(config)["model/loss"] == flat_hparams(config)["model.loss"] == "mae"
+    print_choices(config, Path("r"))
+    assert " loss=mae  loss=mae" in capsys.readouterr().out

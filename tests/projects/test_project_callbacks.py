@@ -226,20 +226,22 @@ def test_a_loss_that_is_not_finite_or_far_above_the_first_is_divergence(
 
 @needs_fast  # knows what self.log was given
 def test_metrics_of_the_last_batch_are_told_from_means_of_the_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     step: Any = Digits.training_step
 
     def logging(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = step(self, batch, batch_idx)
         self.log("train/last", loss)
+        self.log("train/loss", loss)
         self.log("train/mean", loss, on_step=False, on_epoch=True)
         self.log("train/both", loss, on_step=True, on_epoch=True)
         return loss
 
     monkeypatch.setattr(Digits, "training_step", logging)
     result = train_project("digits", tmp_path / "run", *FEW)
-    assert {"train/last", "train/both_step"} <= {*result.of_last_batch}
+    assert len([text for text in caplog.messages if "the final train/loss is of the last batch alone" in text]) == 1
+    assert {"train/last", "train/both_step", "train/loss"} <= {*result.of_last_batch}
     assert not {"train/mean", "train/both", "train/both_epoch"} & {*result.of_last_batch}
     assert {*result.of_last_batch} < {*result.of_last_epoch}
     for at in (8, 0):  # interrupted within an epoch, and resumed

@@ -90,7 +90,8 @@ def _varied(runs: Sequence[Run]) -> list[str]:
     for key in differ:
         group = key.split(".")[0]
         copied = key.startswith(CLASSES) and values[key] in others
-        owners = [group, *(f"{key[:dot]}._target_" for dot, letter in enumerate(key) if letter == ".")]
+        nodes = [key[:dot] for dot, letter in enumerate(key) if letter == "."]
+        owners = [group, *(node.replace(".", "/") for node in nodes), *(f"{node}._target_" for node in nodes)]
         if copied or any(o in differ and o != key and _follows(values[key], values[o]) for o in owners):
             continue
         kept.append(key)

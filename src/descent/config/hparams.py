@@ -15,7 +15,7 @@ OF_CLASSES = ("data", "model", "callbacks", "logger")  # of these, keys with ano
 def flat_hparams(config: "Config") -> dict[str, Any]:
     """The hyperparameters, such as ``{"seed": 0, "optimizer": "adam", "optimizer.lr": 0.01, ...}``.
 
-    The name of a group holds the option that was chosen for it.
+    The name of a group holds the option that was chosen for it, also of a nested one, such as ``model/encoder``.
     """
     from descent.config.schema import tree_of  # imports pydantic
 
@@ -28,6 +28,7 @@ def flat_hparams(config: "Config") -> dict[str, Any]:
             continue
         if group in config.choices:
             found[group] = config.choices[group]
+        found |= {nested: option for nested, option in config.choices.items() if nested.startswith(f"{group}/")}
         left_out = linked if group in OF_CLASSES else ()
         found |= flat({group: tree[group]}, left_out=left_out)
     for group in ("experiment", "debug"):

@@ -107,7 +107,7 @@ def log_final(trainer: Trainer, result: Result, in_sweep: bool) -> None:
     tested = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     decides = result.monitor["metric"]
     metrics = {name: result.metrics[name] for name in (decides, *result.metrics) if name in result.metrics}
-    given = [key for key in re.findall(r"([\w.]+)=", result.command) if result.hparams.get(key) is not None]
+    given = [key for key in re.findall(r"([\w./]+)=", result.command) if result.hparams.get(key) is not None]
     shown |= {key: result.hparams[key] for key in given}
     for logger in trainer.loggers:
         if tested:

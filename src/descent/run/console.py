@@ -44,9 +44,11 @@ def print_choices(config: Config, run_dir: Path) -> None:
             k.removeprefix(f"{group}."): v for k, v in flat.items() if k.startswith(f"{group}.") and v is not None
         }
         keys = SHOWN.get(group) or [k for k in values if not k.endswith("_target_") and k != "full_batch_only"]
-        table.add_row(
-            group, config.choices.get(group, ""), "  ".join(f"{k}={cell(values[k])}" for k in keys if k in values)
-        )
+        nested = [
+            f"{g.partition('/')[2]}={option}" for g, option in config.choices.items() if g.startswith(f"{group}/")
+        ]
+        shown = nested + [f"{k}={cell(values[k])}" for k in keys if k in values]
+        table.add_row(group, config.choices.get(group, ""), "  ".join(shown))
     if config.monitor != MonitorConfig():  # the default depends on whether there are validation rows
         table.add_row("monitor", config.monitor.metric, f"mode={config.monitor.mode}")
     table.add_row("seed", str(config.seed))

@@ -77,7 +77,13 @@ class LoggedMetrics(SparseCallback):
         self._add_sums(trainer)
         if trainer.is_last_batch or trainer.should_stop:
             metas = [result.meta for result in results_of(trainer).values()]
-            self.of_last_batch = {f"{m.name}_step" if m.on_epoch else m.name for m in metas if m.on_step}
+            new = {f"{m.name}_step" if m.on_epoch else m.name for m in metas if m.on_step}
+            if "train/loss" in new - self.of_last_batch:
+                log.warning(
+                    "note: the final train/loss is of the last batch alone, because the module logs it without"
+                    " on_epoch=True; without its line, it is the mean over the batches of the epoch"
+                )
+            self.of_last_batch |= new
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add_sums(trainer)  # for values logged after this callback's last hook
