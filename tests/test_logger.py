@@ -1,5 +1,7 @@
 """Reads the event file back record by record."""
 
+import os
+import socket
 import struct
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from test_resume import SMALL, SignalAt
 from test_train import events
 
 from descent.run.train import train
-from descent.training.logger import RunLogger, count_all_steps
+from descent.training.logger import FIRST_FILE, RunLogger, count_all_steps
 
 
 def files(run_dir: Path) -> list[Path]:
@@ -133,6 +135,29 @@ def test_a_resumed_run_drops_only_the_points_after_its_checkpoint(tmp_path: Path
     # the point at the checkpoint's step stays, later ones are logged again
     assert scalars(tmp_path)["a"] == [(step, step + 1.0 * (step > 3)) for step in range(10)]
     assert len(files(tmp_path)) == 2
+
+
+def resumed_after(run_dir: Path, second: int, process: int) -> dict[str, list[tuple[int, float]]]:
+    """Logs steps 0 and 1 in an event file of another process, and step 2 in one of this process."""
+    first = RunLogger(run_dir)
+    first.log_metrics({"a": 0.0}, 0)
+    first.log_metrics({"a": 1.0}, 1)
+    first.close()
+    (path,) = files(run_dir)
+    path.rename(run_dir / f"events.out.tfevents.{second}.{socket.gethostname()}.{process}.{FIRST_FILE}")
+    second_part = RunLogger(run_dir, resumed_at=1)
+    second_part.log_metrics({"a": 2.0}, 2)
+    second_part.close()
+    return scalars(run_dir)
+
+
+def test_a_run_resumed_within_a_second_by_a_process_whose_number_sorts_first_keeps_its_points(tmp_path: Path) -> None:
+    assert resumed_after(tmp_path, int(time.time()) + 1, 10**9 - 1) == {"a": [(0, 0.0), (1, 1.0), (2, 2.0)]}
+
+
+def test_a_clock_that_was_set_back_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    resumed_after(tmp_path, int(time.time()) + 3600, os.getpid())
+    assert "note: the clock is behind events.out.tfevents." in caplog.text
 
 
 def test_a_restarted_run_drops_all_earlier_points(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Builds the loggers of a run; the template's own writes one TensorBoard event file."""
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
@@ -22,9 +24,10 @@ from descent.training.build import build
 
 log = logging.getLogger(__name__)
 
-# The number at the end of a file's name is the only difference between files of one second. TensorBoard reads them in
-# the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
+# The number at the end of a file's name is the only difference between a process's files of one second. TensorBoard
+# reads them in the order of their names, in which ".10" comes before ".9", so all numbers get as many digits.
 FIRST_FILE = 10**9
+LONGEST_WAIT = 2.0  # seconds
 
 MOST_PENDING, MOST_SECONDS = 50, 1.0  # points that wait to be written, and how long; a checkpoint writes them first
 EVENTS = "events.out.tfevents.*"
@@ -60,6 +63,7 @@ class RunLogger(TensorBoardLogger):
         self.run_dir, self.before = Path(save_dir), set(Path(save_dir).glob(EVENTS))
         if resumed_at is None and self.before:
             resumed_at = -1  # of a run in the same directory that had no checkpoint yet
+        _wait_for_the_last_name(self.before)
         purge_step = None if resumed_at is None else resumed_at + 1
         super().__init__(save_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
@@ -144,6 +148,21 @@ class RunLogger(TensorBoardLogger):
         self.close()
         for path in set(self.run_dir.glob(EVENTS)) - self.before:
             path.unlink()
+
+
+def _wait_for_the_last_name(before: Collection[Path]) -> None:
+    """Waits until a new event file gets a name after those ``before``, because TensorBoard reads them in this order.
+
+    A name has the second, the host and the process. Another process of the same second may come first: ".10002"
+    is before ".9998". TensorBoard would drop the points of the file that it reads first.
+    """
+    newest, started_at = max((path.name for path in before), default=""), time.monotonic()
+    process = f"{socket.gethostname()}.{os.getpid()}"  # its later files have higher numbers
+    while f"{EVENTS[:-1]}{int(time.time()):010d}.{process}" < newest.rpartition(".")[0]:
+        if time.monotonic() - started_at > LONGEST_WAIT:
+            log.warning("note: the clock is behind %s: TensorBoard will not show all points of this run", newest)
+            return
+        time.sleep(0.01)
 
 
 def build_loggers(config: Config, run_dir: Path, resumed_at: int | None) -> list[Logger]:
