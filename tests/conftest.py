@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock
 from forked import run_forked
 from hydra import compose, initialize_config_dir
+from lightning.fabric.utilities import registry
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 
@@ -49,6 +50,8 @@ def load_yaml(stream: Any, *arguments: Any, **options: Any) -> Any:
 
 yaml.load = load_yaml
 omegaconf._utils.get_yaml_loader = cache(omegaconf._utils.get_yaml_loader)  # otherwise a new class for each file
+omegaconf.base.parse = omegaconf._utils.parse = cache(omegaconf.base.parse)  # of interpolations; a tenth of composing
+registry.entry_points = cache(registry.entry_points)  # each Trainer reads the metadata of all packages
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows sends no signals to processes")
 
@@ -81,7 +84,7 @@ def config_of(*overrides: str) -> Config:
     return copy.deepcopy(_composed(overrides, Path.cwd(), environment))
 
 
-@lru_cache(maxsize=256)
+@cache
 def _composed(overrides: tuple[str, ...], *_: object) -> Config:
     return cli.load_config(CONF, overrides)
 
@@ -179,7 +182,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-@lru_cache
+@cache
 def _cluster_answers() -> bool:
     try:
         command = ["sinfo", "--noheader"]

@@ -155,7 +155,10 @@ def test_a_run_resumed_within_a_second_by_a_process_whose_number_sorts_first_kee
     assert resumed_after(tmp_path, int(time.time()) + 1, 10**9 - 1) == {"a": [(0, 0.0), (1, 1.0), (2, 2.0)]}
 
 
-def test_a_clock_that_was_set_back_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clock_that_was_set_back_is_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descent.training.logger.LONGEST_WAIT", 0.0)
     resumed_after(tmp_path, int(time.time()) + 3600, os.getpid())
     assert "note: the clock is behind events.out.tfevents." in caplog.text
 

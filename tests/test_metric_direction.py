@@ -56,7 +56,7 @@ def test_a_metric_of_unknown_direction_gets_no_note(caplog: pytest.LogCaptureFix
 
 def test_a_run_notes_the_wrong_mode(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        run("monitor.metric=val/r2", "monitor.mode=min", "trainer.max_epochs=2", "figures=false")
+        run("monitor.metric=val/r2", "monitor.mode=min", "data.num_samples=60", "trainer.max_epochs=2")
     assert [line for line in caplog.messages if "monitor.mode" in line] == [
         "note: monitor.mode=min: the smallest val/r2 counts as best; larger is usually better: monitor.mode=max"
     ]

@@ -55,7 +55,7 @@ def check_curves(found: Curves, run_dir: Path, after: int = -1) -> None:
         assert [v for _, v in found[tag]] == pytest.approx([v for _, v in points], rel=1e-6), tag
 
 
-@pytest.mark.filterwarnings("default")  # mlflow's own warnings do not matter here
+@pytest.mark.filterwarnings("ignore")  # mlflow's own warnings do not matter here
 def test_mlflow_gets_points_and_hparams_and_a_resumed_run_is_noted(
     mlflow: Any, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
