@@ -1,7 +1,8 @@
-"""Tests the README's seven guides: their files make a project, and their commands do what they say."""
+"""Tests the README's eight guides: their files make a project, and their commands do what they say."""
 
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -22,8 +23,9 @@ from template.create import create
 
 TEXT = (ROOT / ".github/guides.md").read_text(encoding="utf-8")
 GUIDES = {text.partition("\n")[0]: text for text in re.split(r"(?m)^## ", TEXT)[1:]}
-SEVEN = [f"Your {part}" for part in ("model", "data", "metric", "optimizer", "scheduler", "callback", "logger")]
-BLOCK = r"```(?:python|yaml)\n(# ((?:src|conf)/[\w/]+\.\w+)\n.*?)```"
+PARTS = ("model", "data", "metric", "optimizer", "scheduler", "callback", "logger", "experiment")
+EIGHT = [f"Your {part}" for part in PARTS]
+BLOCK = r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:src|conf)/[\w/]+\.\w+)\n.*?)```"
 COMMAND = r"`python\s+scripts/train\.py\s+([^`]+)`"
 QUIET = "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"
 
@@ -33,7 +35,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A blank project with the files of all guides."""
     create(tmp_path / "project", "mine", "Mine", True)
     for text, name in re.findall(BLOCK, TEXT, re.S):
-        (tmp_path / "project" / name).write_text(text)
+        path = tmp_path / "project" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "project/src")
     yield tmp_path / "project"
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
@@ -130,6 +134,13 @@ def table_and_events(run: TrainedRun) -> None:
     assert run.points("val/loss")[-1] == pytest.approx(run.metrics["val/loss"])
 
 
+def experiment(run: TrainedRun) -> None:
+    assert run.last["state_dict"]["layers.0.weight"].shape == (16, 5)
+    assert (run.result["steps"], run.result["samples"]) == (2, 1600)
+    (group,) = run.last["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 0.02 and "betas" in group  # Adam's
+
+
 CHECKS: dict[str, Callable[[TrainedRun], None]] = {
     "model.hidden=32": model,
     "debug=fast_dev_run": one_batch,
@@ -141,24 +152,40 @@ CHECKS: dict[str, Callable[[TrainedRun], None]] = {
     "+callbacks.mine._target_=mine.callback.WeightNorm +callbacks.mine.order=1": callback,
     "logger=mine": table_alone,
     '"logger=[tensorboard,mine]"': table_and_events,
+    "experiment=mine": experiment,
 }
 
 
-def test_each_of_the_seven_guides_fits_a_screen_and_has_a_command() -> None:
-    assert [*GUIDES][:7] == SEVEN
-    for name in SEVEN:
+def test_each_of_the_eight_guides_fits_a_screen_and_has_a_command() -> None:
+    assert [*GUIDES][:8] == EIGHT
+    for name in EIGHT:
         assert len(GUIDES[name].splitlines()) <= 46 and re.search(COMMAND, GUIDES[name])
 
 
 def test_the_guides_have_these_files_and_no_others() -> None:
-    python, groups = ["model", "data", "callback"], ["model", "data", "optimizer", "scheduler", "logger"]
+    python, groups = ["model", "data", "callback"], ["model", "data", "optimizer", "scheduler", "logger", "experiment"]
     expected = {*(f"src/mine/{name}.py" for name in python), *(f"conf/{group}/mine.yaml" for group in groups)}
     assert {name for _, name in re.findall(BLOCK, TEXT, re.S)} == expected
 
 
 def test_each_command_of_the_guides_has_a_check() -> None:
-    given = [command for name in SEVEN for command in re.findall(COMMAND, GUIDES[name])]
+    given = [command for name in EIGHT for command in re.findall(COMMAND, GUIDES[name])]
     assert [" ".join(command.split()) for command in given] == [*CHECKS]
+
+
+def test_the_guides_experiment_becomes_a_sweep_by_the_lines_it_shows(project: Path) -> None:
+    (lines,) = re.findall(r"```yaml\n(hydra:\n.*?)```", TEXT, re.S)
+    with (project / "conf/experiment/mine.yaml").open("a") as experiment:
+        experiment.write(lines)
+    command = [sys.executable, "scripts/train.py", "experiment=mine", "trainer.max_epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text())["hparams"] for path in project.glob("logs/sweeps/*/*/result.json")]
+    found = {(given["model.hidden"], given["optimizer.lr"]) for given in results}
+    assert len(results) == 4 and found == {(16, 0.02), (32, 0.02)}
 
 
 def test_the_guides_code_passes_the_linter(project: Path) -> None:

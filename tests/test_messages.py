@@ -1,5 +1,6 @@
 """Tests the console's error messages and --help in full."""
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,10 @@ def test_a_row_that_raises_in_a_worker_keeps_its_message() -> None:
         next(iter(torch.utils.data.DataLoader(Rows(error), num_workers=1)))
     assert "Original Traceback" in str(raised.value)
     assert one_line(raised.value) == line
+
+
+def test_a_syntax_error_is_named_with_its_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("import torch\nclass Model(:\n")
+    with pytest.raises(SyntaxError) as raised:
+        runpy.run_path(str(tmp_path / "model.py"))
+    assert one_line(raised.value) == f"SyntaxError in {tmp_path / 'model.py'}, line 2: invalid syntax"
