@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import Run, config_of
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from descent.errors import UserError
@@ -87,6 +88,19 @@ def test_each_stopping_rule_adds_only_its_callback(override: str, name: str | No
     _, names, of = made(tmp_path, override)
     assert names == [*FIRST, "TrainingLoss", *([name] if name else []), "UnsavedAttributes", "Checkpoints"]
     assert (of["TrainingLoss"].metrics, of["TrainingLoss"].every_epoch) == (["val/loss"], False)
+
+
+@pytest.mark.parametrize("kind", [RichProgressBar, TQDMProgressBar])
+def test_a_progress_bar_of_lightning_replaces_the_machinerys(kind: type, tmp_path: Path) -> None:
+    given = f"+callbacks.mine._target_={kind.__module__}.{kind.__name__}"
+    trainer, names, _ = made(tmp_path, "trainer.enable_progress_bar=true", given)
+    assert isinstance(trainer.progress_bar_callback, kind) and "RunProgressBar" not in names
+
+
+def test_enable_progress_bar_false_also_leaves_out_a_given_bar(tmp_path: Path) -> None:
+    given = "+callbacks.mine._target_=lightning.pytorch.callbacks.RichProgressBar"
+    trainer, _, _ = made(tmp_path, "trainer.enable_progress_bar=false", given)
+    assert trainer.progress_bar_callback is None
 
 
 class Mine(Telemetry):

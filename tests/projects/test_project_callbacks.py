@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, equal, train_project
 from test_train import events
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 
 from descent.errors import UserError
 from descent.training.checkpoint_io import read_checkpoint
@@ -50,6 +51,23 @@ def test_lightnings_callbacks_work_and_resume(name: str, tmp_path: Path) -> None
     assert found.metrics == expected.metrics and found.best == expected.best
     last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt") for d in ("run", "whole"))
     assert equal(last["state_dict"], before["state_dict"])
+
+
+class Compiles(Callback):
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module.layers, OptimizedModule):
+            pl_module.layers = torch.compile(pl_module.layers, backend="eager")  # others need a C++ compiler
+
+
+def test_a_compiled_network_trains_and_resumes_as_if_it_were_not(tmp_path: Path) -> None:
+    expected = train_project("digits", tmp_path / "whole", *FEW)
+    for batch in (8, 0):
+        given = [Compiles(), SignalAt(batch)]
+        found = train_project("digits", tmp_path / "run", *FEW, callbacks=given, resume=True)
+    assert (found.status, found.metrics, found.best) == ("completed", expected.metrics, expected.best)
+    last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("run", "whole"))
+    assert any("_orig_mod." in name for name in last)
+    assert equal({name.replace("_orig_mod.", ""): value for name, value in last.items()}, before)
 
 
 def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(

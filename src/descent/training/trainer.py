@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
+    ProgressBar,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -105,6 +106,8 @@ def build_trainer(
         if isinstance(callback, StochasticWeightAveraging):
             note_inexact_resuming(name)
     given += callbacks
+    if not options.enable_progress_bar:
+        given = [callback for callback in given if not isinstance(callback, ProgressBar)]
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
         every = 1  # something monitors a metric
@@ -141,7 +144,7 @@ def build_trainer(
                 *_own_callbacks(config, intervals, given),
                 *([] if options.fast_dev_run else [checkpoints]),
             ],
-            enable_progress_bar=False,  # RunProgressBar replaces it
+            enable_progress_bar=_has_bar(given),  # otherwise RunProgressBar replaces it
             enable_model_summary=False,
             default_root_dir=run_dir,
             **options.arguments,
@@ -206,7 +209,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         )
     if stopping.gradient_norm is not None or stopping.loss_change is not None:
         last.append(Converged(stopping.gradient_norm, stopping.loss_change))
-    if config.trainer.enable_progress_bar and is_main():
+    if config.trainer.enable_progress_bar and is_main() and not _has_bar(given):
         last.append(RunProgressBar(intervals))
     # last, since other callbacks make attributes when training starts
     callbacks = [*first, *given, *last, UnsavedAttributes()]
@@ -214,3 +217,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         if isinstance(callback, StepMetrics | Divergence):
             callback.intervals = intervals
     return callbacks
+
+
+def _has_bar(callbacks: Sequence[Callback]) -> bool:
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
