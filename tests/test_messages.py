@@ -250,4 +250,4 @@ def test_a_syntax_error_is_named_with_its_whole_path(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("import torch\nclass Model(:\n")
     with pytest.raises(SyntaxError) as raised:
         runpy.run_path(str(tmp_path / "model.py"))
-    assert one_line(raised.value) == f"SyntaxError in {tmp_path / 'model.py'}, line 2: invalid syntax"
+    assert one_line(raised.value) == f"SyntaxError in {tmp_path / 'model.py'}: invalid syntax (model.py, line 2)"

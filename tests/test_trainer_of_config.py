@@ -17,8 +17,8 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.telemetry import Telemetry
 from descent.training.trainer import NoProfiler, build_trainer
 
-FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "TrainingCurves"]
-FIRST += ["Telemetry", "SampleCounter", "OptimizerModes", "Threads"]
+FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "StartHooks"]
+FIRST += ["TrainingCurves", "Telemetry", "SampleCounter", "OptimizerModes", "Threads"]
 ENDS = (
     *("stopping.patience=3", "stopping.min_delta=0.5", "stopping.mode=max", "stopping.monitor=val/r2"),
     *("stopping.gradient_norm=0.25", "stopping.loss_change=0.125", "stopping.max_samples=100"),

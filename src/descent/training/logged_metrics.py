@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection, MetricTracker
 
 from descent.training.collectives import gathered, own_of, several
 from descent.training.sparse_callback import SparseCallback
+from descent.training.start_hooks import after_start_hooks
 
 # descent.fast is optional
 lightning_results: Any = import_module("descent.fast.lightning_results") if find_spec("descent.fast") else None
@@ -64,6 +65,8 @@ class LoggedMetrics(SparseCallback):
                 tracker.increment()
         if lightning_results is not None:
             _set_metric_states(pl_module, self.states)
+            if self.states:  # many modules reset metrics there, because of Lightning's validation before training
+                after_start_hooks(trainer, lambda: _set_metric_states(pl_module, self.states))
         elif self.is_within:
             log.warning(
                 "note: the means of epoch %d cover only its remaining steps, because descent.fast is deleted",

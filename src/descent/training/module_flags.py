@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from descent.training.start_hooks import after_start_hooks
+
 
 class ModuleFlags(Callback):
     """Saves in checkpoints which parameters are frozen and which modules are in evaluation mode.
@@ -18,6 +20,11 @@ class ModuleFlags(Callback):
         self.flags = checkpoint.get("flags", {})  # older versions wrote none
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.flags:
+            self._set(pl_module)
+            after_start_hooks(trainer, lambda: self._set(pl_module))
+
+    def _set(self, pl_module: LightningModule) -> None:
         parameters, modules = dict(pl_module.named_parameters()), dict(pl_module.named_modules())
         for name, requires_grad in self.flags.get("requires_grad", {}).items():
             parameters[name].requires_grad_(requires_grad)

@@ -40,6 +40,7 @@ from descent.training.module_flags import ModuleFlags
 from descent.training.optimizer_modes import OptimizerModes
 from descent.training.progress_bar import RunProgressBar
 from descent.training.shared_batches import SharedBatches
+from descent.training.start_hooks import StartHooks
 from descent.training.step_metrics import StepMetrics
 from descent.training.telemetry import Telemetry
 from descent.training.threads import Threads
@@ -179,6 +180,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         Divergence(stopping.diverged_above),
         LoggedMetrics(),
         ModuleFlags(),
+        StartHooks(),
         TrainingCurves(),
         Telemetry(),
     ]
