@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from descent.errors import UserError
+from descent.run.load import load_model
 from descent.training.checkpoint_io import read_checkpoint
 
 pytestmark = advised
@@ -68,6 +69,7 @@ def test_a_compiled_network_trains_and_resumes_as_if_it_were_not(tmp_path: Path)
     last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("run", "whole"))
     assert any("_orig_mod." in name for name in last)
     assert equal({name.replace("_orig_mod.", ""): value for name, value in last.items()}, before)
+    assert equal(load_model(tmp_path / "run", "last").state_dict(), before)  # of a module that is not compiled
 
 
 def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(

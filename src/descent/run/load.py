@@ -20,6 +20,7 @@ from descent.training.silent_logger import SilentLogger
 
 CheckpointName = Literal["best", "last"]
 
+COMPILED = "_orig_mod."  # torch.compile adds it to the names of weights
 HALF = {"16-true": torch.float16, "bf16-true": torch.bfloat16}
 
 
@@ -142,11 +143,14 @@ def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
         torch.set_default_dtype(before)
     model = model.to(precision)
     own = model.state_dict()
+    names = {name.replace(COMPILED, ""): name for name in own}
+    weights = {names.get(name.replace(COMPILED, ""), name): weight for name, weight in weights.items()}
     for name, weight in weights.items():
         if name in own and weight.dtype != own[name].dtype:  # load_state_dict would convert it
             raise ValueError(f"{name} must be in the precision of training, {own[name].dtype}, got {weight.dtype}")
-    model.on_load_checkpoint(loaded)
-    model.load_state_dict(weights)
+    loaded["state_dict"] = weights
+    model.on_load_checkpoint(loaded)  # which may replace them
+    model.load_state_dict(loaded["state_dict"])
     return model
 
 
