@@ -15,6 +15,7 @@ from descent.batches.fingerprint import fingerprint, is_of_library
 log = logging.getLogger(__name__)
 
 HOOKS = ("on_fit_start", "on_train_start")
+EITHER = " or ".join(HOOKS)
 
 
 def after_start_hooks(trainer: Trainer, function: Callable[[], None]) -> None:
@@ -63,17 +64,15 @@ class StartHooks(Callback):
             for name in changed:
                 now[name].copy_(kept[name])
         if changed:
-            names = ", ".join(changed)
-            log.warning(
-                "note: %s sets %s again; the resumed run keeps the checkpoint's values", " or ".join(HOOKS), names
-            )
+            names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            log.warning("note: %s sets %s again; the resumed run keeps the checkpoint's values", EITHER, names)
         for callback in _with_start_hooks(trainer, pl_module):
             if callback is pl_module or callback.state_key not in self.states:
                 continue
             if not _same(callback.state_dict(), self.states[callback.state_key]):
                 log.warning(
                     "note: the resumed run may differ, because %s of %s sets again what the checkpoint has of it",
-                    *(" or ".join(HOOKS), type(callback).__name__),
+                    *(EITHER, type(callback).__name__),
                 )
         self.resumed, self.states, self.weights = False, {}, {}
 
