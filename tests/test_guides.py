@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs_sweep
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from descent.run.cli import load_config
@@ -173,6 +173,7 @@ def test_each_command_of_the_guides_has_a_check() -> None:
     assert [" ".join(command.split()) for command in given] == [*CHECKS]
 
 
+@needs_sweep
 def test_the_guides_experiment_becomes_a_sweep_by_the_lines_it_shows(project: Path) -> None:
     (lines,) = re.findall(r"```yaml\n(hydra:\n.*?)```", TEXT, re.S)
     with (project / "conf/experiment/mine.yaml").open("a") as experiment:

@@ -60,6 +60,7 @@ class Compiles(Callback):
             pl_module.layers = torch.compile(pl_module.layers, backend="eager")  # others need a C++ compiler
 
 
+@needs_fast  # keeps the sums of an unfinished epoch
 def test_a_compiled_network_trains_and_resumes_as_if_it_were_not(tmp_path: Path) -> None:
     expected = train_project("digits", tmp_path / "whole", *FEW)
     for batch in (8, 0):

@@ -15,7 +15,7 @@ from torchmetrics import MaxMetric
 
 from descent.training.checkpoint_io import read_checkpoint
 
-pytestmark = advised
+pytestmark = [advised, needs_fast]  # which keeps the sums and metrics of an unfinished epoch
 FEW = ("trainer.max_epochs=4", "data.num_workers=0", "data.num_rows=130")  # 5 batches an epoch
 STOPPED = (8, 10, 17, 0)  # within an epoch, at its last batch, within a later one; 0: at the end
 
@@ -39,7 +39,6 @@ class Lowest(Callback):
             pl_module.lowest = MaxMetric()
 
 
-@needs_fast  # which restores the states of metrics
 def test_metrics_that_on_train_start_resets_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     validated = Digits.on_validation_epoch_end
 
