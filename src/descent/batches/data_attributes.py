@@ -1,18 +1,20 @@
 """Finds the attributes of datasets, samplers and transforms that fetching changes."""
 
 from collections import ChainMap
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import Dataset, Sampler
 from torchmetrics import Metric
 
 from descent.batches.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
 from descent.batches.seeding import Generator
 
-PARTS = ("dataset", "batch_sampler", "sampler", "collate_fn")
+NONE = fingerprint(None)
+MOST_OBJECTS = 1_000  # of a loader, so that looking at them costs milliseconds
 
 
 def attributes(owner: Any, known: Iterable[str] = (), depth: int = 1, saved: Container[int] = ()) -> dict[str, Any]:
@@ -34,27 +36,38 @@ def attributes(owner: Any, known: Iterable[str] = (), depth: int = 1, saved: Con
 
 def attributes_of_data(owner: Any, saved: Container[int] = ()) -> dict[str, Any]:
     """The same, without generators, because each batch seeds those of its loader."""
-    found = attributes(owner, depth=0, saved=saved)
-    return {name: value for name, value in found.items() if not isinstance(getattr(owner, name), Generator)}
+    generators = [name for name, value in vars(owner).items() if isinstance(value, Generator)]
+    return attributes(owner, generators, depth=0, saved=saved)
 
 
 def data_objects(*loaders: Any) -> list[Any]:
     """The project's own datasets, samplers, collate functions and transforms, including nested ones, each once."""
     waiting, seen = list(loaders), dict[int, Any]()
-    while waiting:
+    while waiting and len(seen) < MOST_OBJECTS:
         owner = waiting.pop()
-        if owner is not None and id(owner) not in seen:
+        if id(owner) not in seen and not isinstance(owner, type | LightningModule | LightningDataModule):
             seen[id(owner)] = owner
-            with suppress(Exception):  # from its own __getattr__
-                waiting += [getattr(owner, name, None) for name in PARTS]
-                waiting += [*getattr(owner, "datasets", []), *getattr(owner, "transforms", [])]
-                waiting += [part for part in vars(owner).values() if _is_data_object(part)]
+            waiting += _parts(owner)
     return [owner for owner in seen.values() if hasattr(owner, "__dict__") and not is_of_library(owner)]
 
 
-def _is_data_object(part: Any) -> bool:
-    """Whether it is a dataset or sampler, or may be a transform."""
-    return isinstance(part, Dataset | Sampler) or (callable(part) and not isinstance(part, LightningModule))
+def _parts(owner: Any) -> Iterator[Any]:
+    """Its datasets, samplers, possible transforms, also those in containers, and objects of its own package."""
+    with suppress(Exception):  # from its own properties
+        for value in vars(owner).values():
+            if isinstance(value, dict | list | tuple):
+                entries = value.values() if isinstance(value, dict) else value
+                yield from filter(_is_data_object, islice(entries, MOST_OBJECTS))
+            elif _is_data_object(value) or _package(value) == _package(owner):
+                yield value
+
+
+def _is_data_object(value: Any) -> bool:
+    return isinstance(value, Dataset | Sampler) or callable(value)
+
+
+def _package(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 class Watch:
@@ -69,9 +82,11 @@ class Watch:
         self.batches += 1
         if self.batches & (self.batches - 1):
             return []
-        return [
-            f"{name} of {type(owner).__name__}"
-            for owner, before in self.before
-            for name, value in attributes_of_data(owner).items()
-            if before.get(name, value) != value
-        ]
+        found = []
+        for owner, before in self.before:
+            for name, value in attributes_of_data(owner).items():
+                if self.batches == 1 and before.get(name) == NONE:  # opened or loaded by the first row
+                    before[name] = value
+                elif before.get(name, value) != value:
+                    found.append(f"{name} of {type(owner).__name__}")
+        return found

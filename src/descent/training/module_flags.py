@@ -26,10 +26,11 @@ class ModuleFlags(Callback):
 
     def _set(self, pl_module: LightningModule) -> None:
         parameters, modules = dict(pl_module.named_parameters()), dict(pl_module.named_modules())
-        for name, requires_grad in self.flags.get("requires_grad", {}).items():
-            parameters[name].requires_grad_(requires_grad)
-        for name, training in self.flags.get("training", {}).items():
-            modules[name].training = training
+        # what a step makes later, such as a metric, is in the checkpoint but not yet in the module
+        for name in self.flags.get("requires_grad", {}).keys() & parameters.keys():
+            parameters[name].requires_grad_(self.flags["requires_grad"][name])
+        for name in self.flags.get("training", {}).keys() & modules.keys():
+            modules[name].training = self.flags["training"][name]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" in checkpoint:  # otherwise it has only weights

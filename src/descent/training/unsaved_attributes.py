@@ -75,7 +75,8 @@ def _is_complete_at_start(owner: Any) -> bool:
 
 
 def _owned(trainer: Trainer, pl_module: LightningModule) -> Iterator[Owned]:
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+    schedulers += [part for whole in schedulers for part in getattr(whole, "_schedulers", ())]  # SequentialLR's
     tensors = *pl_module.parameters(), *pl_module.buffers()
     saved = {id(thing) for thing in (*pl_module.modules(), *tensors, *trainer.optimizers, *schedulers)}
     if not is_overridden("on_save_checkpoint", pl_module):
