@@ -9,6 +9,7 @@ import torch
 from conftest import needs_fast
 from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from running import SignalAt, advised, equal, train_project
 from torch import nn
 from torchmetrics import MaxMetric
@@ -119,5 +120,101 @@ def test_a_callback_that_sets_its_saved_state_again_is_noted(
         callbacks = [kind(), SignalAt(batch)]
         train_project("digits", tmp_path, *FEW, callbacks=callbacks, resume=True)
     assert callbacks[0].batches == (20 - 8 if noted else 20)
-    note = "note: the resumed run may differ, because on_fit_start or on_train_start of Counts sets again"
+    note = (
+        "note: the resumed run may differ, because on_fit_start or on_train_start of Counts sets its saved state again"
+    )
     assert [message.startswith(note) for message in caplog.messages if "start of" in message] == [True] * noted
+
+
+def test_a_learning_rate_that_on_train_start_sets_keeps_the_checkpoints_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def configure_optimizers(self: Any) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.5)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+    def on_train_start(self: Any) -> None:
+        self.optimizers().param_groups[0]["lr"] = 0.05
+
+    monkeypatch.setattr(Digits, "configure_optimizers", configure_optimizers)
+    monkeypatch.setattr(Digits, "on_train_start", on_train_start)
+    assert_resumed_equals_whole(tmp_path)
+    notes = [message for message in caplog.messages if "checkpoint's values" in message]
+    assert notes and "sets lr of SGD again" in notes[0]
+
+
+def test_an_attribute_that_the_module_saves_and_sets_again_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_train_start(self: Any) -> None:
+        self.calls = 0
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        self.calls += 1
+        return trained(self, batch, batch_idx)
+
+    trained = Digits.training_step
+    monkeypatch.setattr(Digits, "calls", 0, raising=False)
+    monkeypatch.setattr(Digits, "training_step", step)
+    monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, saved: saved.update(calls=self.calls))
+    monkeypatch.setattr(Digits, "on_load_checkpoint", lambda self, saved: setattr(self, "calls", saved["calls"]))
+    for hook, noted in ((on_train_start, True), (lambda self: None, False)):
+        monkeypatch.setattr(Digits, "on_train_start", hook)
+        caplog.clear()
+        for batch in (8, 0):
+            train_project("digits", tmp_path / str(noted), *FEW, callbacks=[SignalAt(batch)], resume=True)
+        found = [message for message in caplog.messages if "of Digits sets calls again" in message]
+        assert [message.startswith("note: the resumed run may differ") for message in found] == [True] * noted
+
+
+class Sparse(Callback):
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.register_buffer("graph", torch.eye(3).to_sparse())
+
+
+def test_a_module_with_a_sparse_buffer_and_a_start_hook_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_train_start(self: Any) -> None:
+        self.graph.mul_(2)
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        return trained(self, batch, batch_idx) * self.graph.to_dense().sum()
+
+    trained = Digits.training_step
+    monkeypatch.setattr(Digits, "on_train_start", on_train_start)
+    monkeypatch.setattr(Digits, "training_step", step)
+    whole = train_project("digits", tmp_path / "whole", *FEW, callbacks=[Sparse()])
+    for batch in (8, 0):
+        given = [Sparse(), SignalAt(batch)]
+        found = train_project("digits", tmp_path / "run", *FEW, callbacks=given, resume=True)
+    assert found.metrics == whole.metrics
+    assert "sets graph again; the resumed run keeps" in caplog.text
+
+
+def test_a_hook_of_lightning_is_not_taken_for_the_projects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Limited(Timer):
+        """Its time passes between the checkpoint and the resumed run's start."""
+
+    for batch in (8, 0):
+        given = [Limited(duration={"hours": 1}), SignalAt(batch)]
+        train_project("digits", tmp_path, *FEW, callbacks=given, resume=True)
+    assert "again" not in caplog.text
+
+
+def test_a_metric_that_a_step_makes_later_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if not hasattr(self, "later"):
+            self.later = MaxMetric()
+        loss = trained(self, batch, batch_idx)
+        self.later(loss.detach())
+        return loss
+
+    trained = Digits.training_step
+    monkeypatch.setattr(Digits, "training_step", step)
+    for batch in (8, 0):
+        train_project("digits", tmp_path, *FEW, callbacks=[SignalAt(batch)], resume=True)
+    assert "note: the resumed run may differ, because it starts without later" in caplog.text

@@ -63,6 +63,14 @@ class LoggedMetrics(SparseCallback):
         for name, tracker in _trackers(pl_module):
             while len(tracker) < self.increments.get(name, 0):
                 tracker.increment()
+        modules = dict(pl_module.named_modules())
+        if made_later := sorted(self.states.keys() - modules.keys()):
+            log.warning(
+                "note: the resumed run may differ, because it starts without %s, which the checkpoint has values of;"
+                " make metrics in __init__ or configure_model",
+                ", ".join(made_later),
+            )
+            self.states = {name: saved for name, saved in self.states.items() if name in modules}
         if lightning_results is not None:
             _set_metric_states(pl_module, self.states)
             if self.states:  # many modules reset metrics there, because of Lightning's validation before training
