@@ -277,7 +277,14 @@ def test_what_follows_from_an_option_makes_no_setting() -> None:
         for own, b in ("A1", "B1", "B2")
     ]
     assert [setting.name for setting in settings_of([run_of(hparams=own) for own in nested])] == [
-        *("A, model.b=1", "B, model.b=1", "B, model.b=2")
+        *(f"model/part={own}" for own in ("A, model.b=1", "B, model.b=1", "B, model.b=2"))
+    ]
+    second: list[dict[str, Any]] = [
+        {"model/part": a, "model/part@model.second": b, "model.part.x": a, "model.second._target_": f"m.{b}"}
+        for a, b in ("AB", "BA", "BB")
+    ]
+    assert [setting.name for setting in settings_of([run_of(hparams=own) for own in second])] == [
+        *(f"model/part={a}, model/part@model.second={b}" for a, b in ("AB", "BA", "BB"))
     ]
     nested = [
         {"model.part._target_": "m.A", "model.part.a": 1, "model.b": 1},

@@ -65,7 +65,7 @@ def best_settings(settings: Sequence[Setting], group: Sequence[str], metric: Met
 def name_of(values: Mapping[str, Any]) -> str:
     """A name such as ``adam, lr=0.1, clip=none``: options by name, keys with their value."""
     shown = {key: "full" if key == "batch.size" and value is None else _text(value) for key, value in values.items()}
-    needs_key = {key: "." in key or text in ("none", "null") for key, text in shown.items()}
+    needs_key = {key: "." in key or "/" in key or text in ("none", "null") for key, text in shown.items()}
     return ", ".join(f"{key.removeprefix('optimizer.')}={v}" if needs_key[key] else v for key, v in shown.items())
 
 
@@ -88,10 +88,10 @@ def _varied(runs: Sequence[Run]) -> list[str]:
     others = {values[key] for key in differ if not key.startswith(CLASSES)}
     kept = []
     for key in differ:
-        group = key.split(".")[0]
         copied = key.startswith(CLASSES) and values[key] in others
         nodes = [key[:dot] for dot, letter in enumerate(key) if letter == "."]
-        owners = [group, *(node.replace(".", "/") for node in nodes), *(f"{node}._target_" for node in nodes)]
+        owners = [other for other in differ if other.partition("@")[2] in nodes]  # model/encoder@model.second
+        owners += [*(node.replace(".", "/") for node in nodes), *(f"{node}._target_" for node in nodes)]
         if copied or any(o in differ and o != key and _follows(values[key], values[o]) for o in owners):
             continue
         kept.append(key)
