@@ -231,10 +231,10 @@ def test_a_training_metric_of_the_last_epoch_is_labelled_as_such(
 
 def test_a_training_metric_of_the_last_batch_is_labelled_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["train/loss", "train/acc"]
-    result = changed({}, metrics=dict.fromkeys(names, 4.0), of_last_epoch=names, of_last_batch=["train/acc"])
+    result = changed({}, metrics=dict.fromkeys(names, 4.0), of_last_epoch=names, of_one_batch=["train/acc"])
     print_result(result, Path("r"))
     mean = "train/loss: during the last epoch, while the weights changed"
-    last = "train/acc: of the last batch alone; on_epoch=True in self.log gives the mean"
+    last = "train/acc: of one batch, the last that logged it; on_epoch=True gives the mean"
     assert f"\n{mean}; {last}; the others: with the last weights\n" in shown(capsys)
 
 

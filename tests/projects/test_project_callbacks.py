@@ -257,15 +257,16 @@ def test_metrics_of_the_last_batch_are_told_from_means_of_the_epoch(
         self.log("train/loss", loss)
         self.log("train/mean", loss, on_step=False, on_epoch=True)
         self.log("train/both", loss, on_step=True, on_epoch=True)
+        self.log("train/again", loss)
         return loss
 
     monkeypatch.setattr(Digits, "training_step", logging)
+    monkeypatch.setattr(Digits, "on_train_epoch_end", lambda self: self.log("train/again", 1.0))
     result = train_project("digits", tmp_path / "run", *FEW)
-    assert len([text for text in caplog.messages if "the final train/loss is of the last batch alone" in text]) == 1
-    assert {"train/last", "train/both_step", "train/loss"} <= {*result.of_last_batch}
-    assert not {"train/mean", "train/both", "train/both_epoch"} & {*result.of_last_batch}
-    assert {*result.of_last_batch} < {*result.of_last_epoch}
-    for at in (8, 0):  # interrupted within an epoch, and resumed
+    assert len([text for text in caplog.messages if "the final train/loss is of one batch alone" in text]) == 1
+    assert {*result.of_one_batch} == {"train/last", "train/loss"}
+    assert {*result.of_one_batch} < {*result.of_last_epoch}
+    for at in (8, 0, 0):  # interrupted within an epoch, resumed, and with no steps left
         caught = [SignalAt(at, signal.SIGTERM)]
         resumed = train_project("digits", tmp_path / "cut", *FEW, callbacks=caught, resume=True)
-        assert resumed.of_last_batch == result.of_last_batch
+        assert resumed.of_one_batch == result.of_one_batch

@@ -12,6 +12,12 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
     return getattr(trainer, "_results", None) or {}
 
 
+def training_results_of(trainer: Trainer) -> Mapping[str, Any]:
+    """The same of training, also after it has ended."""
+    results: Mapping[str, Any] = trainer.fit_loop.epoch_loop._results
+    return results
+
+
 def log_step_metrics(trainer: Trainer) -> None:
     """Writes this step's values of ``self.log`` now; Lightning does so after the step's last hook."""
     trainer._logger_connector.update_train_step_metrics()

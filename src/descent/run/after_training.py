@@ -22,7 +22,7 @@ from descent.training.callback import ResultCallback
 from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
-from descent.training.logged_metrics import LoggedMetrics
+from descent.training.logged_metrics import LoggedMetrics, of_one_batch
 from descent.training.logger import RunLogger
 from descent.training.silent_logger import SilentLogger, without_metrics
 from descent.training.sparse_callback import callbacks_of
@@ -50,7 +50,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
     logged = dict(trainer.callback_metrics)
     for before in callbacks_of(trainer, LoggedMetrics):
         logged = before.metrics | logged  # a resumed run with no steps left has only the metrics of its checkpoint
-        result.of_last_batch = sorted(before.of_last_batch & logged.keys())
+        result.of_one_batch = sorted((before.of_one_batch | of_one_batch(trainer)) & logged.keys())
     result.metrics |= {name: value.item() for name, value in logged.items()}
     full = ["train/loss"] if in_memory else []
     result.of_last_epoch = [name for name in result.metrics if name.startswith("train/") and name not in full]

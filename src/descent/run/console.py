@@ -117,10 +117,10 @@ def _weights(result: Result) -> Iterator[str]:
         known = value is not None and isfinite(value)
         best = f"{result.best['metric']} {cell(value)} at {step}" if known else step
         yield f"test: with the best checkpoint ({best})"
-    if means := [name for name in result.of_last_epoch if name not in result.of_last_batch]:
+    if means := [name for name in result.of_last_epoch if name not in result.of_one_batch]:
         yield f"{', '.join(means)}: during the last epoch, while the weights changed"
-    if result.of_last_batch:
-        yield f"{', '.join(result.of_last_batch)}: of the last batch alone; on_epoch=True in self.log gives the mean"
+    if result.of_one_batch:
+        yield f"{', '.join(result.of_one_batch)}: of one batch, the last that logged it; on_epoch=True gives the mean"
 
 
 def table_of(first: str = "", *numbers: str) -> Table:

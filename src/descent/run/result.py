@@ -68,8 +68,8 @@ class Result:
         entries: added by the project's callbacks, by name.
         callbacks: the run's ``ResultCallback``s; not in the file.
         of_last_epoch: training metrics logged during the last epoch, not with the last weights; not in the file.
-        of_last_batch: those of them that are of its last batch alone, as Lightning logs them in ``training_step``
-            without ``on_epoch=True``; not in the file.
+        of_one_batch: those of them that are of the last batch that logged them, as Lightning logs them in
+            ``training_step`` without ``on_epoch=True``; not in the file.
     """
 
     status: Status
@@ -96,7 +96,7 @@ class Result:
     entries: dict[str, Any] = field(default_factory=dict)
     callbacks: list[Any] = field(default_factory=list, repr=False, compare=False)
     of_last_epoch: list[str] = field(default_factory=list, repr=False, compare=False)
-    of_last_batch: list[str] = field(default_factory=list, repr=False, compare=False)
+    of_one_batch: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def __getattr__(self, name: str) -> Any:
         """Returns an entry that a callback added, such as ``result.optimum``."""
@@ -113,7 +113,7 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of the file; callbacks' entries are top-level keys."""
         tree = {key.name: getattr(self, key.name) for key in fields(self)}
-        del tree["entries"], tree["callbacks"], tree["of_last_epoch"], tree["of_last_batch"]
+        del tree["entries"], tree["callbacks"], tree["of_last_epoch"], tree["of_one_batch"]
         return tree | self.entries
 
     def write(self, run_dir: Path) -> None:

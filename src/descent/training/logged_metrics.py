@@ -48,7 +48,7 @@ class LoggedMetrics(SparseCallback):
         self.metrics: dict[str, Tensor] = {}
         self.states: dict[str, Any] = {}
         self.increments: dict[str, int] = {}
-        self.of_last_batch: set[str] = set()  # metrics without an epoch's mean
+        self.of_one_batch: set[str] = set()  # as the checkpoint has it
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("logged", {})  # older versions wrote none
@@ -57,6 +57,7 @@ class LoggedMetrics(SparseCallback):
             self.states = own_of(saved["states_of_processes"])
         self.is_within = saved.get("is_within", False)
         self.increments = saved.get("increments", {})
+        self.of_one_batch = {*saved.get("of_one_batch", ())}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.callback_metrics.update(self.metrics)
@@ -86,15 +87,6 @@ class LoggedMetrics(SparseCallback):
     ) -> None:
         self.is_within = not trainer.is_last_batch
         self._add_sums(trainer)
-        if trainer.is_last_batch or trainer.should_stop:
-            metas = [result.meta for result in results_of(trainer).values()]
-            new = {f"{m.name}_step" if m.on_epoch else m.name for m in metas if m.on_step}
-            if "train/loss" in new - self.of_last_batch:
-                log.warning(
-                    "note: the final train/loss is of the last batch alone, because the module logs it without"
-                    " on_epoch=True; without its line, it is the mean over the batches of the epoch"
-                )
-            self.of_last_batch |= new
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add_sums(trainer)  # for values logged after this callback's last hook
@@ -105,6 +97,13 @@ class LoggedMetrics(SparseCallback):
                 *(trainer.current_epoch + 1, ", ".join(lost)),
             )
         self.is_within, self.sums = False, {}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "train/loss" in self.of_one_batch | of_one_batch(trainer):
+            log.warning(
+                "note: the final train/loss is of one batch alone, because the module logs it without on_epoch=True;"
+                " without its line, it is the mean over the batches of the epoch"
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:  # only weights
@@ -118,6 +117,7 @@ class LoggedMetrics(SparseCallback):
             "metrics": dict(trainer.callback_metrics),
             "sums": {**self.sums, **sums} if self.is_within else {},
             "states": _metric_states(pl_module),
+            "of_one_batch": sorted(self.of_one_batch | of_one_batch(trainer)),
             "increments": {name: len(tracker) for name, tracker in _trackers(pl_module)},
         }
         if several():
@@ -132,6 +132,14 @@ class LoggedMetrics(SparseCallback):
 def results_of(trainer: Trainer) -> Mapping[str, Any]:
     """What ``self.log`` was given in the current epoch, by key; empty without ``descent.fast``."""
     return {} if lightning_results is None else lightning_results.results_of(trainer)
+
+
+def of_one_batch(trainer: Trainer) -> set[str]:
+    """The metrics that steps log without ``on_epoch=True``, if epochs have several batches."""
+    if trainer.num_training_batches == 1 or lightning_results is None:
+        return set()
+    metas = [result.meta for result in lightning_results.training_results_of(trainer).values()]
+    return {meta.name for meta in metas if not meta.on_epoch} - {meta.name for meta in metas if meta.on_epoch}
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:
