@@ -43,6 +43,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    def __init__(self, width: int, size: 'Size' = 'small', rate: Rate = 0.5, dropout: Fraction = 0.0,\n"
         "                 table: Optional[Path] = None, depth: Annotated[int, Field(ge=2)] = 2, bias: bool = True,\n"
         "                 names: t.Sequence[str] = (), layers: PositiveInt = 1, act: torch.nn.Module | None = None,\n"
+        "                 blocks: list[torch.nn.Module] = (),\n"
+        "                 heads_of: t.Mapping[str, t.Optional['torch.nn.ReLU']] = {},\n"
+        "                 either: torch.nn.Module | dict[str, t.Any] | None = None,\n"
+        "                 kind: type[torch.nn.Module] = None,\n"
         "                 scale: float = None, pair: tuple[int, int] = (1, 1), extra: t.Dict[str, int] = {},\n"
         "                 heads: Annotated[int, AfterValidator(even)] = 2, part: t.Any = None):\n"
         "        super().__init__()\n"
@@ -114,8 +118,17 @@ def test_a_target_must_be_a_class_of_its_kind_in_the_packages(target: Any, messa
         ({"width": 3, "act": {"a": {"_target_": "os.system"}}}, "each _target_ in model must be a class in torch,"),
         (
             {"width": 3, "act": {"_target_": "torch.nn.ReLU"}},
-            "model.act must be annotated as a dict, got torch.nn.Module: a nested _target_ is not built for the class;"
-            r' build it by build\(act, "model.act", torch.nn.Module\) from descent.training.build$',
+            "model.act must be annotated as a dict, got torch.nn.Module | None: a nested _target_ is not built for"
+            r' the class; build it by build\(act, "model.act", torch.nn.Module\) from descent.training.build$',
+        ),
+        (
+            {"width": 3, "blocks": [1, {"_target_": "torch.nn.ReLU"}]},
+            r"model.blocks must be annotated as a list of dicts, got list\[torch.nn.Module\]: a nested _target_ is"
+            r' not built for the class; build it by build\(each, "model.blocks", torch.nn.Module\)',
+        ),
+        (
+            {"width": 3, "heads_of": {"a": {"_target_": "torch.nn.ReLU"}}},
+            r"model.heads_of must be annotated as a dict of dicts, .* build\(each, \"model.heads_of\", torch.nn.ReLU\)",
         ),
         ({"width": 3, "heads": 1.5}, "model.heads must be an integer, got 1.5"),
         (
@@ -135,6 +148,7 @@ def test_allowed_values_are_not_changed() -> None:
     arguments: dict[str, Any] = {
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
         **{"names": ["a"], "layers": 2, "part": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
+        **{"either": {"_target_": "torch.nn.ReLU"}, "kind": "torch.nn.ReLU", "heads_of": {}, "blocks": []},
     }
     assert check("targets_of_test.Net", "model", 0, **arguments) == {"_target_": "targets_of_test.Net", **arguments}
     assert check("targets_of_test.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]

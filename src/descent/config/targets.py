@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from descent.config.annotations import UnknownTypeError, type_of, words
-from descent.config.source import Argument, Found, derives, dotted, find, is_at, signature_of
+from descent.config.source import Argument, Found, derives, find, is_at, signature_of
 from descent.config.types import Rule, check
+from descent.config.unbuilt import module_in
 from descent.errors import UserError, invalid
 
 # The base class of each group's classes.
@@ -111,10 +112,12 @@ def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = Non
     """Checks ``value`` against the annotation of an argument, and returns it; a path is made absolute."""
     if argument.annotation is None or is_default(value, argument):
         return value
-    if isinstance(value, Mapping) and "_target_" in value and (module := _module_in(argument)):
+    if module := module_in(value, argument):
+        own = isinstance(value, Mapping) and "_target_" in value
+        part, what = (key.rpartition(".")[2], "a dict") if own else ("each", f"a {type(value).__name__} of dicts")
         raise UserError(
-            f"{key} must be annotated as a dict, got {module}: a nested _target_ is not built for the class; build it"
-            f' by build({key.rpartition(".")[2]}, "{key}", {module}) from descent.training.build'
+            f"{key} must be annotated as {what}, got {ast.unparse(argument.annotation)}: a nested _target_ is not built"
+            f' for the class; build it by build({part}, "{key}", {module}) from descent.training.build'
         )
     if nested_targets(value):
         return value
@@ -125,19 +128,6 @@ def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = Non
     text = words(kind)
     checked = check(Annotated[kind, Rule(text)] if text else kind, value, key, cwd)
     return checked if type(checked) is type(value) else value
-
-
-def _module_in(argument: Argument) -> str | None:
-    """The class derived from ``torch.nn.Module`` in an annotation, such as ``nn.Module | None``."""
-    for node in ast.walk(argument.annotation or ast.Constant(None)):
-        path = dotted(node, argument.module) if isinstance(node, ast.Name | ast.Attribute) else None
-        try:
-            found = find(path) if path and "." in path else None
-        except LookupError:
-            continue
-        if found and isinstance(found.node, ast.ClassDef) and derives(found, "torch.nn.Module"):
-            return ast.unparse(node)
-    return None
 
 
 def is_default(value: Any, argument: Argument) -> bool:
