@@ -17,6 +17,7 @@ from running import SignalAt, advised, equal, train_project
 from test_train import events
 from torch import Tensor
 from torch._dynamo import OptimizedModule
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from descent.errors import UserError
 from descent.run.load import load_model
@@ -71,6 +72,61 @@ def test_a_compiled_network_trains_and_resumes_as_if_it_were_not(tmp_path: Path)
     assert any("_orig_mod." in name for name in last)
     assert equal({name.replace("_orig_mod.", ""): value for name, value in last.items()}, before)
     assert equal(load_model(tmp_path / "run", "last").state_dict(), before)  # of a module that is not compiled
+
+
+class Averages(Callback):
+    """Makes what a module's ``__init__`` would."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.average = AveragedModel(pl_module.layers, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+            pl_module.average.requires_grad_(False)
+
+
+@needs_fast  # keeps the sums of an unfinished epoch
+def test_a_moving_average_in_the_module_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(self: Any, *_: Any) -> None:
+        self.average.update_parameters(self.layers)
+
+    monkeypatch.setattr(Digits, "on_train_batch_end", update)
+    whole = train_project("digits", tmp_path / "whole", *FEW, callbacks=[Averages()])
+    for batch in (8, 0):
+        given = [Averages(), SignalAt(batch)]
+        found = train_project("digits", tmp_path / "run", *FEW, callbacks=given, resume=True)
+    assert found.metrics == whole.metrics
+    last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("run", "whole"))
+    assert equal(last, before) and last["average.n_averaged"] == 15
+    assert not equal(last["average.module.6.weight"], last["layers.6.weight"])
+
+
+class Embeds(Callback):
+    def __init__(self, sparse: bool) -> None:
+        self.sparse = sparse
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.embedding = torch.nn.Embedding.from_pretrained(torch.eye(10), freeze=False, sparse=self.sparse)
+
+
+@pytest.mark.parametrize("most", [1_000_000, 10], ids=["statistics of all numbers", "only norms"])
+def test_sparse_gradients_have_the_statistics_of_dense_ones(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Tensor:
+        images, digits = batch
+        return torch.nn.functional.cross_entropy(self(images) + self.embedding(digits), digits)
+
+    monkeypatch.setattr("descent.training.telemetry.MOST_KEPT", most)
+    monkeypatch.setattr(Digits, "training_step", training_step)
+    monkeypatch.setattr(Digits, "configure_optimizers", lambda self: torch.optim.SGD(self.parameters(), lr=0.1))
+    found = {}
+    for sparse in (True, False):
+        train_project("digits", tmp_path / str(sparse), *FEW, callbacks=[Embeds(sparse)])
+        written = events(tmp_path / str(sparse))
+        tags = [tag for tag in ("grad/norm", "update/relative") if tag in written.Tags()["scalars"]]
+        found[sparse] = [(tag, [point.value for point in written.Scalars(tag)]) for tag in tags]
+    assert [tag for tag, _ in found[True]] == ["grad/norm", "update/relative"][: 2 if most > 10 else 1]
+    assert all(value == pytest.approx(dict(found[False])[tag]) for tag, value in found[True])
 
 
 def test_weight_averaging_works_and_says_that_it_is_not_resumed_exactly(

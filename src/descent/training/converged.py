@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from descent.errors import UserError
 from descent.training.collectives import of_first
+from descent.training.step_metrics import dense
 from descent.training.training_loss import full_loss, has_full_loss
 
 
@@ -36,7 +37,7 @@ class Converged(Callback):
             full = full_loss(trainer, pl_module)
             trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
             gradient = torch.autograd.grad(full, trained, allow_unused=True)
-        norm = torch.cat([g.flatten() for g in gradient if g is not None]).norm().item()
+        norm = torch.cat([dense(g).flatten() for g in gradient if g is not None]).norm().item()
         (norm, loss), previous = of_first((norm, full.item())), self.previous
         self.previous = loss
         if self.gradient_norm is not None and norm < self.gradient_norm:

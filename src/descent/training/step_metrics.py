@@ -68,5 +68,10 @@ class StepMetrics(SparseCallback):
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All numbers of ``tensors`` in one float64 vector, on the CPU since not every device has float64."""
-    rows = [tensor.detach().flatten() for tensor in tensors]  # empty if the step had no loss and so no gradient
+    rows = [dense(tensor.detach()).flatten() for tensor in tensors]  # empty if the step had no loss and so no gradient
     return torch.cat(rows).cpu().double() if rows else torch.empty(0, dtype=torch.float64)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same, if it is not sparse, as are the gradients of ``nn.Embedding(..., sparse=True)``."""
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()

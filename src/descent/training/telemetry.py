@@ -118,7 +118,8 @@ def _of(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _norm(parameters: list[Tensor]) -> Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = (p.grad for p in parameters if p.grad is not None)
+    return torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
 
 
 def _gradient(parameters: list[Tensor]) -> Tensor:

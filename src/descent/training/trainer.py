@@ -63,7 +63,8 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 REFUSED: dict[tuple[type[Callback], ...], str] = {
     (BatchSizeFinder, LearningRateFinder): "it changes values of the config; use a sweep to try values",
-    (WeightAveraging, GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
+    (GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
+    (WeightAveraging,): "a run with it does not resume exactly; one with torch's AveragedModel in the module does",
 }
 
 
@@ -103,7 +104,7 @@ def build_trainer(
     for name, callback in zip(config.callbacks, given, strict=True):
         for kinds, why in REFUSED.items():
             if isinstance(callback, kinds):
-                raise UserError(f"callbacks.{name} must not be a {type(callback).__name__}: {why}")
+                raise UserError(f"callbacks.{name} must not be {type(callback).__name__}: {why}")
         if isinstance(callback, StochasticWeightAveraging):
             note_inexact_resuming(name)
     given += callbacks
