@@ -63,6 +63,7 @@ MINE = UserError("  seed must\n   be 1 ")
         (HydraException("Error: RecursionError: maximum depth"), "a value is nested too deeply"),
         (OmegaConfBaseException("a b\n    full_key: c.d\n    object_type=dict"), "c.d: a b"),
         (ValueError("a full_key: c"), "ValueError: a full_key: c"),
+        (RuntimeError("a" * 501), f"RuntimeError: {'a' * 500} ..."),
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
     ],
 )

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
+LONGEST = 500  # characters of a library's message; its traceback has all of it
+
 # each with the extra that installs it
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
@@ -50,6 +52,8 @@ def one_line(error: BaseException) -> str:
         return f"{key}: {text}" if key else text
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
+    if len(text) > LONGEST:  # torch lists all its backends
+        text = f"{text[:LONGEST]} ..."
     where = error.filename if isinstance(error, SyntaxError) else _own_method(error)
     return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
 
