@@ -52,8 +52,7 @@ def one_line(error: BaseException) -> str:
         return f"{key}: {text}" if key else text
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
-    if len(text) > LONGEST:  # torch lists all its backends
-        text = f"{text[:LONGEST]} ..."
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # torch lists all its backends
     where = error.filename if isinstance(error, SyntaxError) else _own_method(error)
     return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
 
