@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 from conftest import Run, config_of, load
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from descent.batches.rows import Batch
+from descent.training.sparse_callback import SparseCallback
 
 TOLERANCE = 1e-12  # absolute where a number is below 1, relative above
 
@@ -20,7 +24,7 @@ Rows = list[tuple[list[float], float]]  # inputs and target
 Path = list[list[float]]  # parameters before the first step and after each: [w_1, .., w_d], and b with a bias
 
 
-class Trace(Callback):
+class Trace(SparseCallback):
     """Records the parameters, and the learning rate that the next step uses, at the start and after every step."""
 
     def __init__(self) -> None:
@@ -29,6 +33,10 @@ class Trace(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._record(trainer, pl_module)
+
+    def on_step(self, trainer: Trainer, step: int, batch: Batch, loss: Tensor) -> bool:
+        self._record(trainer, trainer.lightning_module)
+        return False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._record(trainer, pl_module)
