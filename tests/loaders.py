@@ -66,6 +66,17 @@ class Owner(Rows):
         return mine + more["rng"].random()
 
 
+class Lazy(Rows):
+    """Makes its generator with its first row."""
+
+    rng: Any = None
+
+    def __getitem__(self, row: int) -> Tensor:
+        if self.rng is None:
+            self.rng = np.random.default_rng(torch.initial_seed())
+        return torch.tensor([row, float(self.rng.random())])
+
+
 module_generator = np.random.default_rng(4)
 
 
@@ -161,6 +172,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "__getitems__": lambda: DataLoader(AtOnce(drawn), 4, shuffle=True),
     "own generators": lambda: DataLoader(Owner(), 4, shuffle=True, generator=torch.Generator()),
     "a class's and a module's generators": lambda: DataLoader(ClassOwner(), 4, shuffle=True),
+    "a generator made with the first row": lambda: DataLoader(Lazy(), 4, shuffle=True),
     "batch_size=None": lambda: DataLoader(Rows(drawn), batch_size=None, shuffle=True),
     "a user's batch_sampler": lambda: DataLoader(Rows(drawn), batch_sampler=Buckets()),
     "weighted": lambda: DataLoader(Rows(), 4, sampler=WeightedRandomSampler(weights.tolist(), 18)),
@@ -179,6 +191,7 @@ LEFT_AS_THEY_ARE: dict[str, Callable[[], Any]] = {
 }
 WITH_WORKERS: dict[str, Callable[[], Any]] = {
     "2 workers": lambda: DataLoader(Rows(drawn), 4, shuffle=True, num_workers=2, multiprocessing_context="fork"),
+    "2 workers that make a generator": lambda: DataLoader(Lazy(), 4, num_workers=2, multiprocessing_context="fork"),
     "persistent workers": lambda: DataLoader(
         Owner(),
         batch_sampler=Buckets(),

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run
+from loaders import SizedStream
 from test_resume import SignalAt, assert_resumes_exactly
 from test_train import events
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
+from descent.batches.exact import exact
 from descent.batches.in_memory import InMemoryBatches
 from descent.training.budget import Budget, SampleCounter, batch_size
 
@@ -58,8 +60,21 @@ def test_a_budget_is_as_many_steps_as_spend_it(samples: int) -> None:
     steps = next(steps for steps in range(1, 99) if sum(rows_of_steps(3, steps)) >= samples)
     assert Budget(samples, None, None).most_steps(batches) == steps
     assert Budget(samples, 5, None).most_steps(batches) == min(steps, 5)
-    assert Budget(samples, None, 9.0).most_steps(DataLoader(x)) == sys.maxsize  # type: ignore[arg-type]  # unknown
-    assert Budget(None, 5, 9.0).most_steps(batches) == Budget(samples, 5, None).most_steps([x]) == 5
+    loader = DataLoader(TensorDataset(x), 4)
+    assert Budget(samples, None, 9.0).most_steps(loader) == Budget(samples, None, 9.0).most_steps(exact(loader, 1)[0])
+    assert Budget(samples, None, 9.0).most_steps(loader) == steps
+    dropping = next(steps for steps in range(1, 99) if 4 * steps >= samples)
+    assert Budget(samples, None, None).most_steps(DataLoader(TensorDataset(x), 4, drop_last=True)) == dropping
+    assert Budget(None, 5, 9.0).most_steps(batches) == Budget(None, 5, None).most_steps([x]) == 5
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[1], DataLoader(TensorDataset(torch.ones(4)), batch_sampler=[[0], [1, 2]]), DataLoader(SizedStream(), 4)],
+)
+def test_how_many_steps_spend_a_budget_of_samples_may_not_be_known(batches: Any) -> None:
+    assert Budget(10, 5, None).most_steps(batches) is None
+    assert Budget(None, None, 9.0).most_steps(batches) == sys.maxsize
 
 
 @pytest.mark.parametrize("per_epoch", [1, 2, 3])

@@ -48,9 +48,34 @@ def test_no_scheduler_cannot_be_built() -> None:
 def scheduler_of(steps: float, batches: float, name: str, accumulated: int = 1, **spec: Any) -> dict[str, Any]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.5)
     trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, num_training_batches=batches, callbacks=[])
-    trainer.accumulate_grad_batches = accumulated
+    trainer.accumulate_grad_batches, trainer.lightning_module = (
+        accumulated,
+        SimpleNamespace(automatic_optimization=True),
+    )
     whole = {"interval": "step", "frequency": 1, "monitor": None} | spec
     return build_scheduler({"_target_": f"torch.optim.lr_scheduler.{name}", **whole}, optimizer, trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "noted"),
+    [
+        ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20}, True),
+        ("OneCycleLR", {"max_lr": [0.5, 0.05], "total_steps": 20}, False),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.5}, True),
+        ("LinearLR", {"total_iters": 3}, False),
+    ],
+)
+def test_a_scheduler_that_gives_groups_of_several_rates_one_is_noted(
+    name: str, arguments: dict[str, Any], noted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    groups = [{"params": [layers[0]], "lr": 0.5}, {"params": [layers[1]], "lr": 0.05}]
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=20, num_training_batches=4, callbacks=[])
+    trainer.accumulate_grad_batches, trainer.lightning_module = 1, SimpleNamespace(automatic_optimization=True)
+    spec = {"_target_": f"torch.optim.lr_scheduler.{name}", "interval": "step", "frequency": 1, "monitor": None}
+    build_scheduler(spec | arguments, torch.optim.SGD(groups, momentum=0.9), trainer)
+    note = f"note: {name} gives all groups of parameters one learning rate, in place of 0.5, 0.05; a list gives each"
+    assert [message.startswith(note) for message in caplog.messages] == [True] * noted
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,10 @@ INDICES = f"{NEEDS}loaders whose batches can be split, with indices and a length
             f"{NEEDS}a train_dataloader that returns one loader: a loss over several has no single weight",
         ),
         (
+            *("train", {"a": DataLoader(PLAIN, 2)}),
+            f"{NEEDS}a train_dataloader that returns one loader: a loss over several has no single weight",
+        ),
+        (
             *("val", DataLoader(PLAIN, None)),
             f"{NEEDS}batches of several rows: the DataLoader of val_dataloader has batch_size=None",
         ),

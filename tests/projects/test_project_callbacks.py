@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import needs_fast
+from conftest import config_of, needs_fast
 from digits.model import Digits
 from lengths.data import padded, rows
 from lengths.model import Reader
 from lightning.pytorch import Callback, LightningModule, Trainer
-from running import SignalAt, advised, equal, train_project
+from running import SignalAt, advised, equal, overrides_of, train_project
 from test_train import events
 from torch import Tensor
 from torch._dynamo import OptimizedModule
@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from descent.errors import UserError
 from descent.run.load import load_model
+from descent.training.build import build_data
 from descent.training.checkpoint_io import read_checkpoint
 
 pytestmark = advised
@@ -97,6 +98,45 @@ def test_a_moving_average_in_the_module_resumes_bit_for_bit(tmp_path: Path, monk
     last, before = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("run", "whole"))
     assert equal(last, before) and last["average.n_averaged"] == 15
     assert not equal(last["average.module.6.weight"], last["layers.6.weight"])
+
+
+class EvaluatesAverage(Callback):
+    """Validates with averaged weights and saves these, as Lightning's own averaging does."""
+
+    average: dict[str, Tensor]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.average = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        for name, value in pl_module.state_dict().items():
+            self.average[name].copy_(0.7 * self.average[name] + 0.3 * value)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.current = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
+            pl_module.load_state_dict(self.average)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            pl_module.load_state_dict(self.current)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.average
+
+
+def test_the_best_checkpoint_has_the_weights_that_a_callback_saves(tmp_path: Path) -> None:
+    monitored = "monitor.metric=val/acc", "monitor.mode=max"
+    result = train_project("digits", tmp_path / "run", *FEW, *monitored, callbacks=[EvaluatesAverage()])
+    data: Any = build_data(config_of(*overrides_of("digits", *FEW)))
+    data.setup("fit")
+    images, digits = (torch.stack([torch.as_tensor(row[part]) for row in data.val]) for part in (0, 1))
+    found = (load_model(tmp_path / "run")(images).argmax(dim=1) == digits).double().mean().item()
+    assert result.best is not None
+    assert found == pytest.approx(result.best["value"])
+    best, last = (read_checkpoint(tmp_path / f"run/checkpoints/{name}.ckpt") for name in ("best", "last"))
+    assert result.best["step"] == best["global_step"]
+    assert (best["global_step"] == last["global_step"]) == equal(best["state_dict"], last["state_dict"])
 
 
 class Embeds(Callback):

@@ -31,6 +31,7 @@ class Fetch(Dataset[Any]):
         # both made on first use, after worker_init_fn has run
         self.generators: list[Generator] | None = None
         self.watch: Watch | None = None
+        self.fetched = 0
 
     def __getitem__(self, item: tuple[int, Any]) -> Any:
         """The batch; in a worker, with the attributes that have changed."""
@@ -45,7 +46,15 @@ class Fetch(Dataset[Any]):
         if self.generators is None:
             self.generators = generators_in(self.dataset, self.collate_fn)
         with seeded(key, self.generators):
-            return self._fetch(index)
+            batch = self._fetch(index)
+        self.fetched += 1
+        if self.fetched & (self.fetched - 1):  # looks after batch 1, 2, 4, 8 ..., so that it costs little
+            return batch
+        before, self.generators = self.generators, generators_in(self.dataset, self.collate_fn)
+        if len(self.generators) > len(before):  # a row has made one, unseeded: fetches the batch again
+            with seeded(key, self.generators):
+                batch = self._fetch(index)
+        return batch
 
     def _fetch(self, index: Any) -> Any:
         if not self.is_batched:

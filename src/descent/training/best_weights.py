@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from descent.config.schema import MonitorConfig
 from descent.training.collectives import of_first
 from descent.training.metric_direction import note_direction
+from descent.training.sparse_callback import callbacks_of
 from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
 
@@ -79,13 +81,16 @@ class BestWeights:
 
     def keep(self, trainer: Trainer, pl_module: LightningModule, value: float) -> None:
         self.best_value, self.best_step = value, trainer.global_step
-        weights: dict[str, Tensor] = pl_module.state_dict()
-        self.unwritten = {
-            "state_dict": {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()},
+        kept = {
+            "state_dict": dict(pl_module.state_dict()),
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
-        pl_module.on_save_checkpoint(self.unwritten)  # the module's additions must match these weights
+        # they may replace the weights, as an average does, and what they add must match these weights
+        for callback in callbacks_of(trainer, Callback):
+            callback.on_save_checkpoint(trainer, pl_module, kept)
+        pl_module.on_save_checkpoint(kept)
+        self.unwritten = apply_to_collection(kept, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
 
     def write(self, trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
         """Writes the best weights unless they are already on disk."""

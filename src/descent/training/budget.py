@@ -2,16 +2,18 @@
 
 import sys
 import time
+import warnings
 from math import ceil
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from descent.batches.rows import Batch, RowBatches
 from descent.training.collectives import largest
-from descent.training.sparse_callback import SparseCallback
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 
 
 class Budget(SparseCallback):
@@ -28,13 +30,20 @@ class Budget(SparseCallback):
         self.samples, self.seconds_before = 0, 0.0
         self.reason: str | None = None  # why training stopped
 
-    def most_steps(self, batches: Any) -> int:
-        """The most steps within the limits; fewer if a step computes several gradients or the seconds run out."""
+    def most_steps(self, batches: Any) -> int | None:
+        """The most steps within the limits; fewer if a step computes several gradients or the seconds run out.
+
+        ``None``: there is a limit of samples, and the sizes of the batches are not known.
+        """
         samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
         limits = [sys.maxsize if evaluations is None else int(evaluations)]
-        if samples is not None and isinstance(batches, RowBatches):
-            passes, rest = divmod(int(samples), batches.rows)
-            limits.append(passes * len(batches) + ceil(rest / batches.size))
+        if samples is not None:
+            rows_and_size = _rows_and_size(batches)
+            if rows_and_size is None:
+                return None
+            rows, size = rows_and_size
+            passes, rest = divmod(int(samples), rows)
+            limits.append(passes * ceil(rows / size) + ceil(rest / size))
         return min(limits)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,10 +83,18 @@ class Budget(SparseCallback):
 
 
 class SampleCounter(SparseCallback):
-    """Counts the rows of the batches, including repeats, if they cannot be calculated."""
+    """Counts the rows of the batches, including repeats, and the gradients, if they cannot be calculated."""
 
     def __init__(self) -> None:
         self.samples = 0
+        self.gradients = 0  # with manual optimization, where a step may use several or share one
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not pl_module.automatic_optimization:  # otherwise the hook would keep training in Lightning's loop
+            self.on_after_backward = self._count  # type: ignore[method-assign]
+
+    def _count(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.gradients += trainer.training
 
     def total(self, trainer: Trainer) -> int:
         """The number of rows in the whole run, after it ends."""
@@ -95,17 +112,30 @@ class SampleCounter(SparseCallback):
             self.samples += rows_of(trainer, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"samples": self.samples}
+        return {"samples": self.samples, "gradients": self.gradients}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.samples = state_dict["samples"]
+        self.samples, self.gradients = state_dict["samples"], state_dict.get("gradients", 0)
+
+
+def _rows_and_size(batches: Any) -> tuple[int, int] | None:
+    """The rows of an epoch and of a batch; ``None``: not known."""
+    if isinstance(batches, RowBatches):
+        return batches.rows, batches.size
+    loader = getattr(batches, "loader", batches)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
+        return None
+    size = loader.batch_size
+    return len(loader) * size if loader.drop_last else len(loader.sampler), size  # type: ignore[arg-type]
 
 
 def gradient_evaluations(trainer: Trainer) -> int:
     """The number of gradients computed, counting each accumulated one.
 
-    Torch's L-BFGS counts its own calls of the closure.
+    Torch's L-BFGS counts its own calls of the closure. With manual optimization, each ``manual_backward`` counts.
     """
+    if not trainer.lightning_module.automatic_optimization:
+        return sum(counter.gradients for counter in callbacks_of(trainer, SampleCounter))
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     counted: int = sum(state.get("func_evals", 0) for state in states)
     counted = counted or trainer.global_step
@@ -124,4 +154,6 @@ def batch_size(batch: Any) -> int:
     """The number of rows in a batch."""
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
         return len(batch[0])
-    return extract_batch_size(batch)
+    with warnings.catch_warnings():  # of parts of several sizes, as from several loaders: the first counts
+        warnings.simplefilter("ignore")
+        return extract_batch_size(batch)

@@ -1,5 +1,6 @@
 """Builds optimizers, schedulers, data and other objects from their config."""
 
+import logging
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -18,6 +19,8 @@ from descent.config.schema import Config
 from descent.errors import UserError, invalid
 from descent.training.max_steps import run_length
 from descent.training.validation_schedule import steps_per_epoch
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -66,8 +69,21 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
         given.update(dict.fromkeys(to_fill, length))
     if length is not None and given.get("total_steps", length) < length:
         raise invalid("scheduler.total_steps", f"at least {length}, the length of the run", given["total_steps"])
+    rates = _rates(optimizer)
     scheduler = build(spec, "scheduler", LRScheduler, optimizer, given=given)
+    if len(rates) > 1 and len(_rates(optimizer)) == 1 and any(_rates(optimizer)):  # from OneCycleLR or CyclicLR
+        log.warning(
+            "note: %s gives all groups of parameters one learning rate, in place of %s; a list gives each its own",
+            *(type(scheduler).__name__, ", ".join(f"{rate:g}" for rate in rates)),
+        )
+    if not trainer.lightning_module.automatic_optimization:  # the module calls it itself
+        return {"scheduler": scheduler}
     return {"scheduler": scheduler, **{k: spec[k] for k in ("interval", "frequency", "monitor")}}
+
+
+def _rates(optimizer: Optimizer) -> list[float]:
+    """The different learning rates of the groups of parameters."""
+    return [*dict.fromkeys(float(group["lr"]) for group in optimizer.param_groups)]
 
 
 def _parts(

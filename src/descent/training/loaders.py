@@ -120,7 +120,7 @@ def _shared(given: Callable[[], Any], name: str, config: Config, trainer: Any) -
         loader = given()
         if trainer.world_size == 1:
             return loader
-        if name == "train_dataloader" and len(parts(loader)) > 1:
+        if name == "train_dataloader" and not any(part is loader for part in parts(loader)):
             raise UserError(f"{SEVERAL} a {name} that returns one loader: a loss over several has no single weight")
         return share_out(loader)
 

@@ -31,9 +31,18 @@ class MaxSteps(SparseCallback):
 
 
 def run_length(trainer: Trainer) -> int | None:
-    """The number of optimizer steps in the run, ignoring a budget of seconds; ``None``: not known."""
+    """The number of optimizer steps in the run, ignoring a budget of seconds; ``None``: not known.
+
+    With manual optimization, it is the number of batches, unless a limit of steps or gradients may come first: then
+    it is not known, since a batch may have any number of steps.
+    """
     estimated = trainer.estimated_stepping_batches
-    limits = [sys.maxsize if estimated in (-1, math.inf) else int(estimated)]
-    limits += [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]
+    batches = sys.maxsize if estimated in (-1, math.inf) else int(estimated)
+    limits: list[int | None] = [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]
     limits += [budget.most_steps(trainer.train_dataloader) for budget in callbacks_of(trainer, Budget)]
-    return None if min(limits) == sys.maxsize else min(limits)
+    if None in limits:
+        return None
+    known = min([batches, *(limit for limit in limits if limit is not None)])
+    if known < batches and not trainer.lightning_module.automatic_optimization:
+        return None
+    return None if known == sys.maxsize else known
