@@ -184,7 +184,7 @@ BAD = [
     ("data.zzzzz=3", f"data.zzzzz is not a key: regression.data.sources.SyntheticData takes {SYNTHETIC}"),
     ("optimizer.lr=${nope}", "optimizer.lr: Interpolation key 'nope' not found"),
     ("+batch.qqqqqqq=1", "batch.qqqqqqq is not a key: the keys here are batch.size, batch.shuffle"),
-    ("debug.x=1", "debug has no keys: debug=... chooses an option"),
+    ("debug.x=1", "debug has no such option or key: debug=... chooses a file of conf/debug/"),
     ("data=null", ONE_NAME),
     (
         "predict_at=[1",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, needs_sweep
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -187,6 +188,37 @@ def test_the_guides_experiment_becomes_a_sweep_by_the_lines_it_shows(project: Pa
     results = [json.loads(path.read_text())["hparams"] for path in project.glob("logs/sweeps/*/*/result.json")]
     found = {(given["model.hidden"], given["optimizer.lr"]) for given in results}
     assert len(results) == 4 and found == {(16, 0.02), (32, 0.02)}
+
+
+def search_line() -> str:
+    (line,) = re.findall(r"`(sweeper: \{space:.*?)`", TEXT, re.S)
+    return " ".join(line.split())
+
+
+@needs_sweep
+def test_the_guides_search_is_valid() -> None:
+    from descent.sweep.search_space import check_search
+
+    sweeper = yaml.safe_load(search_line())["sweeper"]
+    check_search([], sweeper["space"], sweeper["n_trials"], 0)
+
+
+@needs_sweep
+@pytest.mark.soak  # the same search runs in test_searching.py
+def test_the_guides_experiment_becomes_a_search(project: Path) -> None:
+    with (project / "conf/experiment/searched.yaml").open("w") as experiment:
+        experiment.write((project / "conf/experiment/mine.yaml").read_text().partition("hydra:")[0])
+        experiment.write(f"hydra:\n  mode: MULTIRUN\n  {search_line()}\n")
+    command = [sys.executable, "scripts/train.py", "experiment=searched", "name=s", "trainer.max_epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(path.read_text())["hparams"] for path in project.glob("logs/sweeps/s/*/result.json")]
+    assert 10 <= len(found) <= 20  # trials with equal values share a run
+    assert {run["optimizer"] for run in found} == {"sgd", "adam"}
+    assert all(8 <= run["model.hidden"] <= 64 for run in found)
 
 
 def test_the_guides_code_passes_the_linter(project: Path) -> None:

@@ -88,7 +88,7 @@ def test_an_error_is_shortened_to_its_useful_line(error: Exception, line: str) -
         ("batch.sise", "batch.sise is not a key: did you mean batch.size?"),
         ("batch.zzzz", "batch.zzzz is not a key of the batch option chosen here, which has size, shuffle"),
         ("experimnt", "experimnt is not a key: did you mean experiment?"),
-        ("debug.x", "debug has no keys: debug=... chooses an option"),
+        ("debug.x", "debug has no such option or key: debug=... chooses a file of conf/debug/"),
         ("x", "x is not a key: --cfg job prints all keys"),
         (
             "trainer.num_sanity_val_steps",

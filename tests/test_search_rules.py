@@ -15,7 +15,8 @@ from test_sweeper import RATES, Launcher, outcome, sweeper  # noqa: F401  # a fi
 from descent.errors import UserError
 from descent.run.result import Result
 from descent.run.run_dirs import job_label, register
-from descent.sweep.searching import RANGE, check_search, search
+from descent.sweep.search_space import RANGE, check_search
+from descent.sweep.searching import search
 from descent.sweep.tuning import best_of_each, repeats_of
 
 optuna = pytest.importorskip("optuna")
@@ -33,17 +34,19 @@ def losses(job: list[str], number: int) -> Result:
         *({"low": 1, "high": 2, "step": 1}, {"low": 1, "high": 2, "log": "x"}, {"low": 1, "high": 2, "log": 1}),
         *({"low": True, "high": 2}, {"low": 0, "high": True}, {"low": "a", "high": "b"}, {"low": 0, "high": 1e30}),
         *({"low": 0, "high": 1, "log": True}, {"low": -1.0, "high": 1, "log": True}),
+        *({"low": 0.5, "high": 2, "int": True}, {"low": 0, "high": 2, "int": "x"}, [], [1], [1, 1], [1, [2]], "a"),
     ],
     ids=str,
 )
-def test_an_invalid_range_is_refused_with_the_rule(limits: dict[str, Any]) -> None:
+def test_an_invalid_range_is_refused_with_the_rule(limits: Any) -> None:
     with pytest.raises(UserError) as raised:
         check_search([], {"optimizer.lr": limits}, 1, 0)
     assert str(raised.value) == f"hydra.sweeper.space.optimizer.lr must be {RANGE}, got {limits!r}"
 
 
 def test_a_range_at_its_edge_is_accepted() -> None:
-    ranges = [{"low": -1, "high": 0}, {"low": 0.0, "high": 1e-9, "log": False}, {"low": 1e-9, "high": 1, "log": True}]
+    ranges: list[Any] = [[1, 2], [None, "a", True, 0.5], {"low": 1, "high": 2, "log": True, "int": True}]
+    ranges += [{"low": -1, "high": 0}, {"low": 0.0, "high": 1e-9, "log": False}, {"low": 1e-9, "high": 1, "log": True}]
     for limits in ranges:
         check_search(["batch=full", "+optimizer.eps=1", "seed=3"], {"optimizer.lr": limits}, 1, 2**32 - 1)
 
@@ -92,7 +95,8 @@ def test_a_job_has_the_common_overrides_and_the_trials_values_in_six_digits(
 
     space = dict(reversed(PLANE.items()))
     best = search(["seed=1", "batch=full"], launch, tmp_path, space, 2, "val/loss", 0, checked.append)
-    assert checked == []
+    assert checked == [jobs[0][1]]  # before it runs
+    checked.clear()
     search(["batch=full", "seed=1"], launch, tmp_path, PLANE, 3, "val/loss", 0, checked.append)
     points = [params for *_, params, _ in trials_of(tmp_path)]
     parts = [
@@ -221,5 +225,57 @@ def test_a_resumed_search_checks_its_earlier_trials(sweeper: Any, monkeypatch: p
         made, _ = sweeper(space=SPACE, n_trials=n_trials)
         made.launcher = own
         made.sweep(["batch=full"])
-    assert [",".join(job) for job in checked] == [plain.launched[0][1]]
+    assert [",".join(job) for job in checked] == [plain.launched[0][1]] * 2  # before it runs and in the second sweep
     assert [number for number, _ in plain.launched] == [0, 1]
+
+
+WIDTHS = {"model.width": {"low": 4, "high": 64, "log": True, "int": True}, "optimizer": ["sgd", "adam", None]}
+
+
+def test_whole_numbers_and_listed_values_are_searched_and_continue(tmp_path: Path) -> None:
+    jobs: list[list[str]] = []
+
+    def launch(asked: list[list[str]], number: int) -> None:
+        jobs.extend(asked)
+        launcher(tmp_path, losses)(asked, number)
+
+    best = search([], launch, tmp_path, WIDTHS, 6, "val/loss", 0)
+    search([], launch, tmp_path, WIDTHS, 9, "val/loss", 0)
+    assert len(jobs) == 9
+    assert all(re.fullmatch(r"model\.width=\d+", width) for width, _ in jobs)
+    assert all(4 <= int(width.partition("=")[2]) <= 64 for width, _ in jobs)
+    assert {optimizer for _, optimizer in jobs} == {"optimizer=sgd", "optimizer=adam", "optimizer=null"}
+    assert best == f"best val/loss 0 with {'  '.join(jobs[0])}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "before"),
+    [
+        ({"model.width": {"low": 4, "high": 64, "log": True}}, "model.width with int: true, log: true"),
+        ({"model.width": {"low": 4, "high": 64, "int": True}}, "model.width with int: true, log: true"),
+        ({"optimizer": ["sgd", "adam"]}, "optimizer with ['sgd', 'adam', null]"),
+    ],
+)
+def test_a_study_is_not_continued_with_other_kinds_of_values(
+    changed: dict[str, Any], before: str, tmp_path: Path
+) -> None:
+    search([], launcher(tmp_path, losses), tmp_path, WIDTHS, 1, "val/loss", 0)
+    with pytest.raises(UserError) as raised:
+        search([], launcher(tmp_path, losses), tmp_path, WIDTHS | changed, 2, "val/loss", 0)
+    assert str(raised.value) == f"the search in {tmp_path} uses {before}; start a new one with name=..."
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("model.width must be an integer, got 4.5", "; int: true in hydra.sweeper.space searches whole numbers"),
+        ("model.width is not a key", ""),
+    ],
+)
+def test_a_space_whose_first_job_is_invalid_runs_nothing(message: str, shown: str, tmp_path: Path) -> None:
+    def check(job: list[str]) -> None:
+        raise UserError(message)
+
+    with pytest.raises(UserError, match=f"^{re.escape(message + shown)}$"):
+        search([], launcher(tmp_path, losses), tmp_path, SPACE, 3, "val/loss", 0, check)
+    assert not [*tmp_path.glob("*/result.json")]

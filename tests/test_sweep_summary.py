@@ -160,3 +160,19 @@ def test_mode_max_sorts_the_largest_first_then_by_name_and_nan_last(
     summarize(Path("my sweep"))
     shown = [line.split()[0] for line in printed(capsys) if line.startswith(" k=")]
     assert shown == ["k=b", "k=d", "k=a", "k=c"]
+
+
+def test_runs_with_long_names_are_told_apart_by_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    fixed = ["name=x", "monitor.metric=val/iou", "data.path=/some/where", "trainer.max_epochs=3"]
+    for seed in (0, 1):
+        overrides = [*fixed, "model.hidden=[8,8]", f"seed={seed}"]
+        write(f"data.path=_some_where,model.hidden=_8_8,monitor-{seed}234567", metrics={"val/loss": float(seed)})
+        run_dir = Path("my sweep") / f"data.path=_some_where,model.hidden=_8_8,monitor-{seed}234567"
+        (run_dir / ".hydra").mkdir()
+        (run_dir / ".hydra/overrides.yaml").write_text("".join(f"- {override}\n" for override in overrides))
+    summarize(Path("my sweep"))
+    lines = printed(capsys)
+    assert [line.split()[0] for line in lines if line.startswith(" seed=")] == ["seed=0", "seed=1"]
+    (run_dir / ".hydra/overrides.yaml").write_text("[")
+    summarize(Path("my sweep"))
+    assert "monitor-1234567" in capsys.readouterr().out

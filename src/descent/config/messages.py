@@ -94,7 +94,7 @@ def unknown(key: str, error: BaseException | None) -> str:
         return f"{key} is not set in this config: +{key}=... sets it"
     groups = [] if dot else ["experiment", "debug"]
     if key in groups:
-        return f"{key} has no keys: {key}=... chooses an option"
+        return f"{key} has no such option or key: {key}=... chooses a file of conf/{key}/"
     if close := difflib.get_close_matches(name, {**dict.fromkeys([*known, *takes, *groups])}, n=1):
         return f"{key} is not a key: did you mean {path}{dot}{close[0]}?"
     if not dot:

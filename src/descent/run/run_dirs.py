@@ -61,10 +61,15 @@ def job_label(overrides: Sequence[str]) -> str:
     return f"{safe[: MAX_LENGTH - 9]}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
+def in_label(overrides: Iterable[str]) -> list[str]:
+    """The overrides that affect training, sorted."""
+    unnamed = rf"\+*(name=|launcher=|hydra[./]|{re.escape(PROGRESS_BAR)}=)"
+    return sorted(override.lstrip("+~") for override in overrides if not re.match(unnamed, override))
+
+
 def _label(overrides: Iterable[str]) -> tuple[str, str]:
     """The overrides that affect training, in one text, and the same text with characters for file names only."""
-    unnamed = rf"\+*(name=|launcher=|hydra[./]|{re.escape(PROGRESS_BAR)}=)"
-    text = ",".join(sorted(o.lstrip("+~") for o in overrides if not re.match(unnamed, o))) or "defaults"
+    text = ",".join(in_label(overrides)) or "defaults"
     return text, re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII).strip("._")
 
 

@@ -6,24 +6,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from descent.config.schema import Mode
-from descent.config.types import Boolean, Number, PositiveInteger, Seed
-from descent.config.types import check as check_value
-from descent.errors import UserError, as_yaml, extra, invalid
+from descent.errors import UserError, extra, invalid
 from descent.run.run_dirs import PROGRESS_BAR, job_label
+from descent.sweep.search_space import check_search, described, distribution, text
 from descent.sweep.tuning import ended_result
 
 Direction = Literal["minimize", "maximize"]
-RANGE = "{low: a number, high: a larger one, log: true or false}, with low above 0 if log is true"
 
 
 def search(
     arguments: Sequence[str],
     launch: Callable[[list[list[str]], int], Any],
     sweep_dir: Path,
-    space: Mapping[str, Mapping[str, Any]],
+    space: Mapping[str, Any],
     n_trials: int,
     choose_by: str,
     seed: int,
@@ -43,11 +39,13 @@ def search(
     Args:
         arguments: overrides shared by all trials.
         launch: runs jobs, given the overrides of each and the number of the first.
-        space: ``{low, high}`` by config key, with ``log: true`` for a logarithmic scale.
+        space: by config key ``{low, high}``, with ``log: true`` for a logarithmic scale and ``int: true`` for whole
+            numbers, or a list of values.
         n_trials: total number of trials in the study.
         choose_by: the metric to optimize; ``mode`` says whether smaller or larger values are better.
         seed: for Optuna's sampler (TPE).
-        check: raises an error if the job of an earlier trial, given its overrides, would have another config now.
+        check: raises an error if a job, given its overrides, has an invalid config, or another one than it had in an
+            earlier trial.
         at_once: number of trials to ask for together, one per worker.
 
     Returns:
@@ -82,23 +80,24 @@ def search(
         raise UserError(f"the search in {sweep_dir} uses {changed} {before[changed]}; start a new one with name=...")
     study.set_user_attr("about", about)
     # sorted, so that the sampler draws in the same order for any order of the keys
-    distributions = {key: optuna.distributions.FloatDistribution(**space[key]) for key in sorted(space)}
+    distributions = {key: distribution(space[key]) for key in sorted(space)}
     for key, was in [pair for trial in study.get_trials(deepcopy=False) for pair in trial.distributions.items()]:
-        if (log := getattr(was, "log", None)) != distributions[key].log:  # an Optuna study cannot mix both
-            other = f"{key} with log: {as_yaml(log)}"
-            raise UserError(f"the search in {sweep_dir} uses {other}; start a new one with name=...")
+        if (before := described(was)) != described(distributions[key]):  # an Optuna study cannot mix both
+            raise UserError(f"the search in {sweep_dir} uses {key} with {before}; start a new one with name=...")
     open_trials = sum(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if open_trials:  # earlier versions wrote a trial before its job had ended
         print(f"note: {open_trials} of the trials in {path} have not ended and are ignored")
 
-    def job_at(point: Mapping[str, float]) -> list[str]:
-        return [*arguments, *(f"{key}={value:.6g}" for key, value in point.items())]
+    def job_at(point: Mapping[str, Any]) -> list[str]:
+        return [*arguments, *(f"{key}={text(value)}" for key, value in point.items())]
 
     for trial in filter(_counts, study.get_trials(deepcopy=False)):
         check(job_at(trial.params))
     while len(ended := [trial for trial in study.get_trials(deepcopy=False) if _counts(trial)]) < n_trials:
         points = _next_points(ended, distributions, direction, seed, min(at_once, n_trials - len(ended)))
         jobs = [job_at(point) for point in points]
+        if not ended:
+            _check_first(jobs[0], check)
         launch(jobs, len(ended))
         run_dirs = [sweep_dir / job_label(job) for job in jobs]
         results = [ended_result(run_dir) for run_dir in run_dirs]
@@ -118,8 +117,17 @@ def search(
     if not completed:
         return "no trial completed"
     value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
-    values = "  ".join(f"{key}={number:.6g}" for key, number in params.items())
+    values = "  ".join(f"{key}={text(value)}" for key, value in params.items())
     return f"best {choose_by} {value:.6g} with {values}"
+
+
+def _check_first(job: list[str], check: Callable[[list[str]], Any]) -> None:
+    """Refuses a space whose values no job accepts, before all trials fail."""
+    try:
+        check(job)
+    except UserError as error:
+        hint = "; int: true in hydra.sweeper.space searches whole numbers" if "must be an integer" in str(error) else ""
+        raise UserError(f"{error}{hint}") from error
 
 
 def _without_progress_bar(overrides: Sequence[str]) -> list[str]:
@@ -165,30 +173,3 @@ def _outcome(result: Mapping[str, Any], choose_by: str) -> tuple[str, float | No
 def _counts(trial: Any) -> bool:
     """Whether a trial counts towards ``n_trials``. Earlier versions also stored interrupted ones, which do not."""
     return trial.state.name in ("COMPLETE", "PRUNED") or trial.user_attrs.get("status") == "failed"
-
-
-def check_search(arguments: Sequence[str], space: Mapping[str, Any], n_trials: int, seed: int) -> None:
-    check_value(PositiveInteger, n_trials, "hydra.sweeper.n_trials")
-    check_value(Seed, seed, "hydra.sweeper.seed")
-    for key, limits in space.items():
-        if not _is_range(limits):
-            raise invalid(f"hydra.sweeper.space.{key}", RANGE, limits)
-    for override in OverridesParser.create().parse_overrides([*arguments]):
-        if override.key_or_group in space:
-            raise UserError(f"{override.key_or_group} must be either set or in hydra.sweeper.space, got both")
-        if override.is_sweep_override():
-            raise invalid(
-                override.key_or_group, "a single value in a search", str(override.input_line).partition("=")[2]
-            )
-
-
-def _is_range(limits: Any) -> bool:
-    if not isinstance(limits, Mapping) or not {"low", "high"} <= set(limits) <= {"low", "high", "log"}:
-        return False
-    low, high, log = limits["low"], limits["high"], limits.get("log", False)
-    try:
-        for kind, value in ((Number, low), (Number, high), (Boolean, log)):
-            check_value(kind, value, "")
-    except UserError:
-        return False
-    return bool(low < high and (low > 0 or not log))

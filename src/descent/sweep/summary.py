@@ -3,13 +3,17 @@
 import csv
 import io
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from descent.config.metric import SPLITS, Metric, in_split, monitors_of, quantities_of
 from descent.errors import UserError, counted
 from descent.files import write_atomically
 from descent.run.result import read_result
+from descent.run.run_dirs import in_label
 
 MOST_ROWS, MOST_METRICS = 30, 3  # on the console
 
@@ -61,8 +65,7 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     metrics = _shown(monitor, logged)
     for column in (*metrics, "steps", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
-    shared = set.intersection(*(set(run.name.split(",")) for run, _ in runs)) if len(runs) > 1 else set()
-    names = {run: ", ".join(part for part in run.name.split(",") if part not in shared) or run.name for run, _ in runs}
+    names = _names([run for run, _ in runs])
     ranked = sorted(runs, key=lambda run: _rank(run[1], monitor))
     for run, result in ranked[:MOST_ROWS]:
         name = names[run] if result["status"] == "completed" else f"{names[run]} ({result['status']})"
@@ -95,6 +98,20 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
     console.print(f"python scripts/compare.py {quoted}   compares them", soft_wrap=True)
     if len(runs) > 1:
         console.print(f"tensorboard --logdir {quoted}   shows their curves and hyperparameters", soft_wrap=True)
+
+
+def _names(runs: list[Path]) -> dict[Path, str]:
+    """For each run what it does not share with all others."""
+    parts = {run: _overrides(run) for run in runs}
+    shared = set.intersection(*map(set, parts.values())) if len(runs) > 1 else set()
+    return {run: ", ".join(part for part in parts[run] if part not in shared) or run.name for run in runs}
+
+
+def _overrides(run: Path) -> list[str]:
+    """As Hydra saved them; the directory's name may be too short for all."""
+    with suppress(Exception):  # there may be no such file, or a damaged one
+        return in_label(map(str, OmegaConf.load(run / ".hydra/overrides.yaml")))
+    return run.name.split(",")
 
 
 def _shown(monitor: Metric, logged: list[str]) -> list[str]:
