@@ -59,6 +59,10 @@ MINE = UserError("  seed must\n   be 1 ")
         ),
         (HydraException("LexerNoViableAltException: a"), f"a: {QUOTES}"),
         (HydraException("LexerNoViableAltException: x=~ ^"), f"x=~: {QUOTES}"),
+        (
+            ValueError("Automatic gradient clipping is not supported for manual optimization. Remove ..."),
+            "clip must be none with manual optimization, where training_step clips by self.clip_gradients",
+        ),
         (RecursionError("maximum depth"), "a value is nested too deeply"),
         (HydraException("Error: RecursionError: maximum depth"), "a value is nested too deeply"),
         (OmegaConfBaseException("a b\n    full_key: c.d\n    object_type=dict"), "c.d: a b"),

@@ -11,6 +11,15 @@ from omegaconf import DictConfig
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
+# words of a library's message, and what it means here
+MEANINGS = {
+    "Config group override must be": "an option of a config group must be a name: --help lists the groups and their"
+    " options",
+    "RecursionError": "a value is nested too deeply",
+    "Automatic gradient clipping is not supported": "clip must be none with manual optimization, where training_step"
+    " clips by self.clip_gradients",
+}
+
 LONGEST = 500  # characters of a library's message; its traceback has all of it
 
 # each with the extra that installs it
@@ -36,13 +45,11 @@ def one_line(error: BaseException) -> str:
         return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
     if found := re.search(r"Could not override '(.+?)'\.", text):
         return unknown(found[1], error.__cause__)
-    if "Config group override must be" in text:
-        return "an option of a config group must be a name: --help lists the groups and their options"
+    if meanings := [meaning for words, meaning in MEANINGS.items() if words in f"{type(error).__name__}: {text}"]:
+        return meanings[0]
     if "LexerNoViableAltException" in text or "mismatched input" in text:
         text = text.split(" See ")[0].removeprefix("LexerNoViableAltException: ").removesuffix(" ^")
         return f"{text}: a value with spaces or special characters needs quotes, key='\"value\"'"
-    if "RecursionError" in text or isinstance(error, RecursionError):
-        return "a value is nested too deeply"
     if found := re.match(r"(Early|Reduce).* conditioned on metric `?(.+?)`? which .*?: \[?(.+?)(?:\]|$)", text):
         key = "scheduler.monitor" if found[1] == "Reduce" else "monitor of the EarlyStopping in callbacks"
         logged = re.sub("[`']", "", found[3])
