@@ -1,5 +1,6 @@
 """Tests budgets of samples, gradient evaluations and seconds."""
 
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,8 +42,10 @@ def test_a_resumed_run_has_what_is_left_of_its_budget(run: Run, tmp_path: Path) 
     assert_resumes_exactly(run, tmp_path, [SignalAt(7), SignalAt(20)], *SMALL, budget, "trainer=float64")
 
 
-def test_a_schedule_is_as_long_as_the_budget(run: Run, tmp_path: Path) -> None:
-    run(*SMALL, "batch=mini", "scheduler=cosine", "stopping.max_samples=1000", "scheduler.interval=step")
+@pytest.mark.parametrize("limit", ["stopping.max_samples=1000", "stopping.max_gradient_evaluations=31"])
+@pytest.mark.parametrize("more", ["trainer.accumulate_grad_batches=1", "trainer.accumulate_grad_batches=2"])
+def test_a_schedule_is_as_long_as_the_budget(limit: str, more: str, run: Run, tmp_path: Path) -> None:
+    run(*SMALL, "batch=mini", "scheduler=cosine", limit, "scheduler.interval=step", more)
     rates = [point.value for point in events(tmp_path / "0").Scalars("lr")]
     assert rates[0] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.0, abs=1e-6)
@@ -58,14 +61,21 @@ def test_a_budget_is_as_many_steps_as_spend_it(samples: int) -> None:
     x = torch.zeros(10, 1)
     batches = InMemoryBatches(x, x, size=4)
     steps = next(steps for steps in range(1, 99) if sum(rows_of_steps(3, steps)) >= samples)
-    assert Budget(samples, None, None).most_steps(batches) == steps
-    assert Budget(samples, 5, None).most_steps(batches) == min(steps, 5)
+    assert Budget(samples, None, None).most_batches(batches, math.inf) == steps
+    assert Budget(samples, 5, None).most_batches(batches, math.inf) == min(steps, 5)
+    limited = next(steps for steps in range(1, 99) if 4 * steps >= samples)  # two of the three batches of an epoch
+    assert Budget(samples, None, None).most_batches(batches, 2) == limited
     loader = DataLoader(TensorDataset(x), 4)
-    assert Budget(samples, None, 9.0).most_steps(loader) == Budget(samples, None, 9.0).most_steps(exact(loader, 1)[0])
-    assert Budget(samples, None, 9.0).most_steps(loader) == steps
-    dropping = next(steps for steps in range(1, 99) if 4 * steps >= samples)
-    assert Budget(samples, None, None).most_steps(DataLoader(TensorDataset(x), 4, drop_last=True)) == dropping
-    assert Budget(None, 5, 9.0).most_steps(batches) == Budget(None, 5, None).most_steps([x]) == 5
+    assert Budget(samples, None, 9.0).most_batches(loader, math.inf) == Budget(samples, None, 9.0).most_batches(
+        exact(loader, 1)[0], math.inf
+    )
+    assert Budget(samples, None, 9.0).most_batches(loader, math.inf) == steps
+    assert (
+        Budget(samples, None, None).most_batches(DataLoader(TensorDataset(x), 4, drop_last=True), math.inf) == limited
+    )
+    assert (
+        Budget(None, 5, 9.0).most_batches(batches, math.inf) == Budget(None, 5, None).most_batches([x], math.inf) == 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,8 +83,8 @@ def test_a_budget_is_as_many_steps_as_spend_it(samples: int) -> None:
     [[1], DataLoader(TensorDataset(torch.ones(4)), batch_sampler=[[0], [1, 2]]), DataLoader(SizedStream(), 4)],
 )
 def test_how_many_steps_spend_a_budget_of_samples_may_not_be_known(batches: Any) -> None:
-    assert Budget(10, 5, None).most_steps(batches) is None
-    assert Budget(None, None, 9.0).most_steps(batches) == sys.maxsize
+    assert Budget(10, 5, None).most_batches(batches, math.inf) is None
+    assert Budget(None, None, 9.0).most_batches(batches, math.inf) == sys.maxsize
 
 
 @pytest.mark.parametrize("per_epoch", [1, 2, 3])

@@ -87,7 +87,7 @@ class BestWeights:
             "global_step": trainer.global_step,
         }
         # they may replace the weights, as an average does, and what they add must match these weights
-        for callback in callbacks_of(trainer, Callback):
+        for callback in callbacks_of(trainer, Callback) if trainer.global_step else ():  # some start in the first step
             callback.on_save_checkpoint(trainer, pl_module, kept)
         pl_module.on_save_checkpoint(kept)
         self.unwritten = apply_to_collection(kept, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))

@@ -3,13 +3,14 @@
 import sys
 import time
 import warnings
+from collections.abc import Sized
 from math import ceil
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from descent.batches.rows import Batch, RowBatches
 from descent.training.collectives import largest
@@ -30,10 +31,13 @@ class Budget(SparseCallback):
         self.samples, self.seconds_before = 0, 0.0
         self.reason: str | None = None  # why training stopped
 
-    def most_steps(self, batches: Any) -> int | None:
-        """The most steps within the limits; fewer if a step computes several gradients or the seconds run out.
+    def most_batches(self, batches: Any, per_epoch: float) -> int | None:
+        """The most batches within the limits; fewer if a batch has several gradients or the seconds run out.
 
         ``None``: there is a limit of samples, and the sizes of the batches are not known.
+
+        Args:
+            per_epoch: how many of the batches an epoch has.
         """
         samples, evaluations = self.limits["samples"], self.limits["gradient evaluations"]
         limits = [sys.maxsize if evaluations is None else int(evaluations)]
@@ -42,6 +46,7 @@ class Budget(SparseCallback):
             if rows_and_size is None:
                 return None
             rows, size = rows_and_size
+            rows = int(min(rows, per_epoch * size))
             passes, rest = divmod(int(samples), rows)
             limits.append(passes * ceil(rows / size) + ceil(rest / size))
         return min(limits)
@@ -123,10 +128,10 @@ def _rows_and_size(batches: Any) -> tuple[int, int] | None:
     if isinstance(batches, RowBatches):
         return batches.rows, batches.size
     loader = getattr(batches, "loader", batches)
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
+    if not isinstance(loader, DataLoader) or not loader.batch_size or not isinstance(loader.sampler, Sized):
         return None
-    size = loader.batch_size
-    return len(loader) * size if loader.drop_last else len(loader.sampler), size  # type: ignore[arg-type]
+    rows, size = len(loader.sampler), loader.batch_size
+    return rows // size * size if loader.drop_last else rows, size
 
 
 def gradient_evaluations(trainer: Trainer) -> int:

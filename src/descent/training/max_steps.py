@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from descent.training.budget import Budget
 from descent.training.sparse_callback import SparseCallback, callbacks_of
+from descent.training.validation_schedule import steps_per_epoch
 
 
 class MaxSteps(SparseCallback):
@@ -39,10 +40,20 @@ def run_length(trainer: Trainer) -> int | None:
     estimated = trainer.estimated_stepping_batches
     batches = sys.maxsize if estimated in (-1, math.inf) else int(estimated)
     limits: list[int | None] = [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]
-    limits += [budget.most_steps(trainer.train_dataloader) for budget in callbacks_of(trainer, Budget)]
+    for budget in callbacks_of(trainer, Budget):
+        most = budget.most_batches(trainer.train_dataloader, trainer.num_training_batches)
+        limits.append(most if most in (None, sys.maxsize) else _steps_in(most, trainer))
     if None in limits:
         return None
     known = min([batches, *(limit for limit in limits if limit is not None)])
     if known < batches and not trainer.lightning_module.automatic_optimization:
         return None
     return None if known == sys.maxsize else known
+
+
+def _steps_in(batches: int, trainer: Trainer) -> int:
+    """The optimizer steps that so many batches make, if gradients are accumulated over several."""
+    per_epoch, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+    epochs, rest = divmod(batches, per_epoch)
+    whole = epochs * steps_per_epoch(per_epoch, accumulated) if epochs else 0
+    return int(whole + math.ceil(rest / accumulated))
