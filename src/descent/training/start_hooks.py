@@ -51,7 +51,9 @@ class StartHooks(Callback):
         self.resumed, saved = True, checkpoint.get("callbacks", {})
         keys = [callback.state_key for callback in _with_start_hooks(trainer, pl_module) if callback is not pl_module]
         self.states = {key: deepcopy(saved[key]) for key in keys if key in saved}
-        self.groups = [group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]]
+        self.groups = [
+            group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", ())
+        ]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.resumed and any(True for _ in _with_start_hooks(trainer, pl_module)):
