@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import Run
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 from test_resume import SMALL, SignalAt
+from torch.utils.data import DataLoader
+
+from descent.training.threads import _is_small
 
 OWN = 3  # the process's number of threads in these tests
 
@@ -62,3 +67,14 @@ def test_a_resumed_run_uses_its_original_number_of_threads(
     assert run(*SMALL, callbacks=[seen], run_dir=tmp_path / "r", resume=True).status == "completed"
     assert seen.numbers == {OWN}
     torch.set_num_threads(OWN)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch, in Lightning
+@pytest.mark.parametrize(("batch_size", "small"), [(40, True), (100, False), (None, False)])
+def test_of_several_loaders_the_rows_of_all_count(batch_size: int | None, small: bool) -> None:
+    rows: Any = range(1000)
+    loaders = {"a": DataLoader(rows, batch_size), "b": [DataLoader(rows, 10)]}
+    trainer: Any = SimpleNamespace(train_dataloader=CombinedLoader(loaders, "max_size_cycle"))
+    module: Any = torch.nn.Linear(10_000, 1)
+    module.device = torch.device("cpu")
+    assert _is_small(trainer, module) is small

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.parameter import is_lazy
 
+from descent.batches.exact import parts
+
 # Rows of a batch times parameters. Steps per second of linear models and perceptrons, two threads relative to one: on
 # two idle cores 0.95 to 1.10 up to here, 1.2 at 5e6, 1.5 at 3e7; on busy cores, where threads wait for each other, 0.1
 # to 0.5.
@@ -41,9 +43,9 @@ class Threads(Callback):
 
 def _is_small(trainer: Trainer, module: LightningModule) -> bool:
     """Whether a second thread would not help. ``False`` on accelerators, and if the batch size is unknown."""
-    loader: Any = trainer.train_dataloader
-    rows = getattr(loader, "size", None) or getattr(loader, "batch_size", None) or math.inf
-    return module.device.type == "cpu" and rows * _size(module) <= SMALL
+    loaders: list[Any] = parts(trainer.train_dataloader)
+    rows = [getattr(part, "size", None) or getattr(part, "batch_size", None) or math.inf for part in loaders]
+    return module.device.type == "cpu" and sum(rows) * _size(module) <= SMALL
 
 
 def _size(module: LightningModule) -> int:
