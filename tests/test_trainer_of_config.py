@@ -159,7 +159,6 @@ NOT_ITS_CONFIG = "it changes values of the config; use a sweep to try values"
     [
         ("BatchSizeFinder", "", NOT_ITS_CONFIG),
         ("LearningRateFinder", "", NOT_ITS_CONFIG),
-        ("EMAWeightAveraging", "", f"{NOT_EXACT}; one with torch's AveragedModel in the module does"),
         ("ModelPruning", ", pruning_fn: l1_unstructured", NOT_EXACT),
         ("GradientAccumulationScheduler", ", scheduling: {0: 2}", NOT_EXACT),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -29,6 +29,7 @@ from descent.training.sparse_callback import callbacks_of
 from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import monitored, validation_schedule
+from descent.training.weight_averaging import averages_in
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def describe(result: Result, trainer: Trainer, model: LightningModule, data: Any
         if metric not in result.metrics:
             raise invalid("monitor.metric", f"one that was logged ({', '.join(result.metrics)})", metric)
     for kept in callbacks_of(trainer, Checkpoints):  # none with fast_dev_run
-        if callbacks_of(trainer, StochasticWeightAveraging):  # the last weights were averaged after their validation
+        if averages_in(trainer):  # the last weights were averaged after their validation
             schedule.validated_step = kept.best.compared_step = -1
         if trainer.enable_validation and schedule.validated_step != trainer.global_step:
             new = result.status == "completed" and kept.best.compared_step != trainer.global_step
@@ -90,6 +91,8 @@ def test(result: Result, trainer: Trainer, model: LightningModule, data: Any, be
     """Adds the metrics on the test rows, if there are any, with the weights of the checkpoint ``best``."""
     if not (is_overridden("test_step", model) and is_overridden("test_dataloader", data)):
         return
+    # it would replace the weights of the checkpoint by those that were not averaged
+    trainer.callbacks = [one for one in callbacks_of(trainer, Callback) if not isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
     with isolate_rng(), without_metrics(trainer.loggers):  # log_final writes the metrics
         seed_everything(result.seed, verbose=False)  # so that evaluate.py gets the same random numbers
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)

@@ -19,6 +19,8 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     (r"Checkpoint directory .* exists and is not empty", UserWarning),
     # A note says that stochastic weight averaging replaces the scheduler.
     (r"SWA is currently only supported every epoch", UserWarning),
+    # An average needs a single device, which has all layers.
+    (r"You're using the WeightAveraging callback with a model that overrides", UserWarning),
     # The curves get a point after each of the first epochs anyway.
     (r"The number of training batches .* is smaller than the logging interval", UserWarning),
 )

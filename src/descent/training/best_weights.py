@@ -15,6 +15,7 @@ from descent.training.metric_direction import note_direction
 from descent.training.sparse_callback import callbacks_of
 from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
+from descent.training.weight_averaging import check_monitor
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class BestWeights:
         has_validation = validation_schedule(trainer).has_validation
         self.metric = monitored(self.metric, has_validation)
         self.is_of_training = self.metric.startswith("train") or not has_validation
+        check_monitor(trainer, self.metric, self.is_of_training)
         self.awaits_epoch = self.is_of_training and not (self.metric == LOSS and has_full_loss(trainer))
         if trainer.global_step == 0:  # in case the run diverges before its first validation
             self.keep(trainer, pl_module, self.best_value)

@@ -19,6 +19,7 @@ from descent.errors import UserError, validation_error
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.logger import RunLogger
 from descent.training.sparse_callback import callbacks_of
+from descent.training.weight_averaging import averages_in
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,14 @@ def check_length(trainer: Trainer, before: Mapping[str, Any], now: Mapping[str, 
     """Refuses, or notes, schedules that depend on the original length of a run that is now longer.
 
     Raises:
-        UserError: Lightning's ``StochasticWeightAveraging`` is among the callbacks.
+        UserError: an average of the weights is among the callbacks, which replaces them at the end.
     """
     if before[LENGTH] == now[LENGTH]:
         return
-    if callbacks_of(trainer, StochasticWeightAveraging):
-        raise UserError(f"{LENGTH} must stay {before[LENGTH]}: StochasticWeightAveraging was scheduled for that length")
+    for average in averages_in(trainer):
+        is_scheduled = isinstance(average, StochasticWeightAveraging)
+        why = "was scheduled for that length" if is_scheduled else "replaces the weights at the end of training"
+        raise UserError(f"{LENGTH} must stay {before[LENGTH]}: {type(average).__name__} {why}")
     if trainer.lr_scheduler_configs and "scheduler._target_" not in now:
         log.warning(
             "note: the run now has %s epochs instead of %s; if the module's own scheduler depends on that number, the"

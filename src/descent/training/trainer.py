@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     ProgressBar,
     StochasticWeightAveraging,
-    WeightAveraging,
 )
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
@@ -48,7 +47,7 @@ from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
-from descent.training.weight_averaging import LayersBeforeAveraging, note_inexact_resuming
+from descent.training.weight_averaging import AVERAGES, LayersBeforeAveraging, note_inexact_resuming
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,6 @@ PROFILERS: dict[str, type[Profiler]] = {
 REFUSED: dict[tuple[type[Callback], ...], str] = {
     (BatchSizeFinder, LearningRateFinder): "it changes values of the config; use a sweep to try values",
     (GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
-    (WeightAveraging,): "a run with it does not resume exactly; one with torch's AveragedModel in the module does",
 }
 
 
@@ -186,7 +184,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         Telemetry(),
     ]
     first += [SampleCounter(), OptimizerModes(), Threads(config.trainer.num_threads)]
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in given):
+    if any(isinstance(callback, AVERAGES) for callback in given):
         first.append(LayersBeforeAveraging())
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
     given = [callback for callback in given if callback not in first]
