@@ -330,3 +330,13 @@ def test_files_in_a_data_config_may_have_relative_paths(tmp_path: Path, monkeypa
     (tmp_path / "rows.csv").touch()
     spec = {"_target_": "mine.data.Data", "path": "rows.csv", "other": str(tmp_path / "gone.csv"), "size": 3}
     assert files_of(spec) == [Path("rows.csv"), tmp_path / "gone.csv"]
+
+
+def test_a_run_given_by_a_relative_path_trains_in_its_absolute_one(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[Path]()
+    monkeypatch.setattr("descent.run.resume.run_safely", lambda configure, run_dir, *_, **__: given.append(run_dir))
+    monkeypatch.chdir(interrupted.parent)
+    resume(Path(interrupted.name))
+    assert given == [interrupted]  # a ModelCheckpoint forgets its files if the path's text differs

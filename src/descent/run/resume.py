@@ -50,7 +50,12 @@ def resume(run_dir: Path, overrides: Sequence[str] = ()) -> Result:
     # also without overrides: if a run was killed while it became longer, only its config has the new length
     longer = not _depends_on_length(config)
     return run_safely(
-        lambda: config, run_dir, command, resume=True, longer=longer, on_start=keep_length if overrides else None
+        lambda: config,
+        run_dir.absolute(),
+        command,
+        resume=True,
+        longer=longer,
+        on_start=keep_length if overrides else None,
     )
 
 
