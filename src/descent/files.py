@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ENOLCK
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from descent.errors import UserError
+from descent.errors import UserError, invalid
 
 
 @contextmanager
@@ -39,12 +40,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replaced(output: Path) -> Iterator[Path]:
-    """A temporary path to write to. It becomes ``output``; on an error ``output`` does not change."""
+    """A temporary path for a file or a folder. It becomes ``output``; on an error ``output`` does not change.
+
+    Raises:
+        UserError: ``output`` is a folder with files, which are not removed.
+    """
+    if output.is_dir() and any(output.iterdir()):
+        raise invalid("OUTPUT", "a file, or a folder that is new or empty", str(output))
     temporary = output.absolute().with_name(f".{secrets.token_hex(4)}.{output.name}")
     try:
         yield temporary
         temporary.replace(output)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

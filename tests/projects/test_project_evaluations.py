@@ -24,7 +24,9 @@ pytestmark = advised
 __all__ = ["run_dir", "source"]
 
 
-def test_other_rows_are_evaluated_with_the_data_modules_hooks(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_rows_are_evaluated_with_the_data_modules_hooks(
+    run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[float] = []
 
     def step(self: Digits, batch: Any, batch_idx: int) -> None:
@@ -41,7 +43,7 @@ def test_other_rows_are_evaluated_with_the_data_modules_hooks(run_dir: Path, mon
     loader: Any = DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
     monkeypatch.setattr(DigitsData, "file_dataloader", lambda *_: loader, raising=False)
     monkeypatch.setattr(DigitsData, "on_after_batch_transfer", lambda self, batch, _: batch + 4)
-    assert evaluate(run_dir, data=Path("other.csv")) == {"test/acc": 1.0}
+    assert evaluate(run_dir, data=source) == {"test/acc": 1.0}
     assert seen == [7.0, 9.0]
     assert json.loads((run_dir / "evaluation.json").read_text())["rows"] == 3
 
@@ -80,6 +82,22 @@ def test_what_a_project_lacks_to_be_evaluated_is_named(run_dir: Path, monkeypatc
     monkeypatch.delattr(Digits, "test_step")
     assert refused() == "Digits must have a test_step to be evaluated"
     assert not (run_dir / "evaluation.json").exists()
+
+
+# Lightning's warning comes before the refusal
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero:UserWarning")
+def test_data_that_are_missing_or_empty_are_refused(
+    run_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsData, "file_dataloader", lambda *_: DataLoader([]), raising=False)
+    nowhere = source.parent / "nowhere"
+    for path, words in (
+        (nowhere, f"--data must be an existing file or folder, got '{nowhere}'"),
+        (source, f"{source} must have rows to be evaluated; it has none"),
+    ):
+        with pytest.raises(UserError) as caught:
+            evaluate(run_dir, data=path)
+        assert str(caught.value) == words
 
 
 def test_an_evaluation_discards_what_hooks_give_to_the_logger(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

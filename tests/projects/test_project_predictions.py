@@ -249,4 +249,50 @@ def test_a_writer_that_writes_nothing_is_refused_in_one_line(
     monkeypatch.setattr(DigitsData, "write_predictions", write)
     with pytest.raises(UserError) as caught:
         predict(run_dir, source, tmp_path / "out.csv")
-    assert str(caught.value) == "DigitsData.write_predictions must write the file output; it wrote none"
+    assert str(caught.value) == "DigitsData.write_predictions must write output; it wrote nothing"
+
+
+def test_predictions_are_written_to_a_new_folder_and_replace_none(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: DigitsData, path: Path, predictions: Any, output: Path) -> None:
+        output.mkdir()
+        for number, predicted in enumerate(predictions):
+            (output / f"{number}.txt").write_text(str(len(predicted)))
+
+    monkeypatch.setattr(DigitsData, "write_predictions", write)
+    output = tmp_path / "folder"
+    for _ in range(2):
+        predict(run_dir, source, output)
+        assert sorted((path.name, path.read_text()) for path in output.iterdir()) == [
+            *(("0.txt", "100"), ("1.txt", "100"), ("2.txt", "50")),
+        ]
+        with pytest.raises(UserError) as caught:
+            predict(run_dir, source, output)
+        assert str(caught.value) == f"OUTPUT must be a file, or a folder that is new or empty, got '{output}'"
+        for path in output.iterdir():
+            path.unlink()
+
+    def step(self: Digits, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            raise ValueError("no digit")
+        return batch
+
+    monkeypatch.setattr(Digits, "predict_step", step)
+    with pytest.raises(UserError, match=r"ValueError in \S*step: no digit$"):
+        predict(run_dir, source, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "in.csv"] and not [*output.iterdir()]
+
+
+def test_an_input_that_is_missing_or_empty_is_refused(
+    run_dir: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsData, "file_batches", lambda *_: [])
+    for path, words in (
+        (tmp_path / "nowhere", f"INPUT must be an existing file or folder, got '{tmp_path}/nowhere'"),
+        (source, "DigitsData.file_batches must yield batches; it found none in INPUT"),
+    ):
+        with pytest.raises(UserError) as caught:
+            predict(run_dir, path, tmp_path / "out.csv")
+        assert str(caught.value) == words
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]

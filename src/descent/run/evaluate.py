@@ -53,6 +53,8 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             _take_rows_of(data, module, model, trained)
         with _naming(data):
             found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
+    if not rows.count:
+        raise UserError(f"{data or 'the test data'} must have rows to be evaluated; it has none")
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
     if not values:
         raise UserError(f"{type(model).__name__} must log test metrics to be evaluated; it logged none")
@@ -135,5 +137,7 @@ def _take_rows_of(path: Path, module: Any, model: Any, trained: TrainedRun) -> N
     trained.prepare_for_file(module)
     with _naming(path):
         loader = module.file_dataloader(path, model, trained.result)
+    if not path.exists():  # file_dataloader may say more, or may read it later
+        raise invalid("--data", "an existing file or folder", str(path))
     module.test_dataloader = lambda: loader
     module.prepare_data = module.setup = module.teardown = lambda *_, **__: None  # they are for the run's own rows

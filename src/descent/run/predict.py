@@ -36,7 +36,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     Args:
         run_dir: of a run that has trained.
         source: any file that the data module can read.
-        output: replaced completely, or unchanged after an error.
+        output: a file, or a folder that is new or empty; replaced completely, or unchanged after an error.
         checkpoint: best or last.
 
     Raises:
@@ -53,6 +53,8 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
     model = trained.model()
     if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
+    if not source.exists():
+        raise invalid("INPUT", "an existing file or folder", str(source))
     if source.resolve() == output.resolve():
         raise invalid("OUTPUT", "another file than INPUT", str(output))
     try:
@@ -64,7 +66,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
             precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
             if not temporary.exists():  # e.g. write_predictions is a generator function, so its body did not run
-                raise UserError(f"{type(data).__name__}.write_predictions must write the file output; it wrote none")
+                raise UserError(f"{type(data).__name__}.write_predictions must write output; it wrote nothing")
     except UserError:
         raise
     except Exception as error:
@@ -75,9 +77,11 @@ def _predictions(
     model: LightningModule, data: LightningDataModule, precision: Precision, batches: Iterable[Any]
 ) -> Iterator[Any]:
     """Yields predictions as ``trainer.predict`` computes them, which would keep all of them in memory."""
-
+    number = -1
     for number, batch in enumerate(batches):
         inputs = transferred(batch, precision, model, data)
         with precision.predict_step_context():
             predictions = model.predict_step(inputs, number)
         yield predictions
+    if number < 0:
+        raise UserError(f"{type(data).__name__}.file_batches must yield batches; it found none in INPUT")
