@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from test_resume import SMALL, SignalAt
 
 from descent.config.hparams import flat_hparams
 from descent.config.identity import config_digest
+from descent.config.messages import one_line
 from descent.errors import UserError
 from descent.files import locked, write_atomically
 from descent.run.code import code_digests
 from descent.run.result import Result, read_result
 from descent.run.train import train
 from descent.training.sparse_callback import SparseCallback
+from regression.data.sources import SyntheticData
 
 FREE = ("trainer.enable_progress_bar=false", "figures=false")
 
@@ -145,6 +148,22 @@ def test_an_error_while_loading_is_reported_as_an_error_of_the_checkpoint(interr
         assert raised.value.__cause__ is error
         assert read_result(interrupted) == before
         assert len(list(interrupted.glob("events*"))) == 1
+
+
+def test_an_error_of_a_hook_of_the_projects_is_not_blamed_on_the_checkpoint(
+    interrupted: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_result(interrupted)
+
+    def setup(self: SyntheticData, stage: str) -> None:
+        raise ValueError("no images in photos")
+
+    monkeypatch.setattr(SyntheticData, "setup", setup)
+    with pytest.raises(ValueError, match="no images in photos") as raised:
+        run(*SMALL, run_dir=interrupted, resume=True)
+    assert re.fullmatch(r"ValueError in \S+setup: no images in photos", one_line(raised.value))
+    assert read_result(interrupted) == before
+    assert len(list(interrupted.glob("events*"))) == 1
 
 
 def test_a_new_run_raises_an_error_before_its_first_step_unchanged(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.errors import HydraException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch._utils import ExceptionWrapper
@@ -184,6 +184,16 @@ class OwnModel(LightningModule):
         print(self.trainer)
 
 
+class OwnCallback(Callback):
+    def on_fit_start(self, trainer: None, pl_module: None) -> None:  # type: ignore[override]
+        raise KeyError("mine")
+
+
+class OwnRows(torch.utils.data.Dataset[int]):
+    def __getitem__(self, index: int) -> int:
+        raise OSError("no such row")
+
+
 @pytest.mark.parametrize(
     ("call", "line"),
     [
@@ -191,10 +201,12 @@ class OwnModel(LightningModule):
         (lambda: OwnModel().training_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
         (lambda: OwnModel().validation_step(None, 0), "RuntimeError in OwnModel.training_step: mat1 and mat2"),
         (lambda: OwnModel().test_step(None, 0), "RuntimeError in OwnModel.test_step: OwnModel is not attached to"),
+        (lambda: OwnCallback().on_fit_start(None, None), "KeyError in OwnCallback.on_fit_start: 'mine'"),
+        (lambda: next(iter(torch.utils.data.DataLoader(OwnRows(), sampler=[0]))), "OSError in OwnRows.__getitem__: no"),
         (lambda: OwnModel().forward(), "NotImplementedError: Module [OwnModel]"),  # Lightning's own method
         (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError: "),
     ],
-    ids=["data", "model", "a call within", "Lightning's property", "inherited", "neither"],
+    ids=["data", "model", "a call within", "Lightning's property", "callback", "dataset", "inherited", "neither"],
 )
 def test_an_error_from_a_projects_class_names_its_method(call: Callable[[], Any], line: str) -> None:
     with pytest.raises(Exception) as raised:

@@ -60,7 +60,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # torch lists all its backends
-    where = error.filename if isinstance(error, SyntaxError) else _own_method(error)
+    where = error.filename if isinstance(error, SyntaxError) else own_method(error)
     return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
 
 
@@ -70,13 +70,13 @@ def _no_option(path: str, group: str, options: str) -> str:
     return f"{group} must be one of {', '.join(options.split())}, got {path.removeprefix(f'{group}/')!r}"
 
 
-def _own_method(error: BaseException) -> str | None:
-    """The method of the user's own Lightning class that raised the error: ``MyData.train_dataloader``."""
+def own_method(error: BaseException) -> str | None:
+    """The method of a project's own class that raised the error: ``MyData.train_dataloader``."""
     found = None
     for frame, _ in walk_tb(error.__traceback__):
         kinds = {kind.__name__ for kind in type(frame.f_locals.get("self")).__mro__}
-        is_own = not str(frame.f_globals.get("__name__")).startswith(("lightning.", "torch."))
-        if is_own and kinds & {"LightningModule", "LightningDataModule"}:
+        is_own = not str(frame.f_globals.get("__name__")).startswith(("lightning.", "torch.", "descent."))
+        if is_own and kinds & {"LightningModule", "LightningDataModule", "Callback", "Dataset"}:
             found = frame.f_code.co_qualname
     return found
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Annotated, Any
 
 from annotated_types import Len
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from descent.config.identity import LENGTH, differences
+from descent.config.messages import own_method
 from descent.errors import UserError, validation_error
 from descent.training.checkpoint_io import read_checkpoint
 from descent.training.logger import RunLogger
@@ -160,6 +162,9 @@ def restoring(checkpoint: Path | None, start: Start, loggers: Sequence[Logger]) 
             if isinstance(logger, RunLogger):
                 logger.discard()
         if not isinstance(error, LookupError | TypeError | ValueError | AttributeError | RuntimeError):
+            raise
+        loading = any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
+        if own_method(error) and not loading:  # such as setup, where a file is missing
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
