@@ -30,6 +30,7 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
 from descent.training.divergence import Divergence
 from descent.training.early_stopping import Patience
+from descent.training.ignored_settings import IgnoredSettings
 from descent.training.intervals import Intervals
 from descent.training.launch import check_started, check_world, cluster_plugins
 from descent.training.logged_metrics import LoggedMetrics
@@ -180,6 +181,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         LoggedMetrics(),
         ModuleFlags(),
         StartHooks(),
+        IgnoredSettings(config),
         TrainingCurves(),
         Telemetry(),
     ]
