@@ -188,6 +188,28 @@ def test_a_mean_over_an_epoch_that_a_resumed_run_lacks_is_noted(
     ]
 
 
+@needs_fast  # keeps the states of metrics
+def test_metrics_that_the_end_of_an_epoch_computes_resume_without_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def step(self: Digits, batch: Any, batch_idx: int) -> Any:
+        self.train_metrics.update(self(batch[0]), batch[1])
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def compute(self: Digits) -> None:
+        self.log_dict(self.train_metrics.compute())
+        self.train_metrics.reset()
+
+    monkeypatch.setattr(Digits, "training_step", step)
+    monkeypatch.setattr(Digits, "on_train_epoch_end", compute)
+    options = "data.num_workers=0", "data.num_rows=200", "trainer.max_epochs=3"
+    expected = train_project("digits", tmp_path / "whole", *options)
+    for batch in (9, 0):  # within the second epoch, whose results still have the first epoch's keys
+        found = train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    assert found.metrics == expected.metrics and "train/acc" in found.metrics
+    assert "has no value of" not in caplog.text
+
+
 @needs_fast  # keeps an epoch's sums
 def test_what_the_module_does_at_the_end_of_a_step_belongs_to_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

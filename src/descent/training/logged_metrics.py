@@ -110,8 +110,11 @@ class LoggedMetrics(SparseCallback):
             return
         if self.is_within:
             self._add_sums(trainer)
-        results = results_of(trainer)
-        sums = {key: dict(result.metric_state) for key, result in results.items() if result.meta.on_epoch}
+        sums = {
+            key: dict(result.metric_state)
+            for key, result in results_of(trainer).items()
+            if result.meta.on_epoch and result.meta.fx != "on_train_epoch_end"  # those come at the end, as a whole
+        }
         checkpoint["logged"] = {
             "is_within": self.is_within,
             "metrics": dict(trainer.callback_metrics),
