@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import CONF
 from hydra.errors import HydraException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch._utils import ExceptionWrapper
 
 from descent.config.help import first_sentence, help_text
+from descent.config.loader import Loader
 from descent.config.messages import one_line, unknown
 from descent.errors import UserError
 
@@ -166,6 +168,29 @@ def test_help_shows_the_first_sentence_of_each_option(tmp_path: Path, monkeypatc
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert [line.rstrip() for line in help_text(tmp_path).splitlines()] == HELP.splitlines()
     assert first_sentence(tmp_path / "b/one.yaml") == "Größe, of a... which it is one."
+
+
+@pytest.mark.parametrize(
+    ("group", "line"),
+    [
+        ("callback", "callback is not a config group: did you mean callbacks?"),
+        ("zzz", "zzz is not a config group: --help lists them"),
+        ("callbacks", f"callbacks has no option 'mine': {LISTS}"),
+    ],
+)
+def test_a_group_in_defaults_that_does_not_exist_is_named(
+    group: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loader, "conf", CONF, raising=False)
+    assert one_line(HydraException(f"Could not load '{group}/mine'.")) == line
+
+
+@pytest.mark.parametrize(("key", "hint"), [("moniter", ": did you mean moniter?"), ("other", "")])
+def test_an_interpolation_of_a_missing_key_names_a_similar_one(key: str, hint: str) -> None:
+    config = OmegaConf.create({key: {"metric": "val/loss"}, "stopping": {"monitor": "${monitor.metric}"}})
+    with pytest.raises(OmegaConfBaseException) as raised:
+        OmegaConf.to_container(config, resolve=True)
+    assert one_line(raised.value) == f"stopping.monitor: Interpolation key 'monitor.metric' not found{hint}"
 
 
 class OwnData(LightningDataModule):

@@ -188,6 +188,12 @@ def test_keys_of_tells_required_keys_from_those_with_a_default() -> None:
     [
         ({"data__rows": 0.5}, {"data.rows": "rows"}, "rows must be an integer, got 0.5"),
         ({"data__rows": 0.5}, {"data.rows": "", "seed": "other"}, "data.rows must be an integer, got 0.5"),
+        ({"data__row": 1}, {"data.row": "rows"}, "data.row is not a key: data=mine takes rows, table; did you mean"),
+        (
+            {"callbacks___target_": "mine.A"},
+            {},
+            "callbacks must have a name above each _target_: mine: {_target_: mine.A}",
+        ),
         ({"data__rows": 0.5}, {"rows": "other"}, "data.rows must be an integer, got 0.5"),
         *(({group: 7}, {}, f"{group} must be a group of keys, got 7") for group in ("clip", "stopping", "trainer")),
         ({"checkpoint": [1]}, {}, "checkpoint must be a group of keys, got [1]"),

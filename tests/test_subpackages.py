@@ -34,8 +34,9 @@ def test_the_machinery_never_imports_the_example(path: Path) -> None:
     assert not [name for name in imported(path) if name.split(".")[0] == "regression"]
 
 
-# private names of torch, TensorBoard and Hydra, and the public os._exit
-OTHERS = {"_buffers", "_non_persistent_buffers_set", "_version", "_global_uid", "_process_config_searchpath", "_exit"}
+# private names of torch, TensorBoard, Hydra and OmegaConf, and the public os._exit
+OTHERS = {"_buffers", "_non_persistent_buffers_set", "_version", "_global_uid", "_get_root", "_exit"}
+OTHERS |= {"_process_config_searchpath"}
 
 
 def test_only_fast_uses_lightnings_private_names() -> None:

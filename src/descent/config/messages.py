@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -42,7 +44,9 @@ def one_line(error: BaseException) -> str:
     if found := re.search(r"Could not find '(.*?)' Available options in '(.+?)': (.+?) Config search", text):
         return _no_option(*found.groups())
     if found := re.search(r"Could not (?:find|load) '([\w/-]+)/([^/']*)'", text):
-        return f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
+        return (
+            _no_group(found[1]) or f"{found[1]} has no option {found[2]!r}: --help lists the groups and their options"
+        )
     if found := re.search(r"Could not override '(.+?)'\.", text):
         return unknown(found[1], error.__cause__)
     if meanings := [meaning for words, meaning in MEANINGS.items() if words in f"{type(error).__name__}: {text}"]:
@@ -56,12 +60,32 @@ def one_line(error: BaseException) -> str:
         return str(invalid(key, f"a metric that is logged ({logged})", found[2]))
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         text, _, key = text.removesuffix(" object_type=dict").partition(" full_key: ")
+        if found := re.search(r"Interpolation key '(\w+)", text):
+            node: Any = getattr(error, "parent_node", None)  # where OmegaConf looked for it
+            text += _similar(found[1], [*map(str, node._get_root())] if node is not None else [])
         return f"{key}: {text}" if key else text
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # torch lists all its backends
     where = error.filename if isinstance(error, SyntaxError) else own_method(error)
     return f"{type(error).__name__} in {where}: {text}" if where else f"{type(error).__name__}: {text}"
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    """What to add to a message about a name that does not exist."""
+    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def _no_group(group: str) -> str | None:
+    """The message for a group that ``conf/`` does not have; ``None``: it has it."""
+    from descent.config.loader import Loader  # imports Hydra's
+
+    conf: Path | None = getattr(Loader, "conf", None)
+    if conf is None or (conf / group).is_dir():
+        return None
+    groups = [path.name for path in conf.iterdir() if path.is_dir()]
+    return f"{group} is not a config group{_similar(group, groups) or ': --help lists them'}"
 
 
 def _no_option(path: str, group: str, options: str) -> str:

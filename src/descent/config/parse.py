@@ -39,7 +39,8 @@ def parse(
         config = _checked(tree, dict(choices or {}), cwd, own, links)
     except UserError as error:
         key, _, rest = str(error).partition(" ")
-        if source := links.get(key):  # name the key where the value is written
+        # name the key where the value is written, unless the key itself is wrong
+        if (source := links.get(key)) and not rest.startswith("is not a key"):
             raise UserError(f"{source} {rest}") from error
         raise
     config = _filled(config)
@@ -120,6 +121,9 @@ def _checked_classes(config: Config, cwd: Path | None) -> dict[str, Any]:
 
 
 def _named(spec: Any, path: str, config: Config, cwd: Path | None) -> dict[str, Any]:
+    group, _, name = path.partition(".")
+    if name == "_target_":
+        raise UserError(f"{group} must have a name above each _target_: mine: {{_target_: {spec}}}")
     if not isinstance(spec, Mapping):
         raise invalid(path, "a _target_ and its arguments", spec)
     to_fill = {"save_dir": None} if spec.get("save_dir", "") is None else {}  # a logger gets the run's directory
