@@ -17,7 +17,7 @@ from descent.training.checkpoints import Checkpoints
 from descent.training.telemetry import Telemetry
 from descent.training.trainer import NoProfiler, build_trainer
 
-FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "StartHooks"]
+FIRST = ["ValidationSchedule", "Divergence", "LoggedMetrics", "ModuleFlags", "StartHooks", "IgnoredSettings"]
 FIRST += ["TrainingCurves", "Telemetry", "SampleCounter", "OptimizerModes", "Threads"]
 ENDS = (
     *("stopping.patience=3", "stopping.min_delta=0.5", "stopping.mode=max", "stopping.monitor=val/r2"),

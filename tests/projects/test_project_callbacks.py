@@ -56,6 +56,32 @@ def test_lightnings_callbacks_work_and_resume(name: str, tmp_path: Path) -> None
     assert equal(last["state_dict"], before["state_dict"])
 
 
+OWN = "+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint"
+
+
+def test_the_last_checkpoint_of_a_model_checkpoint_does_not_replace_the_runs_own(tmp_path: Path) -> None:
+    own = OWN, "+callbacks.own.save_last=true", "+callbacks.own.filename=latest"
+    for batch in (8, 0):
+        train_project("digits", tmp_path / "run", *FEW, *own, callbacks=[SignalAt(batch)], resume=True)
+        names = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+        assert names == {"best.ckpt", "last.ckpt", "latest.ckpt", "own-last.ckpt"}
+    assert "random_state" in read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize("folder", [(), ("+callbacks.own.dirpath=${hydra:runtime.output_dir}/checkpoints",)])
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_model_checkpoint_with_the_name_of_the_runs_own_is_refused(
+    name: str, folder: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tuple(text.replace("${hydra:runtime.output_dir}", str(tmp_path / "run")) for text in folder)
+    with pytest.raises(UserError) as caught:
+        train_project("digits", tmp_path / "run", *FEW, OWN, f"+callbacks.own.filename={name}", *folder)
+    assert str(caught.value) == (
+        "callbacks.own.filename must be another name than best and last, which the run's own checkpoints have,"
+        f" got '{name}'"
+    )
+
+
 class Compiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module.layers, OptimizedModule):

@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelPruning,
-    ProgressBar,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
@@ -25,6 +18,7 @@ from descent.processes import is_main
 from descent.signals import Deferred
 from descent.training.budget import Budget, SampleCounter
 from descent.training.build import build
+from descent.training.callback_rules import apply_rules
 from descent.training.checkpoint_io import AtomicCheckpointIO
 from descent.training.checkpoints import Checkpoints
 from descent.training.converged import Converged
@@ -48,7 +42,7 @@ from descent.training.training_curves import TrainingCurves
 from descent.training.training_loss import TrainingLoss
 from descent.training.unsaved_attributes import UnsavedAttributes
 from descent.training.validation_schedule import ValidationSchedule
-from descent.training.weight_averaging import AVERAGES, LayersBeforeAveraging, note_inexact_resuming
+from descent.training.weight_averaging import AVERAGES, LayersBeforeAveraging
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +54,6 @@ AVAILABLE: dict[str, Callable[[], bool]] = {
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
-}
-REFUSED: dict[tuple[type[Callback], ...], str] = {
-    (BatchSizeFinder, LearningRateFinder): "it changes values of the config; use a sweep to try values",
-    (GradientAccumulationScheduler, ModelPruning): "a run with it does not resume exactly",
 }
 
 
@@ -101,11 +91,7 @@ def build_trainer(
         raise invalid("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
     for name, callback in zip(config.callbacks, given, strict=True):
-        for kinds, why in REFUSED.items():
-            if isinstance(callback, kinds):
-                raise UserError(f"callbacks.{name} must not be {type(callback).__name__}: {why}")
-        if isinstance(callback, StochasticWeightAveraging):
-            note_inexact_resuming(name)
+        apply_rules(name, callback, run_dir / "checkpoints")
     given += callbacks
     if not options.enable_progress_bar:
         given = [callback for callback in given if not isinstance(callback, ProgressBar)]
