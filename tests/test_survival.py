@@ -283,7 +283,7 @@ def test_the_traceback_of_an_unforeseen_failure_is_in_the_log(script: Script, tm
     done = script("train.py", *named, path=[tmp_path])
     assert done.returncode == 1
     (log,) = tmp_path.rglob("train.log")
-    assert done.stderr.splitlines()[-2].startswith("error: AssertionError: not foreseen")
+    assert done.stderr.splitlines()[-2].startswith("error: AssertionError in Broken.on_train_epoch_end: not foreseen")
     assert done.stderr.splitlines()[-1] == f"the traceback is in {log}"
     assert "Traceback" not in done.stderr and "Traceback" in log.read_text()
 
