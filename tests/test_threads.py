@@ -11,9 +11,9 @@ from conftest import Run
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from test_resume import SMALL, SignalAt
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from descent.training.threads import _is_small
+from descent.training.threads import Threads
 
 OWN = 3  # the process's number of threads in these tests
 
@@ -77,4 +77,32 @@ def test_of_several_loaders_the_rows_of_all_count(batch_size: int | None, small:
     trainer: Any = SimpleNamespace(train_dataloader=CombinedLoader(loaders, "max_size_cycle"))
     module: Any = torch.nn.Linear(10_000, 1)
     module.device = torch.device("cpu")
-    assert _is_small(trainer, module) is small
+    assert Threads(None)._is_small(trainer, module) is small
+
+
+class Unsized(Sampler[list[int]]):
+    """Batches whose number is not known, as those of equal numbers of tokens."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "batch_size", "small"),
+    [
+        ([[0, 1, 2], [3]] * 10, None, True),  # 1,000 rows in 20 batches
+        ([range(1000)], None, False),
+        (Unsized(), 50, True),
+        (Unsized(), 500, False),
+        (Unsized(), None, False),
+    ],
+    ids=["several", "one", "of the config", "large in the config", "unknown"],
+)
+def test_a_batch_sampler_has_the_mean_of_its_rows_or_those_of_the_config(
+    sampler: Any, batch_size: int | None, small: bool
+) -> None:
+    rows: Any = range(1000)
+    trainer: Any = SimpleNamespace(train_dataloader=DataLoader(rows, batch_sampler=sampler))
+    module: Any = torch.nn.Linear(10_000, 1)
+    module.device = torch.device("cpu")
+    assert Threads(None, batch_size)._is_small(trainer, module) is small

@@ -18,6 +18,7 @@ from test_train import events
 from torch import Tensor
 from torch._dynamo import OptimizedModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from descent.errors import UserError
 from descent.run.load import load_model
@@ -392,3 +393,18 @@ def test_metrics_of_the_last_batch_are_told_from_means_of_the_epoch(
         caught = [SignalAt(at, signal.SIGTERM)]
         resumed = train_project("digits", tmp_path / "cut", *FEW, callbacks=caught, resume=True)
         assert resumed.of_one_batch == result.of_one_batch
+
+
+def test_a_confusion_matrix_of_torchmetrics_is_drawn_in_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(self: Digits) -> None:
+        matrix = MulticlassConfusionMatrix(10)
+        matrix.update(torch.tensor([1, 2, 2]), torch.tensor([1, 2, 3]))
+        figure, _ = matrix.plot()
+        logger: Any = self.logger
+        logger.experiment.add_figure("confusion", figure, self.trainer.global_step)
+
+    monkeypatch.setattr(Digits, "on_validation_epoch_end", draw)
+    train_project("digits", tmp_path / "run", "trainer.max_epochs=1", "data.num_workers=0", "logger=tensorboard")
+    assert [image.step for image in events(tmp_path / "run").Images("confusion")] == [10]

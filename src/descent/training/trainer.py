@@ -171,7 +171,7 @@ def _own_callbacks(config: Config, intervals: Intervals, given: Sequence[Callbac
         TrainingCurves(),
         Telemetry(),
     ]
-    first += [SampleCounter(), OptimizerModes(), Threads(config.trainer.num_threads)]
+    first += [SampleCounter(), OptimizerModes(), Threads(config.trainer.num_threads, config.batch.size)]
     if any(isinstance(callback, AVERAGES) for callback in given):
         first.append(LayersBeforeAveraging())
     first = [next((callback for callback in given if isinstance(callback, type(own))), own) for own in first]
