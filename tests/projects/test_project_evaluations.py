@@ -253,3 +253,46 @@ def test_a_checkpoint_and_a_config_are_read_once(run_dir: Path, source: Path, mo
     evaluate(run_dir)
     predict(run_dir, source, source.parent / "out.csv")
     assert sorted(read) == ["read_checkpoint"] * 2 + ["saved_config"] * 2
+
+
+def in_configure_model(self: Digits) -> None:
+    if not hasattr(self, "head"):
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.head = torch.nn.Linear(data.num_classes, 10)
+
+
+def in_setup(self: Digits, stage: str) -> None:
+    in_configure_model(self)
+
+
+@pytest.mark.parametrize("hook", [in_configure_model, in_setup])
+def test_layers_that_hooks_make_from_the_data_are_loaded(
+    hook: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, forward = DigitsData.setup, Digits.forward
+
+    def count(self: DigitsData, stage: str) -> None:
+        setup(self, stage)
+        self.num_classes = 10  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(DigitsData, "setup", count)
+    monkeypatch.setattr(DigitsData, "state_dict", lambda self: {"num_classes": self.num_classes})
+    monkeypatch.setattr(DigitsData, "load_state_dict", lambda self, state: vars(self).update(state))
+    monkeypatch.setattr(DigitsData, "file_dataloader", lambda self, *_: self.test_dataloader(), raising=False)
+    monkeypatch.setattr(Digits, hook.__name__.removeprefix("in_"), hook)
+    monkeypatch.setattr(Digits, "forward", lambda self, images: self.head(forward(self, images)))
+    result = train_project("digits", tmp_path / "run", "trainer.max_epochs=2", "data.num_workers=0")
+    assert evaluate(tmp_path / "run") == {"test/acc": result.metrics["test/acc"]}
+    predict(tmp_path / "run", source, tmp_path / "out.csv")
+    model = load.read_trained(tmp_path / "run").model(Made)
+    pixels = torch.tensor(pl.read_csv(source).to_numpy(), dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    with torch.no_grad():
+        assert pl.read_csv(tmp_path / "out.csv")["digit"].to_list() == model(pixels).argmax(dim=1).tolist()
+    with pytest.raises(UserError) as caught:
+        load.load_model(tmp_path / "run")
+    name = hook.__name__.removeprefix("in_")
+    assert f"(a layer that {name} makes from data must have its size as an argument)" in str(caught.value)
+
+
+class Made(LightningDataModule):
+    num_classes = 10

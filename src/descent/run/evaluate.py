@@ -40,8 +40,9 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
             has no such rows, the run's data have changed, or a metric is not finite.
     """
     trained = read_trained(run_dir, checkpoint)
-    config, model = trained.config, trained.model()
+    config = trained.config
     module: Any = build_data(config)
+    model = trained.model(lambda: _ready(module, trained, data))
     if not is_overridden("test_step", model):
         raise UserError(f"{type(model).__name__} must have a test_step to be evaluated")
     rows = RowCounter()
@@ -68,6 +69,18 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
     kept["others"] = _others(run_dir, kept)
     write_atomically(run_dir / "evaluation.json", f"{json.dumps(kept, indent=2)}\n".encode())
     return values
+
+
+def _ready(module: Any, trained: TrainedRun, data: Path | None) -> Any:
+    """The data module, with what it knows of the training rows."""
+    if data is not None:
+        trained.prepare_for_file(module)
+        return module
+    load_state_before_setup(module, trained.checkpoint)
+    module.prepare_data()
+    module.setup("test")
+    trained.load_data_state(module)
+    return module
 
 
 def _others(run_dir: Path, kept: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Loads a trained model from its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run.code import note_changes
+from descent.run.libraries import quiet_libraries
 from descent.run.result import run_result
 from descent.run.saved_config import saved_config
 from descent.training.build import build, load_class
@@ -37,22 +38,51 @@ class TrainedRun:
     path: Path  # of the checkpoint
     checkpoint: dict[str, Any]
 
-    def model(self) -> LightningModule:
+    def model(self, ready: Callable[[], LightningDataModule] | None = None) -> LightningModule:
         """Returns the model on the CPU, in the precision of training.
+
+        Args:
+            ready: returns the data module, for a model whose ``setup`` or ``configure_model`` makes layers from it. It
+                is called only if the checkpoint does not fit without them.
 
         Raises:
             UserError: the checkpoint does not fit the model.
         """
         try:
-            with isolate_rng():  # building the model draws initial weights, which are then replaced
-                model = _build(self.config, self.checkpoint)
-        except UserError as error:
-            raise UserError(f"{self.path} must be a checkpoint of this run: {error}") from error
+            return self._built()
         except Exception as error:  # a damaged checkpoint can raise anything
-            reason = " ".join(str(error).split())
-            name = self.config.model["_target_"]
-            raise UserError(f"{self.path} must be a checkpoint of a {name}; it is not: {reason}") from error
-        return model.eval()
+            if ready is None or isinstance(error, UserError) or not self._own_hooks():
+                raise self._unfit(error) from error
+        data = ready()
+        try:
+            return self._built(data)
+        except Exception as error:
+            raise self._unfit(error) from error
+
+    def _built(self, data: LightningDataModule | None = None) -> LightningModule:
+        # building the model draws initial weights, which are then replaced
+        with quiet_libraries(), isolate_rng():
+            trainer = None
+            if data is not None:
+                trainer = trainer_of(self.config, self.path.parents[1])
+                trainer.datamodule = data  # type: ignore[attr-defined]  # as Lightning does
+            return _build(self.config, {**self.checkpoint}, trainer).eval()
+
+    def _own_hooks(self) -> list[str]:
+        """The hooks of the model's class that may make layers from the data."""
+        kind = load_class(self.config.model["_target_"], LightningModule, "model")
+        return [
+            name for name in ("setup", "configure_model") if getattr(kind, name) is not getattr(LightningModule, name)
+        ]
+
+    def _unfit(self, error: Exception) -> UserError:
+        if isinstance(error, UserError):
+            return UserError(f"{self.path} must be a checkpoint of this run: {error}")
+        reason, name = " ".join(str(error).split()), self.config.model["_target_"]
+        text = f"{self.path} must be a checkpoint of a {name}; it is not: {reason}"
+        if isinstance(error, RuntimeError) and (hooks := self._own_hooks()):  # as torch and Lightning raise
+            text += f" (a layer that {' or '.join(hooks)} makes from data must have its size as an argument)"
+        return UserError(text)
 
     def load_data_state(self, data: LightningDataModule) -> None:
         """Loads the data module's saved state, as Lightning does."""
@@ -124,7 +154,7 @@ def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
     )
 
 
-def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
+def _build(config: Config, loaded: dict[str, Any], trainer: Trainer | None) -> LightningModule:
     """Builds the model from the hyperparameters in the checkpoint, or from the config if the module saved none."""
     weights = loaded["state_dict"]
     floating = {weight.dtype for weight in weights.values() if weight.is_floating_point()}
@@ -138,6 +168,11 @@ def _build(config: Config, loaded: dict[str, Any]) -> LightningModule:
         else:
             known = {key: value for key, value in config.model.items() if key != "_target_"}
             model = load_class(config.model["_target_"], LightningModule, "model")(**(known | given))
+        if trainer is not None:
+            if given is None and model.hparams:  # the data would replace what the checkpoint has lost
+                raise ValueError("it has no hyper_parameters")
+            model.trainer = trainer
+            model.setup("test")
         model.configure_model()
     finally:
         torch.set_default_dtype(before)

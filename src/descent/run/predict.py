@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
@@ -50,7 +50,12 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
         return
     if missing := [text for name, text in PARTS.items() if not hasattr(data, name)]:
         raise UserError(f"predictions need {type(data).__name__} to have {'; and '.join(missing)}")
-    model = trained.model()
+
+    def ready() -> LightningDataModule:
+        trained.prepare_for_file(data)
+        return cast(LightningDataModule, data)
+
+    model = trained.model(ready)
     if not (is_overridden("predict_step", model) or is_overridden("forward", model)):
         raise UserError(f"predictions need {type(model).__name__} to have predict_step(batch, batch_idx)")
     if not source.exists():
@@ -63,6 +68,7 @@ def predict(run_dir: Path, source: Path, output: Path, checkpoint: CheckpointNam
             trained.prepare_for_file(data)
             trainer = trainer_of(trained.config, run_dir)
             trainer.predicting, data.trainer, model.trainer = True, trainer, trainer  # for hooks that use them
+            trainer.datamodule = data  # type: ignore[attr-defined]
             precision = trainer.precision_plugin
             data.write_predictions(source, _predictions(model, data, precision, data.file_batches(source)), temporary)
             if not temporary.exists():  # e.g. write_predictions is a generator function, so its body did not run
