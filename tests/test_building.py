@@ -40,6 +40,12 @@ def test_an_optimizer_takes_groups_of_parameters() -> None:
         build_optimizer({"_target_": "torch.optim.Adam", "capturable": True}, [{"params": slow}])
 
 
+def test_a_group_without_params_is_refused_with_its_keys() -> None:
+    groups: Any = [{"param": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1}]
+    with pytest.raises(UserError, match="a group of parameters must have params; it has param, lr"):
+        build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1}, groups)
+
+
 def test_no_scheduler_cannot_be_built() -> None:
     with pytest.raises(UserError, match="scheduler=none has none"):
         build_scheduler({}, torch.optim.SGD([torch.zeros(2)], lr=0.5), SimpleNamespace())  # type: ignore[arg-type]

@@ -20,7 +20,9 @@ from test_train import events
 
 from descent.config.identity import config_digest
 from descent.errors import UserError, as_yaml
+from descent.files import locked
 from descent.run.result import Result, git_state, is_finished, read_result, run_result
+from descent.run.saved_config import saved_config
 from descent.run.train import train
 from regression.model import LinearRegression
 
@@ -410,6 +412,7 @@ def test_a_run_that_never_trained_is_refused_with_its_reason(tmp_path: Path) -> 
     with pytest.raises(UserError) as raised:
         run_result(tmp_path)
     assert str(raised.value) == f"RUN_DIR must be the directory of a run that has ended, got {tmp_path}"
+    assert not [*tmp_path.iterdir()]
     Result("failed", 0, "", "it has no rows").write(tmp_path)
     with pytest.raises(UserError) as raised:
         run_result(tmp_path)
@@ -418,6 +421,24 @@ def test_a_run_that_never_trained_is_refused_with_its_reason(tmp_path: Path) -> 
     assert run_result(tmp_path)["reason"] == "it stopped"
     Result("interrupted", 0, "", entries={"features": ["x"]}).write(tmp_path)
     assert run_result(tmp_path)["status"] == "interrupted"
+
+
+def test_a_run_without_a_result_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a run"
+    last = run_dir / "checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    said = f"RUN_DIR must be the directory of a run that has ended, got {run_dir}"
+    with pytest.raises(UserError) as raised:
+        run_result(run_dir)
+    assert str(raised.value) == f"{said}: python scripts/resume.py '{run_dir}' finishes it"
+    with locked(run_dir, "the run"), pytest.raises(UserError) as raised:
+        run_result(run_dir)
+    assert str(raised.value) == f"{said}: it is still training"
+    for read in (run_result, saved_config):
+        with pytest.raises(UserError) as raised:
+            read(last)
+        assert str(raised.value) == f"RUN_DIR must be the directory of a run, not a file in it, got {last}"
 
 
 def test_an_unknown_attribute_of_a_result_is_refused_with_the_known_entries() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from conftest import needs_fast
+from digits.data import DigitsData
+from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, train_project
 
@@ -63,3 +65,17 @@ def test_what_needs_the_loss_of_all_rows_is_refused_without_one(tmp_path: Path) 
     with pytest.raises(UserError) as refused:
         train_project("lengths", tmp_path / "r", "trainer.max_epochs=1", "stopping.gradient_norm=1")
     assert str(refused.value) == "stopping=converged needs batches in memory and a module with automatic optimization"
+
+
+@pytest.mark.parametrize(("metric", "is_noted"), [("val/acc", True), ("val/loss", False)])
+def test_a_metric_of_training_that_is_monitored_for_want_of_validation_is_noted(
+    metric: str, is_noted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hook in ("validation_step", "val_dataloader"):
+        monkeypatch.delattr(Digits if hook == "validation_step" else DigitsData, hook)
+    options = "trainer.max_epochs=1", "data.num_workers=0", f"monitor.metric={metric}", "monitor.mode=max"
+    result = train_project("digits", tmp_path, *options)
+    assert result.best is not None and result.best["metric"] == metric.replace("val", "train")
+    note = "note: without validation, train/acc is monitored in place of val/acc"
+    assert (note in caplog.messages) is is_noted
+    assert is_noted or "is monitored in place of" not in caplog.text

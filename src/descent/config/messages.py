@@ -24,6 +24,10 @@ MEANINGS = {
 
 LONGEST = 500  # characters of a library's message; its traceback has all of it
 
+# classes of Lightning, torch and torchmetrics that a project derives its own from
+OWN_CLASSES = {"LightningModule", "LightningDataModule", "Callback", "Dataset", "Sampler", "Metric"}
+LIBRARIES = ("lightning.", "torch.", "torchmetrics.", "descent.")
+
 # each with the extra that installs it
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 
@@ -99,8 +103,7 @@ def own_method(error: BaseException) -> str | None:
     found = None
     for frame, _ in walk_tb(error.__traceback__):
         kinds = {kind.__name__ for kind in type(frame.f_locals.get("self")).__mro__}
-        is_own = not str(frame.f_globals.get("__name__")).startswith(("lightning.", "torch.", "descent."))
-        if is_own and kinds & {"LightningModule", "LightningDataModule", "Callback", "Dataset"}:
+        if kinds & OWN_CLASSES and not str(frame.f_globals.get("__name__")).startswith(LIBRARIES):
             found = frame.f_code.co_qualname
     return found
 

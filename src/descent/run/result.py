@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import shlex
 import subprocess
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from descent.errors import UserError, validation_error
-from descent.files import write_atomically
+from descent.files import is_locked, write_atomically
 
 Status = Literal["completed", "diverged", "interrupted", "failed"]
 
@@ -127,6 +128,11 @@ class Result:
             self.write(run_dir)
 
 
+def check_directory(run_dir: Path) -> None:
+    if run_dir.is_file():
+        raise UserError(f"RUN_DIR must be the directory of a run, not a file in it, got {run_dir}")
+
+
 def read_result(run_dir: Path) -> dict[str, Any]:
     """Reads the ``result.json`` of a run.
 
@@ -134,6 +140,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         UserError: it is not what a run writes; the message names the file.
     """
+    check_directory(run_dir)
     path = run_dir / "result.json"
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -196,7 +203,12 @@ def run_result(run_dir: Path) -> dict[str, Any]:
     try:
         result = read_result(run_dir)
     except FileNotFoundError:
-        raise UserError(f"RUN_DIR must be the directory of a run that has ended, got {run_dir}") from None
+        text = f"RUN_DIR must be the directory of a run that has ended, got {run_dir}"
+        if (run_dir / ".lock").is_file() and is_locked(run_dir):
+            text += ": it is still training"
+        elif (run_dir / "checkpoints" / "last.ckpt").is_file():
+            text += f": python scripts/resume.py {shlex.quote(str(run_dir))} finishes it"
+        raise UserError(text) from None
     if result["status"] == "failed" and not result["metrics"]:
         raise UserError(f"{run_dir} must have trained; it has not: {result['reason']}")
     return result

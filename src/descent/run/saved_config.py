@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run import cli
+from descent.run.result import check_directory
 
 
 def saved_config(run_dir: Path) -> Config:
@@ -40,6 +41,7 @@ def read(run_dir: Path) -> tuple[DictConfig, DictConfig]:
 
 
 def _load(run_dir: Path, name: str) -> DictConfig:
+    check_directory(run_dir)
     path = run_dir / ".hydra" / name
     try:
         loaded = OmegaConf.load(path)

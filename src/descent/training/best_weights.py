@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from descent.config.metric import without_split
 from descent.config.schema import MonitorConfig
 from descent.training.collectives import of_first
 from descent.training.metric_direction import note_direction
@@ -45,7 +46,9 @@ class BestWeights:
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         has_validation = validation_schedule(trainer).has_validation
-        self.metric = monitored(self.metric, has_validation)
+        given, self.metric = self.metric, monitored(self.metric, has_validation)
+        if self.metric != given and without_split(given) != "loss":  # conf/train.yaml says this of val/loss
+            log.warning("note: without validation, %s is monitored in place of %s", self.metric, given)
         self.is_of_training = self.metric.startswith("train") or not has_validation
         check_monitor(trainer, self.metric, self.is_of_training)
         self.awaits_epoch = self.is_of_training and not (self.metric == LOSS and has_full_loss(trainer))

@@ -34,8 +34,11 @@ def build_optimizer(spec: dict[str, Any], parameters: ParamsT) -> Optimizer:
     Raises:
         UserError: the class or one of its arguments is invalid.
     """
-    given = arguments(spec, "optimizer")
-    optimizer = build(spec, "optimizer", Optimizer, [*parameters], given=given)
+    given, parameters = arguments(spec, "optimizer"), [*parameters]
+    for group in parameters:
+        if isinstance(group, dict) and "params" not in group:
+            raise UserError(f"a group of parameters must have params; it has {', '.join(group) or 'none'}")
+    optimizer = build(spec, "optimizer", Optimizer, parameters, given=given)
     devices = {parameter.device.type for group in optimizer.param_groups for parameter in group["params"]}
     if given.get("capturable") and devices & {"cpu", "mps"}:
         raise invalid("optimizer.capturable", "false on this device: it is for CUDA graphs", True)
