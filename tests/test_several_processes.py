@@ -18,7 +18,10 @@ TWO = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
 # 80 training rows leave one in the last batch
 ONE_LEFT = ("batch.size=79", "trainer.max_epochs=3")
 CASES = {
-    "adam, clipping, perceptron": ("optimizer=adam", "clip=norm", "clip.gradient_clip_val=0.3", "model=mlp", *ONE_LEFT),
+    "adam, clipping, perceptron": (
+        *("optimizer=adam", "clip=norm", "clip.gradient_clip_val=0.3", "model=mlp", *ONE_LEFT),
+        *("packages=[regression,several]", "+callbacks.gathers._target_=several.callback.Gathers"),
+    ),
     "sgd": ("batch.size=9", "trainer.max_epochs=4"),
     "lbfgs": ("optimizer=lbfgs", "batch=full", "trainer.max_epochs=2", "+optimizer.max_iter=4"),
     "a schedule of steps": ("scheduler=one_cycle", "batch.size=7", "trainer.max_epochs=3"),

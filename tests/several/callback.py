@@ -1,7 +1,8 @@
-"""Signals or fails one of the processes right before a step."""
+"""Signals or fails one of the processes right before a step, or makes all communicate within steps."""
 
 import os
 import signal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -18,3 +19,16 @@ class SignalAt(Callback):
         if self.name == "RAISE":
             raise ValueError("on one of them")
         os.kill(os.getpid(), getattr(signal, self.name))
+
+
+class Gathers(Callback):
+    """Makes ``training_step`` communicate, as contrastive losses do."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = pl_module.training_step
+
+        def gathering(*args: Any) -> Any:
+            trainer.strategy.barrier()
+            return step(*args)
+
+        pl_module.training_step = gathering  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
+from descent.training.collectives import largest
 from descent.training.training_loss import evaluated_loss
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ TOLERANCE = 1e-3  # relative to the loss; allows for single and half precision
 
 def note_other_losses(pl_module: LightningModule, batch: Any, rows: int) -> None:
     """Logs what makes the gradient of several processes differ from that of one.
+
+    All processes must call it, because ``training_step`` may communicate.
 
     Args:
         batch: this process's part of the first training batch.
@@ -31,7 +34,8 @@ def note_other_losses(pl_module: LightningModule, batch: Any, rows: int) -> None
             " differently from one; on GPUs, trainer.sync_batchnorm=true uses those of the whole batch",
             name,
         )
-    found = _whole_and_parts(pl_module, batch, rows) if pl_module.automatic_optimization and rows > 1 else None
+    has_parts = -largest(-rows)[0] > 1  # on every process
+    found = _whole_and_parts(pl_module, batch, rows) if pl_module.automatic_optimization and has_parts else None
     if found is not None and abs(found[0] - found[1]) > TOLERANCE * max(map(abs, found)):
         log.warning(
             "note: several processes train %s differently from one, because its loss is not the mean over the rows"
@@ -51,7 +55,6 @@ def _whole_and_parts(pl_module: LightningModule, batch: Any, rows: int) -> tuple
             torch.manual_seed(seed)
             return evaluated_loss(pl_module, apply_to_collection(batch, Tensor, cut)).item()
 
-    whole = loss(slice(None))
-    if whole != loss(slice(None), seed=1):
-        return None
-    return whole, (loss(slice(1)) + (rows - 1) * loss(slice(1, None))) / rows
+    # all of them first, since the processes may find different values
+    whole, again, first, rest = loss(slice(None)), loss(slice(None), seed=1), loss(slice(1)), loss(slice(1, None))
+    return (whole, (first + (rows - 1) * rest) / rows) if whole == again else None

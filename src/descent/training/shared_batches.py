@@ -75,7 +75,7 @@ class SharedBatches(SparseCallback):
     on_test_start = on_validation_start
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.is_first and trainer.is_global_zero:
+        if self.is_first:
             note_other_losses(pl_module, batch, trainer.train_dataloader.share.own)  # type: ignore[union-attr]
         self.is_first = False
         self._begin(trainer.train_dataloader, 0, pl_module)
