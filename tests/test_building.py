@@ -223,3 +223,24 @@ def test_an_object_is_made_of_its_arguments_or_its_refusal_names_the_key() -> No
         "callbacks.x._target_ must be a class derived from lightning.pytorch.callbacks.callback.Callback,"
         " got 'torch.optim.SGD'"
     )
+
+
+def test_the_keys_of_hydras_instantiate_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        build_optimizer({"_target_": "torch.optim.SGD", "_partial_": True}, [torch.nn.Parameter(torch.zeros(1))])
+    assert str(caught.value) == "optimizer._partial_ must be left out: it is for Hydra's instantiate, which is not used"
+
+
+def test_a_scheduler_of_a_models_own_file_has_the_defaults_of_lightning() -> None:
+    trainer: Any = SimpleNamespace(
+        max_steps=-1, max_epochs=4, num_training_batches=5, accumulate_grad_batches=1, callbacks=[],
+        lightning_module=SimpleNamespace(automatic_optimization=True), estimated_stepping_batches=20,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    step: dict[str, Any] = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
+    built = build_scheduler(step, optimizer, trainer)
+    assert built == {"scheduler": built["scheduler"], "interval": "epoch", "frequency": 1, "monitor": None}
+    plateau: dict[str, Any] = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "factor": 0.5}
+    assert build_scheduler(plateau | {"monitor": "val/loss"}, optimizer, trainer)["monitor"] == "val/loss"
+    with pytest.raises(UserError, match="a ReduceLROnPlateau must have a key monitor, "):
+        build_scheduler(plateau, optimizer, trainer)

@@ -47,6 +47,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "                 heads_of: t.Mapping[str, t.Optional['torch.nn.ReLU']] = {},\n"
         "                 either: torch.nn.Module | dict[str, t.Any] | None = None,\n"
         "                 kind: type[torch.nn.Module] = None,\n"
+        "                 optimizer: torch.optim.Optimizer | None = None,\n"
+        "                 scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,\n"
         "                 scale: float = None, pair: tuple[int, int] = (1, 1), extra: t.Dict[str, int] = {},\n"
         "                 heads: Annotated[int, AfterValidator(even)] = 2, part: t.Any = None):\n"
         "        super().__init__()\n"
@@ -129,6 +131,16 @@ def test_a_target_must_be_a_class_of_its_kind_in_the_packages(target: Any, messa
         (
             {"width": 3, "heads_of": {"a": {"_target_": "torch.nn.ReLU"}}},
             r"model.heads_of must be annotated as a dict of dicts, .* build\(each, \"model.heads_of\", torch.nn.ReLU\)",
+        ),
+        (
+            {"width": 3, "optimizer": {"_target_": "torch.optim.SGD"}},
+            r"model.optimizer must be annotated as a dict, got torch.optim.Optimizer \| None: a nested _target_ is not"
+            r" built for the class; build it by build_optimizer\(optimizer, self.parameters\(\)\) from",
+        ),
+        (
+            {"width": 3, "scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR"}},
+            r"model.scheduler must be annotated as a dict, got torch.optim.lr_scheduler.LRScheduler \| None: .*;"
+            r" build it by build_scheduler\(scheduler, optimizer, self.trainer\) from",
         ),
         ({"width": 3, "heads": 1.5}, "model.heads must be an integer, got 1.5"),
         (

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from descent.config.annotations import UnknownTypeError, type_of, words
 from descent.config.source import Argument, Found, derives, find, is_at, signature_of
 from descent.config.types import Rule, check
-from descent.config.unbuilt import module_in
+from descent.config.unbuilt import BUILD, unbuilt_in
 from descent.errors import UserError, invalid
 
 # The base class of each group's classes.
@@ -112,12 +112,14 @@ def check_value(value: Any, key: str, argument: Argument, cwd: Path | None = Non
     """Checks ``value`` against the annotation of an argument, and returns it; a path is made absolute."""
     if argument.annotation is None or is_default(value, argument):
         return value
-    if module := module_in(value, argument):
+    # build_scheduler builds the parts of a SequentialLR
+    if not key.startswith("scheduler.") and (unbuilt := unbuilt_in(value, argument)):
         own = isinstance(value, Mapping) and "_target_" in value
         part, what = (key.rpartition(".")[2], "a dict") if own else ("each", f"a {type(value).__name__} of dicts")
+        call = BUILD[unbuilt[1]].format(part=part, key=key, kind=unbuilt[0])
         raise UserError(
             f"{key} must be annotated as {what}, got {ast.unparse(argument.annotation)}: a nested _target_ is not built"
-            f' for the class; build it by build({part}, "{key}", {module}) from descent.training.build'
+            f" for the class; build it by {call} from descent.training.build"
         )
     if nested_targets(value):
         return value

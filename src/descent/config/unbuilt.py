@@ -1,4 +1,4 @@
-"""Finds a nested ``_target_`` for an argument that its class annotates as a module."""
+"""Finds a nested ``_target_`` for an argument that its class annotates as a module, an optimizer or a scheduler."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -6,11 +6,17 @@ from typing import Any
 
 from descent.config.source import Argument, Module, derives, dotted, find
 
+# base classes, each with the call that builds an object of it from a dict
+BUILD = {
+    "torch.nn.Module": 'build({part}, "{key}", {kind})',
+    "torch.optim.Optimizer": "build_optimizer({part}, self.parameters())",
+    "torch.optim.lr_scheduler.LRScheduler": "build_scheduler({part}, optimizer, self.trainer)",
+}
 HOLD_A_DICT = ("dict", "Dict", "Mapping", "MutableMapping", "Any", "object", "DictConfig")
 
 
-def module_in(value: Any, argument: Argument) -> str | None:
-    """The class, derived from ``torch.nn.Module``, for which ``value`` has a ``_target_``; ``None`` if there is none.
+def unbuilt_in(value: Any, argument: Argument) -> tuple[str, str] | None:
+    """A class for which ``value`` has a ``_target_``, and its base in ``BUILD``; ``None`` if there is none.
 
     Looks at each alternative, as in ``nn.Module | None``, and into containers, as in ``list[nn.Module]``. An
     annotation that also allows a dict, such as ``nn.Module | dict[str, Any]``, is the class's own choice.
@@ -18,12 +24,13 @@ def module_in(value: Any, argument: Argument) -> str | None:
     return _found(value, argument.annotation, argument.module) if argument.annotation else None
 
 
-def _found(value: Any, annotation: ast.expr, module: Module) -> str | None:
+def _found(value: Any, annotation: ast.expr, module: Module) -> tuple[str, str] | None:
     options = [*_alternatives(annotation)]
     if isinstance(value, Mapping) and "_target_" in value:
         if any(_name(option, module) in HOLD_A_DICT for option in options):
             return None
-        return next((ast.unparse(option) for option in options if _is_module(option, module)), None)
+        bases = ((ast.unparse(option), _base(option, module)) for option in options)
+        return next(((kind, base) for kind, base in bases if base), None)
     entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for option in options:
         if isinstance(option, ast.Subscript):
@@ -58,10 +65,12 @@ def _name(node: ast.expr, module: Module) -> str:
     return (dotted(kind, module) or ast.unparse(kind)).rpartition(".")[2]
 
 
-def _is_module(node: ast.expr, module: Module) -> bool:
+def _base(node: ast.expr, module: Module) -> str | None:
     path = dotted(node, module) if isinstance(node, ast.Name | ast.Attribute) else None
     try:
         found = find(path) if path and "." in path else None
     except LookupError:
-        return False
-    return bool(found and isinstance(found.node, ast.ClassDef) and derives(found, "torch.nn.Module"))
+        return None
+    if not found or not isinstance(found.node, ast.ClassDef):
+        return None
+    return next((base for base in BUILD if derives(found, base)), None)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from importlib import import_module
 from inspect import isclass
@@ -11,7 +12,7 @@ from typing import Any, TypeVar, cast
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import ParamsT
 
 from descent.config.optimizers import RUN_LENGTH_ARGUMENTS, arguments, unfilled
@@ -57,6 +58,11 @@ def build_scheduler(spec: dict[str, Any], optimizer: Optimizer, trainer: Trainer
     """
     if not spec:
         raise UserError("scheduler must have a _target_ to be built; scheduler=none has none")
+    defaults: dict[str, Any] = {"interval": "epoch", "frequency": 1, "monitor": None}
+    spec = defaults | spec  # those of conf/scheduler are complete
+    kind = load_class(spec["_target_"], LRScheduler, "scheduler")
+    if spec["monitor"] is None and issubclass(kind, ReduceLROnPlateau):
+        raise UserError(f"a {kind.__name__} must have a key monitor, the metric that it depends on")
     given = arguments(spec, "scheduler")
     to_fill = unfilled(spec)
     steps = run_length(trainer)
@@ -154,6 +160,8 @@ def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: di
     """
     if given is None:
         given = {key: value for key, value in spec.items() if key != "_target_"}
+    if of_hydra := [key for key in given if re.fullmatch("_[a-z]+_", key)]:
+        raise UserError(f"{path}.{of_hydra[0]} must be left out: it is for Hydra's instantiate, which is not used")
     made: Any = load_class(spec["_target_"], kind, path)
     try:
         built: T = made(*first, **given)

@@ -44,11 +44,12 @@ class IgnoredSettings(Callback):
         size, links = self.config.batch.size, self.config.links.items()
         is_passed_on = any(key.startswith("data.") and source in ("batch", "batch.size") for key, source in links)
         loaders = parts(trainer.train_dataloader)
-        if size is None or not is_passed_on or len(loaders) != 1 or trainer.world_size > 1:
+        if size is None or not is_passed_on or len(loaders) != 1:
             return
         loader = getattr(loaders[0], "loader", loaders[0])
         if isinstance(loader, DataLoader) and loader.batch_size not in (None, size):
-            note_once(f"train_dataloader has batches of {loader.batch_size} rows, the config has batch.size={size}")
+            of = "batches, which the processes share," if trainer.world_size > 1 else "batches"
+            note_once(f"train_dataloader has {of} of {loader.batch_size} rows, the config has batch.size={size}")
 
 
 def _other_arguments(optimizers: list[Optimizer], spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
