@@ -168,7 +168,8 @@ BAD = [
     (
         "+foo=1",
         "foo is not a key: the keys here are seed, name, packages, monitor, data, model, optimizer, "
-        "scheduler, batch, clip, stopping, trainer, checkpoint, callbacks, logger, predict_at, figures",
+        "scheduler, batch, clip, stopping, trainer, checkpoint, callbacks, logger, predict_at, figures; "
+        "a key of your own needs a value in conf/train.yaml",
     ),
     (
         "foo",

@@ -189,6 +189,22 @@ def test_a_key_of_the_projects_own_is_kept(tmp_path: Path) -> None:
         cli.load_config(tmp_path, ["+klasses=2"])
 
 
+def test_a_config_group_of_the_projects_own_is_kept(tmp_path: Path) -> None:
+    text = (CONF / "train.yaml").read_text().replace("defaults:\n", "defaults:\n  - paths: here\n")
+    (tmp_path / "train.yaml").write_text(text)
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (tmp_path / group.name).symlink_to(group)
+    (tmp_path / "paths").mkdir()
+    for option, rows in {"here": 7, "there": 9}.items():
+        (tmp_path / f"paths/{option}.yaml").write_text(f"rows: {rows}\n")
+    overrides = ["data.num_samples=${paths.rows}"]
+    for option, rows in {"here": 7, "there": 9}.items():
+        config = cli.load_config(tmp_path, [f"paths={option}", *overrides], tmp_path / option)
+        assert (config.extra["paths"], config.data["num_samples"]) == ({"rows": rows}, rows)
+        assert saved_config(tmp_path / option).data["num_samples"] == rows
+
+
 def test_a_package_is_allowed_by_naming_it_in_the_config() -> None:
     pytest.importorskip("schedulefree")
     overrides = "optimizer._target_=schedulefree.SGDScheduleFree", "+optimizer.warmup_steps=5"

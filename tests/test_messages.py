@@ -93,6 +93,7 @@ def test_an_error_is_shortened_to_its_useful_line(error: Exception, line: str) -
         ("scheduler.gamma", "scheduler.gamma is not a key of the scheduler option chosen here, which has none"),
         ("batch.sise", "batch.sise is not a key: did you mean batch.size?"),
         ("batch.zzzz", "batch.zzzz is not a key of the batch option chosen here, which has size, shuffle"),
+        ("data.optimizer.lr", "data.optimizer.lr is not a key: set optimizer.lr, if data.optimizer is ${optimizer}"),
         ("experimnt", "experimnt is not a key: did you mean experiment?"),
         ("debug.x", "debug has no such option or key: debug=... chooses a file of conf/debug/"),
         ("x", "x is not a key: --cfg job prints all keys"),
@@ -113,7 +114,7 @@ def test_the_error_of_an_unknown_key_suggests_the_nearest(
     config = OmegaConf.create(
         {
             "optimizer": {"_target_": "torch.optim.LBFGS", "lr": 1},
-            "data": {"_target_": "own_of_test.Data", "num_samples": 1},
+            "data": {"_target_": "own_of_test.Data", "num_samples": 1, "optimizer": "${optimizer}"},
             "scheduler": {},
             "batch": {"size": 1, "shuffle": True},
             "trainer": {"max_epochs": 1},

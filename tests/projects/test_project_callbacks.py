@@ -83,6 +83,11 @@ def test_a_model_checkpoint_with_the_name_of_the_runs_own_is_refused(
     )
 
 
+def test_a_trial_run_leaves_out_a_model_checkpoint(tmp_path: Path) -> None:
+    result = train_project("digits", tmp_path / "run", *FEW, OWN, "trainer.fast_dev_run=true")
+    assert result.status == "completed" and not [*tmp_path.rglob("*.ckpt")]
+
+
 class Compiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module.layers, OptimizedModule):

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from descent.config.hparams import GROUPS
 from descent.config.source import SUPPLIED, find, signature_of
 from descent.errors import UserError, invalid
 
@@ -133,6 +134,9 @@ def unknown(key: str, error: BaseException | None) -> str:
         return f"{key} is not a key: did you mean {path}{dot}{close[0]}?"
     if not dot:
         return f"{key} is not a key: --cfg job prints all keys"
+    group = path.rpartition(".")[2]
+    if not known and group in GROUPS and group != path:  # setting a key has emptied the interpolation
+        return f"{key} is not a key: set {group}.{name}, if {path} is ${{{group}}}"
     if takes:
         return f"{key} is not a key: {node['_target_']} takes {', '.join(takes)}"
     return f"{key} is not a key of the {path} option chosen here, which has {', '.join(known) or 'none'}"

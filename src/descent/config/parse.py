@@ -96,7 +96,8 @@ def _typed(schema: type[T], node: Any, path: str = "", further: Sequence[str] = 
     known = keys_of(schema) if schema is not TrainerConfig else [*node]
     for name in node:
         if name not in known:
-            raise unknown_key(f"{path}.{name}" if path else str(name), [*known, *further])
+            error = unknown_key(f"{path}.{name}" if path else str(name), [*known, *further])
+            raise error if path else UserError(f"{error}; a key of your own needs a value in conf/train.yaml")
     try:
         return schema(**node)
     except ValidationError as error:

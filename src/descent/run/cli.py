@@ -178,6 +178,7 @@ def _links(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 
 
 def _own_keys(runtime: Any) -> list[str]:
-    """Returns the top-level keys of the project's ``train.yaml``."""
+    """Returns the top-level keys of the project's ``train.yaml``, and its config groups."""
     mains = [source.path for source in runtime.get("config_sources") or [] if source.provider == "main"]
-    return [str(key) for path in mains for key in main_config(Path(path).resolve())]
+    keys = [str(key) for path in mains for key in main_config(Path(path).resolve())]
+    return keys + [str(group).partition("/")[0] for group in runtime.choices]

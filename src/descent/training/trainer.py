@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, SimpleProfiler
 
 from descent.config.schema import Config
@@ -95,6 +95,8 @@ def build_trainer(
     given += callbacks
     if not options.enable_progress_bar:
         given = [callback for callback in given if not isinstance(callback, ProgressBar)]
+    if options.fast_dev_run:  # saves no checkpoints
+        given = [callback for callback in given if not isinstance(callback, Checkpoint)]
     every = options.check_val_every_n_epoch
     if every is None and (config.stopping.patience or any(getattr(callback, "monitor", None) for callback in given)):
         every = 1  # something monitors a metric
