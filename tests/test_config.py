@@ -205,6 +205,27 @@ def test_a_config_group_of_the_projects_own_is_kept(tmp_path: Path) -> None:
         assert saved_config(tmp_path / option).data["num_samples"] == rows
 
 
+def test_a_path_in_the_runs_directory_moves_with_it_and_is_no_setting(tmp_path: Path) -> None:
+    own = "+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint"
+    overrides = [own, "+callbacks.own.dirpath=${hydra:runtime.output_dir}/own"]
+    run_dir, moved = tmp_path / "run", tmp_path / "moved"
+    config = cli.load_config(CONF, overrides, run_dir)
+    assert config.callbacks["own"]["dirpath"] == str(run_dir / "own")
+    saved = saved_config(run_dir)
+    assert saved.callbacks == config.callbacks and config_digest(saved) == config_digest(config)
+    run_dir.rename(moved)
+    assert saved_config(moved).callbacks["own"]["dirpath"] == str(moved / "own")
+    assert config_digest(saved_config(moved)) == config_digest(config)
+    assert not [key for key in [*flat_config(config), *flat_hparams(config)] if key.endswith("dirpath")]
+    rule = r"must be \$\{hydra:runtime.output_dir\}, runtime.cwd or runtime.choices"
+    with pytest.raises(UserError, match=rf"^\$\{{hydra:job.num\}} {rule}"):
+        cli.load_config(CONF, [own, "+callbacks.own.dirpath=x${hydra:job.num}"], run_dir)
+    with pytest.raises(UserError, match=rf"^\$\{{hydra:runtime.output_dir\}} {rule}"):
+        cli.load_config(CONF, overrides)
+    config = cli.load_config(CONF, [own, "+callbacks.own.dirpath=/x/${hydra:runtime.choices.model}"])
+    assert config.callbacks["own"]["dirpath"] == "/x/linear" and "callbacks.own.dirpath" in flat_config(config)
+
+
 def test_a_package_is_allowed_by_naming_it_in_the_config() -> None:
     pytest.importorskip("schedulefree")
     overrides = "optimizer._target_=schedulefree.SGDScheduleFree", "+optimizer.warmup_steps=5"

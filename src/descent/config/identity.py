@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from descent.config.hparams import OF_CLASSES, flat
+from descent.config.runtime import RUN_DIR
 from descent.config.schema import Config, without_defaults
 from descent.config.source import find, signature_of
 from descent.config.targets import is_default
@@ -30,11 +31,13 @@ LENGTH = "trainer.max_epochs"
 def flat_config(config: Config) -> dict[str, Any]:
     """Every key that a run depends on, ``{"seed": 0, "optimizer.lr": 0.1, ...}``; plain values.
 
-    An interpolated value appears only under the key that it comes from.
+    An interpolated value appears only under the key that it comes from, and paths in the run's directory do not.
     A key is left out if its value is the schema's default, so that runs from before the key existed still resume.
     """
     linked = {key: source for key, source in config.links.items() if source and key.startswith(OF_CLASSES)}
-    own = flat(without_defaults(config), left_out=[key for key, source in linked.items() if not _is_free(source)])
+    left_out = [key for key, source in linked.items() if not _is_free(source)]
+    left_out += [key for key, source in config.links.items() if source == RUN_DIR]
+    own = flat(without_defaults(config), left_out=left_out)
     return {key: value for key, value in own if not _is_free(key)}
 
 

@@ -20,6 +20,7 @@ from descent.config import loader
 from descent.config.composing import main_config
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
+from descent.config.runtime import in_run_dir, with_runtime
 from descent.errors import UserError, invalid
 from descent.files import is_locked, write_atomically
 from descent.processes import common_name
@@ -124,13 +125,16 @@ def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = Non
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
     tree = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    config = to_config(tree, composed.hydra.runtime, overrides)
+    runtime: Any = OmegaConf.merge(
+        composed.hydra.runtime, {"output_dir": str(run_dir.absolute()) if run_dir else "???"}
+    )
+    config = to_config(tree, runtime, overrides)
     if run_dir is not None:
         if is_finished(run_dir) and read_result(run_dir).get("config_digest") != config_digest(config):
             raise invalid("run_dir", "a directory without a finished run of another config", str(run_dir))
         (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
-        runtime = {key: composed.hydra.runtime[key] for key in ("choices", "cwd")}
-        for name, node in (("config", tree), ("hydra", OmegaConf.create({"hydra": {"runtime": runtime}}))):
+        known = {key: runtime[key] for key in ("choices", "cwd", "output_dir")}
+        for name, node in (("config", tree), ("hydra", OmegaConf.create({"hydra": {"runtime": known}}))):
             write_atomically(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(node).encode())
     return config
 
@@ -140,7 +144,7 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
 
     Args:
         cfg: the config without its ``hydra`` node.
-        runtime: ``hydra.runtime``: the chosen options, and the directory that relative paths start from.
+        runtime: ``hydra.runtime``: the chosen options, the directory that relative paths start from, and the run's own.
         overrides: from the command line; those without effect are kept in ``unused``.
         saved: whether it was saved by a run, so that its keys have been checked already.
     """
@@ -148,6 +152,7 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     from descent.config.schema import Config, keys_of
     from descent.config.unused import unused_keys
 
+    given, cfg = cfg, with_runtime(cfg, runtime)
     choices = {str(group): option for group, option in runtime.choices.items() if option is not None}
     # the launcher belongs to the sweep, not to its jobs
     chosen = {
@@ -163,7 +168,8 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     own = [*tree] if saved else _own_keys(runtime) if {*tree} - {*keys_of(Config)} else []
-    config = parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, dict(_links(raw)))
+    links = dict(_links(raw)) | (in_run_dir(tree, runtime) if cfg is not given else {})
+    config = parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, links)
     return replace(config, unused=unused_keys(cfg, runtime.choices, overrides))
 
 

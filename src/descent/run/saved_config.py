@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from descent.config.runtime import with_runtime
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.run import cli
@@ -37,6 +39,13 @@ def read(run_dir: Path) -> tuple[DictConfig, DictConfig]:
             raise UserError(
                 f"{run_dir / '.hydra' / 'hydra.yaml'} must be what Hydra wrote; it has no hydra.runtime.{key}"
             )
+    before = runtime.get("output_dir")
+    if before is None or Path(before).resolve() != run_dir.resolve():  # the directory has been moved
+        runtime = OmegaConf.merge(runtime, {"output_dir": str(run_dir.absolute())})
+    try:
+        OmegaConf.to_container(with_runtime(saved, runtime), resolve=True)
+    except OmegaConfBaseException as error:
+        raise _unreadable(run_dir / ".hydra" / "config.yaml", error) from error
     return saved, cast(DictConfig, runtime)
 
 
@@ -45,15 +54,17 @@ def _load(run_dir: Path, name: str) -> DictConfig:
     path = run_dir / ".hydra" / name
     try:
         loaded = OmegaConf.load(path)
-        OmegaConf.to_container(loaded, resolve=name == "config.yaml")
     except FileNotFoundError:
         raise UserError(
             f"RUN_DIR must be the directory of a run, got {run_dir}: it has no .hydra/{name}, which train.py and"
             " load_config(conf, overrides, run_dir) write"
         ) from None
     except Exception as error:  # from YAML, OmegaConf or the disk
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} must be what Hydra wrote; it cannot be read: {reason}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must be what Hydra wrote, keys with values")
     return loaded
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} must be what Hydra wrote; it cannot be read: {' '.join(str(error).split())}")

@@ -68,7 +68,8 @@ class ResumingLauncher(Launcher):
         """The config of a job, as composed by Hydra and as validated."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         tree = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        return config, to_config(tree, config.hydra.runtime)
+        runtime = OmegaConf.merge(config.hydra.runtime, {"output_dir": str(self._run_dir(overrides))})
+        return config, to_config(tree, runtime)
 
     def _prepared(self, number: int, overrides: list[str]) -> DictConfig | JobReturn:
         """The config of a job that is left to run, or the outcome of one that is finished or cannot be composed."""
