@@ -213,6 +213,9 @@ def test_an_object_is_made_of_its_arguments_or_its_refusal_names_the_key() -> No
     with pytest.raises(UserError) as raised:
         build({"_target_": refusing, "error": ValueError("no")}, "callbacks.x", Callback)
     assert str(raised.value) == f"callbacks.x: {refusing} refuses its arguments: ValueError: no"
+    name = NameError("name 'buildd' is not defined")  # not of the arguments
+    with pytest.raises(NameError, match="buildd"):
+        build({"_target_": refusing, "error": name}, "callbacks.x", Callback)
     own = UserError("my own words")
     with pytest.raises(UserError) as raised:
         build({"_target_": refusing, "error": own}, "callbacks.x", Callback)

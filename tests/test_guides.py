@@ -45,6 +45,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+def test_the_settings_in_the_table_for_a_move_exist(project: Path) -> None:
+    rows = re.findall(r"^\| .+ \| (.+) \|$", GUIDES["From lightning-hydra-template"], re.M)
+    given = [text for row in rows for text in re.findall(r"`(\w+(?:\.\w+)*=[^`]+)`", row)]
+    assert len(given) == 6
+    for text in given:
+        load_config(project / "conf", text.split())
+
+
 class TrainedRun:
     """Runs a guide's command, and holds its ``result.json``, last checkpoint and config."""
 

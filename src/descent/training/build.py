@@ -157,6 +157,7 @@ def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: di
 
     Raises:
         UserError: the class does not derive from ``kind``, or refuses an argument.
+        NameError, AttributeError, ImportError, ArithmeticError: from the class's own code.
     """
     if given is None:
         given = {key: value for key, value in spec.items() if key != "_target_"}
@@ -165,7 +166,7 @@ def build(spec: dict[str, Any], path: str, kind: type[T], *first: Any, given: di
     made: Any = load_class(spec["_target_"], kind, path)
     try:
         built: T = made(*first, **given)
-    except UserError:
+    except (UserError, NameError, AttributeError, ImportError, ArithmeticError):  # the last ones are not of arguments
         raise
     except Exception as error:
         # a model's arguments may be whole configs, too long to show
