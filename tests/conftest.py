@@ -80,12 +80,16 @@ def config_of(*overrides: str) -> Config:
 
     Configs are cached: composing takes longer than training on a few rows.
     """
-    environment = frozenset((key, value) for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST")
-    return copy.deepcopy(_composed(overrides, Path.cwd(), environment))
+    return copy.deepcopy(_checked(overrides, *_surroundings()))
+
+
+def _surroundings() -> tuple[Path, frozenset[tuple[str, str]]]:
+    """What a config depends on besides the overrides."""
+    return Path.cwd(), frozenset((key, value) for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST")
 
 
 @cache
-def _composed(overrides: tuple[str, ...], *_: object) -> Config:
+def _checked(overrides: tuple[str, ...], *_: object) -> Config:
     return cli.load_config(CONF, overrides)
 
 
@@ -108,13 +112,19 @@ def split(spec: dict[str, Any], num_rows: int) -> Split:
 
 def save_config(run_dir: Path, *overrides: str) -> None:
     """Saves the config of a command line as Hydra saves it for a run."""
+    (run_dir / ".hydra").mkdir(parents=True)
+    for name, text in _composed(overrides, *_surroundings()).items():
+        (run_dir / ".hydra" / name).write_text(text)
+
+
+@cache
+def _composed(overrides: tuple[str, ...], *_: object) -> dict[str, str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", list(overrides), return_hydra_config=True)
-    (run_dir / ".hydra").mkdir(parents=True)
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    OmegaConf.save(own, run_dir / ".hydra/config.yaml")
     runtime = {"choices": composed.hydra.runtime.choices, "cwd": str(Path.cwd())}
-    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": runtime}}), run_dir / ".hydra/hydra.yaml")
+    hydra = OmegaConf.create({"hydra": {"runtime": runtime}})
+    return {"config.yaml": OmegaConf.to_yaml(own), "hydra.yaml": OmegaConf.to_yaml(hydra)}
 
 
 class Listener(Callback):

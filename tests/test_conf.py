@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import CONF, Run, config_of, options
 
-from descent.errors import UserError
+from descent.errors import UserError, note_once
 
 NEEDED = {"table": ("data.path=rows.csv", "data.target=y")}  # keys that an option requires
 SMALL = ("data.num_samples=40", "trainer.max_epochs=12")  # one step an epoch; warmup_cosine warms up over ten
@@ -50,7 +50,9 @@ def test_every_optimizer_ends_within_5_percent_of_least_squares(optimizer: str, 
     assert -1e-6 < excess <= 0.05, advice  # single precision may round slightly below
 
 
-def works_or_refuses(run: Run, optimizer: str, scheduler: str, batch: str, clip: str) -> None:
+def works_or_refuses(
+    run: Run, optimizer: str, scheduler: str, batch: str, clip: str, caplog: pytest.LogCaptureFixture
+) -> None:
     overrides = [f"optimizer={optimizer}", f"scheduler={scheduler}", f"batch={batch}", f"clip={clip}", *SMALL]
     if needs_full_batch(optimizer) and batch != "full":
         with pytest.raises(UserError, match=rf"batch.size must be null \(batch=full\) with optimizer={optimizer}"):
@@ -59,6 +61,7 @@ def works_or_refuses(run: Run, optimizer: str, scheduler: str, batch: str, clip:
         result = run(*overrides)
         assert result.status == "completed"
         assert result.metrics["val/loss"] > 0
+        assert "the config has" not in caplog.text  # the optimizer and the scheduler are those of the config
 
 
 BATCH_AND_CLIP = list(product(options("batch"), options("clip")))
@@ -74,15 +77,21 @@ SOME_PAIRS = [  # every optimizer and every scheduler
     ("optimizer", "scheduler", "batch", "clip"),
     [(*pair, *rest) for pair, rest in zip(SOME_PAIRS, cycle(BATCH_AND_CLIP), strict=False)],
 )
-def test_optimizers_work_with_schedulers(optimizer: str, scheduler: str, batch: str, clip: str, run: Run) -> None:
-    works_or_refuses(run, optimizer, scheduler, batch, clip)
+def test_optimizers_work_with_schedulers(
+    optimizer: str, scheduler: str, batch: str, clip: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
+    works_or_refuses(run, optimizer, scheduler, batch, clip, caplog)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("optimizer", "scheduler"), EVERY_PAIR)
-def test_every_combination_works_or_refuses(optimizer: str, scheduler: str, run: Run) -> None:
+def test_every_combination_works_or_refuses(
+    optimizer: str, scheduler: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_once.cache_clear()
     for batch, clip in BATCH_AND_CLIP:
-        works_or_refuses(run, optimizer, scheduler, batch, clip)
+        works_or_refuses(run, optimizer, scheduler, batch, clip, caplog)
 
 
 # ddp_cpu starts the same command in another process, see test_several_processes.py

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, Run
+from conftest import Run
 from test_resume import SignalAt
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import StepLR
@@ -35,14 +35,6 @@ class Lookahead(Optimizer):
 def notes(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
     note_once.cache_clear()
     yield lambda: [text for text in caplog.messages if "the config has" in text]
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def built(module: LinearRegression) -> Any:
-    return LinearRegression.configure_optimizers(module)
 
 
 def groups(module: LinearRegression) -> Any:
@@ -107,18 +99,6 @@ def test_what_configure_optimizers_returns_is_compared_with_the_config(
     monkeypatch.setattr(LinearRegression, "configure_optimizers", make)
     assert run(*FEW, *overrides).status == "completed"
     assert notes() == expected
-
-
-@pytest.mark.parametrize("scheduler", options("scheduler"))
-def test_no_scheduler_of_conf_is_noted(scheduler: str, run: Run, notes: Callable[[], list[str]]) -> None:
-    run(*FEW, f"scheduler={scheduler}", "trainer.max_epochs=4")
-    assert notes() == []
-
-
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_no_optimizer_of_conf_is_noted(optimizer: str, run: Run, notes: Callable[[], list[str]]) -> None:
-    run(*FEW, f"optimizer={optimizer}", "batch=full", "batch.size=null")
-    assert notes() == []
 
 
 @pytest.mark.parametrize("size", [8, 32])
