@@ -147,7 +147,9 @@ def test_when_one_process_dies_the_other_ends_with_a_message(name: str, said: st
     assert first.returncode == 1
     assert first.stderr.splitlines()[-1].startswith(f"error: {said}")
     if name == "RAISE":
-        assert second.stderr.startswith("process 1: ValueError: on one of them\nTraceback")
+        assert second.stderr.startswith(
+            "process 1: ValueError in SignalAt.on_train_batch_start: on one of them\nTraceback"
+        )
     run_dir = run_dir_of(tmp_path)
     assert read_result(run_dir)["status"] == "failed"
     assert read_checkpoint(run_dir / "checkpoints/last.ckpt")["global_step"] == 4
