@@ -1,8 +1,10 @@
 """Tests the whole messages of checkpoints that cannot be read."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,7 +34,8 @@ TENSORS = {"weight": torch.ones(2)}
         ({"state_dict": TENSORS}, "global_step of the checkpoint {} must be an integer, 0 or more, got null"),
         (
             {"state_dict": TENSORS, "global_step": 1, "code": Path},
-            "{} must be a whole checkpoint of plain values and tensors only; it is not, and was not loaded",
+            "{} must be a whole checkpoint of plain values, tensors and NumPy arrays only; it is not, and was not"
+            " loaded; it has pathlib.Path",
         ),
         (None, "there is no checkpoint {}"),
     ],
@@ -59,3 +62,23 @@ def test_a_checkpoint_is_loaded_onto_the_device_that_is_asked_for(tmp_path: Path
     for read in (read_checkpoint, AtomicCheckpointIO().load_checkpoint):
         assert read(tmp_path / "a.ckpt")["state_dict"]["weight"].device.type == "cpu"
         assert read(tmp_path / "a.ckpt", map_location="meta")["state_dict"]["weight"].device.type == "meta"
+
+
+def test_arrays_and_numbers_of_numpy_are_loaded(tmp_path: Path) -> None:
+    values = [np.arange(3.0), np.array(["a", "bc"]), np.float32(2), np.int64(3), np.bool_(True), np.array(None)]
+    values += [np.zeros(2, [("a", "i4"), ("b", "f8")]), np.zeros(2, np.float16), *np.random.get_state()]
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "global_step": 0, "values": values}, tmp_path / "a.ckpt")
+    for found, saved in zip(read_checkpoint(tmp_path / "a.ckpt")["values"], values, strict=True):
+        assert type(found) is type(saved) and np.array_equal(found, saved)
+        assert np.asarray(found).dtype == np.asarray(saved).dtype
+
+
+def test_a_checkpoint_that_could_not_be_loaded_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    content = {"state_dict": {}, "global_step": 0, "optimizer_states": [], "seen": deque([tmp_path])}
+    with pytest.raises(UserError) as refused:
+        AtomicCheckpointIO().save_checkpoint(content, tmp_path / "a.ckpt")
+    assert str(refused.value) == (
+        f"{tmp_path / 'a.ckpt'} must contain plain values, tensors and NumPy arrays only, or it cannot be loaded again;"
+        " an on_save_checkpoint, a state_dict or save_hyperparameters adds collections.deque, pathlib.PosixPath"
+    )
+    assert torch.load(tmp_path / "a.ckpt", weights_only=False) == content  # nothing is lost

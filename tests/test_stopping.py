@@ -205,7 +205,7 @@ def test_checkpoints_are_written_at_the_interval_in_seconds(clock: Clock, run: R
 def test_writing_checkpoints_takes_at_most_a_twentieth_of_the_time(
     clock: Clock, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    began, took = list[float](), [4, 1, 5, 0.5, 0, 0, 0]
+    began, took = list[float](), [3, 1, 6.1, 0.5, 0, 0, 0]
 
     class Slow(SparseCallback):
         def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -215,13 +215,13 @@ def test_writing_checkpoints_takes_at_most_a_twentieth_of_the_time(
 
     run(*SMALL, "trainer.max_epochs=42", "checkpoint.every_seconds=16", callbacks=[Slow()])  # 252 steps of a second
     gaps = [after - before - seconds for before, after, seconds in zip(began, began[1:], took, strict=False)]
-    for gap, wanted in zip(gaps[:-1], [19 * 4, 19, 19 * 5, 16, 16, 16], strict=False):
+    for gap, wanted in zip(gaps[:-1], [19 * 3, 19, 19 * 6.1, 16, 16, 16], strict=False):
         assert wanted <= gap <= wanted + 2  # at the next safe point
     assert began[0] - 1000 <= 18 and len(gaps) == 6
     said = [message for message in caplog.messages if "writing a checkpoint" in message]
     assert said == [
-        f"note: writing a checkpoint takes {n} s, so writes are {19 * n} s apart, not checkpoint.every_seconds=16"
-        for n in (4, 5)
+        f"note: writing a checkpoint takes {n} s, so writes are {19 * n:.3g} s apart, not checkpoint.every_seconds=16"
+        for n in (3, 6.1)  # again if it has doubled
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Run, config_of, save_config
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, EMAWeightAveraging
 from test_resume import SMALL, SignalAt, assert_resumes_exactly
 
 from descent.errors import UserError
@@ -54,6 +54,23 @@ def test_averaged_weights_are_the_mean_over_epochs(optimizer: str, run: Run, tmp
     expected = torch.stack(weights.at_start[1:]).mean(dim=0)  # from the second epoch on
     assert torch.allclose(trained, expected, rtol=1e-12)
     assert not torch.allclose(trained, weights.at_start[-1], rtol=1e-3)
+
+
+def test_callbacks_of_the_module_give_the_result_of_those_in_the_config(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 3}"
+    options = *SMALL, "trainer.max_epochs=300", "model.init_weight=0"
+    in_config = run(*options, *EMA, f"+callbacks.stop={stop}", run_dir=tmp_path / "config")
+    made = [EMAWeightAveraging(decay=0.7), EarlyStopping("val/loss", patience=3)]
+    monkeypatch.setattr(LinearRegression, "configure_callbacks", lambda self: made)
+    in_module = run(*options, run_dir=tmp_path / "module")
+    assert in_module.stopped == in_config.stopped == "val/loss has not improved for 3 validations"
+    assert (in_module.steps, in_module.best) == (in_config.steps, in_config.best)
+    assert in_module.metrics == in_config.metrics and "test/loss" in in_module.metrics
+    monkeypatch.setattr(LinearRegression, "configure_callbacks", lambda self: BatchSizeFinder())
+    with pytest.raises(UserError, match=r"LinearRegression.configure_callbacks\[0\] must not be BatchSizeFinder: it"):
+        run(*options, run_dir=tmp_path / "refused")
 
 
 class Average(Callback):

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import needs_fast, posix
 from digits.model import Digits
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from running import NAMES, SignalAt, Trace, advised, batches_trained, equal, in_child, train_project
 from test_train import events
 
@@ -119,6 +121,34 @@ def test_epochs_whose_rest_the_module_leaves_out_resume_bit_for_bit(
         assert at.sent
     train_project("digits", tmp_path / "run", *options, resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@needs_fast  # keeps an epoch's sums
+def test_callbacks_and_arrays_of_the_module_itself_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(self: Digits) -> list[Callback]:
+        self.drawn = np.zeros(3, np.float32)
+        return [EarlyStopping("val/loss", patience=1), ModelCheckpoint(save_last=True)]
+
+    def draw(self: Digits, batch: Any, batch_idx: int) -> None:
+        self.drawn += np.random.normal(size=3)
+
+    def load(self: Digits, saved: dict[str, Any]) -> None:
+        self.drawn = saved["drawn"]
+
+    monkeypatch.setattr(Digits, "configure_callbacks", make)
+    monkeypatch.setattr(Digits, "on_train_batch_start", draw)
+    monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, saved: saved.update(drawn=self.drawn.copy()))
+    monkeypatch.setattr(Digits, "on_load_checkpoint", load)
+    options = "data.num_workers=0", "data.num_rows=200", "optimizer.lr=1.0", "trainer.max_epochs=30"
+    result = train_project("digits", tmp_path / "whole", *options)
+    assert result.stopped == "val/loss has not improved for 1 validation"
+    for batch in (3, 9, 0):
+        train_project("digits", tmp_path / "run", *options, callbacks=[SignalAt(batch)], resume=True)
+    found, expected = kept(tmp_path / "run"), kept(tmp_path / "whole")
+    assert np.array_equal(found.pop("drawn"), expected.pop("drawn"))
+    assert equal(found["state_dict"], expected["state_dict"])
+    assert read_result(tmp_path / "run")["stopped"] == result.stopped
+    assert (tmp_path / "run/checkpoints/ModelCheckpoint-last.ckpt").is_file()
 
 
 class Thaw(Callback):

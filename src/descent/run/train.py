@@ -25,6 +25,7 @@ from descent.run.other_processes import other_processes
 from descent.run.result import Result, mark_unfinished
 from descent.signals import Interrupted, deferred, stop_mark
 from descent.training.build import build, build_data
+from descent.training.callback_rules import attach_own
 from descent.training.divergence import DivergenceError
 from descent.training.loaders import make_exact
 from descent.training.logger import RunLogger
@@ -136,11 +137,12 @@ def _train(
             raise UserError("a job of a sweep must have one process: trainer.devices=1, trainer.num_nodes=1")
         if loaded:
             check_processes(trainer, last, loaded)
-            check_callbacks(trainer, last, loaded)
             load_state_before_setup(data, loaded)
         make_exact(data, config, loaded, trainer)
         loggers = list(trainer.loggers)
         model = _build_model(config, trainer)
+        attach_own(model, trainer, run_dir / "checkpoints")
+        check_callbacks(trainer, last, loaded["callbacks"] if loaded else [])
         for shared in callbacks_of(trainer, SharedBatches):
             shared.attach(model)
         result = _new_result(config, command)

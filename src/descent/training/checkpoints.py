@@ -204,13 +204,13 @@ class Checkpoints(SparseCallback, Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         best = {name: getattr(self.best, name) for name in STATE}
-        return best | {"stopped": self.stopped, "longest": self.interval.longest}
+        return best | {"stopped": self.stopped, "noted_interval": self.interval.noted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in STATE:
             setattr(self.best, name, state_dict[name])
         self.stopped = state_dict["stopped"]
-        self.interval.longest = max(self.interval.every_seconds, state_dict.get("longest", 0.0))  # already noted
+        self.interval.noted = max(self.interval.noted, state_dict.get("noted_interval", 0.0))
 
     def _restore_random_state(self, trainer: Trainer) -> None:
         """Restores the checkpoint's random state; has no effect after the first new batch."""

@@ -1,7 +1,7 @@
 """Checks that a checkpoint can resume this run, and says why if it cannot."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -95,10 +95,10 @@ def check_checkpoint(last: Path, identity: dict[str, Any], longer: bool) -> dict
     return loaded
 
 
-def check_callbacks(trainer: Trainer, last: Path, loaded: Mapping[str, Any]) -> None:
+def check_callbacks(trainer: Trainer, last: Path, states: Iterable[str]) -> None:
     """Refuses a checkpoint with the state of a missing callback: it would be lost."""
     owners = {callback.state_key for callback in callbacks_of(trainer, Callback)}
-    if lost := sorted(set(loaded["callbacks"]) - owners):
+    if lost := sorted(set(states) - owners):
         raise UserError(
             f"{last} must be a checkpoint from this version of the project, with the same callbacks, to be resumed"
             f" exactly; it has the state of {', '.join(lost)}"

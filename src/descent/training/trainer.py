@@ -91,7 +91,7 @@ def build_trainer(
         raise invalid("trainer.precision", "one that this machine has (16-mixed needs CUDA)", options.precision)
     given = [build(spec, f"callbacks.{name}", Callback) for name, spec in config.callbacks.items()]
     for name, callback in zip(config.callbacks, given, strict=True):
-        apply_rules(name, callback, run_dir / "checkpoints")
+        apply_rules(f"callbacks.{name}", name, callback, run_dir / "checkpoints")
     given += callbacks
     if not options.enable_progress_bar:
         given = [callback for callback in given if not isinstance(callback, ProgressBar)]

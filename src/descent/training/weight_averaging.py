@@ -66,10 +66,10 @@ def check_monitor(trainer: Trainer, metric: str, is_of_training: bool) -> None:
             raise invalid("monitor.metric", what, metric)
 
 
-def note_inexact_resuming(name: str) -> None:
-    """Logs a note on the callback of this name."""
+def note_inexact_resuming(key: str) -> None:
+    """Logs a note on the callback at this key, such as ``callbacks.swa``."""
     log.warning(
-        "note: a run resumed within an epoch is not exact with callbacks.%s, which sets its learning rate only"
+        "note: a run resumed within an epoch is not exact with %s, which sets its learning rate only"
         " at the start of an epoch; interrupted between epochs, it resumes exactly",
-        name,
+        key,
     )

@@ -20,7 +20,8 @@ class WriteInterval:
     def __init__(self, every_seconds: float | None, every_steps: int | None) -> None:
         self.every_seconds = math.inf if every_seconds is None else every_seconds
         self.every_steps = math.inf if every_steps is None else every_steps
-        self.seconds = self.longest = self.every_seconds  # current and longest so far, which is noted once
+        self.seconds = self.every_seconds
+        self.noted = self.every_seconds / 2  # a note is logged when the interval is over twice this
 
     def start(self, step: int) -> None:
         """Begins the interval: after a write, or at the start of training."""
@@ -37,8 +38,8 @@ class WriteInterval:
     def adapt(self, took: float) -> None:
         """Makes the next interval so long that a write of ``took`` seconds is a small share of it."""
         self.seconds = max(self.every_seconds, (SHARE - 1) * took)
-        if self.seconds > self.longest:
-            self.longest = self.seconds
+        if self.seconds > 2 * self.noted:
+            self.noted = self.seconds
             log.warning(
                 "note: writing a checkpoint takes %.3g s, so writes are %.3g s apart, not checkpoint.every_seconds=%g",
                 *(took, self.seconds, self.every_seconds),
