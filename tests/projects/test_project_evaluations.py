@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from conftest import config_of
 from digits.data import DigitsData
 from digits.model import Digits
-from lightning.pytorch import LightningDataModule
-from running import SignalAt, advised, train_project
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from running import SignalAt, advised, equal, overrides_of, train_project
 from test_project_predictions import run_dir, source
 from torch.utils.data import DataLoader, Subset
 
@@ -19,6 +20,7 @@ from descent.errors import UserError
 from descent.run import load
 from descent.run.evaluate import evaluate
 from descent.run.predict import predict
+from descent.training.build import build_data
 
 pytestmark = advised
 __all__ = ["run_dir", "source"]
@@ -256,9 +258,8 @@ def test_a_checkpoint_and_a_config_are_read_once(run_dir: Path, source: Path, mo
 
 
 def in_configure_model(self: Digits) -> None:
-    if not hasattr(self, "head"):
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.head = torch.nn.Linear(data.num_classes, 10)
+    data = self.trainer.datamodule  # type: ignore[attr-defined]
+    self.head = torch.nn.Linear(data.num_classes, 10)  # new each time
 
 
 def in_setup(self: Digits, stage: str) -> None:
@@ -281,8 +282,16 @@ def test_layers_that_hooks_make_from_the_data_are_loaded(
     monkeypatch.setattr(DigitsData, "file_dataloader", lambda self, *_: self.test_dataloader(), raising=False)
     monkeypatch.setattr(Digits, hook.__name__.removeprefix("in_"), hook)
     monkeypatch.setattr(Digits, "forward", lambda self, images: self.head(forward(self, images)))
-    result = train_project("digits", tmp_path / "run", "trainer.max_epochs=2", "data.num_workers=0")
+    few = "trainer.max_epochs=2", "data.num_workers=0", "+trainer.val_check_interval=4"  # not the last of 10 steps
+    at_end = WeightsAtEnd()
+    result = train_project("digits", tmp_path / "run", *few, callbacks=[at_end])
     assert evaluate(tmp_path / "run") == {"test/acc": result.metrics["test/acc"]}
+    last, data = load.read_trained(tmp_path / "run", "last").model(Made), build_data(config_of(*overrides_of("digits")))
+    data.setup("fit")
+    assert equal(dict(last.state_dict()), at_end.weights)
+    with torch.no_grad():
+        right = torch.cat([last(images).argmax(dim=1) == labels for images, labels in data.val_dataloader()])
+    assert result.metrics["val/acc"] == pytest.approx(right.float().mean().item())
     predict(tmp_path / "run", source, tmp_path / "out.csv")
     model = load.read_trained(tmp_path / "run").model(Made)
     pixels = torch.tensor(pl.read_csv(source).to_numpy(), dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
@@ -292,6 +301,13 @@ def test_layers_that_hooks_make_from_the_data_are_loaded(
         load.load_model(tmp_path / "run")
     name = hook.__name__.removeprefix("in_")
     assert f"(a layer that {name} makes from data must have its size as an argument)" in str(caught.value)
+
+
+class WeightsAtEnd(Callback):
+    """Keeps the weights at the end of training."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = {name: weight.clone() for name, weight in pl_module.state_dict().items()}
 
 
 class Made(LightningDataModule):

@@ -162,6 +162,9 @@ def _validate(result: Result, trainer: Trainer, model: LightningModule, data: An
         trainer.loggers = [SilentLogger(trainer.default_root_dir) for _ in loggers]
     # it would start a new average, from a copy of a module that may be in the middle of a step
     trainer.callbacks = [one for one in own if not isinstance(one, StochasticWeightAveraging)]  # type: ignore[attr-defined]
+    # called again, they may make new layers or load other weights
+    hooks = {"setup", "configure_model"} - vars(model).keys()
+    vars(model).update(dict.fromkeys(hooks, lambda *_, **__: None))
     try:
         with isolate_rng():
             trainer.validate(model, datamodule=data, verbose=False)
@@ -173,6 +176,8 @@ def _validate(result: Result, trainer: Trainer, model: LightningModule, data: An
         return {}
     finally:
         trainer.loggers, trainer.callbacks = loggers, own  # type: ignore[attr-defined]
+        for hook in hooks:
+            del vars(model)[hook]
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 

@@ -53,7 +53,9 @@ def evaluate(run_dir: Path, checkpoint: CheckpointName = "best", data: Path | No
         else:
             _take_rows_of(data, module, model, trained)
         with _naming(data):
-            found = trainer_of(config, run_dir, rows).test(model, datamodule=module, verbose=False)
+            found = trainer_of(config, run_dir, SavedWeights(trained), rows).test(
+                model, datamodule=module, verbose=False
+            )
     if not rows.count:
         raise UserError(f"{data or 'the test data'} must have rows to be evaluated; it has none")
     values = {name: float(value) for metrics in found for name, value in metrics.items()}
@@ -104,6 +106,16 @@ def _naming(data: Path | None) -> Iterator[None]:
         if data is None or str(data) in said or said.startswith(("--data", "result.json")):
             raise
         raise UserError(f"--data {data}: {said}") from error
+
+
+class SavedWeights(Callback):
+    """Loads the checkpoint's weights after ``setup`` and ``configure_model``, which the Trainer calls again."""
+
+    def __init__(self, trained: TrainedRun) -> None:
+        self.trained = trained
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained.load_weights(pl_module)
 
 
 class RowCounter(Callback):

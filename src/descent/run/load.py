@@ -84,6 +84,17 @@ class TrainedRun:
             text += f" (a layer that {' or '.join(hooks)} makes from data must have its size as an argument)"
         return UserError(text)
 
+    def load_weights(self, model: LightningModule) -> None:
+        """Loads the weights again, after a ``setup`` or ``configure_model`` that may have made new layers.
+
+        Raises:
+            UserError: the checkpoint does not fit these.
+        """
+        try:
+            _load_weights(model, {**self.checkpoint})
+        except Exception as error:
+            raise self._unfit(error) from error
+
     def load_data_state(self, data: LightningDataModule) -> None:
         """Loads the data module's saved state, as Lightning does."""
         if state := self.checkpoint.get(type(data).__qualname__):
@@ -156,8 +167,7 @@ def trainer_of(config: Config, run_dir: Path, *callbacks: Callback) -> Trainer:
 
 def _build(config: Config, loaded: dict[str, Any], trainer: Trainer | None) -> LightningModule:
     """Builds the model from the hyperparameters in the checkpoint, or from the config if the module saved none."""
-    weights = loaded["state_dict"]
-    floating = {weight.dtype for weight in weights.values() if weight.is_floating_point()}
+    floating = {weight.dtype for weight in loaded["state_dict"].values() if weight.is_floating_point()}
     precision = HALF.get(str(config.trainer.precision), torch.float64 if floating == {torch.float64} else torch.float32)
     before = torch.get_default_dtype()
     torch.set_default_dtype(precision)  # so that no value is rounded to a lower precision
@@ -177,7 +187,13 @@ def _build(config: Config, loaded: dict[str, Any], trainer: Trainer | None) -> L
     finally:
         torch.set_default_dtype(before)
     model = model.to(precision)
-    own = model.state_dict()
+    _load_weights(model, loaded)
+    return model
+
+
+def _load_weights(model: LightningModule, loaded: dict[str, Any]) -> None:
+    """Loads a checkpoint into a model that has all its layers."""
+    own, weights = model.state_dict(), loaded["state_dict"]
     names = {name.replace(COMPILED, ""): name for name in own}
     weights = {names.get(name.replace(COMPILED, ""), name): weight for name, weight in weights.items()}
     for name, weight in weights.items():
@@ -186,7 +202,6 @@ def _build(config: Config, loaded: dict[str, Any], trainer: Trainer | None) -> L
     loaded["state_dict"] = weights
     model.on_load_checkpoint(loaded)  # which may replace them
     model.load_state_dict(loaded["state_dict"])
-    return model
 
 
 def _check_run(loaded: dict[str, Any], result: dict[str, Any], path: Path) -> None:
