@@ -47,6 +47,13 @@ def test_two_optimizers_that_share_a_backward_count_one_gradient(tmp_path: Path)
     assert (limited.gradient_evaluations, limited.steps) == (3, 6)
 
 
+def test_with_plain_backward_each_step_counts_one_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GAN, "manual_backward", lambda self, loss: loss.backward())
+    result = train_project("gan", tmp_path / "run", "stopping.max_gradient_evaluations=4")
+    assert (result.gradient_evaluations, result.steps) == (4, 4)
+    assert result.stopped == "its budget of 4 gradient evaluations is spent"
+
+
 @pytest.mark.parametrize(
     ("limit", "known"),
     [

@@ -1,6 +1,7 @@
 """Tests Lightning's callbacks, loggers and Trainer arguments on other projects, set by config alone."""
 
 import signal
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -169,6 +170,32 @@ def test_the_best_checkpoint_has_the_weights_that_a_callback_saves(tmp_path: Pat
     best, last = (read_checkpoint(tmp_path / f"run/checkpoints/{name}.ckpt") for name in ("best", "last"))
     assert result.best["step"] == best["global_step"]
     assert (best["global_step"] == last["global_step"]) == equal(best["state_dict"], last["state_dict"])
+
+
+@dataclass(frozen=True)
+class Scale:
+    value: float
+
+
+def test_what_callbacks_and_modules_save_is_kept_with_the_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reads(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            (state,), (schedule,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+            checkpoint["own"] = [checkpoint["global_step"], state["param_groups"][0]["lr"], schedule["last_epoch"]]
+            assert checkpoint["loops"]["fit_loop"] and checkpoint["callbacks"]
+
+    scales = [Scale(1.0), Scale(2.0)]
+    monkeypatch.setattr(Digits, "on_save_checkpoint", lambda self, saved: saved.update(scales=scales, few=range(3)))
+    monkeypatch.setattr("descent.training.checkpoint_io._not_loaded", lambda path: "")  # they are not refused here
+    schedule = "scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.5"
+    few = "trainer.max_epochs=2", "data.num_workers=0", "data.num_rows=130", *schedule
+    monkeypatch.setattr(Digits, "test_step", None)
+    train_project("digits", tmp_path / "run", *few, callbacks=[Reads()])
+    best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=False)
+    assert best["scales"] == scales and best["few"] == range(3)
+    assert best["own"][0] == best["global_step"] > 0 and "optimizer_states" not in best
 
 
 class Embeds(Callback):

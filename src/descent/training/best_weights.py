@@ -2,11 +2,11 @@
 
 import logging
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from descent.config.metric import without_split
@@ -20,6 +20,7 @@ from descent.training.weight_averaging import check_monitor
 
 log = logging.getLogger(__name__)
 
+REST = ("callbacks", "loops", "optimizer_states", "lr_schedulers")  # of a whole checkpoint
 STATE = ("metric", "best_value", "best_step", "compared_step")  # in a checkpoint
 
 
@@ -91,11 +92,14 @@ class BestWeights:
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
-        # they may replace the weights, as an average does, and what they add must match these weights
-        for callback in callbacks_of(trainer, Callback) if trainer.global_step else ():  # some start in the first step
-            callback.on_save_checkpoint(trainer, pl_module, kept)
+        if trainer.global_step:  # some callbacks start in the first step
+            whole = kept | _rest(trainer)
+            # they may replace the weights, as an average does, and what they add must match these weights
+            for callback in callbacks_of(trainer, Callback):
+                callback.on_save_checkpoint(trainer, pl_module, whole)
+            kept = {key: value for key, value in whole.items() if key not in REST}
         pl_module.on_save_checkpoint(kept)
-        self.unwritten = apply_to_collection(kept, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self.unwritten = _copied(kept)
 
     def write(self, trainer: Trainer, path: Path, identity: dict[str, Any]) -> None:
         """Writes the best weights unless they are already on disk."""
@@ -103,3 +107,26 @@ class BestWeights:
             kept = {"run": identity, **self.unwritten}  # replaces the current weights
             trainer.save_checkpoint(path, weights_only=True, storage_options=kept)
             self.unwritten = None
+
+
+def _rest(trainer: Trainer) -> dict[str, Any]:
+    """What a whole checkpoint has besides the weights, for callbacks that read it."""
+    states = (
+        {callback.state_key: callback.state_dict() for callback in callbacks_of(trainer, Callback)},
+        {"fit_loop": trainer.fit_loop.state_dict()},
+        [optimizer.state_dict() for optimizer in trainer.optimizers],
+        [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+    )
+    return dict(zip(REST, states, strict=True))
+
+
+def _copied(value: Any) -> Any:
+    """A copy in the CPU's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        copies = map(_copied, value)
+        return list(copies) if isinstance(value, list) else tuple(copies)
+    return deepcopy(value)

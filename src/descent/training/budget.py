@@ -137,10 +137,11 @@ def _rows_and_size(batches: Any) -> tuple[int, int] | None:
 def gradient_evaluations(trainer: Trainer) -> int:
     """The number of gradients computed, counting each accumulated one.
 
-    Torch's L-BFGS counts its own calls of the closure. With manual optimization, each ``manual_backward`` counts.
+    Torch's L-BFGS counts its own calls of the closure. With manual optimization, each ``manual_backward`` counts; in a
+    module that calls ``loss.backward()`` instead, each step.
     """
     if not trainer.lightning_module.automatic_optimization:
-        return sum(counter.gradients for counter in callbacks_of(trainer, SampleCounter))
+        return sum(counter.gradients for counter in callbacks_of(trainer, SampleCounter)) or trainer.global_step
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     counted: int = sum(state.get("func_evals", 0) for state in states)
     counted = counted or trainer.global_step
