@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from descent import signals
-from descent.config.composing import check
+from descent.config.composing import check, check_resolves
 from descent.errors import UserError
 from descent.run.run_dirs import run_label
 from descent.run.streams import Output
@@ -133,6 +133,11 @@ def test_a_refused_command_is_one_line_and_leaves_nothing(
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
     assert done.stdout == "" and not list(tmp_path.iterdir())
+
+
+def test_values_that_are_known_when_the_run_starts_are_not_refused() -> None:
+    text = "${hydra:runtime.output_dir}/x"
+    check_resolves(OmegaConf.create({"a": text, "b": {"c": "${a}"}}), [f"+a={text}", "+b={c: ${a}}"])
 
 
 def test_an_option_of_any_group_may_ask_for_a_sweep(script: Script, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from descent.run.cli import load_config
 from descent.run.console import print_choices
 from descent.run.run_dirs import job_label
 from descent.run.saved_config import saved_config
+from descent.run.train import train
 from descent.training.build import build
 
 OLD_TRAINER = (  # the keys of the first schema
@@ -205,25 +206,62 @@ def test_a_config_group_of_the_projects_own_is_kept(tmp_path: Path) -> None:
         assert saved_config(tmp_path / option).data["num_samples"] == rows
 
 
-def test_a_path_in_the_runs_directory_moves_with_it_and_is_no_setting(tmp_path: Path) -> None:
-    own = "+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint"
-    overrides = [own, "+callbacks.own.dirpath=${hydra:runtime.output_dir}/own"]
+OWN_CALLBACK = "+callbacks.own._target_=lightning.pytorch.callbacks.RichProgressBar"  # console_kwargs has any keys
+
+
+@pytest.mark.parametrize(
+    ("given", "inside"),
+    [
+        ("${hydra:runtime.output_dir}/own", "{}/own"),
+        ("file:${hydra:runtime.output_dir}/own", "file:{}/own"),
+        ("[1,'${hydra:runtime.output_dir}/own']", [1, "{}/own"]),
+        ("${callbacks.own.console_kwargs.first}", "{}/own"),
+    ],
+)
+def test_a_path_in_the_runs_directory_moves_with_it_and_is_no_setting(given: str, inside: Any, tmp_path: Path) -> None:
+    first = "+callbacks.own.console_kwargs.first=${hydra:runtime.output_dir}/own"
+    overrides = [OWN_CALLBACK, f"+callbacks.own.console_kwargs.path={given}", first]
     run_dir, moved = tmp_path / "run", tmp_path / "moved"
+
+    def path(directory: Path) -> Any:
+        return [1, f"{directory}/own"] if isinstance(inside, list) else inside.format(directory)
+
     config = cli.load_config(CONF, overrides, run_dir)
-    assert config.callbacks["own"]["dirpath"] == str(run_dir / "own")
+    assert config.callbacks["own"]["console_kwargs"]["path"] == path(run_dir)
     saved = saved_config(run_dir)
     assert saved.callbacks == config.callbacks and config_digest(saved) == config_digest(config)
     run_dir.rename(moved)
-    assert saved_config(moved).callbacks["own"]["dirpath"] == str(moved / "own")
+    assert saved_config(moved).callbacks["own"]["console_kwargs"]["path"] == path(moved)
     assert config_digest(saved_config(moved)) == config_digest(config)
-    assert not [key for key in [*flat_config(config), *flat_hparams(config)] if key.endswith("dirpath")]
-    rule = r"must be \$\{hydra:runtime.output_dir\}, runtime.cwd or runtime.choices"
-    with pytest.raises(UserError, match=rf"^\$\{{hydra:job.num\}} {rule}"):
-        cli.load_config(CONF, [own, "+callbacks.own.dirpath=x${hydra:job.num}"], run_dir)
-    with pytest.raises(UserError, match=rf"^\$\{{hydra:runtime.output_dir\}} {rule}"):
-        cli.load_config(CONF, overrides)
-    config = cli.load_config(CONF, [own, "+callbacks.own.dirpath=/x/${hydra:runtime.choices.model}"])
-    assert config.callbacks["own"]["dirpath"] == "/x/linear" and "callbacks.own.dirpath" in flat_config(config)
+    assert not [key for key in [*flat_config(config), *flat_hparams(config)] if key.endswith("path")]
+
+
+def test_a_value_that_begins_like_the_runs_directory_is_a_setting(tmp_path: Path) -> None:
+    inside = "+callbacks.own.console_kwargs.inside=${hydra:runtime.output_dir}"
+    similar = OWN_CALLBACK, f"+callbacks.own.console_kwargs.similar={tmp_path}/run15", inside
+    found = flat_config(cli.load_config(CONF, similar, tmp_path / "run1"))
+    assert [key for key in found if key.startswith("callbacks.own.console")] == ["callbacks.own.console_kwargs.similar"]
+
+
+def test_without_the_runs_directory_a_config_that_uses_it_is_loaded_but_not_trained(tmp_path: Path) -> None:
+    config = cli.load_config(CONF, [OWN_CALLBACK, "+callbacks.own.console_kwargs.a=${hydra:runtime.output_dir}/own"])
+    with pytest.raises(UserError, match=r"^load_config must get run_dir, because the config uses \$\{hydra:runtime"):
+        train(config, tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_options_of_groups_are_known_as_hydra_knows_them() -> None:
+    texts = "/x/${hydra:runtime.choices.model}/${hydra:runtime.choices.experiment}", "${hydra:runtime.choices.debug}"
+    config = cli.load_config(
+        CONF,
+        [OWN_CALLBACK, f"+callbacks.own.console_kwargs.a={texts[0]}", f"+callbacks.own.console_kwargs.b={texts[1]}"],
+    )
+    assert config.callbacks["own"]["console_kwargs"] == {"a": "/x/linear/None", "b": None}
+    assert flat_config(config)["callbacks.own.console_kwargs.a"] == "/x/linear/None"
+    rule = r"must be \$\{hydra:runtime.output_dir\}, .*; a resumed run does not know the others$"
+    for unknown in ("job.num", "runtime.choices.none", "runtime.none.none"):
+        with pytest.raises(UserError, match=rf"^\$\{{hydra:{unknown}\}} {rule}"):
+            cli.load_config(CONF, [OWN_CALLBACK, f"+callbacks.own.console_kwargs.a=x${{hydra:{unknown}}}"])
 
 
 def test_a_package_is_allowed_by_naming_it_in_the_config() -> None:

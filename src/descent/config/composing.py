@@ -103,6 +103,8 @@ def check_resolves(config: DictConfig, overrides: Sequence[str]) -> None:
                 if OmegaConf.is_config(node):
                     OmegaConf.to_container(node, resolve=True)
             except OmegaConfBaseException as error:
+                if "HydraConfig was not set" in str(error):
+                    continue  # ${hydra:...}, which is known when the run starts
                 raise invalid(key, f"a value that can be resolved ({str(error).splitlines()[0]})", value) from error
 
 

@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from descent.config.hparams import flat
 from descent.errors import UserError
 
+if TYPE_CHECKING:
+    from descent.config.schema import Config
+
 RUN_DIR = "hydra:runtime.output_dir"
+UNKNOWN = "<the run's directory>"  # in a config that was loaded without one
 OF_HYDRA = re.compile(r"\$\{hydra:([\w./]+)\}")
 
 
@@ -23,12 +27,23 @@ def with_runtime(config: DictConfig, runtime: Any) -> DictConfig:
     return OmegaConf.create(_filled(tree, runtime)) if "${hydra:" in str(tree) else config
 
 
-def in_run_dir(tree: Mapping[str, Any], runtime: Any) -> dict[str, str]:
-    """The keys of a resolved config whose values are paths in the run's own directory, each with ``RUN_DIR``."""
-    if "output_dir" not in runtime or OmegaConf.is_missing(runtime, "output_dir"):
-        return {}
-    directory = str(runtime.output_dir)
-    return {key: RUN_DIR for key, value in flat(tree) if isinstance(value, str) and value.startswith(directory)}
+def in_run_dir(config: DictConfig, runtime: Any) -> dict[str, str]:
+    """The keys whose values depend on the run's own directory, each with ``RUN_DIR``."""
+    here, elsewhere = (
+        flat(OmegaConf.to_container(with_runtime(config, known), resolve=True))  # type: ignore[arg-type]
+        for known in (runtime, OmegaConf.merge(runtime, {"output_dir": UNKNOWN}))
+    )
+    return {key: RUN_DIR for (key, value), (_, other) in zip(here, elsewhere, strict=True) if value != other}
+
+
+def check_run_dir(config: "Config") -> None:
+    """Refuses to train with a config that has to know the run's directory and was loaded without it.
+
+    Raises:
+        UserError: says how to load it.
+    """
+    if UNKNOWN in str(config):
+        raise UserError(f"load_config must get run_dir, because the config uses ${{{RUN_DIR}}}")
 
 
 def _filled(node: Any, runtime: Any) -> Any:
@@ -36,12 +51,21 @@ def _filled(node: Any, runtime: Any) -> Any:
         return {key: _filled(value, runtime) for key, value in node.items()}
     if isinstance(node, list):
         return [_filled(value, runtime) for value in node]
-    return OF_HYDRA.sub(lambda found: _value(found[1], runtime), node) if isinstance(node, str) else node
+    if not isinstance(node, str):
+        return node
+    if whole := OF_HYDRA.fullmatch(node):
+        return _value(whole[1], runtime)
+    return OF_HYDRA.sub(lambda found: str(_value(found[1], runtime)), node)
 
 
-def _value(path: str, runtime: Any) -> str:
+def _value(path: str, runtime: Any) -> Any:
+    """A value as Hydra has it: the option of a group is ``None`` if none is chosen."""
     part, _, key = path.partition(".")
-    value = OmegaConf.select(runtime, key) if part == "runtime" and not OmegaConf.is_missing(runtime, key) else None
-    if value is None:
-        raise UserError(f"${{hydra:{path}}} must be ${{hydra:runtime.output_dir}}, runtime.cwd or runtime.choices....")
-    return str(value)
+    above, _, last = key.rpartition(".")
+    node = OmegaConf.select(runtime, above) if above else runtime
+    if part != "runtime" or not isinstance(node, Mapping | DictConfig) or last not in node:
+        raise UserError(
+            f"${{hydra:{path}}} must be ${{hydra:runtime.output_dir}}, runtime.cwd or runtime.choices...;"
+            " a resumed run does not know the others"
+        )
+    return node[last]

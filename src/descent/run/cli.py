@@ -20,7 +20,7 @@ from descent.config import loader
 from descent.config.composing import main_config
 from descent.config.help import help_text
 from descent.config.hparams import GROUPS
-from descent.config.runtime import in_run_dir, with_runtime
+from descent.config.runtime import UNKNOWN, in_run_dir, with_runtime
 from descent.errors import UserError, invalid
 from descent.files import is_locked, write_atomically
 from descent.processes import common_name
@@ -114,7 +114,7 @@ def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = Non
         conf: the directory of the config groups.
         overrides: as on the command line: ``["optimizer=adam", "optimizer.lr=0.1"]``.
         run_dir: if given, the config is saved there in ``.hydra``, as by ``train.py``, for ``evaluate.py``,
-            ``predict.py`` and ``resume.py``.
+            ``predict.py`` and ``resume.py``. A config that uses ``${hydra:runtime.output_dir}`` needs it to train.
 
     Raises:
         UserError: a value breaks its rule, or ``run_dir`` has a finished run of another config.
@@ -126,7 +126,7 @@ def load_config(conf: Path, overrides: Sequence[str], run_dir: Path | None = Non
         composed = compose("train", list(overrides), return_hydra_config=True)
     tree = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     runtime: Any = OmegaConf.merge(
-        composed.hydra.runtime, {"output_dir": str(run_dir.absolute()) if run_dir else "???"}
+        composed.hydra.runtime, {"output_dir": str(run_dir.absolute()) if run_dir else UNKNOWN}
     )
     config = to_config(tree, runtime, overrides)
     if run_dir is not None:
@@ -168,7 +168,7 @@ def to_config(cfg: DictConfig, runtime: Any, overrides: Sequence[str] = (), save
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     own = [*tree] if saved else _own_keys(runtime) if {*tree} - {*keys_of(Config)} else []
-    links = dict(_links(raw)) | (in_run_dir(tree, runtime) if cfg is not given else {})
+    links = dict(_links(raw)) | (in_run_dir(given, runtime) if cfg is not given else {})
     config = parse({str(k): v for k, v in tree.items()}, chosen, Path(runtime.cwd), own, links)
     return replace(config, unused=unused_keys(cfg, runtime.choices, overrides))
 

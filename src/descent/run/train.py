@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from descent.config.hparams import flat_hparams, notes_on_unused
 from descent.config.identity import config_digest, flat_config
 from descent.config.messages import one_line
+from descent.config.runtime import check_run_dir
 from descent.config.schema import Config
 from descent.errors import UserError
 from descent.files import locked
@@ -72,6 +73,7 @@ def train(
             checkpoint cannot be loaded or is of another config or other data, the disk cannot be written to, or
             another process trains in ``run_dir``.
     """
+    check_run_dir(config)
     run_dir = Path(run_dir)
 
     def begin() -> None:

@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from descent.run.cli import load_config
+from descent.run.result import Result
 from descent.run.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # workers
-CONFIG = load_config(Path(__file__).parents[1] / "conf", ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"])
+CONF = Path(__file__).parents[1] / "conf"
 
 
 class InterruptAtBatch2(Callback):
@@ -22,9 +23,14 @@ class InterruptAtBatch2(Callback):
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    whole = train(CONFIG, tmp_path / "whole")
+    whole = _train(tmp_path / "whole")
     assert whole.status == "completed"
-    assert train(CONFIG, tmp_path / "cut", callbacks=[InterruptAtBatch2()]).status == "interrupted"
-    assert train(CONFIG, tmp_path / "cut", resume=True).steps == whole.steps
+    assert _train(tmp_path / "cut", callbacks=[InterruptAtBatch2()]).status == "interrupted"
+    assert _train(tmp_path / "cut", resume=True).steps == whole.steps
     first, second = (torch.load(tmp_path / run / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _train(run_dir: Path, **given: Any) -> Result:
+    config = load_config(CONF, ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"], run_dir)
+    return train(config, run_dir, **given)
