@@ -27,7 +27,7 @@ class Written(SparseCallback):
         self.steps: list[int] = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "pytorch-lightning_version" in checkpoint:  # last.ckpt
+        if "optimizer_states" in checkpoint:
             self.steps.append(trainer.global_step)
 
 

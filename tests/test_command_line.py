@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import CONF, ROOT, needs_sweep
 from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
 from descent import signals
@@ -136,6 +137,7 @@ def test_a_refused_command_is_one_line_and_leaves_nothing(
 
 
 def test_values_that_are_known_when_the_run_starts_are_not_refused() -> None:
+    setup_globals()  # as Hydra does first
     text = "${hydra:runtime.output_dir}/x"
     check_resolves(OmegaConf.create({"a": text, "b": {"c": "${a}"}}), [f"+a={text}", "+b={c: ${a}}"])
 

@@ -13,7 +13,7 @@ from descent.config.metric import without_split
 from descent.config.schema import MonitorConfig
 from descent.training.collectives import of_first
 from descent.training.metric_direction import note_direction
-from descent.training.sparse_callback import callbacks_of
+from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.training_loss import LOSS, full_loss_value, has_full_loss, loss_unit
 from descent.training.validation_schedule import logged, monitored, validation_schedule
 from descent.training.weight_averaging import check_monitor
@@ -92,10 +92,11 @@ class BestWeights:
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
         }
-        if trainer.global_step:  # some callbacks start in the first step
+        # they may replace the weights, as an average does, and what they add must match these weights
+        savers = [callback for callback in callbacks_of(trainer, Callback) if _saves(callback)]
+        if savers and trainer.global_step:  # some callbacks start in the first step
             whole = kept | _rest(trainer)
-            # they may replace the weights, as an average does, and what they add must match these weights
-            for callback in callbacks_of(trainer, Callback):
+            for callback in savers:
                 callback.on_save_checkpoint(trainer, pl_module, whole)
             kept = {key: value for key, value in whole.items() if key not in REST}
         pl_module.on_save_checkpoint(kept)
@@ -107,6 +108,12 @@ class BestWeights:
             kept = {"run": identity, **self.unwritten}  # replaces the current weights
             trainer.save_checkpoint(path, weights_only=True, storage_options=kept)
             self.unwritten = None
+
+
+def _saves(callback: Callback) -> bool:
+    """Whether it changes a checkpoint; those of the machinery add only what a resumed run needs."""
+    saves = type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
+    return saves and not isinstance(callback, SparseCallback)
 
 
 def _rest(trainer: Trainer) -> dict[str, Any]:
