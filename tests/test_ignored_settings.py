@@ -9,7 +9,7 @@ import torch
 from conftest import Run
 from test_resume import SignalAt
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from descent.errors import note_once
@@ -47,12 +47,20 @@ def scheduled(module: LinearRegression, rate: float = 0.05) -> Any:
     return [optimizer], [StepLR(optimizer, 1)]
 
 
+def one_cycle(module: LinearRegression) -> Any:
+    optimizer = SGD(module.parameters(), lr=0.1, momentum=0.5)
+    steps = int(module.trainer.estimated_stepping_batches)
+    return [optimizer], [OneCycleLR(optimizer, 0.3, total_steps=steps)]  # cycles the momentum, too
+
+
 @pytest.mark.parametrize(
     ("make", "overrides", "expected"),
     [
         (lambda module: SGD(module.parameters(), lr=0.05), (), []),
         (groups, (), []),
         (scheduled, ("scheduler=step",), []),
+        (one_cycle, ("scheduler=one_cycle", "optimizer=momentum", "optimizer.lr=0.1"), []),
+        (lambda module: SGD(module.parameters(), lr=torch.tensor(0.02)), ("optimizer.lr=0.02",), []),
         (lambda module: Lookahead(SGD(module.parameters(), lr=0.05)), (), []),
         (lambda module: Adam(module.parameters(), lr=0.05, betas=(0.9, 0.99)), ("optimizer=adam", "optimizer.lr=0.05",
         "+optimizer.betas=[0.9,0.99]"), []),
@@ -85,7 +93,8 @@ def scheduled(module: LinearRegression, rate: float = 0.05) -> Any:
             [f"{SAYS} StepLR, the config has scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR"],
         ),
     ],
-    ids=["as in the config", "groups", "with a scheduler", "a wrapper", "tuples", "another class", "other betas",
+    ids=["as in the config", "groups", "with a scheduler", "one cycle", "a tensor", "a wrapper", "tuples",
+    "another class", "other betas",
     "other groups", "no scheduler", "another scheduler"],
 )  # fmt: skip
 def test_what_configure_optimizers_returns_is_compared_with_the_config(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import CONF
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from test_searching import PLANE, SPACE, launcher, trials_of
 from test_sweeper import RATES, Launcher, outcome, sweeper  # noqa: F401  # a fixture
@@ -15,7 +16,7 @@ from test_sweeper import RATES, Launcher, outcome, sweeper  # noqa: F401  # a fi
 from descent.errors import UserError
 from descent.run.result import Result
 from descent.run.run_dirs import job_label, register
-from descent.sweep.search_space import RANGE, check_search
+from descent.sweep.search_space import RANGE, check_search, text
 from descent.sweep.searching import search
 from descent.sweep.tuning import best_of_each, repeats_of
 
@@ -227,6 +228,35 @@ def test_a_resumed_search_checks_its_earlier_trials(sweeper: Any, monkeypatch: p
         made.sweep(["batch=full"])
     assert [",".join(job) for job in checked] == [plain.launched[0][1]] * 2  # before it runs and in the second sweep
     assert [number for number, _ in plain.launched] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "sgd",
+        "a b",
+        "a, b",
+        "1",
+        "1e-3",
+        "true",
+        "null",
+        "",
+        "[a]",
+        "it's",
+        "a'b\\'c",
+        "a\\",
+        "x=y",
+        "data/a.csv",
+        0.1234567891,
+        3,
+        None,
+        True,
+    ],
+)
+def test_a_listed_value_is_the_same_value_in_the_override(value: Any) -> None:
+    override = OverridesParser.create().parse_override(f"key={text(value, [value, 'other'])}")
+    found = override.value()
+    assert found == value and type(found) is type(value) and not override.is_sweep_override()
 
 
 WIDTHS = {"model.width": {"low": 4, "high": 64, "log": True, "int": True}, "optimizer": ["sgd", "adam", None]}

@@ -45,6 +45,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "                 names: t.Sequence[str] = (), layers: PositiveInt = 1, act: torch.nn.Module | None = None,\n"
         "                 blocks: list[torch.nn.Module] = (),\n"
         "                 heads_of: t.Mapping[str, t.Optional['torch.nn.ReLU']] = {},\n"
+        "                 shaped: Shape[torch.Tensor, 'batch dim'] = None,\n"
         "                 either: torch.nn.Module | dict[str, t.Any] | None = None,\n"
         "                 kind: type[torch.nn.Module] = None,\n"
         "                 optimizer: torch.optim.Optimizer | None = None,\n"
@@ -160,7 +161,7 @@ def test_allowed_values_are_not_changed() -> None:
     arguments: dict[str, Any] = {
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
         **{"names": ["a"], "layers": 2, "part": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
-        **{"either": {"_target_": "torch.nn.ReLU"}, "kind": "torch.nn.ReLU", "heads_of": {}, "blocks": []},
+        **{"either": {"_target_": "torch.nn.ReLU"}, "kind": "torch.nn.ReLU", "heads_of": {}, "blocks": [], "shaped": [1]},
     }
     assert check("targets_of_test.Net", "model", 0, **arguments) == {"_target_": "targets_of_test.Net", **arguments}
     assert check("targets_of_test.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]

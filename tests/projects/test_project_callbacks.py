@@ -419,7 +419,7 @@ def test_metrics_of_the_last_batch_are_told_from_means_of_the_epoch(
     monkeypatch.setattr(Digits, "on_train_epoch_end", lambda self: self.log("train/again", 1.0))
     result = train_project("digits", tmp_path / "run", *FEW)
     assert len([text for text in caplog.messages if "the final train/loss is of one batch alone" in text]) == 1
-    assert {*result.of_one_batch} == {"train/last", "train/loss"}
+    assert {*result.of_one_batch} == {"train/last", "train/loss", "train/both_step"}
     assert {*result.of_one_batch} < {*result.of_last_epoch}
     for at in (8, 0, 0):  # interrupted within an epoch, resumed, and with no steps left
         caught = [SignalAt(at, signal.SIGTERM)]

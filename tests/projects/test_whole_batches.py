@@ -1,15 +1,17 @@
-"""Tests batch.size=null on data that pass it to a DataLoader, for which None is not a batch of all rows."""
+"""Tests batch.size=null on data that pass it to a DataLoader, and batches whose size is not known."""
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from digits.data import DigitsData
+from digits.model import Digits
 from running import train_project
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, TensorDataset, default_collate
 
-from descent.errors import UserError
+from descent.errors import UserError, note_once
 
 SMALL = ("trainer.max_epochs=1", "data.num_workers=0", "data.num_rows=40")
 
@@ -80,3 +82,28 @@ def test_a_stream_whose_batches_nobody_makes_is_noted(tmp_path: Path, caplog: py
         "note: batch.size is null, so the DataLoader of train_dataloader has batch_size=None: a batch is what Rows"
         " yields, even a single row"
     )
+
+
+class Images:
+    """A batch in whose attributes Lightning does not look for tensors."""
+
+    def __init__(self, rows: Any) -> None:
+        self.images, self.labels = default_collate(rows)
+
+
+def test_batches_whose_size_is_not_known_count_as_one_sample_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step: Any = Digits.training_step
+
+    def unpacked(self: Any, batch: Images, batch_idx: int) -> Any:
+        return step(self, (batch.images, batch.labels), batch_idx)
+
+    note_once.cache_clear()
+    monkeypatch.setattr(Digits, "training_step", unpacked)
+    monkeypatch.setattr(DigitsData, "train_dataloader", lambda self: DataLoader(self.train, 8, collate_fn=Images))
+    monkeypatch.setattr(Digits, "log", partialmethod(Digits.log, batch_size=8))
+    result = train_project("digits", tmp_path / "run", *SMALL)
+    assert (result.steps, result.samples) == (5, 5)
+    said = "note: each batch counts as one sample, because its size is not known: Images"
+    assert [text for text in caplog.messages if "its size" in text] == [said]

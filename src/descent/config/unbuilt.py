@@ -46,7 +46,10 @@ def _found(value: Any, annotation: ast.expr, module: Module) -> tuple[str, str] 
 def _alternatives(node: ast.expr) -> Iterator[ast.expr]:
     match node:
         case ast.Constant(value=str() as text):
-            yield from _alternatives(ast.parse(text, mode="eval").body)
+            try:
+                yield from _alternatives(ast.parse(text, mode="eval").body)
+            except SyntaxError:  # other text, as in Float[Tensor, "batch dim"]
+                yield node
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             yield from (*_alternatives(left), *_alternatives(right))
         case ast.Subscript(

@@ -1,9 +1,12 @@
 """Checks the space of a search, and turns it into Optuna's distributions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from descent.config.types import Boolean, Integer, Number, PositiveInteger, Seed
 from descent.config.types import check as check_value
@@ -65,8 +68,16 @@ def described(distribution: Any) -> str:
     return f"{kind}log: {as_yaml(distribution.log)}"
 
 
-def text(value: Any) -> str:
-    """The value as in an override."""
-    if isinstance(value, str):
-        return value
-    return f"{value:.6g}" if isinstance(value, float) else as_yaml(value)
+def text(value: Any, limits: Any) -> str:
+    """A value of an entry of ``hydra.sweeper.space`` as in an override; a number from a range has six digits."""
+    if isinstance(value, float) and isinstance(limits, Mapping):
+        return f"{value:.6g}"
+    return _quoted(value) if isinstance(value, str) else as_yaml(value)
+
+
+def _quoted(value: str) -> str:
+    """The string, in quotes if Hydra would read it as something else."""
+    with suppress(HydraException):
+        if OverridesParser.create().parse_override(f"key={value}").value() == value:
+            return value
+    return QuotedString(value, Quote.single).with_quotes()

@@ -89,7 +89,7 @@ def search(
         print(f"note: {open_trials} of the trials in {path} have not ended and are ignored")
 
     def job_at(point: Mapping[str, Any]) -> list[str]:
-        return [*arguments, *(f"{key}={text(value)}" for key, value in point.items())]
+        return [*arguments, *(f"{key}={text(value, space[key])}" for key, value in point.items())]
 
     for trial in filter(_counts, study.get_trials(deepcopy=False)):
         check(job_at(trial.params))
@@ -117,7 +117,7 @@ def search(
     if not completed:
         return "no trial completed"
     value, params = (max if direction == "maximize" else min)(completed, key=itemgetter(0))
-    values = "  ".join(f"{key}={text(value)}" for key, value in params.items())
+    values = "  ".join(f"{key}={text(value, space[key])}" for key, value in params.items())
     return f"best {choose_by} {value:.6g} with {values}"
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from descent.batches.rows import Batch, RowBatches
+from descent.errors import note_once
 from descent.training.collectives import largest
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 
@@ -157,9 +159,18 @@ def rows_of(trainer: Trainer, batch: Any) -> int:
 
 
 def batch_size(batch: Any) -> int:
-    """The number of rows in a batch."""
+    """The number of rows in a batch; 1, with a note, if Lightning does not find its size."""
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
         return len(batch[0])
     with warnings.catch_warnings():  # of parts of several sizes, as from several loaders: the first counts
         warnings.simplefilter("ignore")
-        return extract_batch_size(batch)
+        try:
+            return extract_batch_size(batch)
+        except MisconfigurationException:
+            note_once(f"each batch counts as one sample, because its size is not known: {_described(batch)}")
+            return 1
+
+
+def _described(batch: Any) -> str:
+    entries = f" of {type(batch[0]).__name__}" if isinstance(batch, list | tuple) and batch else ""
+    return f"{type(batch).__name__}{entries}"

@@ -1,11 +1,12 @@
 """Notes where the optimizer, scheduler or batches of a module differ from the config, which the run reports."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
 from descent.batches.exact import parts
@@ -15,6 +16,7 @@ from descent.errors import as_yaml, note_once
 from descent.training.build import load_class
 
 RATES = ("lr", "initial_lr", "max_lr")  # schedulers keep the rate of the config in one of them
+CYCLED = ("lr", "momentum", "betas")  # set by OneCycleLR and CyclicLR
 
 
 class IgnoredSettings(Callback):
@@ -29,7 +31,10 @@ class IgnoredSettings(Callback):
         unused, config = unused_groups(self.config), self.config
         method = f"{type(pl_module).__name__}.configure_optimizers"
         if trainer.optimizers and config.optimizer and "optimizer" not in unused:
-            for key, other in _other_arguments(trainer.optimizers, config.optimizer):
+            schedulers = [each.scheduler for each in trainer.lr_scheduler_configs]
+            cycled = CYCLED if any(isinstance(each, OneCycleLR | CyclicLR) for each in schedulers) else ()
+            spec = {name: value for name, value in config.optimizer.items() if name not in cycled}
+            for key, other in _other_arguments(trainer.optimizers, spec):
                 note_once(f"{method} returned {other}, the config has optimizer.{key}")
         if config.scheduler and "scheduler" not in unused:
             target = config.scheduler["_target_"]
@@ -61,7 +66,7 @@ def _other_arguments(optimizers: list[Optimizer], spec: dict[str, Any]) -> Itera
     for name, value in spec.items():
         names = RATES if name == "lr" else (name,)
         found = [_plain(group[own]) for group in groups for own in names if own in group]
-        if value is None or not found or _plain(value) in found:
+        if value is None or not found or any(_is_close(each, _plain(value)) for each in found):
             continue
         now = [as_yaml(_plain(group[name])) for group in groups if name in group]
         made = " and ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
@@ -74,6 +79,14 @@ def _is_or_has(thing: Any, kind: type) -> bool:
         return True
     own = vars(thing).values()
     return any(isinstance(part, kind) for value in own for part in (value if isinstance(value, list) else [value]))
+
+
+def _is_close(first: Any, second: Any) -> bool:
+    """Whether both are equal as 32-bit numbers, which a rate given as a tensor is."""
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_is_close, first, second))
+    numbers = isinstance(first, int | float) and isinstance(second, int | float)
+    return math.isclose(first, second, rel_tol=1e-6) if numbers else bool(first == second)
 
 
 def _plain(value: Any) -> Any:

@@ -138,11 +138,13 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
 
 
 def of_one_batch(trainer: Trainer) -> set[str]:
-    """The metrics that steps log without ``on_epoch=True``, if epochs have several batches."""
+    """The metrics that steps log without ``on_epoch=True``, or as ``..._step`` with it; none if epochs have one batch."""
     if trainer.num_training_batches == 1 or lightning_results is None:
         return set()
     metas = [result.meta for result in lightning_results.training_results_of(trainer).values()]
-    return {meta.name for meta in metas if not meta.on_epoch} - {meta.name for meta in metas if meta.on_epoch}
+    of_epochs = {meta.name for meta in metas if meta.on_epoch}
+    of_both = {f"{meta.name}_step" for meta in metas if meta.on_epoch and meta.on_step}
+    return {meta.name for meta in metas if not meta.on_epoch} - of_epochs | of_both
 
 
 def _add(result: Any, before: Mapping[str, Tensor]) -> None:
