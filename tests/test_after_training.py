@@ -120,12 +120,15 @@ def test_samples_are_the_rows_of_the_batches_that_the_steps_have_seen(
     assert size == 10 or seen == samples
 
 
+@pytest.mark.parametrize("scheduler", ["none", "cosine"])
 @pytest.mark.parametrize("loader", [[], DataLoader([])], ids=["list", "DataLoader"])  # type: ignore[arg-type]
 @pytest.mark.filterwarnings("ignore:Total length of")
-def test_a_loader_without_a_batch_is_refused(loader: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loader_without_a_batch_is_refused(
+    loader: Any, scheduler: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(RegressionData, "train_dataloader", lambda self: loader)
     with pytest.raises(UserError) as raised:
-        run(*SMALL, "trainer.max_epochs=1", "optimizer=sgd")
+        run(*SMALL, "trainer.max_epochs=1", "optimizer=sgd", f"scheduler={scheduler}")
     assert str(raised.value) == (
         "training must have a batch: train_dataloader or trainer.limit_train_batches leaves none"
     )

@@ -161,7 +161,13 @@ def test_allowed_values_are_not_changed() -> None:
     arguments: dict[str, Any] = {
         **{"width": 3, "size": "large", "rate": 0.25, "dropout": 1, "depth": 2, "bias": False, "scale": None},
         **{"names": ["a"], "layers": 2, "part": {"_target_": "torch.nn.ReLU"}, "pair": [1, 2], "extra": {"a": 1}},
-        **{"either": {"_target_": "torch.nn.ReLU"}, "kind": "torch.nn.ReLU", "heads_of": {}, "blocks": [], "shaped": [1]},
+        **{
+            "either": {"_target_": "torch.nn.ReLU"},
+            "kind": "torch.nn.ReLU",
+            "heads_of": {},
+            "blocks": [],
+            "shaped": [1],
+        },
     }
     assert check("targets_of_test.Net", "model", 0, **arguments) == {"_target_": "targets_of_test.Net", **arguments}
     assert check("targets_of_test.models.Open", "model", 0, width=3, anything=[1])["anything"] == [1]

@@ -30,6 +30,7 @@ from descent.training.callback_rules import attach_own
 from descent.training.divergence import DivergenceError
 from descent.training.loaders import make_exact
 from descent.training.logger import RunLogger
+from descent.training.max_steps import NO_BATCH
 from descent.training.restoring import Start, check_callbacks, check_checkpoint, check_processes, restoring
 from descent.training.shared_batches import SharedBatches
 from descent.training.sparse_callback import callbacks_of
@@ -163,9 +164,7 @@ def _train(
         with other_processes(trainer, on_lost):
             _fit(result, trainer, model, data, checkpoint, start)
             if 0 in (trainer.limit_train_batches, trainer.num_training_batches):
-                raise UserError(
-                    "training must have a batch: train_dataloader or trainer.limit_train_batches leaves none"
-                )
+                raise UserError(NO_BATCH)
             describe(result, trainer, model, data)
             if result.status == "completed":
                 best = run_dir / "checkpoints" / "best.ckpt"

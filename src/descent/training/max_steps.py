@@ -6,9 +6,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
+from descent.errors import UserError
 from descent.training.budget import Budget
 from descent.training.sparse_callback import SparseCallback, callbacks_of
 from descent.training.validation_schedule import steps_per_epoch
+
+NO_BATCH = "training must have a batch: train_dataloader or trainer.limit_train_batches leaves none"
 
 
 class MaxSteps(SparseCallback):
@@ -36,8 +39,13 @@ def run_length(trainer: Trainer) -> int | None:
 
     With manual optimization, it is the number of batches, unless a limit of steps or gradients may come first: then
     it is not known, since a batch may have any number of steps.
+
+    Raises:
+        UserError: there is no batch.
     """
     estimated = trainer.estimated_stepping_batches
+    if trainer.num_training_batches == 0:
+        raise UserError(NO_BATCH)
     batches = sys.maxsize if estimated in (-1, math.inf) else int(estimated)
     limits: list[int | None] = [callback.max_steps for callback in callbacks_of(trainer, MaxSteps)]
     for budget in callbacks_of(trainer, Budget):
