@@ -138,7 +138,7 @@ def results_of(trainer: Trainer) -> Mapping[str, Any]:
 
 
 def of_one_batch(trainer: Trainer) -> set[str]:
-    """The metrics that steps log without ``on_epoch=True``, or as ``..._step`` with it; none if an epoch is one batch."""
+    """The metrics that steps log without ``on_epoch=True``, or as ``..._step`` with it; none if there is one batch."""
     if trainer.num_training_batches == 1 or lightning_results is None:
         return set()
     metas = [result.meta for result in lightning_results.training_results_of(trainer).values()]
