@@ -9,11 +9,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from descent.run.cli import load_config
-from descent.run.result import Result
 from descent.run.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")  # workers
-CONF = Path(__file__).parents[1] / "conf"
+CONF, SHORT = Path(__file__).parents[1] / "conf", ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"]
 
 
 class InterruptAtBatch2(Callback):
@@ -23,14 +22,10 @@ class InterruptAtBatch2(Callback):
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    whole = _train(tmp_path / "whole")
+    whole = train(load_config(CONF, SHORT, tmp_path / "whole"), tmp_path / "whole")
     assert whole.status == "completed"
-    assert _train(tmp_path / "cut", callbacks=[InterruptAtBatch2()]).status == "interrupted"
-    assert _train(tmp_path / "cut", resume=True).steps == whole.steps
+    config = load_config(CONF, SHORT, tmp_path / "cut")
+    assert train(config, tmp_path / "cut", callbacks=[InterruptAtBatch2()]).status == "interrupted"
+    assert train(config, tmp_path / "cut", resume=True).steps == whole.steps
     first, second = (torch.load(tmp_path / run / "checkpoints/last.ckpt")["state_dict"] for run in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def _train(run_dir: Path, **given: Any) -> Result:
-    config = load_config(CONF, ["trainer.enable_progress_bar=false", "trainer.max_epochs=4"], run_dir)
-    return train(config, run_dir, **given)
