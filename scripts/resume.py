@@ -15,7 +15,9 @@ from descent.run.resume import resume  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
-    parser.add_argument("length", metavar="trainer.max_epochs=N", nargs="*", help="a larger number of epochs")
+    parser.add_argument(
+        "length", metavar="trainer.max_epochs=N", nargs="*", default=[], help="a larger number of epochs"
+    )
     arguments = parser.parse_args()
     if (arguments.run_dir / ".hydra").is_dir():
         log_to(arguments.run_dir)

@@ -117,6 +117,11 @@ TABLES: list[tuple[str, bytes | str, str]] = [
     ("no target", "x,z\n1,2\n1,2\n", "data.target must be a column of .*, got 'y'"),
     ("no numeric column", "x,y\na,2\nb,3\n", "has no numeric column besides the target 'y'"),
     ("other separator", "x;y\n1;2\n3;4\n", "data.path must be a CSV file with columns separated by ',', not ';', got"),
+    (
+        "decimal comma",
+        "x;y\n1,5;2\n3,5;4\n",
+        "data.path must be a CSV file with columns separated by ',', not ';', got",
+    ),
     ("constant target and one row", "x,y\n1,2\n", "data.val_fraction must be 0 or at least 2 of the 1 rows"),
     ("huge", "x,y\n1e200,2\n2e200,3\n", "column x of .* must be a number up to 1e.15 .* in data row 1, got .1e200."),
 ]

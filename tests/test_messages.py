@@ -48,6 +48,13 @@ MINE = UserError("  seed must\n   be 1 ")
         ),
         (HydraException("Could not find 'a-b/c'\nConfig search path:"), f"a-b has no option 'c': {LISTS}"),
         (
+            HydraException(
+                "Error in call to target 'regression.model.LinearRegression': TypeError(\"__init__() got an unexpected"
+                " keyword argument 'optimzer'\")\nfull_key: hydra.sweeper"
+            ),
+            "hydra.sweeper.optimzer is not a key: did you mean optimizer?",
+        ),
+        (
             HydraException("Could not override 'optimzer'.\nNo match."),
             "optimzer is not a key: --cfg job prints all keys",
         ),

@@ -101,7 +101,7 @@ def test_a_single_run_has_its_full_name_and_a_sweep_may_be_empty(capsys: pytest.
     ]
     Path("none").mkdir()
     assert summarize(Path("none")) == []
-    assert "0 runs in none, as a table in summary.csv" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("0 runs in none, as a table in summary.csv\n")
     assert Path("none/summary.csv").read_text() == "\n"
 
 

@@ -30,9 +30,12 @@ def one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GAN, "training_step", training_step)
 
 
-def test_two_backwards_and_steps_per_batch_are_two_gradients(tmp_path: Path) -> None:
+def test_two_backwards_and_steps_per_batch_are_two_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "descent.fast")
     result = train_project("gan", tmp_path / "run")
     assert result.gradient_evaluations == result.steps > 0
+    reasons = [text.rpartition("because ")[2] for text in caplog.messages if "every training step" in text]
+    assert reasons == ["the module uses manual optimization"]
 
 
 @pytest.mark.usefixtures("one_backward")

@@ -197,6 +197,23 @@ def test_the_state_of_a_dataset_is_noted(notes: Callable[..., list[str]], monkey
     assert notes() == [f"note: a resumed run may differ, because training changes cache of Augmented, {DATA}"]
 
 
+def test_what_libraries_cache_in_their_objects_is_not_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Config:
+        problem_type = ""
+
+    step, Config.__module__ = Digits.training_step, "transformers.configuration_utils"
+
+    def caching(self: Any, batch: Any, batch_idx: int) -> Any:
+        self.config.problem_type = "single_label_classification"
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Digits, "training_step", caching)
+    monkeypatch.setattr(Digits, "on_fit_start", lambda self: setattr(self, "config", Config()))
+    assert notes() == []
+
+
 class Drifting:
     """A transform that counts its calls, and makes them visible in the rows."""
 

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
+LIBRARIES |= {"transformers", "tokenizers", "datasets"}  # what training changes in their objects are caches
 DEEPEST = 5  # levels of nested containers
 MOST_ENTRIES = 10_000  # of all containers in a fingerprint; of those beyond, only the length counts
 MOST_BYTES = 10_000_000  # of all its arrays, tensors and strings; of those beyond, only the identity counts

@@ -59,6 +59,11 @@ def one_line(error: BaseException) -> str:
     if "LexerNoViableAltException" in text or "mismatched input" in text:
         text = text.split(" See ")[0].removeprefix("LexerNoViableAltException: ").removesuffix(" ^")
         return f"{text}: a value with spaces or special characters needs quotes, key='\"value\"'"
+    if found := re.match(
+        r"Error in call to target '([\w.]+)'.* unexpected keyword argument '(\w+)'.*full_key: (.+)", text
+    ):
+        known = _arguments(found[1])
+        return f"{found[3]}.{found[2]} is not a key{_similar(found[2], known) or ': it has ' + ', '.join(known)}"
     if found := re.match(r"(Early|Reduce).* conditioned on metric `?(.+?)`? which .*?: \[?(.+?)(?:\]|$)", text):
         key = "scheduler.monitor" if found[1] == "Reduce" else "monitor of the EarlyStopping in callbacks"
         logged = re.sub("[`']", "", found[3])

@@ -29,6 +29,8 @@ def unsupported(trainer: Trainer) -> str | None:
     """Why every step must go through Lightning's own loop; ``None`` if it need not."""
     if trainer.world_size > 1:
         return "several processes train the model"
+    if not trainer.lightning_module.automatic_optimization:
+        return "the module uses manual optimization"
     return _in_hooks(trainer) or _in_settings(trainer) or _in_batches(trainer)
 
 
@@ -47,8 +49,6 @@ def _in_hooks(trainer: Trainer) -> str | None:
 
 def _in_settings(trainer: Trainer) -> str | None:
     module, fit_loop = trainer.lightning_module, trainer.fit_loop
-    if not module.automatic_optimization:
-        return "the module uses manual optimization"
     if not is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
         return "training_step does not take (batch, batch_idx)"
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):

@@ -95,7 +95,8 @@ def print_summary(sweep_dir: Path, runs: list[tuple[Path, dict[str, Any]]]) -> N
             console.print(f"{run.name} {result['status']}: {result['reason']}", soft_wrap=True)
     console.print(f"{counted(len(runs), 'run')} in {sweep_dir}, as a table in summary.csv", soft_wrap=True)
     quoted = shlex.quote(str(sweep_dir))
-    console.print(f"python scripts/compare.py {quoted}   compares them", soft_wrap=True)
+    if runs:
+        console.print(f"python scripts/compare.py {quoted}   compares them", soft_wrap=True)
     if len(runs) > 1:
         console.print(f"tensorboard --logdir {quoted}   shows their curves and hyperparameters", soft_wrap=True)
 

@@ -33,7 +33,7 @@ def scan(path: Path, key: str) -> pl.LazyFrame:
     repeated = [name for name in header if header.count(name) > 1]
     if repeated:
         raise UserError(f"{key} must have different column names, got {repeated[0]} twice in {path}")
-    others = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark in first[0]]
+    others = [mark for mark in ";\t|" if len(header) == 1 and mark in header[0] and mark in ",".join(first)]
     if others:
         raise invalid(key, f"a CSV file with columns separated by ',', not {others[0]!r}", str(path))
     frame = pl.scan_csv(whole, glob=False, infer_schema=False)
