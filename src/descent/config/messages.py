@@ -59,11 +59,6 @@ def one_line(error: BaseException) -> str:
     if "LexerNoViableAltException" in text or "mismatched input" in text:
         text = text.split(" See ")[0].removeprefix("LexerNoViableAltException: ").removesuffix(" ^")
         return f"{text}: a value with spaces or special characters needs quotes, key='\"value\"'"
-    if found := re.match(
-        r"Error in call to target '([\w.]+)'.* unexpected keyword argument '(\w+)'.*full_key: (.+)", text
-    ):
-        known = _arguments(found[1])
-        return f"{found[3]}.{found[2]} is not a key{_similar(found[2], known) or ': it has ' + ', '.join(known)}"
     if found := re.match(r"(Early|Reduce).* conditioned on metric `?(.+?)`? which .*?: \[?(.+?)(?:\]|$)", text):
         key = "scheduler.monitor" if found[1] == "Reduce" else "monitor of the EarlyStopping in callbacks"
         logged = re.sub("[`']", "", found[3])
@@ -73,7 +68,7 @@ def one_line(error: BaseException) -> str:
         if found := re.search(r"Interpolation key '(\w+)", text):
             node: Any = getattr(error, "parent_node", None)  # where OmegaConf looked for it
             text += _similar(found[1], [*map(str, node._get_root())] if node is not None else [])
-        return f"{key}: {text}" if key else text
+        return _refused_argument(text, key) or (f"{key}: {text}" if key else text)
     if isinstance(error, OSError) and error.strerror and error.filename is None and HydraConfig.initialized():
         return f"cannot write to {HydraConfig.get().runtime.output_dir}: {error.strerror}"
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."  # torch lists all its backends
@@ -102,6 +97,14 @@ def _no_option(path: str, group: str, options: str) -> str:
     if (name := path.removeprefix("hydra/launcher/")) in LAUNCHERS:
         return f"launcher={name} needs a plugin: pip install -c constraints.txt -e '.[{LAUNCHERS[name]}]'"
     return f"{group} must be one of {', '.join(options.split())}, got {path.removeprefix(f'{group}/')!r}"
+
+
+def _refused_argument(text: str, path: str) -> str | None:
+    found = re.match(r"Error in call to target '([\w.]+)'.* unexpected keyword argument '(\w+)'", text)
+    if not found:
+        return None
+    known = _arguments(found[1])
+    return f"{path}.{found[2]} is not a key{_similar(found[2], known) or ': it has ' + ', '.join(known)}"
 
 
 def own_method(error: BaseException) -> str | None:
