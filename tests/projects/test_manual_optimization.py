@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import needs_fast
 from gan.model import GAN, cross_entropy
 from running import SignalAt, advised, train_project
 from torch import ones
@@ -30,10 +31,17 @@ def one_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GAN, "training_step", training_step)
 
 
-def test_two_backwards_and_steps_per_batch_are_two_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "descent.fast")
+def test_two_backwards_and_steps_per_batch_are_two_gradients(tmp_path: Path) -> None:
     result = train_project("gan", tmp_path / "run")
     assert result.gradient_evaluations == result.steps > 0
+
+
+@needs_fast
+def test_the_note_on_lightnings_loop_names_manual_optimization(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "descent.fast")
+    train_project("gan", tmp_path / "run", "trainer.max_epochs=1")
     reasons = [text.rpartition("because ")[2] for text in caplog.messages if "every training step" in text]
     assert reasons == ["the module uses manual optimization"]
 
