@@ -39,7 +39,12 @@ def make(project: Path, *arguments: str) -> str:
 
 
 def run(command: list[str], project: Path, environment: dict[str, str], timeout: float = 3000) -> str:
-    environment = {key: value for key, value in environment.items() if not key.endswith("_LOGS")}
+    of_outer_make = ("MAKE", "MFLAGS", "ARGS")
+    environment = {
+        key: value
+        for key, value in environment.items()
+        if not key.endswith("_LOGS") and not key.startswith(of_outer_make)
+    }
     done = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
