@@ -78,6 +78,10 @@ BAD = [
     ("batch.shuffle=1", "batch.shuffle must be true or false, got 1"),
     ("trainer.max_epochs=1.5", "trainer.max_epochs must be a positive integer, got 1.5"),
     ("trainer.max_epochs=0", "trainer.max_epochs must be a positive integer, got 0"),
+    (
+        "trainer.accumulate_grad_batches=0",
+        "trainer.accumulate_grad_batches must be a positive integer, got 0",
+    ),
     ("trainer.max_steps=0", "trainer.max_steps must be a positive integer or null (no limit), got 0"),
     (
         "trainer.precision=7",

@@ -5,6 +5,7 @@ from typing import Any
 from descent.config.schema import TrainerConfig, keys_of
 from descent.config.source import find, signature_of
 from descent.config.targets import check_finite, check_value, is_default
+from descent.config.types import PositiveInteger, check
 from descent.errors import UserError, unknown_key
 
 TRAINER = "lightning.pytorch.Trainer"
@@ -53,6 +54,8 @@ def checked_arguments(trainer: TrainerConfig) -> dict[str, Any]:
             raise unknown_key(key, [*known, *others])
         check_finite(value, key)
         check_value(value, key, argument)
+        if name == "accumulate_grad_batches":  # Lightning accepts 0 and divides by it
+            check(PositiveInteger, value, key)
         if not is_default(value, argument):
             checked[name] = value
     return checked
