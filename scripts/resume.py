@@ -15,6 +15,7 @@ from descent.run.resume import resume  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="logs/runs/NAME or logs/sweeps/NAME/JOB")
+    # without a default, argparse's message says that it is required
     parser.add_argument(
         "length", metavar="trainer.max_epochs=N", nargs="*", default=[], help="a larger number of epochs"
     )

@@ -16,7 +16,7 @@ from gan.model import GAN, cross_entropy
 from lightning.pytorch import Callback, LightningModule, Trainer
 from running import SignalAt, advised, equal, in_child, train_project
 from test_resuming import assert_same, kept
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Sampler, Subset
 from torchmetrics import MeanMetric, Metric, MetricTracker, MinMaxMetric
@@ -212,6 +212,28 @@ def test_what_libraries_cache_in_their_objects_is_not_noted(
     monkeypatch.setattr(Digits, "training_step", caching)
     monkeypatch.setattr(Digits, "on_fit_start", lambda self: setattr(self, "config", Config()))
     assert notes() == []
+
+
+def test_what_training_changes_in_modules_of_such_libraries_is_noted(
+    notes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DynamicEmbedding(nn.Module):  # such as a rotary embedding that depends on the longest sequence so far
+        def __init__(self) -> None:
+            super().__init__()
+            self.longest = 0
+            self.register_buffer("frequencies", torch.zeros(2), persistent=False)
+
+    step, DynamicEmbedding.__module__ = Digits.training_step, "transformers.modeling_rope_utils"
+
+    def scaling(self: Any, batch: Any, batch_idx: int) -> Any:
+        self.embedding.longest = 1
+        self.embedding.frequencies += 1
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Digits, "training_step", scaling)
+    monkeypatch.setattr(Digits, "on_fit_start", lambda self: setattr(self, "embedding", DynamicEmbedding()))
+    (note,) = notes()
+    assert "training changes embedding.longest, embedding.frequencies of Digits, which no checkpoint" in note
 
 
 class Drifting:

@@ -10,7 +10,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import Dataset, Sampler
 from torchmetrics import Metric
 
-from descent.batches.fingerprint import UNKNOWN, declared_by_libraries, fingerprint, is_library, is_of_library
+from descent.batches.fingerprint import (
+    UNKNOWN,
+    declared_by_libraries,
+    fingerprint,
+    is_library,
+    is_of_library,
+    package_of,
+)
 from descent.batches.seeding import Generator
 
 NONE = fingerprint(None)
@@ -58,16 +65,12 @@ def _parts(owner: Any) -> Iterator[Any]:
             if isinstance(value, dict | list | tuple):
                 entries = value.values() if isinstance(value, dict) else value
                 yield from filter(_is_data_object, islice(entries, MOST_OBJECTS))
-            elif _is_data_object(value) or _package(value) == _package(owner):
+            elif _is_data_object(value) or package_of(type(value)) == package_of(type(owner)):
                 yield value
 
 
 def _is_data_object(value: Any) -> bool:
     return isinstance(value, Dataset | Sampler) or callable(value)
-
-
-def _package(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
 
 
 class Watch:

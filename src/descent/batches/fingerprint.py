@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 LIBRARIES = {"torch", "lightning", "torchmetrics", "descent", "numpy", "builtins"}
-LIBRARIES |= {"transformers", "tokenizers", "datasets"}  # what training changes in their objects are caches
+CACHING = {"transformers", "tokenizers", "datasets"}  # training changes only caches in their objects, not in modules
 DEEPEST = 5  # levels of nested containers
 MOST_ENTRIES = 10_000  # of all containers in a fingerprint; of those beyond, only the length counts
 MOST_BYTES = 10_000_000  # of all its arrays, tensors and strings; of those beyond, only the identity counts
@@ -29,7 +29,8 @@ UNKNOWN = object()
 
 
 def is_of_library(value: Any) -> bool:
-    return is_library(type(value))
+    kind = type(value)
+    return is_library(kind) or (package_of(kind) in CACHING and not isinstance(value, nn.Module))
 
 
 def declared_by_libraries(kind: type) -> set[str]:
@@ -39,7 +40,11 @@ def declared_by_libraries(kind: type) -> set[str]:
 
 
 def is_library(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in LIBRARIES
+    return package_of(kind) in LIBRARIES
+
+
+def package_of(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def fingerprint(value: Any, depth: int = 1, saved: Container[int] = ()) -> Any:
